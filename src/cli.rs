@@ -1,0 +1,127 @@
+//! The command line: one file a subcommand.
+//!
+//! ```text
+//! arguments ─▶ setup (files, flags, environment → Config) ─▶ run │ once │ preview │ …
+//!                                                             └─▶ exit code
+//! ```
+
+mod completions;
+mod demo;
+mod exit;
+mod logging;
+mod once;
+mod preview;
+mod progress;
+mod run;
+mod setup;
+mod signals;
+mod validate;
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand};
+
+use crate::config::LogEncoding;
+use crate::config::values::HumanDuration;
+use crate::exporter::config::Protocol;
+pub use exit::Exit;
+
+/// Turns manifest exports into OTLP traces and writes task_trace_id back.
+#[derive(Debug, Parser)]
+#[command(name = "taskspan", version, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+
+    #[command(flatten)]
+    global: Global,
+}
+
+#[derive(Debug, Args)]
+struct Global {
+    /// How log lines look on standard error; text unless the configuration says otherwise
+    #[arg(long, global = true, value_name = "text|json", value_parser = log_format)]
+    log_format: Option<LogEncoding>,
+
+    /// More log lines: -v for debug, -vv for trace; RUST_LOG beats it
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    verbose: u8,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Watch and forward until stopped: the sidecar
+    Run(run::Run),
+    /// Process what is there, wait until it is delivered, and end: a CI step
+    Once(once::Once),
+    /// Show what would be sent; send nothing, write nothing
+    Preview(preview::Preview),
+    /// Build everything, start nothing, print every fault
+    Validate(validate::Validate),
+    /// The whole pipeline on a sample export, against an embedded OTLP receiver
+    Demo(demo::Demo),
+    /// Print a completion script for a shell
+    Completions(completions::Completions),
+}
+
+/// Where the configuration comes from. Flags beat environment beats file.
+#[derive(Clone, Debug, Default, Args)]
+struct ConfigArgs {
+    /// A configuration file; may be repeated, the later one wins
+    #[arg(short, long = "config", value_name = "FILE")]
+    config: Vec<PathBuf>,
+
+    /// One value of the configuration, after all files; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+
+    /// OTLP endpoint, such as http://localhost:4317
+    #[arg(long, value_name = "URL")]
+    endpoint: Option<String>,
+
+    /// OTLP protocol; the one of the port (4317, 4318) or gRPC unless given
+    #[arg(long, value_name = "grpc|http/protobuf")]
+    protocol: Option<Protocol>,
+
+    /// Project id to use instead of the export's own
+    #[arg(long, value_name = "ID")]
+    project_id: Option<String>,
+}
+
+fn log_format(text: &str) -> Result<LogEncoding, String> {
+    match text {
+        "text" => Ok(LogEncoding::Text),
+        "json" => Ok(LogEncoding::Json),
+        _ => Err("has to be text or json".to_owned()),
+    }
+}
+
+/// A limit in time as the flags take it.
+type Timeout = HumanDuration;
+
+/// Runs a command to its end.
+pub async fn run(cli: Cli) -> Exit {
+    let Cli { command, global } = cli;
+    let result = match command {
+        Command::Run(command) => command.run(&global).await,
+        Command::Once(command) => command.run(&global).await,
+        Command::Preview(command) => command.run(&global).await,
+        Command::Validate(command) => command.run(),
+        Command::Demo(command) => command.run(&global).await,
+        Command::Completions(command) => command.run(),
+    };
+    result.unwrap_or_else(|failure| failure.report())
+}
+
+/// Writes to standard output. A reader that has seen enough is no error.
+fn print(text: &str) -> std::io::Result<()> {
+    use std::io::Write;
+    let mut stdout = anstream::stdout().lock();
+    match stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+    {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        result => result,
+    }
+}

@@ -1,0 +1,43 @@
+//! Log lines on standard error: text for people, JSON for machines.
+
+use std::io::IsTerminal;
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
+
+use super::Global;
+use crate::config::{LogEncoding, LogsConfig};
+
+/// Starts logging. `RUST_LOG` beats `-v` beats the configuration.
+pub fn start(global: &Global, config: &LogsConfig) {
+    let configured = config
+        .level
+        .parse::<LevelFilter>()
+        .unwrap_or(LevelFilter::INFO);
+    let level = match global.verbose {
+        0 => configured,
+        1 => configured.max(LevelFilter::DEBUG),
+        _ => LevelFilter::TRACE,
+    };
+    let filter = match std::env::var("RUST_LOG") {
+        Ok(directives) if !directives.is_empty() => EnvFilter::new(directives),
+        // The libraries below speak up only when asked by name.
+        _ => EnvFilter::new(format!("warn,taskspan={level}")),
+    };
+    let filter = if configured == LevelFilter::OFF && global.verbose == 0 {
+        EnvFilter::new("off")
+    } else {
+        filter
+    };
+    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .with_ansi(colour);
+    // A second start, in a test say, keeps the first.
+    let _ = match global.log_format.unwrap_or(config.encoding) {
+        LogEncoding::Text => builder.try_init(),
+        LogEncoding::Json => builder.json().flatten_event(true).try_init(),
+    };
+}

@@ -1,0 +1,99 @@
+//! `taskspan once`: what is there is sent, and that is it.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::exit::Failure;
+use super::preview::{self, Format};
+use super::progress::Progress;
+use super::setup::Setup;
+use super::{ConfigArgs, Exit, Global, Timeout, signals};
+use crate::pipeline::event::{Counts, Tally};
+use crate::pipeline::{Mode, observer};
+
+#[derive(Debug, Args)]
+pub struct Once {
+    /// Directories to look into; those of the configuration unless given
+    #[arg(value_name = "DIR")]
+    directories: Vec<PathBuf>,
+
+    #[command(flatten)]
+    config: ConfigArgs,
+
+    /// How long to wait until everything is delivered
+    #[arg(long, value_name = "DURATION", default_value = "60s")]
+    timeout: Timeout,
+
+    /// Show what would be sent, and end
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl Once {
+    pub async fn run(self, global: &Global) -> Result<Exit, Failure> {
+        let setup = Setup::load(&self.config, &self.directories)?;
+        setup.start_logging(global);
+        if self.dry_run {
+            return preview::show(&setup, &[], Format::Tree);
+        }
+        let stop = signals::stop_on_signal()?;
+        let pipelines = setup.build()?;
+        if setup.otel.disabled {
+            tracing::warn!("OTEL_SDK_DISABLED is true: nothing is read and nothing is sent");
+            return Ok(Exit::Done);
+        }
+
+        let tally = Tally::default();
+        let progress = Progress::start();
+        let counting = tally.clone();
+        let observer = observer(move |event| {
+            counting.count(event);
+            progress.observe(event);
+        });
+        let deadline = stop.clone();
+        let timeout = self.timeout.0;
+        let timer = tokio::spawn(async move {
+            tokio::time::sleep(timeout).await;
+            deadline.cancel();
+        });
+        pipelines.run(Mode::Once, observer, stop.clone()).await?;
+        timer.abort();
+        Ok(conclude(&tally.counts(), stop.is_cancelled()))
+    }
+}
+
+fn conclude(counts: &Counts, interrupted: bool) -> Exit {
+    let Counts {
+        done,
+        spans,
+        refused,
+        already_emitted,
+        not_written,
+        ..
+    } = *counts;
+    let waiting = counts.waiting();
+    let summary = (done, spans, refused, already_emitted, waiting, not_written);
+    tracing::debug!(
+        ?summary,
+        "emitted, spans, refused, emitted before, waiting, not written"
+    );
+    match () {
+        () if refused > 0 => Exit::Refused,
+        () if waiting > 0 || not_written > 0 || counts.given_up > 0 || interrupted => {
+            if waiting > 0 || interrupted {
+                tracing::error!(
+                    waiting,
+                    "not everything was delivered in time; what was not keeps no id, so running \
+                     this again sends it"
+                );
+            }
+            Exit::NotDelivered
+        }
+        () if done + already_emitted == 0 => {
+            tracing::warn!("there is no onboarding-metadata.json to emit");
+            Exit::Done
+        }
+        () => Exit::Done,
+    }
+}

@@ -1,0 +1,179 @@
+//! `taskspan preview`: what would be sent (R5.3). Sends nothing, writes nothing.
+//!
+//! ```text
+//! files ─▶ plan ─▶ converter ─▶ requests ─▶ tree │ json │ otlp │ mermaid
+//! ```
+//!
+//! It shows the very requests that a run would send, with times of now.
+
+mod json;
+mod mermaid;
+pub mod tree;
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+
+use super::exit::Failure;
+use super::setup::Setup;
+use super::{ConfigArgs, Exit, Global};
+use crate::clock::UnixNanos;
+use crate::converter::view::{self, SpanView};
+use crate::converter::{Conversion, Converter};
+use crate::ids::TraceId;
+use crate::pipeline::Pipelines;
+use crate::plan::{self, Export, Plan, ReadOptions};
+use crate::receiver::scan::Scanner;
+use crate::receiver::{METADATA_FILE, config::ExportDirConfig};
+
+#[derive(Debug, Args)]
+pub struct Preview {
+    /// Directories to look into, or metadata files; those of the configuration unless given
+    #[arg(value_name = "DIR")]
+    paths: Vec<PathBuf>,
+
+    #[command(flatten)]
+    config: ConfigArgs,
+
+    /// How to show it
+    #[arg(long, value_enum, default_value_t = Format::Tree)]
+    format: Format,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people
+    Tree,
+    /// What would be emitted, one document an export
+    Json,
+    /// One ExportTraceServiceRequest in OTLP/JSON
+    Otlp,
+    /// The dependency graph, one an export
+    Mermaid,
+}
+
+impl Preview {
+    pub async fn run(self, global: &Global) -> Result<Exit, Failure> {
+        let setup = Setup::load(&self.config, &self.paths)?;
+        setup.start_logging(global);
+        show(&setup, &self.paths, self.format)
+    }
+}
+
+/// One export as it would be sent.
+struct Previewed {
+    path: PathBuf,
+    plan: Plan,
+    trace_id: TraceId,
+    requests: Vec<ExportTraceServiceRequest>,
+    warnings: Vec<String>,
+}
+
+impl Previewed {
+    fn trees(&self) -> Vec<SpanView> {
+        view::trees(&self.requests)
+    }
+}
+
+/// Shows every export that a run would send. `paths` stand in for the receiver's directories.
+pub fn show(setup: &Setup, paths: &[PathBuf], format: Format) -> Result<Exit, Failure> {
+    let sources =
+        Pipelines::converters(&setup.config, &setup.otel).map_err(super::setup::pipeline_faults)?;
+    let mut previews = Vec::new();
+    let mut exit = Exit::Done;
+    for (config, converter) in sources {
+        let paths = if paths.is_empty() {
+            &config.directories
+        } else {
+            paths
+        };
+        for path in metadata_files(paths, &config) {
+            let options = ReadOptions {
+                max_file_size: config.max_file_size.0,
+                project_id: config.project_id.clone(),
+            };
+            match plan::read(&path, &options) {
+                Ok(Export::Fresh(fresh)) => {
+                    previews.push(preview(path, *fresh, &converter));
+                }
+                Ok(Export::Emitted { task_trace_id }) => {
+                    tracing::info!(path = %path.display(), task_trace_id, "emitted before");
+                }
+                Err(error) => {
+                    tracing::error!("{error}");
+                    exit = Exit::Refused;
+                }
+            }
+        }
+    }
+    for preview in &previews {
+        for warning in &preview.warnings {
+            tracing::warn!(path = %preview.path.display(), "{warning}");
+        }
+    }
+    super::print(&render(previews, format)?)?;
+    Ok(exit)
+}
+
+fn preview(path: PathBuf, fresh: plan::Fresh, converter: &Converter) -> Previewed {
+    let plan::Fresh { plan, trace_id, .. } = fresh;
+    let Conversion {
+        requests, warnings, ..
+    } = converter.convert(&plan, trace_id, UnixNanos::now());
+    let warnings = warnings.iter().map(ToString::to_string);
+    let warnings = plan
+        .warnings
+        .iter()
+        .map(ToString::to_string)
+        .chain(warnings)
+        .collect();
+    Previewed {
+        path,
+        plan,
+        trace_id,
+        requests,
+        warnings,
+    }
+}
+
+/// The metadata files below some directories; a file stands for itself.
+fn metadata_files(paths: &[PathBuf], config: &ExportDirConfig) -> Vec<PathBuf> {
+    let (files, directories): (Vec<PathBuf>, Vec<PathBuf>) =
+        paths.iter().cloned().partition(|path| path.is_file());
+    let found = Scanner::new(config.recursive).scan_all(&directories);
+    for directory in directories.iter().filter(|directory| !directory.is_dir()) {
+        tracing::warn!(path = %directory.display(), "there is no such directory");
+    }
+    if found.exports.is_empty() && files.is_empty() {
+        tracing::warn!("there is no {METADATA_FILE} to show");
+    }
+    files.into_iter().chain(found.exports.into_keys()).collect()
+}
+
+fn render(previews: Vec<Previewed>, format: Format) -> Result<String, Failure> {
+    let text = match format {
+        Format::Tree => previews.iter().map(|it| tree::of_preview(it)).collect(),
+        Format::Json => {
+            let documents: Result<Vec<String>, _> = previews
+                .iter()
+                .map(|it| serde_json::to_string_pretty(&json::document(it)))
+                .collect();
+            documents
+                .map_err(anyhow::Error::from)?
+                .iter()
+                .map(|it| format!("{it}\n"))
+                .collect()
+        }
+        Format::Otlp => {
+            let requests = previews
+                .into_iter()
+                .flat_map(|preview| preview.requests)
+                .collect();
+            let json = serde_json::to_string_pretty(&view::merged(requests));
+            format!("{}\n", json.map_err(anyhow::Error::from)?)
+        }
+        Format::Mermaid => previews.iter().map(|it| mermaid::graph(&it.plan)).collect(),
+    };
+    Ok(text)
+}

@@ -1,0 +1,82 @@
+//! A line that moves while a large plan is sent, on a terminal only.
+
+use std::io::{IsTerminal, Write};
+use std::sync::{Mutex, PoisonError};
+
+use crate::pipeline::event::Event;
+
+/// Logs every event, and draws the progress where somebody can see it.
+#[derive(Debug)]
+pub struct Progress {
+    on_terminal: bool,
+    requests: Mutex<Requests>,
+}
+
+#[derive(Debug, Default)]
+struct Requests {
+    expected: usize,
+    acknowledged: usize,
+    open: usize,
+}
+
+impl Progress {
+    pub fn start() -> Progress {
+        Progress {
+            on_terminal: std::io::stderr().is_terminal(),
+            requests: Mutex::default(),
+        }
+    }
+
+    pub fn observe(&self, event: &Event) {
+        if !self.on_terminal {
+            event.log();
+            return;
+        }
+        let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        requests.count(event);
+        // A log line goes where the progress line stands.
+        erase();
+        event.log();
+        // One request is over before anybody has read the line.
+        if requests.expected > 1 && requests.open > 0 {
+            let Requests {
+                expected,
+                acknowledged,
+                ..
+            } = *requests;
+            draw(&format!("sending: {acknowledged} of {expected} requests"));
+        }
+    }
+}
+
+impl Requests {
+    fn count(&mut self, event: &Event) {
+        match event {
+            Event::Accepted { requests, .. } => {
+                self.expected += requests;
+                self.open += 1;
+            }
+            Event::Acknowledged { .. } => self.acknowledged += 1,
+            Event::Done { .. }
+            | Event::Superseded { .. }
+            | Event::NotWritten { .. }
+            | Event::Rejected { .. } => {
+                self.open = self.open.saturating_sub(1);
+                if self.open == 0 {
+                    *self = Requests::default();
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+// A terminal that does not take the line is no reason to stop.
+fn erase() {
+    let _ = write!(std::io::stderr(), "\r\x1b[2K");
+}
+
+fn draw(text: &str) {
+    let mut stderr = std::io::stderr();
+    let _ = write!(stderr, "{text}").and_then(|()| stderr.flush());
+}

@@ -1,0 +1,106 @@
+//! Files, flags and environment become one configuration.
+
+use std::path::{Path, PathBuf};
+
+use super::exit::Failure;
+use super::{ConfigArgs, Global, logging};
+use crate::config::expand::Env;
+use crate::config::load::Source;
+use crate::config::otel_env::{self, OtelEnv};
+use crate::config::overlay::{self, Flags};
+use crate::config::{Config, Fault, Faults};
+use crate::pipeline::{PipelineError, Pipelines};
+
+/// The file that is read when none is named.
+const DEFAULT_FILE: &str = "pipeline.yaml";
+
+/// What a command works with.
+pub struct Setup {
+    pub config: Config,
+    pub otel: OtelEnv,
+    pub warnings: Vec<Fault>,
+}
+
+impl Setup {
+    /// Reads everything that configures the program. `directories` stand in for those of the
+    /// configuration.
+    ///
+    /// # Errors
+    /// Every fault at once.
+    pub fn load(args: &ConfigArgs, directories: &[PathBuf]) -> Result<Setup, Failure> {
+        Setup::load_with(args, directories, &|name| std::env::var(name).ok())
+    }
+
+    /// The same, in a world without environment variables.
+    ///
+    /// # Errors
+    /// Every fault at once.
+    pub fn without_environment(
+        args: &ConfigArgs,
+        directories: &[PathBuf],
+    ) -> Result<Setup, Failure> {
+        Setup::load_with(args, directories, &|_| None)
+    }
+
+    fn load_with(
+        args: &ConfigArgs,
+        directories: &[PathBuf],
+        env: Env<'_>,
+    ) -> Result<Setup, Failure> {
+        let (otel, mut warnings) = otel_env::parse(env);
+        let flags = Flags {
+            endpoint: args
+                .endpoint
+                .clone()
+                .filter(|endpoint| !endpoint.is_empty()),
+            protocol: args.protocol,
+            project_id: args.project_id.clone().filter(|id| !id.is_empty()),
+            directories: directories.to_vec(),
+        };
+        let mut files = args.config.clone();
+        if files.is_empty() && directories.is_empty() && Path::new(DEFAULT_FILE).exists() {
+            files.push(DEFAULT_FILE.into());
+        }
+        if files.is_empty() && directories.is_empty() {
+            let message = format!(
+                "no directory to look at: name one, or a configuration file with --config \
+                 (there is no ./{DEFAULT_FILE})"
+            );
+            return Err(Faults(vec![Fault::nowhere(message)]).into());
+        }
+        let mut sources: Vec<Source> = files.into_iter().map(Source::File).collect();
+        if sources.is_empty() {
+            sources.push(Config::without_file());
+        }
+        let (mut config, more) = Config::from_sources(&sources, &args.set, env)?;
+        warnings.extend(more);
+        warnings.extend(overlay::apply(&mut config, &flags, &otel)?);
+        Ok(Setup {
+            config,
+            otel,
+            warnings,
+        })
+    }
+
+    /// Starts logging and says what is odd about the configuration.
+    pub fn start_logging(&self, global: &Global) {
+        logging::start(global, &self.config.service.telemetry.logs);
+        for warning in &self.warnings {
+            tracing::warn!("{warning}");
+        }
+    }
+
+    /// Builds the pipelines.
+    ///
+    /// # Errors
+    /// Every component that cannot be built.
+    pub fn build(&self) -> Result<Pipelines, Failure> {
+        Pipelines::build(&self.config, &self.otel).map_err(pipeline_faults)
+    }
+}
+
+/// Components that cannot be built are faults of the configuration.
+pub fn pipeline_faults(errors: Vec<PipelineError>) -> Failure {
+    let faults = errors.iter().map(|error| Fault::nowhere(error.to_string()));
+    Failure::Config(Faults(faults.collect()))
+}

@@ -1,0 +1,314 @@
+//! The configuration: from files, flags and the environment to typed values.
+//!
+//! ```text
+//! files, --set ──load──▶ one tree ──decode, check──▶ components ─┐
+//!                          └──────wiring─────────▶ references ───┴─▶ Config + warnings
+//!                                                                  │ or every fault at once
+//! OTEL_* ──otel_env──▶ OtelEnv, applied by the caller: flags beat environment beats file
+//! ```
+//!
+//! Each stage owns the struct it is configured with; only this file knows them all.
+
+pub mod decode;
+pub mod expand;
+pub mod fault;
+pub mod load;
+pub mod node;
+pub mod otel_env;
+pub mod overlay;
+pub mod service;
+pub mod values;
+mod wiring;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+
+use indexmap::IndexMap;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::converter::options::{RedactionConfig, ResourceConfig};
+use crate::exporter::config::{DebugConfig, FileConfig, OtlpConfig, Protocol};
+use crate::receiver::config::ExportDirConfig;
+
+use decode::decode;
+use expand::Env;
+pub use fault::{Fault, Faults, Mark};
+use fault::{Report, unknown};
+use load::Source;
+use node::{Key, Node};
+pub use service::{
+    FileStorageConfig, HealthCheckConfig, LogEncoding, LogsConfig, PipelineConfig, Service,
+    TelemetryConfig,
+};
+use values::ComponentId;
+
+/// Everything a user can set. It prints (serde) without any secret.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Config {
+    pub receivers: IndexMap<ComponentId, ReceiverConfig>,
+    pub processors: IndexMap<ComponentId, ProcessorConfig>,
+    pub exporters: IndexMap<ComponentId, ExporterConfig>,
+    pub extensions: IndexMap<ComponentId, ExtensionConfig>,
+    pub service: Service,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum ReceiverConfig {
+    ExportDir(ExportDirConfig),
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum ProcessorConfig {
+    Redaction(RedactionConfig),
+    Resource(ResourceConfig),
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum ExporterConfig {
+    OtlpGrpc(OtlpConfig),
+    OtlpHttp(OtlpConfig),
+    File(FileConfig),
+    Debug(DebugConfig),
+}
+
+/// Known, and without effect in this version.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum ExtensionConfig {
+    FileStorage(FileStorageConfig),
+    HealthCheck(HealthCheckConfig),
+}
+
+impl Config {
+    /// Reads `files` in order, then `sets` (`key.key=value`). What is odd but harmless comes back
+    /// as warnings; otherwise the error holds every fault there is.
+    pub fn load(
+        files: &[PathBuf],
+        sets: &[String],
+        env: Env,
+    ) -> Result<(Self, Vec<Fault>), Faults> {
+        let sources: Vec<_> = files.iter().cloned().map(Source::File).collect();
+        Self::from_sources(&sources, sets, env)
+    }
+
+    /// The same from any sources.
+    pub fn from_sources(
+        sources: &[Source],
+        sets: &[String],
+        env: Env,
+    ) -> Result<(Self, Vec<Fault>), Faults> {
+        let mut report = Report::default();
+        let config = match load::load(sources, sets, env, &mut report) {
+            Some(root) => Self::from_tree(&root, &mut report),
+            None => Self::default(),
+        };
+        if !report.faults.is_empty() {
+            return Err(report.faults);
+        }
+        report.warnings.sort();
+        Ok((config, report.warnings))
+    }
+
+    /// What runs without a file; flags give it directories and an endpoint.
+    pub fn without_file() -> Source {
+        Source::Text {
+            name: "built-in configuration".into(),
+            text: include_str!("config/without_file.yaml").into(),
+        }
+    }
+
+    fn from_tree(root: &Node, report: &mut Report) -> Self {
+        const SECTIONS: [&str; 5] = [
+            "receivers",
+            "processors",
+            "exporters",
+            "extensions",
+            "service",
+        ];
+        for (key, _) in root.entries() {
+            if !SECTIONS.contains(&key.text.as_str()) {
+                report.fault(&key.mark, unknown("section", &key.text, &SECTIONS));
+            }
+        }
+        let config = Self {
+            receivers: section(root, "receivers", report, ReceiverConfig::read),
+            processors: section(root, "processors", report, ProcessorConfig::read),
+            exporters: section(root, "exporters", report, ExporterConfig::read),
+            extensions: section(root, "extensions", report, ExtensionConfig::read),
+            service: match root.entries().iter().find(|(key, _)| key.text == "service") {
+                Some((key, node)) => {
+                    let entry = Entry {
+                        key,
+                        node,
+                        faults: &mut report.faults,
+                    };
+                    entry.read(Service::check).unwrap_or_default()
+                }
+                None => Service::default(),
+            },
+        };
+        wiring::check(root, report);
+        config
+    }
+}
+
+impl ReceiverConfig {
+    fn read(kind: &str, entry: Entry) -> Option<Self> {
+        match kind {
+            "export_dir" => entry.read(ExportDirConfig::check).map(Self::ExportDir),
+            "gate_results" => entry.refuse("the gate_results receiver is not built yet"),
+            _ => entry.refuse(unknown("receiver", kind, &["export_dir"])),
+        }
+    }
+}
+
+impl ProcessorConfig {
+    fn read(kind: &str, entry: Entry) -> Option<Self> {
+        match kind {
+            "redaction" => entry.read(RedactionConfig::check).map(Self::Redaction),
+            "resource" => entry.read(ResourceConfig::check).map(Self::Resource),
+            _ => entry.refuse(unknown("processor", kind, &["redaction", "resource"])),
+        }
+    }
+}
+
+impl ExporterConfig {
+    const KINDS: [&str; 6] = [
+        "otlp_grpc",
+        "otlp_http",
+        "file",
+        "debug",
+        "otlp",
+        "otlphttp",
+    ];
+
+    /// The component type that a pipeline names it by.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::OtlpGrpc(_) => "otlp_grpc",
+            Self::OtlpHttp(_) => "otlp_http",
+            Self::File(_) => "file",
+            Self::Debug(_) => "debug",
+        }
+    }
+
+    /// The settings of an OTLP exporter, and which protocol it speaks.
+    pub fn otlp(&self) -> Option<(Protocol, &OtlpConfig)> {
+        match self {
+            Self::OtlpGrpc(config) => Some((Protocol::Grpc, config)),
+            Self::OtlpHttp(config) => Some((Protocol::HttpProtobuf, config)),
+            Self::File(_) | Self::Debug(_) => None,
+        }
+    }
+
+    /// How many bytes may wait for it; none for one that has no queue.
+    pub fn queue_size(&self) -> Option<u64> {
+        self.otlp()
+            .map(|(_, config)| config.sending_queue.queue_size.0)
+    }
+
+    fn read(kind: &str, entry: Entry) -> Option<Self> {
+        let otlp = |protocol| move |config: &OtlpConfig, at: At| config.check(protocol, at);
+        match kind {
+            "otlp_grpc" | "otlp" => entry.read(otlp(Protocol::Grpc)).map(Self::OtlpGrpc),
+            "otlp_http" | "otlphttp" => {
+                entry.read(otlp(Protocol::HttpProtobuf)).map(Self::OtlpHttp)
+            }
+            "file" => entry.read(FileConfig::check).map(Self::File),
+            "debug" => entry.read(|_: &DebugConfig, _: At| {}).map(Self::Debug),
+            _ => entry.refuse(unknown("exporter", kind, &Self::KINDS)),
+        }
+    }
+}
+
+impl ExtensionConfig {
+    fn read(kind: &str, entry: Entry) -> Option<Self> {
+        match kind {
+            "file_storage" => entry
+                .read(|_: &FileStorageConfig, _: At| {})
+                .map(Self::FileStorage),
+            "health_check" => entry
+                .read(|_: &HealthCheckConfig, _: At| {})
+                .map(Self::HealthCheck),
+            _ => entry.refuse(unknown(
+                "extension",
+                kind,
+                &["file_storage", "health_check"],
+            )),
+        }
+    }
+}
+
+/// Where a check reports to: key path within the component, message.
+type At<'a> = &'a mut dyn FnMut(&str, String);
+
+/// One component as it is written.
+struct Entry<'a> {
+    key: &'a Key,
+    node: &'a Node,
+    faults: &'a mut Faults,
+}
+
+impl Entry<'_> {
+    /// Decodes, then checks what could be decoded.
+    fn read<T: DeserializeOwned>(self, check: impl Fn(&T, At)) -> Option<T> {
+        let mut own = Faults::default();
+        let config = decode::<T>(self.node, &mut own);
+        if let Some(config) = &config {
+            let mut found = Faults::default();
+            check(config, &mut |path, message| match self.node.find(path) {
+                // A value that could not be read was checked as its default: not worth a word.
+                Some((_, node)) if own.0.iter().flat_map(|f| &f.mark).any(|m| node.covers(m)) => {}
+                None if !own.is_empty() => {}
+                Some((mark, _)) => found.push(mark, message),
+                None => found.push(&self.key.mark, message),
+            });
+            own.0.append(&mut found.0);
+        }
+        self.faults.0.append(&mut own.0);
+        config
+    }
+
+    fn refuse<T>(self, message: impl Into<String>) -> Option<T> {
+        self.faults.push(&self.key.mark, message);
+        None
+    }
+}
+
+/// All components of one section.
+fn section<T>(
+    root: &Node,
+    name: &str,
+    report: &mut Report,
+    read: impl Fn(&str, Entry) -> Option<T>,
+) -> IndexMap<ComponentId, T> {
+    let Some((mark, components)) = root.find(name) else {
+        return IndexMap::new();
+    };
+    if !matches!(components.value, node::Value::Map(_) | node::Value::Null) {
+        report.fault(mark, format!("expected a map, found {}", components.noun()));
+    }
+    let mut section = IndexMap::new();
+    for (key, node) in components.entries() {
+        match key.text.parse::<ComponentId>() {
+            Err(message) => report.fault(&key.mark, message),
+            Ok(id) => {
+                let entry = Entry {
+                    key,
+                    node,
+                    faults: &mut report.faults,
+                };
+                if let Some(config) = read(&id.kind, entry) {
+                    section.insert(id, config);
+                }
+            }
+        }
+    }
+    section
+}

@@ -1,0 +1,186 @@
+//! What is wrong with a configuration, and where.
+//!
+//! ```text
+//! any step ──push──▶ Report { faults, warnings } ──▶ one line each: file:line:column: message
+//! ```
+//!
+//! Nothing in `config` stops at the first fault: every step adds to the same report, and the user
+//! sees the whole list in the order of the file.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// A position in a source; line and column count from 1.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Mark {
+    /// The file as the user named it, or `--set key`.
+    pub file: Arc<str>,
+    pub line: usize,
+    pub column: usize,
+}
+
+impl fmt::Display for Mark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}", self.file, self.line, self.column)
+    }
+}
+
+/// One thing that is wrong, or, among the warnings, one that is merely odd.
+// The derived order is the order of print: no position first, then by place.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Fault {
+    pub mark: Option<Mark>,
+    pub message: String,
+}
+
+impl Fault {
+    pub fn at(mark: &Mark, message: impl Into<String>) -> Self {
+        Self {
+            mark: Some(mark.clone()),
+            message: message.into(),
+        }
+    }
+
+    /// A fault that belongs to no place in a file.
+    pub fn nowhere(message: impl Into<String>) -> Self {
+        Self {
+            mark: None,
+            message: message.into(),
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.mark {
+            Some(mark) => write!(f, "{mark}: {}", self.message),
+            None => f.write_str(&self.message),
+        }
+    }
+}
+
+/// Every fault of one configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Faults(pub Vec<Fault>);
+
+impl Faults {
+    pub fn push(&mut self, mark: &Mark, message: impl Into<String>) {
+        self.0.push(Fault::at(mark, message));
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl fmt::Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut sorted: Vec<_> = self.0.iter().collect();
+        sorted.sort();
+        for (index, fault) in sorted.into_iter().enumerate() {
+            let separator = if index == 0 { "" } else { "\n" };
+            write!(f, "{separator}{fault}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Faults {}
+
+/// What loading has found so far.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// These keep the program from starting.
+    pub faults: Faults,
+    /// These do not.
+    pub warnings: Vec<Fault>,
+}
+
+impl Report {
+    pub fn fault(&mut self, mark: &Mark, message: impl Into<String>) {
+        self.faults.push(mark, message);
+    }
+
+    pub fn warn(&mut self, mark: &Mark, message: impl Into<String>) {
+        self.warnings.push(Fault::at(mark, message));
+    }
+}
+
+/// `unknown key `endpiont`; did you mean `endpoint`? Known: …`
+pub fn unknown(what: &str, given: &str, known: &[&str]) -> String {
+    format!("unknown {what} `{given}`{}", hint(given, known))
+}
+
+/// The end of a message about a word that is none of the `known`.
+pub fn hint(given: &str, known: &[&str]) -> String {
+    let near = match nearest(given, known) {
+        Some(near) => format!("; did you mean `{near}`?"),
+        None => ".".to_owned(),
+    };
+    let known = if known.is_empty() {
+        "none".to_owned()
+    } else {
+        known.join(", ")
+    };
+    format!("{near} Known: {known}")
+}
+
+/// The known word that a slip or two may have turned into `given`.
+fn nearest<'a>(given: &str, known: &[&'a str]) -> Option<&'a str> {
+    let allowed = 1 + given.chars().count() / 4;
+    let (distance, near) = known
+        .iter()
+        .map(|word| (distance(given, word), *word))
+        .min_by_key(|(steps, _)| *steps)?;
+    (distance <= allowed).then_some(near)
+}
+
+/// Levenshtein distance, one row at a time.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, from) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, to) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(from != *to);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faults_print_in_the_order_of_the_file() {
+        let mark = |line, column| Mark {
+            file: "p.yaml".into(),
+            line,
+            column,
+        };
+        let mut faults = Faults::default();
+        faults.push(&mark(10, 1), "last");
+        faults.push(&mark(2, 7), "second");
+        faults.push(&mark(2, 3), "first");
+        faults.0.push(Fault::nowhere("no place"));
+        assert_eq!(
+            faults.to_string(),
+            "no place\np.yaml:2:3: first\np.yaml:2:7: second\np.yaml:10:1: last"
+        );
+    }
+
+    #[test]
+    fn a_slip_is_recognised_and_a_stranger_is_not() {
+        let known = ["endpoint", "timeout", "tls"];
+        assert_eq!(nearest("endpiont", &known), Some("endpoint"));
+        assert_eq!(nearest("tmieout", &known), Some("timeout"));
+        assert_eq!(nearest("ca", &known), None);
+        assert_eq!(nearest("tl", &known), Some("tls"));
+        assert_eq!(nearest("compression", &known), None);
+        assert_eq!(nearest("x", &[]), None);
+    }
+}

@@ -1,0 +1,240 @@
+//! The OTEL_* variables, as the OpenTelemetry specification reads them.
+//!
+//! ```text
+//! OTEL_EXPORTER_OTLP_TRACES_X, else OTEL_EXPORTER_OTLP_X ┐
+//! OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES            ├─ parse ─▶ OtelEnv + warnings
+//! OTEL_SPAN_*_LIMIT, OTEL_SDK_DISABLED                   ┘
+//! ```
+//!
+//! Empty is unset, and what makes no sense is unset with a warning: none of this is ever fatal.
+//! A warning never shows a value that may be a secret.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use indexmap::IndexMap;
+use percent_encoding::percent_decode_str;
+
+use super::expand::Env;
+use super::fault::Fault;
+use super::values::Secret;
+use crate::exporter::config::Compression;
+pub use crate::exporter::config::Protocol;
+
+/// What the environment says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OtelEnv {
+    /// `OTEL_SDK_DISABLED=true`: send nothing.
+    pub disabled: bool,
+    pub service_name: Option<String>,
+    pub resource_attributes: Vec<(String, String)>,
+    pub traces: OtlpEnv,
+    pub limits: SpanLimits,
+}
+
+/// How traces are to be sent.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OtlpEnv {
+    pub endpoint: Option<EndpointEnv>,
+    pub protocol: Option<Protocol>,
+    pub headers: IndexMap<String, Secret>,
+    pub timeout: Option<Duration>,
+    pub compression: Option<Compression>,
+    pub insecure: Option<bool>,
+    pub ca_file: Option<PathBuf>,
+    pub client_key: Option<PathBuf>,
+    pub client_certificate: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointEnv {
+    pub url: String,
+    /// Given for traces alone: used as it is, without a path appended.
+    pub exact: bool,
+}
+
+/// `None` is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SpanLimits {
+    pub attribute_count: Option<usize>,
+    pub event_count: Option<usize>,
+    pub link_count: Option<usize>,
+    /// In characters.
+    pub attribute_value_length: Option<usize>,
+}
+
+/// Reads all variables; nothing here fails.
+pub fn parse(env: Env) -> (OtelEnv, Vec<Fault>) {
+    let mut reader = Reader {
+        env,
+        warnings: Vec::new(),
+    };
+    let otel = OtelEnv {
+        disabled: reader
+            .first(&["OTEL_SDK_DISABLED"], boolean)
+            .unwrap_or(false),
+        service_name: reader.first(&["OTEL_SERVICE_NAME"], text),
+        resource_attributes: reader
+            .first(&["OTEL_RESOURCE_ATTRIBUTES"], attributes)
+            .unwrap_or_default(),
+        traces: reader.traces(),
+        limits: reader.limits(),
+    };
+    (otel, reader.warnings)
+}
+
+struct Reader<'a> {
+    env: Env<'a>,
+    warnings: Vec<Fault>,
+}
+
+impl Reader<'_> {
+    fn traces(&mut self) -> OtlpEnv {
+        let own = self.first(&["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"], text);
+        let endpoint = match own {
+            Some(url) => Some(EndpointEnv { url, exact: true }),
+            None => self
+                .first(&["OTEL_EXPORTER_OTLP_ENDPOINT"], text)
+                .map(|url| EndpointEnv { url, exact: false }),
+        };
+        OtlpEnv {
+            endpoint,
+            protocol: self.otlp("PROTOCOL", str::parse),
+            headers: self.headers(),
+            timeout: self.otlp("TIMEOUT", milliseconds),
+            compression: self.otlp("COMPRESSION", str::parse),
+            insecure: self.otlp("INSECURE", boolean),
+            ca_file: self.otlp("CERTIFICATE", path),
+            client_key: self.otlp("CLIENT_KEY", path),
+            client_certificate: self.otlp("CLIENT_CERTIFICATE", path),
+        }
+    }
+
+    fn limits(&mut self) -> SpanLimits {
+        SpanLimits {
+            attribute_count: self.first(
+                &[
+                    "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT",
+                    "OTEL_ATTRIBUTE_COUNT_LIMIT",
+                ],
+                count,
+            ),
+            event_count: self.first(&["OTEL_SPAN_EVENT_COUNT_LIMIT"], count),
+            link_count: self.first(&["OTEL_SPAN_LINK_COUNT_LIMIT"], count),
+            attribute_value_length: self.first(
+                &[
+                    "OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT",
+                    "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT",
+                ],
+                count,
+            ),
+        }
+    }
+
+    /// A pair that is wrong is left out, the others count: a lost token must not cost the tenant.
+    fn headers(&mut self) -> IndexMap<String, Secret> {
+        let pairs = |text: &str| Ok(text.split(',').map(pair).collect::<Vec<_>>());
+        let pairs = self.otlp("HEADERS", pairs).unwrap_or_default();
+        let mut headers = IndexMap::new();
+        for (index, pair) in pairs.into_iter().enumerate() {
+            match pair {
+                Some((name, value)) => {
+                    headers.insert(name, Secret::new(value));
+                }
+                None => self.warn(format!(
+                    "the OTLP headers variable: entry {} is not name=value and is ignored",
+                    index + 1
+                )),
+            }
+        }
+        headers
+    }
+
+    fn otlp<T>(&mut self, name: &str, read: impl Fn(&str) -> Result<T, String>) -> Option<T> {
+        let own = format!("OTEL_EXPORTER_OTLP_TRACES_{name}");
+        let generic = format!("OTEL_EXPORTER_OTLP_{name}");
+        self.first(&[&own, &generic], read)
+    }
+
+    /// The first of `names` that is set and makes sense.
+    fn first<T>(&mut self, names: &[&str], read: impl Fn(&str) -> Result<T, String>) -> Option<T> {
+        for name in names {
+            let Some(value) = (self.env)(name) else {
+                continue;
+            };
+            match value.trim() {
+                "" => {}
+                value => match read(value) {
+                    Ok(value) => return Some(value),
+                    Err(problem) => self.warn(format!("{name} {problem}; it is ignored")),
+                },
+            }
+        }
+        None
+    }
+
+    fn warn(&mut self, message: String) {
+        self.warnings.push(Fault::nowhere(message));
+    }
+}
+
+fn text(value: &str) -> Result<String, String> {
+    Ok(value.to_owned())
+}
+
+fn path(value: &str) -> Result<PathBuf, String> {
+    Ok(value.into())
+}
+
+fn boolean(value: &str) -> Result<bool, String> {
+    match value.to_ascii_lowercase().as_str() {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        _ => Err("has to be true or false".into()),
+    }
+}
+
+fn count(value: &str) -> Result<usize, String> {
+    value
+        .parse()
+        .map_err(|_| "has to be a whole number, 0 or more".into())
+}
+
+fn milliseconds(value: &str) -> Result<Duration, String> {
+    match value.parse() {
+        Ok(count @ 1..) => Ok(Duration::from_millis(count)),
+        _ => Err("has to be a number of milliseconds, 1 or more".into()),
+    }
+}
+
+/// All pairs or, as the specification wants it, none.
+fn attributes(value: &str) -> Result<Vec<(String, String)>, String> {
+    value
+        .split(',')
+        .map(|entry| {
+            let (key, value) = pair(entry)?;
+            Some((decoded(&key)?, value))
+        })
+        .collect::<Option<_>>()
+        .ok_or_else(|| "has to be key=value,key=value, percent-encoded".into())
+}
+
+/// `name=value` with the value percent-decoded.
+fn pair(entry: &str) -> Option<(String, String)> {
+    let (name, value) = entry.split_once('=')?;
+    let name = name.trim();
+    (!name.is_empty()).then_some(())?;
+    Some((name.to_owned(), decoded(value.trim())?))
+}
+
+/// `None` for a `%` without its two digits, and for what is not UTF-8.
+fn decoded(text: &str) -> Option<String> {
+    let whole = text.split('%').skip(1).all(|after| {
+        let digits = after.as_bytes().get(..2);
+        digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+    });
+    whole.then(|| percent_decode_str(text).decode_utf8().ok().map(Into::into))?
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,329 @@
+//! Flags beat environment beats file.
+//!
+//! ```text
+//! --endpoint, --protocol, --project-id ─┐
+//! OTEL_EXPORTER_OTLP_* ─────────────────┴─▶ the one OTLP exporter of the traces pipelines
+//! ```
+//!
+//! Both speak of "the" endpoint, so they apply where there is just one to speak of. With several
+//! exporters a flag is a mistake, and the environment, which may be meant for other programs, is
+//! left alone with a warning.
+
+use std::path::PathBuf;
+
+use super::fault::{Fault, Faults};
+use super::otel_env::{EndpointEnv, OtelEnv, OtlpEnv};
+use super::values::{ComponentId, HumanDuration};
+use super::{Config, ExporterConfig, ReceiverConfig};
+use crate::exporter::config::{OtlpConfig, Protocol};
+
+/// What the command line says about the pipeline.
+#[derive(Clone, Debug, Default)]
+pub struct Flags {
+    pub endpoint: Option<String>,
+    pub protocol: Option<Protocol>,
+    pub project_id: Option<String>,
+    /// Instead of the receiver's directories, unless empty.
+    pub directories: Vec<PathBuf>,
+}
+
+/// Applies both to a configuration that was read from files.
+///
+/// # Errors
+/// A flag that does not fit the configuration.
+pub fn apply(config: &mut Config, flags: &Flags, otel: &OtelEnv) -> Result<Vec<Fault>, Faults> {
+    let mut faults = Faults::default();
+    let mut warnings = Vec::new();
+    apply_to_receivers(config, flags, &mut faults);
+    if flags.endpoint.is_some() && otlp_exporters(config).is_empty() {
+        add_exporter(config);
+    }
+    let exporters = otlp_exporters(config);
+    match exporters.as_slice() {
+        [] => {}
+        [only] => {
+            if let Some(exporter) = config.exporters.get_mut(only) {
+                *exporter = overlaid(exporter, flags, &otel.traces);
+                check(only, exporter, &mut faults);
+            }
+        }
+        several => {
+            let names: Vec<String> = several.iter().map(ToString::to_string).collect();
+            let names = names.join(", ");
+            if flags.endpoint.is_some() || flags.protocol.is_some() {
+                faults.0.push(Fault::nowhere(format!(
+                    "--endpoint and --protocol fit a pipeline with one OTLP exporter, and there \
+                     are several ({names}); set each endpoint in the configuration file"
+                )));
+            } else if otel.traces != OtlpEnv::default() {
+                warnings.push(Fault::nowhere(format!(
+                    "OTEL_EXPORTER_OTLP_* is set, but there are several OTLP exporters ({names}); \
+                     each keeps what the configuration file says"
+                )));
+            }
+        }
+    }
+    if faults.is_empty() {
+        Ok(warnings)
+    } else {
+        Err(faults)
+    }
+}
+
+fn apply_to_receivers(config: &mut Config, flags: &Flags, faults: &mut Faults) {
+    if config.receivers.len() > 1 && !flags.directories.is_empty() {
+        let message = "a directory was given, but there are several export_dir receivers";
+        faults.0.push(Fault::nowhere(message));
+    }
+    for receiver in config.receivers.values_mut() {
+        let ReceiverConfig::ExportDir(receiver) = receiver;
+        if flags.project_id.is_some() {
+            receiver.project_id.clone_from(&flags.project_id);
+        }
+        if !flags.directories.is_empty() {
+            receiver.directories.clone_from(&flags.directories);
+        }
+    }
+}
+
+/// The OTLP exporters that the traces pipelines use.
+fn otlp_exporters(config: &Config) -> Vec<ComponentId> {
+    let mut found: Vec<ComponentId> = Vec::new();
+    let pipelines = config
+        .service
+        .pipelines
+        .iter()
+        .filter(|(id, _)| id.kind == "traces");
+    for id in pipelines.flat_map(|(_, pipeline)| &pipeline.exporters) {
+        let is_otlp = config
+            .exporters
+            .get(id)
+            .is_some_and(|exporter| exporter.otlp().is_some());
+        if is_otlp && !found.contains(id) {
+            found.push(id.clone());
+        }
+    }
+    found
+}
+
+fn add_exporter(config: &mut Config) {
+    let id = ComponentId {
+        kind: "otlp_grpc".to_owned(),
+        name: Some("endpoint".to_owned()),
+    };
+    config
+        .exporters
+        .insert(id.clone(), ExporterConfig::OtlpGrpc(OtlpConfig::default()));
+    for (pipeline_id, pipeline) in &mut config.service.pipelines {
+        if pipeline_id.kind == "traces" {
+            pipeline.exporters.push(id.clone());
+        }
+    }
+}
+
+fn overlaid(exporter: &ExporterConfig, flags: &Flags, env: &OtlpEnv) -> ExporterConfig {
+    let Some((of_file, config)) = exporter.otlp() else {
+        return exporter.clone();
+    };
+    let mut config = config.clone();
+    let given = flags
+        .endpoint
+        .as_deref()
+        .or(env.endpoint.as_ref().map(|it| it.url.as_str()));
+    match (&flags.endpoint, &env.endpoint) {
+        (Some(url), _) | (None, Some(EndpointEnv { url, exact: false })) => {
+            config.endpoint = Some(url.clone());
+            config.traces_endpoint = None;
+        }
+        (None, Some(EndpointEnv { url, exact: true })) => {
+            config.traces_endpoint = Some(url.clone());
+        }
+        (None, None) => {}
+    }
+    // The environment's protocol belongs to its endpoint; alone it would bend a file's component.
+    let of_env = env
+        .protocol
+        .filter(|_| given.is_some() || config.endpoint.is_none());
+    let protocol = flags
+        .protocol
+        .or(of_env)
+        .or_else(|| given.and_then(protocol_of_port))
+        .unwrap_or(of_file);
+
+    config.headers.extend(env.headers.clone());
+    config.timeout = env.timeout.map_or(config.timeout, HumanDuration);
+    config.compression = env.compression.unwrap_or(config.compression);
+    config.tls.insecure = env.insecure.unwrap_or(config.tls.insecure);
+    let over = |value: &mut Option<PathBuf>, given: &Option<PathBuf>| {
+        if given.is_some() {
+            value.clone_from(given);
+        }
+    };
+    over(&mut config.tls.ca_file, &env.ca_file);
+    over(&mut config.tls.cert_file, &env.client_certificate);
+    over(&mut config.tls.key_file, &env.client_key);
+    match protocol {
+        Protocol::Grpc => ExporterConfig::OtlpGrpc(config),
+        Protocol::HttpProtobuf => ExporterConfig::OtlpHttp(config),
+    }
+}
+
+/// Who names a port and no protocol means the one that lives there.
+fn protocol_of_port(endpoint: &str) -> Option<Protocol> {
+    let (_, rest) = endpoint.split_once("://").unwrap_or(("", endpoint));
+    let authority = rest.split('/').next().unwrap_or_default();
+    match authority.rsplit(':').next() {
+        Some("4317") => Some(Protocol::Grpc),
+        Some("4318") => Some(Protocol::HttpProtobuf),
+        _ => None,
+    }
+}
+
+/// What came from outside the file has not been checked yet.
+fn check(id: &ComponentId, exporter: &ExporterConfig, faults: &mut Faults) {
+    let Some((protocol, config)) = exporter.otlp() else {
+        return;
+    };
+    config.check(protocol, &mut |key, message| {
+        faults
+            .0
+            .push(Fault::nowhere(format!("exporter `{id}`, {key}: {message}")));
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::expand::Env;
+    use crate::config::load::Source;
+    use crate::config::otel_env;
+
+    const ONE: &str = "receivers: {export_dir: {directories: [out]}}
+exporters: {otlp_grpc: {endpoint: http://file:4317, headers: {a: file, b: file}}}
+service: {pipelines: {traces: {receivers: [export_dir], exporters: [otlp_grpc]}}}";
+
+    const TWO: &str = "receivers: {export_dir: {directories: [out]}}
+exporters: {otlp_grpc: {endpoint: http://a:4317}, otlp_http: {endpoint: http://b:4318}}
+service: {pipelines: {traces: {receivers: [export_dir], exporters: [otlp_grpc, otlp_http]}}}";
+
+    fn loaded(text: &str) -> Config {
+        let source = Source::Text {
+            name: "t.yaml".into(),
+            text: text.into(),
+        };
+        let no_env: Env<'_> = &|_| None;
+        Config::from_sources(&[source], &[], no_env)
+            .expect("a valid configuration")
+            .0
+    }
+
+    fn env(pairs: &[(&str, &str)]) -> OtelEnv {
+        let find = |name: &str| {
+            pairs
+                .iter()
+                .find(|(key, _)| *key == name)
+                .map(|(_, value)| (*value).to_owned())
+        };
+        otel_env::parse(&find).0
+    }
+
+    fn endpoint_flag(url: &str) -> Flags {
+        Flags {
+            endpoint: Some(url.into()),
+            ..Flags::default()
+        }
+    }
+
+    fn only(config: &Config) -> (Protocol, OtlpConfig) {
+        let (protocol, config) = config.exporters[0].otlp().expect("OTLP");
+        (protocol, config.clone())
+    }
+
+    #[test]
+    fn flag_beats_environment_beats_file() {
+        let otel = env(&[
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://env:4318"),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "b=env"),
+        ]);
+        let mut config = loaded(ONE);
+        apply(&mut config, &Flags::default(), &otel).expect("fits");
+        let (protocol, exporter) = only(&config);
+        assert_eq!(exporter.endpoint.as_deref(), Some("http://env:4318"));
+        assert_eq!(protocol, Protocol::HttpProtobuf, "the port says so");
+        assert_eq!(exporter.headers["a"].expose(), "file");
+        assert_eq!(exporter.headers["b"].expose(), "env");
+
+        apply(&mut config, &endpoint_flag("http://flag:4317"), &otel).expect("fits");
+        let (protocol, exporter) = only(&config);
+        assert_eq!(
+            (protocol, exporter.endpoint.as_deref()),
+            (Protocol::Grpc, Some("http://flag:4317"))
+        );
+    }
+
+    #[test]
+    fn the_protocol_of_the_environment_belongs_to_its_endpoint() {
+        let mut config = loaded(ONE);
+        let otel = env(&[("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")]);
+        apply(&mut config, &Flags::default(), &otel).expect("fits");
+        assert_eq!(only(&config).0, Protocol::Grpc);
+    }
+
+    #[test]
+    fn the_endpoint_for_traces_is_used_as_it_is() {
+        let mut config = loaded(ONE);
+        let otel = env(&[
+            ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://env:4318/x"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://base:4318"),
+        ]);
+        apply(&mut config, &Flags::default(), &otel).expect("fits");
+        assert_eq!(
+            only(&config).1.traces_endpoint.as_deref(),
+            Some("http://env:4318/x")
+        );
+    }
+
+    #[test]
+    fn several_exporters_are_left_alone() {
+        let mut config = loaded(TWO);
+        let before = config.clone();
+        let otel = env(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://env:4317")]);
+        let warnings = apply(&mut config, &Flags::default(), &otel).expect("a warning");
+        assert_eq!((config, warnings.len()), (before.clone(), 1));
+        let faults = apply(&mut before.clone(), &endpoint_flag("http://x:4317"), &otel);
+        assert!(faults.is_err());
+    }
+
+    #[test]
+    fn a_flag_adds_an_exporter_where_there_is_none() {
+        let mut config = loaded(
+            "receivers: {export_dir: {directories: [out]}}
+exporters: {debug: {}}
+service: {pipelines: {traces: {receivers: [export_dir], exporters: [debug]}}}",
+        );
+        apply(
+            &mut config,
+            &endpoint_flag("http://x:4318"),
+            &OtelEnv::default(),
+        )
+        .expect("fits");
+        let pipeline = &config.service.pipelines[0];
+        assert_eq!(pipeline.exporters.len(), 2);
+        assert!(matches!(config.exporters[1], ExporterConfig::OtlpHttp(_)));
+    }
+
+    #[test]
+    fn a_bad_flag_is_a_fault() {
+        let faults = apply(
+            &mut loaded(ONE),
+            &endpoint_flag("ftp://x"),
+            &OtelEnv::default(),
+        );
+        assert!(
+            faults
+                .expect_err("no such scheme")
+                .to_string()
+                .contains("endpoint")
+        );
+    }
+}

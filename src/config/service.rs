@@ -1,0 +1,104 @@
+//! The `service` section, and the extensions it switches on.
+
+use std::path::PathBuf;
+
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+
+use super::values::ComponentId;
+
+/// What of all that is defined runs, and how it is put together.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Service {
+    /// Default: none.
+    pub extensions: Vec<ComponentId>,
+    /// `traces` or `traces/name`; one at least.
+    pub pipelines: IndexMap<ComponentId, PipelineConfig>,
+    pub telemetry: TelemetryConfig,
+}
+
+/// From where, through what, to where.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PipelineConfig {
+    /// One at least.
+    pub receivers: Vec<ComponentId>,
+    /// In this order. Default: none.
+    pub processors: Vec<ComponentId>,
+    /// One at least; each gets everything.
+    pub exporters: Vec<ComponentId>,
+}
+
+/// What the program says about itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TelemetryConfig {
+    pub logs: LogsConfig,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogsConfig {
+    /// `off`, `error`, `warn`, `info`, `debug` or `trace`. Default: info.
+    pub level: String,
+    /// `text` or `json`. Default: text.
+    pub encoding: LogEncoding,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogEncoding {
+    #[default]
+    Text,
+    Json,
+}
+
+impl Default for LogsConfig {
+    fn default() -> Self {
+        Self {
+            level: "info".into(),
+            encoding: LogEncoding::default(),
+        }
+    }
+}
+
+impl Service {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
+    /// Reports what is out of range: key path, message.
+    pub fn check(&self, at: &mut dyn FnMut(&str, String)) {
+        let level = &self.telemetry.logs.level;
+        if !Self::LEVELS
+            .iter()
+            .any(|known| known.eq_ignore_ascii_case(level))
+        {
+            let message = super::fault::unknown("level", level, &Self::LEVELS);
+            at("telemetry.logs.level", message);
+        }
+    }
+}
+
+/// Where the queue lies.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FileStorageConfig {
+    /// Default: not set, which leaves the choice to the program.
+    pub directory: Option<PathBuf>,
+}
+
+/// A page that says whether all is well.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HealthCheckConfig {
+    /// host:port. Default: 127.0.0.1:13133.
+    pub endpoint: String,
+}
+
+impl Default for HealthCheckConfig {
+    fn default() -> Self {
+        Self {
+            endpoint: "127.0.0.1:13133".into(),
+        }
+    }
+}

@@ -1,0 +1,357 @@
+//! The configuration as a whole: what loads, what is reported and where, and the shipped file.
+
+use proptest::prelude::*;
+use serde_json::Value as Json;
+
+use super::*;
+
+const SHIPPED: &str = include_str!("../../pipeline.yaml");
+
+const GOOD: &str = "\
+receivers:
+  export_dir: {directories: [out]}
+exporters:
+  otlp/a: {endpoint: 'localhost:4317', headers: {authorization: Bearer hunter2}}
+  otlphttp: {endpoint: 'https://x/otlp'}
+service:
+  pipelines:
+    traces/one:
+      receivers: [export_dir]
+      exporters: [otlp/a, otlphttp]
+";
+
+fn no_env(_: &str) -> Option<String> {
+    None
+}
+
+fn load(yaml: &str) -> Result<(Config, String), String> {
+    let source = Source::Text {
+        name: "p".into(),
+        text: yaml.into(),
+    };
+    let lines = |faults: Vec<Fault>| Faults(faults).to_string();
+    match Config::from_sources(&[source], &[], &no_env) {
+        Ok((config, warnings)) => Ok((config, lines(warnings))),
+        Err(faults) => Err(faults.to_string()),
+    }
+}
+
+#[test]
+fn a_good_file_loads_and_prints_without_secrets() {
+    let (config, warnings) = load(GOOD).unwrap();
+    assert_eq!(warnings, "");
+    let kinds: Vec<_> = config
+        .exporters
+        .values()
+        .map(ExporterConfig::kind)
+        .collect();
+    assert_eq!(kinds, ["otlp_grpc", "otlp_http"]);
+    let ExporterConfig::OtlpGrpc(otlp) = &config.exporters[0] else {
+        panic!("{config:?}")
+    };
+    assert_eq!(otlp.headers["authorization"].expose(), "Bearer hunter2");
+
+    let printed = serde_json::to_string(&config).unwrap() + &format!("{config:?}");
+    assert!(!printed.contains("hunter2"), "{printed}");
+    assert!(
+        printed.contains("\"otlp/a\":{\"endpoint\":\"localhost:4317\""),
+        "{printed}"
+    );
+}
+
+#[test]
+fn every_fault_at_once_with_its_place() {
+    let yaml = "\
+recievers: {}
+receivers:
+  export_dir:
+    directories: []
+    settle: 20s
+    max_file_size: 12 apples
+    spans:
+      group_by: colour
+      max_attribute_bytes: 1
+  gate_results:
+  unheard_of: {a: 1}
+processors:
+  resource: {attributes: [a]}
+exporters:
+  otlp_http:
+    endpoint: localhost:4318
+    timeout: 10
+    tls: {key_file: k.pem}
+    retry_on_failure:
+      multiplier: 0.5
+      max_intervall: 5s
+    sending_queue: {storage: disk}
+  file:
+  debug: {verbosity: loud}
+  otlp_grpc: text
+extensions:
+  health_check:
+service:
+  extensions: [health_check, health_check, pprof]
+  pipelines:
+    traces:
+      receivers: [export_dir, otlp_http, a b]
+      exporters: [otlp_htp, debug, file]
+    logs:
+      receivers: [gate_results]
+    metrics: {receivers: [unheard_of], exporters: [otlp_http]}
+  telemetry: {logs: {level: loud, encoding: xml}}
+";
+    let expected = "\
+p:1:1: unknown section `recievers`; did you mean `receivers`? Known: receivers, processors, exporters, extensions, service
+p:4:5: name at least one directory to watch
+p:5:13: has to be at most settle_timeout, which is 10s
+p:6:20: `12 apples` is not a size such as 64MiB, 3.5MiB, 1GB or 4096
+p:8:17: unknown value `colour`. Known: type, target, target_type
+p:9:28: has to be between 64 and 1048576
+p:10:3: the gate_results receiver is not built yet
+p:11:3: unknown receiver `unheard_of`. Known: export_dir
+p:13:26: expected a map, found a list
+p:16:15: has to start with http:// or https://
+p:17:14: `10` needs a unit, as in 10s or 10ms
+p:18:21: needs cert_file beside it
+p:20:19: has to be 1 or more
+p:21:7: unknown key `max_intervall`; did you mean `max_interval`? Known: enabled, initial_interval, multiplier, randomization_factor, max_interval, max_elapsed_time
+p:22:30: `disk` is not defined under extensions. Known: health_check
+p:23:3: name the file to write
+p:24:22: unknown value `loud`. Known: basic, normal, detailed
+p:25:14: expected a map, found text
+p:29:30: `health_check` is listed twice
+p:29:44: `pprof` is not defined under extensions. Known: health_check
+p:32:31: `otlp_http` is defined under exporters, and used here as receivers
+p:32:42: `a b` is not a component id: write `type` or `type/name`
+p:33:19: `otlp_htp` is not defined under exporters; did you mean `otlp_http`? Known: otlp_http, file, debug, otlp_grpc
+p:34:5: logs pipelines are not built yet
+p:34:5: pipeline `logs` has no exporters
+p:36:5: unknown pipeline kind `metrics`. Known: traces
+p:37:29: unknown level `loud`. Known: off, error, warn, info, debug, trace
+p:37:45: unknown value `xml`. Known: text, json";
+    assert_eq!(load(yaml).unwrap_err(), expected);
+}
+
+#[test]
+fn no_pipeline_is_a_fault() {
+    let message = "no pipeline: service.pipelines needs a `traces` at least";
+    assert_eq!(load("").unwrap_err(), format!("p:1:1: {message}"));
+    assert_eq!(
+        load("\nservice:\n").unwrap_err(),
+        format!("p:2:1: {message}")
+    );
+    assert_eq!(
+        load("service:\n  pipelines: {}").unwrap_err(),
+        format!("p:2:3: {message}")
+    );
+    assert_eq!(
+        load("service: {pipelines: {traces: }}").unwrap_err(),
+        "p:1:23: pipeline `traces` has no exporters\np:1:23: pipeline `traces` has no receivers"
+    );
+}
+
+#[test]
+fn what_is_odd_is_a_warning() {
+    let yaml = GOOD.replace(
+        "service:\n",
+        "  debug:\nservice:\n  extensions: [health_check]\n",
+    ) + "extensions: {health_check: , file_storage/x: {directory: d}}\n";
+    let (config, warnings) = load(&yaml).unwrap();
+    assert_eq!(
+        warnings,
+        "p:6:3: `debug` is defined and never used\n\
+         p:13:14: `health_check` is accepted, has no effect in this version\n\
+         p:13:30: `file_storage/x` is defined and never used"
+    );
+    assert_eq!(config.extensions.len(), 2);
+
+    let token = GOOD.replace("Bearer hunter2", "'${env:TOKEN}'");
+    let warning = "p:4:65: the environment has no TOKEN; it is taken as empty";
+    assert_eq!(load(&token).unwrap().1, warning);
+}
+
+#[test]
+fn files_sets_and_the_environment_come_together() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("p.yaml");
+    std::fs::write(&file, GOOD).unwrap();
+    let sets = ["receivers.export_dir.max_concurrent_exports=${N}".to_owned()];
+    let env = |name: &str| (name == "N").then(|| "9".to_owned());
+    let (config, _) = Config::load(&[file], &sets, &env).unwrap();
+    let ReceiverConfig::ExportDir(receiver) = &config.receivers[0];
+    assert_eq!(receiver.max_concurrent_exports, 9);
+
+    let faults = Config::load(&["/no/such.yaml".into()], &[], &env).unwrap_err();
+    assert!(
+        faults
+            .to_string()
+            .starts_with("/no/such.yaml: cannot be read"),
+        "{faults}"
+    );
+}
+
+fn without_file() -> Config {
+    let (config, warnings) =
+        Config::from_sources(&[Config::without_file()], &[], &|_| None).unwrap();
+    assert_eq!(warnings, []);
+    config
+}
+
+#[test]
+fn a_configuration_without_a_file_is_complete() {
+    let config = without_file();
+    let printed = serde_json::to_string(&config).unwrap();
+    // JSON is YAML: what is printed is a configuration that loads.
+    assert_eq!(load(&printed).unwrap(), (config, String::new()));
+}
+
+#[test]
+fn the_shipped_file_loads_without_a_word() {
+    let (config, warnings) = load(SHIPPED).unwrap();
+    assert_eq!(warnings, "");
+    let mut expected = without_file();
+    let ReceiverConfig::ExportDir(receiver) = &mut expected.receivers[0];
+    receiver.directories = vec!["./output".into()];
+    let endpoint = Some("http://localhost:4317".into());
+    expected.exporters[0] = ExporterConfig::OtlpGrpc(OtlpConfig {
+        endpoint,
+        ..OtlpConfig::default()
+    });
+    assert_eq!(config, expected);
+}
+
+/// Every option that is commented out must be one that exists, every option that exists must be
+/// there, and what it shows must be the default.
+#[test]
+fn the_shipped_file_shows_every_option_with_its_default() {
+    let uncomment = |line: &str| match line.trim_start().strip_prefix('#') {
+        Some(option) if option.starts_with(|c: char| c.is_ascii_alphabetic()) => {
+            line.replacen('#', "", 1)
+        }
+        _ => line.to_owned(),
+    };
+    let full: Vec<String> = SHIPPED.lines().map(uncomment).collect();
+    let full = full.join("\n");
+    load(&full).unwrap();
+    let root = Node::parse(&"p".into(), &full, &mut Report::default()).unwrap();
+
+    for (path, defaults) in [
+        ("receivers.export_dir", json(&ExportDirConfig::default())),
+        ("processors.redaction", json(&RedactionConfig::default())),
+        ("processors.resource", json(&ResourceConfig::default())),
+        ("exporters.otlp_grpc", json(&OtlpConfig::default())),
+        ("exporters.file", json(&FileConfig::default())),
+        ("exporters.debug", json(&DebugConfig::default())),
+        (
+            "extensions.file_storage",
+            json(&FileStorageConfig::default()),
+        ),
+        (
+            "extensions.health_check",
+            json(&HealthCheckConfig::default()),
+        ),
+        ("service.telemetry", json(&TelemetryConfig::default())),
+    ] {
+        shows(&root, path, &defaults);
+    }
+}
+
+fn json<T: Serialize>(value: &T) -> Json {
+    serde_json::to_value(value).unwrap()
+}
+
+fn shows(root: &Node, path: &str, default: &Json) {
+    let (_, node) = root
+        .find(path)
+        .unwrap_or_else(|| panic!("{path} is not in the file"));
+    let text = node.text().unwrap_or_default();
+    match default {
+        Json::Object(fields) => {
+            fields
+                .iter()
+                .for_each(|(key, value)| shows(root, &format!("{path}.{key}"), value));
+        }
+        Json::Array(items) if !items.is_empty() => {
+            let shown: Vec<_> = node.items().iter().filter_map(Node::text).collect();
+            assert_eq!(json(&shown), *default, "{path}");
+        }
+        Json::String(default) if !default.is_empty() => assert_eq!(text, default, "{path}"),
+        Json::Number(_) | Json::Bool(_) => assert_eq!(text, default.to_string(), "{path}"),
+        // No default: the file shows an example.
+        _ => {}
+    }
+}
+
+/// Pieces of configuration, put together without sense.
+fn yaml_like() -> impl Strategy<Value = String> {
+    let piece = prop_oneof![
+        proptest::sample::select(vec![
+            "receivers",
+            "export_dir",
+            "exporters",
+            "otlp",
+            "service",
+            "pipelines",
+            "traces",
+            "directories",
+            "endpoint",
+            "sending_queue",
+            "storage",
+            "extensions",
+            "headers",
+            ": ",
+            ":\n",
+            "\n",
+            "\n  ",
+            "\n    ",
+            "- ",
+            "[",
+            "]",
+            "{",
+            "}",
+            ",",
+            "'",
+            "\"",
+            "#",
+            "&a ",
+            "*a",
+            "${env:",
+            "${",
+            "}",
+            "$$",
+            "~",
+            "1",
+            "10s",
+            "1MiB",
+            "true",
+            "|\n",
+            "!!str ",
+            "<<",
+            "? ",
+            "---\n",
+            "\u{feff}",
+            "\t",
+            "é",
+        ])
+        .prop_map(str::to_owned),
+        ".{0,4}",
+    ];
+    proptest::collection::vec(piece, 0..40).prop_map(|pieces| pieces.concat())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    #[test]
+    fn no_text_panics(yaml in yaml_like(), set in yaml_like()) {
+        let source = Source::Text { name: "p".into(), text: yaml };
+        let _ = Config::from_sources(&[source], &[set], &no_env);
+    }
+
+    #[test]
+    fn no_change_of_a_good_file_panics(at in 0..GOOD.len(), length in 0..20_usize, put in ".{0,3}") {
+        let mut yaml = GOOD.to_owned();
+        yaml.replace_range(at..(at + length).min(GOOD.len()), &put);
+        let _ = load(&yaml);
+    }
+}

@@ -1,0 +1,120 @@
+//! Plan → OTLP requests: no I/O, no clock, no tokio.
+//!
+//! ```text
+//! Plan ─▶ hierarchy (stories) ─▶ order (ranks = times) ─▶ spans ─▶ split ─▶ requests
+//!                                  attributes · events · contracts · redact
+//! ```
+//!
+//! The same plan, trace id, time and settings always give the same bytes.
+
+mod attributes;
+mod contracts;
+mod events;
+mod hierarchy;
+mod order;
+mod parameters;
+mod redact;
+mod resource;
+mod spans;
+
+pub mod options;
+pub mod split;
+pub mod view;
+
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::tonic::common::v1::InstrumentationScope;
+use prost::Message;
+
+use crate::clock::UnixNanos;
+use crate::config::otel_env::SpanLimits;
+use crate::ids::TraceId;
+use crate::plan::Plan;
+use options::{ResourceConfig, SpanOptions};
+
+pub use redact::{BadPattern, Redaction};
+
+/// Turns plans into requests, always in the same way.
+#[derive(Clone, Debug)]
+pub struct Converter {
+    pub spans: SpanOptions,
+    pub redaction: Redaction,
+    pub resource: ResourceConfig,
+    /// `OTEL_SPAN_*_LIMIT`; unset means no limit.
+    pub limits: SpanLimits,
+}
+
+/// What one plan became.
+#[derive(Clone, Debug)]
+pub struct Conversion {
+    /// Each valid by itself and under `max_request_bytes`.
+    pub requests: Vec<ExportTraceServiceRequest>,
+    pub span_count: usize,
+    /// Encoded size of the whole trace in bytes.
+    pub trace_bytes: usize,
+    pub warnings: Vec<ConversionWarning>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConversionWarning {
+    #[error(
+        "the trace is {bytes} bytes, over max_trace_bytes ({limit}): a backend with such a limit \
+         keeps only a part of it and says nothing"
+    )]
+    TraceTooLarge { bytes: usize, limit: u64 },
+}
+
+/// Where the `task.contract` events stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ContractPlacement {
+    OnTasks,
+    /// Once a type, to keep a large trace under the backend's limit.
+    OnStories,
+}
+
+impl Converter {
+    /// Converts a plan; `t0` is the time of emission.
+    pub fn convert(&self, plan: &Plan, trace_id: TraceId, t0: UnixNanos) -> Conversion {
+        let limit = self.spans.max_trace_bytes.0;
+        let fits = |bytes: usize| u64::try_from(bytes).is_ok_and(|bytes| bytes <= limit);
+        let build =
+            |placement| spans::Builder::new(self, plan, trace_id, t0, placement).all_spans();
+
+        let mut spans = build(ContractPlacement::OnTasks);
+        let mut trace_bytes = spans.iter().map(Message::encoded_len).sum();
+        let mut warnings = Vec::new();
+        if !fits(trace_bytes) {
+            spans = build(ContractPlacement::OnStories);
+            trace_bytes = spans.iter().map(Message::encoded_len).sum();
+            if !fits(trace_bytes) {
+                warnings.push(ConversionWarning::TraceTooLarge {
+                    bytes: trace_bytes,
+                    limit,
+                });
+            }
+        }
+        let span_count = spans.len();
+        let scope = InstrumentationScope {
+            name: env!("CARGO_PKG_NAME").to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            ..InstrumentationScope::default()
+        };
+        let resource = resource::resource(&self.resource, &plan.project, self.cutter());
+        let requests = split::split(resource, scope, spans, self.spans.max_request_bytes.0);
+        Conversion {
+            requests,
+            span_count,
+            trace_bytes,
+            warnings,
+        }
+    }
+
+    fn cutter(&self) -> attributes::Cutter {
+        attributes::Cutter::new(
+            self.spans.max_attribute_bytes,
+            self.limits.attribute_value_length,
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,182 @@
+//! OTLP attributes, typed, and cut before a backend would cut them without a word.
+
+use opentelemetry_proto::tonic::common::v1::{AnyValue, ArrayValue, KeyValue, any_value::Value};
+
+/// What stands at the end of a string that was cut.
+const ELLIPSIS: &str = "…";
+
+/// Makes the string attributes of one span and remembers which of them it had to cut.
+#[derive(Clone, Debug)]
+pub struct Cutter {
+    max_bytes: usize,
+    /// `OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT` reaches into arrays, a backend's limit does not.
+    max_element_bytes: usize,
+    cut_keys: Vec<String>,
+}
+
+impl Cutter {
+    /// `max_bytes` is in UTF-8 bytes; `max_chars`, when set, in characters. A text of at most n
+    /// bytes has at most n characters, so the smaller number keeps both promises.
+    pub fn new(max_bytes: usize, max_chars: Option<usize>) -> Cutter {
+        Cutter {
+            max_bytes: max_chars.map_or(max_bytes, |chars| chars.min(max_bytes)),
+            max_element_bytes: max_chars.unwrap_or(usize::MAX),
+            cut_keys: Vec::new(),
+        }
+    }
+
+    /// The longest string that is sent whole.
+    pub fn max_bytes(&self) -> usize {
+        self.max_bytes
+    }
+
+    /// Remembers that the value of `key` is not whole.
+    pub fn note(&mut self, key: &str) {
+        if !self.cut_keys.iter().any(|known| known == key) {
+            self.cut_keys.push(key.to_owned());
+        }
+    }
+
+    pub fn string(&mut self, key: &str, value: &str) -> KeyValue {
+        let whole = value.len() <= self.max_bytes;
+        if !whole {
+            self.note(key);
+        }
+        let value = if whole {
+            value.to_owned()
+        } else {
+            cut(value, self.max_bytes)
+        };
+        attribute(key, Value::StringValue(value))
+    }
+
+    pub fn strings<'a>(
+        &mut self,
+        key: &str,
+        values: impl IntoIterator<Item = &'a str>,
+    ) -> KeyValue {
+        let mut elements = Vec::new();
+        for value in values {
+            let whole = value.len() <= self.max_element_bytes;
+            if !whole {
+                self.note(key);
+            }
+            let value = if whole {
+                value.to_owned()
+            } else {
+                cut(value, self.max_element_bytes)
+            };
+            elements.push(Value::StringValue(value));
+        }
+        array(key, elements)
+    }
+
+    /// `taskspan.truncated`, when anything was cut.
+    pub fn truncated(self) -> Option<KeyValue> {
+        if self.cut_keys.is_empty() {
+            return None;
+        }
+        let keys = self.cut_keys.into_iter().map(Value::StringValue).collect();
+        Some(array("taskspan.truncated", keys))
+    }
+}
+
+pub fn int(key: &str, value: i64) -> KeyValue {
+    attribute(key, Value::IntValue(value))
+}
+
+pub fn count(key: &str, value: usize) -> KeyValue {
+    int(key, i64::try_from(value).unwrap_or(i64::MAX))
+}
+
+pub fn double(key: &str, value: f64) -> KeyValue {
+    attribute(key, Value::DoubleValue(value))
+}
+
+pub fn boolean(key: &str, value: bool) -> KeyValue {
+    attribute(key, Value::BoolValue(value))
+}
+
+/// An array; OTLP wants all elements of one type, which the callers see to.
+pub fn array(key: &str, values: Vec<Value>) -> KeyValue {
+    let values = values
+        .into_iter()
+        .map(|value| AnyValue { value: Some(value) })
+        .collect();
+    attribute(key, Value::ArrayValue(ArrayValue { values }))
+}
+
+fn attribute(key: &str, value: Value) -> KeyValue {
+    KeyValue {
+        key: key.to_owned(),
+        value: Some(AnyValue { value: Some(value) }),
+        ..KeyValue::default()
+    }
+}
+
+/// At most `max_bytes` of a text, cut between characters, with an ellipsis where there is room.
+pub fn cut(text: &str, max_bytes: usize) -> String {
+    if text.len() <= max_bytes {
+        return text.to_owned();
+    }
+    let ellipsis = if max_bytes >= ELLIPSIS.len() {
+        ELLIPSIS
+    } else {
+        ""
+    };
+    let end = text.floor_char_boundary(max_bytes - ellipsis.len());
+    format!("{}{ellipsis}", &text[..end])
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn cuts_between_characters() {
+        assert_eq!(cut("abcdef", 6), "abcdef");
+        assert_eq!(cut("abcdefg", 6), "abc…");
+        assert_eq!(cut("aéééé", 6), "aé…");
+        assert_eq!(cut("abc", 2), "ab");
+        assert_eq!(cut("é", 1), "");
+    }
+
+    proptest! {
+        #[test]
+        fn a_cut_text_is_a_prefix_within_the_limit(text in ".{0,80}", max in 0_usize..100) {
+            let short = cut(&text, max);
+            prop_assert!(short.len() <= max.max(0));
+            prop_assert!(short == text || text.starts_with(short.trim_end_matches(ELLIPSIS)));
+        }
+    }
+
+    #[test]
+    fn the_keys_of_cut_values_are_listed_once() {
+        let mut cutter = Cutter::new(8, None);
+        cutter.string("fits", "12345678");
+        cutter.string("long", "123456789");
+        cutter.string("long", "987654321");
+        cutter.strings("array", ["123456789"]);
+        let Some(Value::ArrayValue(keys)) = cutter
+            .truncated()
+            .and_then(|attribute| attribute.value?.value)
+        else {
+            panic!("no list of keys");
+        };
+        let keys: Vec<_> = keys
+            .values
+            .into_iter()
+            .filter_map(|key| key.value)
+            .collect();
+        assert_eq!(keys, [Value::StringValue("long".into())]);
+    }
+
+    #[test]
+    fn the_length_limit_of_the_environment_reaches_into_arrays() {
+        let mut cutter = Cutter::new(2048, Some(4));
+        cutter.strings("array", ["12345"]);
+        assert!(cutter.truncated().is_some());
+    }
+}

@@ -1,0 +1,159 @@
+//! What happened to a task at export time, as span events.
+
+use opentelemetry_proto::tonic::common::v1::KeyValue;
+use opentelemetry_proto::tonic::trace::v1::span::Event;
+use serde_json::{Map, Value};
+
+use super::attributes::{Cutter, count};
+use super::contracts::{self, SpanContract};
+use super::spans::Context;
+use crate::clock::UnixNanos;
+use crate::ids::{TaskId, TaskType};
+use crate::plan::{Artifact, TypeInfo};
+
+/// The export command that defined the work.
+const SOURCE: &str = "contextcore.manifest.export";
+
+fn event(name: &str, time: UnixNanos, attributes: Vec<KeyValue>) -> Event {
+    Event {
+        time_unix_nano: time.0,
+        name: name.to_owned(),
+        attributes,
+        dropped_attributes_count: 0,
+    }
+}
+
+/// `task.created`, on every span.
+pub fn created(
+    cutter: &mut Cutter,
+    time: UnixNanos,
+    task_type: TaskType,
+    artifact: Option<&Artifact>,
+) -> Event {
+    let mut attributes = vec![
+        cutter.string("source", SOURCE),
+        cutter.string("task.type", task_type.as_str()),
+    ];
+    if let Some(artifact) = artifact {
+        attributes.extend([
+            cutter.string("artifact_type", &artifact.kind),
+            cutter.string("target", &artifact.target),
+            cutter.string("priority", &artifact.priority),
+            cutter.string("status", artifact.status.as_str()),
+        ]);
+    }
+    event("task.created", time, attributes)
+}
+
+/// `task.contract`: why a thing exists and what a valid one looks like (R2.4, R2.5). Rules that
+/// do not fit one value are spread over several events.
+pub fn contract(
+    cutter: &mut Cutter,
+    time: UnixNanos,
+    rules: &[Value],
+    contract: Option<&Map<String, Value>>,
+    artifact_type: Option<&str>,
+) -> Vec<Event> {
+    let (arrays, reduced) = contracts::rule_arrays(rules, cutter.max_bytes());
+    if reduced {
+        cutter.note("derivation_rules");
+    }
+    let parts = arrays.len().max(usize::from(contract.is_some()));
+    (0..parts)
+        .map(|index| {
+            let mut attributes = Vec::new();
+            if let Some(kind) = artifact_type {
+                attributes.push(cutter.string("artifact_type", kind));
+            }
+            if let Some(array) = arrays.get(index) {
+                attributes.push(cutter.string("derivation_rules", array));
+            }
+            if let Some(contract) = contract.filter(|_| index == 0) {
+                let json = Value::Object(contract.clone()).to_string();
+                attributes.push(cutter.string("expected_output_contract", &json));
+            }
+            if parts > 1 {
+                attributes.extend([count("part", index + 1), count("parts", parts)]);
+            }
+            event("task.contract", time, attributes)
+        })
+        .collect()
+}
+
+/// The rules of an artifact: its own, else those of its type.
+pub fn rules_of<'a>(artifact: &'a Artifact, info: Option<&'a TypeInfo>) -> &'a [Value] {
+    if artifact.derived_from.is_empty() {
+        info.map(|info| info.rules.as_slice()).unwrap_or_default()
+    } else {
+        &artifact.derived_from
+    }
+}
+
+/// `task.dependencies`, on tasks that have any.
+pub fn dependencies(
+    cutter: &mut Cutter,
+    time: UnixNanos,
+    depends_on: &[TaskId],
+    unresolved: &[&TaskId],
+) -> Option<Event> {
+    if depends_on.is_empty() {
+        return None;
+    }
+    let mut attributes = vec![
+        cutter.strings("depends_on", depends_on.iter().map(TaskId::as_str)),
+        count("dependency_count", depends_on.len()),
+    ];
+    if !unresolved.is_empty() {
+        attributes.push(cutter.strings("unresolved", unresolved.iter().map(|id| id.as_str())));
+    }
+    Some(event("task.dependencies", time, attributes))
+}
+
+/// `artifact.intent`, on tasks that somebody still has to work on (R4.2).
+pub fn intent(
+    context: &Context<'_>,
+    cutter: &mut Cutter,
+    time: UnixNanos,
+    artifact: &Artifact,
+    parameters: &Map<String, Value>,
+    acceptance_criteria: &[String],
+) -> Option<Event> {
+    let intent = contracts::intent_of(artifact.status)?;
+    let max = cutter.max_bytes();
+    let fitted = contracts::artifact_intent(
+        context,
+        artifact,
+        parameters,
+        intent,
+        acceptance_criteria,
+        max,
+    );
+    if fitted.reduced {
+        cutter.note("contract");
+    }
+    let attributes = vec![
+        cutter.string("intent", intent),
+        cutter.string("artifact_id", artifact.id.as_str()),
+        cutter.string("artifact_type", &artifact.kind),
+        cutter.string("contract", &fitted.json),
+    ];
+    Some(event("artifact.intent", time, attributes))
+}
+
+/// `task.span_contract`, on every span (R4.1).
+pub fn span_contract(
+    context: &Context<'_>,
+    cutter: &mut Cutter,
+    time: UnixNanos,
+    span: &SpanContract<'_>,
+) -> Event {
+    let fitted = contracts::task_span_contract(context, span, cutter.max_bytes());
+    if fitted.reduced {
+        cutter.note("contract");
+    }
+    let attributes = vec![
+        cutter.string("schema_version", "v1"),
+        cutter.string("contract", &fitted.json),
+    ];
+    event("task.span_contract", time, attributes)
+}

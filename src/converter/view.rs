@@ -1,0 +1,144 @@
+//! Requests read back as a tree, for people: the preview shows what would be sent, and the demo
+//! what arrived, both from the spans themselves.
+
+use std::collections::HashMap;
+
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value};
+use opentelemetry_proto::tonic::trace::v1::{Span, status::StatusCode};
+use serde_json::{Map, Value};
+
+/// One span and those below it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SpanView {
+    pub trace_id: String,
+    pub span_id: String,
+    pub name: String,
+    pub is_ok: bool,
+    pub attributes: Map<String, Value>,
+    /// The task ids that it is linked to as depending on.
+    pub links: Vec<String>,
+    pub events: Vec<String>,
+    pub children: Vec<SpanView>,
+}
+
+impl SpanView {
+    /// A text attribute, or nothing.
+    pub fn text(&self, key: &str) -> &str {
+        self.attributes
+            .get(key)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+    }
+
+    pub fn number(&self, key: &str) -> i64 {
+        self.attributes
+            .get(key)
+            .and_then(Value::as_i64)
+            .unwrap_or_default()
+    }
+
+    /// The texts of an array attribute.
+    pub fn texts(&self, key: &str) -> Vec<&str> {
+        let items = self.attributes.get(key).and_then(Value::as_array);
+        items
+            .map(|items| items.iter().filter_map(Value::as_str).collect())
+            .unwrap_or_default()
+    }
+
+    /// This span and all below it, parents first.
+    pub fn walk(&self) -> Vec<&SpanView> {
+        let mut all = vec![self];
+        all.extend(self.children.iter().flat_map(SpanView::walk));
+        all
+    }
+}
+
+/// The roots of the traces within some requests, in order of arrival. A span whose parent is not
+/// there counts as a root.
+pub fn trees(requests: &[ExportTraceServiceRequest]) -> Vec<SpanView> {
+    let groups = requests.iter().flat_map(|request| &request.resource_spans);
+    let spans: Vec<&Span> = groups
+        .flat_map(|group| &group.scope_spans)
+        .flat_map(|scope| &scope.spans)
+        .collect();
+    let ids: HashMap<&[u8], usize> = spans
+        .iter()
+        .enumerate()
+        .map(|(index, span)| (span.span_id.as_slice(), index))
+        .collect();
+    let mut children: HashMap<usize, Vec<usize>> = HashMap::new();
+    let mut roots = Vec::new();
+    for (index, span) in spans.iter().enumerate() {
+        match ids.get(span.parent_span_id.as_slice()) {
+            Some(&parent) if parent != index => children.entry(parent).or_default().push(index),
+            _ => roots.push(index),
+        }
+    }
+    roots
+        .into_iter()
+        .map(|root| view(root, &spans, &children))
+        .collect()
+}
+
+/// One request that holds them all, with the groups as they are.
+pub fn merged(requests: Vec<ExportTraceServiceRequest>) -> ExportTraceServiceRequest {
+    let resource_spans = requests
+        .into_iter()
+        .flat_map(|request| request.resource_spans)
+        .collect();
+    ExportTraceServiceRequest { resource_spans }
+}
+
+fn view(index: usize, spans: &[&Span], children: &HashMap<usize, Vec<usize>>) -> SpanView {
+    let span = spans[index];
+    let below = children.get(&index).map(Vec::as_slice).unwrap_or_default();
+    let task_id = |attributes: &[KeyValue]| {
+        let found = attributes
+            .iter()
+            .find(|attribute| attribute.key == "task.id")?;
+        json(found.value.as_ref()).as_str().map(str::to_owned)
+    };
+    SpanView {
+        trace_id: hex(&span.trace_id),
+        span_id: hex(&span.span_id),
+        name: span.name.clone(),
+        is_ok: span
+            .status
+            .as_ref()
+            .is_some_and(|status| status.code == i32::from(StatusCode::Ok)),
+        attributes: span
+            .attributes
+            .iter()
+            .map(|attribute| (attribute.key.clone(), json(attribute.value.as_ref())))
+            .collect(),
+        links: span
+            .links
+            .iter()
+            .filter_map(|link| task_id(&link.attributes))
+            .collect(),
+        events: span.events.iter().map(|event| event.name.clone()).collect(),
+        children: below
+            .iter()
+            .map(|&child| view(child, spans, children))
+            .collect(),
+    }
+}
+
+fn json(value: Option<&AnyValue>) -> Value {
+    match value.and_then(|value| value.value.as_ref()) {
+        Some(any_value::Value::StringValue(text)) => Value::from(text.as_str()),
+        Some(any_value::Value::BoolValue(value)) => Value::from(*value),
+        Some(any_value::Value::IntValue(value)) => Value::from(*value),
+        Some(any_value::Value::DoubleValue(value)) => Value::from(*value),
+        Some(any_value::Value::ArrayValue(array)) => {
+            array.values.iter().map(|value| json(Some(value))).collect()
+        }
+        // taskspan sends no other kinds.
+        _ => Value::Null,
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,138 @@
+//! Exporters: encoded requests out, one [`Reply`] each.
+//!
+//! ```text
+//! bytes ─▶ grpc │ http ─▶ classify ─▶ Reply: accepted, partial, retry, too large, refused
+//!        └ file │ debug ─▶ accepted
+//! ```
+//!
+//! An exporter sends once. Whether to send again, and when, is for `retry` and the pipeline.
+
+pub mod classify;
+pub mod config;
+pub mod retry;
+
+mod debug;
+mod endpoint;
+mod file;
+mod grpc;
+mod http;
+mod tls;
+
+use std::error::Error;
+use std::path::PathBuf;
+
+use bytes::Bytes;
+
+use crate::config::ExporterConfig;
+pub use classify::Reply;
+use config::RetryConfig;
+
+/// Sent with every request, as the OTLP specification asks.
+const USER_AGENT: &str = concat!("OTel-OTLP-Exporter-taskspan/", env!("CARGO_PKG_VERSION"));
+
+/// One exporter of a pipeline.
+#[derive(Debug)]
+pub struct Exporter {
+    /// Its component id, as the configuration spells it.
+    pub id: String,
+    pub retry: RetryConfig,
+    sink: Sink,
+}
+
+#[derive(Debug)]
+enum Sink {
+    Grpc(grpc::Grpc),
+    Http(http::Http),
+    File(file::File),
+    Debug(debug::Debug),
+}
+
+/// Why an exporter cannot be built; every one is a fault of the configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    #[error(
+        "no endpoint: give one with --endpoint, with OTEL_EXPORTER_OTLP_ENDPOINT, or as \
+         `endpoint` of the exporter in the configuration file"
+    )]
+    NoEndpoint,
+    #[error("`{endpoint}` is not an endpoint: {reason}")]
+    BadEndpoint { endpoint: String, reason: String },
+    #[error("the header `{name}` cannot be sent: {reason}")]
+    BadHeader { name: String, reason: &'static str },
+    #[error("{}: {reason}", path.display())]
+    BadTlsFile { path: PathBuf, reason: String },
+    #[error("TLS: {0}")]
+    Tls(String),
+}
+
+impl Exporter {
+    /// Builds the exporter; connects to nothing.
+    ///
+    /// # Errors
+    /// See [`BuildError`].
+    pub fn build(id: &str, config: &ExporterConfig) -> Result<Exporter, BuildError> {
+        let (sink, retry) = match config {
+            ExporterConfig::OtlpGrpc(config) => (
+                Sink::Grpc(grpc::Grpc::build(config)?),
+                config.retry_on_failure.clone(),
+            ),
+            ExporterConfig::OtlpHttp(config) => (
+                Sink::Http(http::Http::build(config)?),
+                config.retry_on_failure.clone(),
+            ),
+            ExporterConfig::File(config) => {
+                (Sink::File(file::File::new(config)), RetryConfig::default())
+            }
+            ExporterConfig::Debug(config) => (
+                Sink::Debug(debug::Debug::new(config)),
+                RetryConfig::default(),
+            ),
+        };
+        Ok(Exporter {
+            id: id.to_owned(),
+            retry,
+            sink,
+        })
+    }
+
+    /// Where it sends to, for a person; without user info or query.
+    pub fn destination(&self) -> String {
+        match &self.sink {
+            Sink::Grpc(grpc) => grpc.destination(),
+            Sink::Http(http) => http.destination(),
+            Sink::File(file) => file.destination(),
+            Sink::Debug(_) => "the log".to_owned(),
+        }
+    }
+
+    /// Sends one encoded `ExportTraceServiceRequest`, once.
+    pub async fn send_traces(&self, request: Bytes) -> Reply {
+        match &self.sink {
+            Sink::Grpc(grpc) => grpc.send_traces(request).await,
+            Sink::Http(http) => http.send_traces(request).await,
+            Sink::File(file) => file.send_traces(&request).await,
+            Sink::Debug(debug) => debug.send_traces(&request),
+        }
+    }
+}
+
+/// An error and what caused it, outermost first.
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    let mut next = Some(error);
+    std::iter::from_fn(move || {
+        let error = next?;
+        next = error.source();
+        Some(error)
+    })
+}
+
+/// What happened, in the words of the causes: the libraries' own are `transport error`.
+fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut texts: Vec<String> = causes(error).skip(1).map(ToString::to_string).collect();
+    texts.dedup();
+    if texts.is_empty() {
+        error.to_string()
+    } else {
+        texts.join(": ")
+    }
+}

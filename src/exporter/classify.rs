@@ -1,0 +1,417 @@
+//! What an answer means: a pure table.
+//!
+//! ```text
+//! gRPC status, RetryInfo ──┐
+//! HTTP status, Retry-After ┼─▶ accepted │ partial │ retry │ too large │ refused
+//! partial_success ─────────┘
+//! ```
+//!
+//! OTLP specification, "Failures" and "OTLP/HTTP Response"; backends differ from it where a comment
+//! says so.
+
+use std::time::{Duration, SystemTime};
+
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
+use prost::Message;
+use tonic::Code;
+
+/// What became of one request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    Accepted,
+    /// Taken but for some spans; never sent again. No rejected spans make it a mere warning.
+    Partial {
+        rejected: i64,
+        message: String,
+    },
+    /// Worth another try; not before `after`, when the server asked for time.
+    Retry {
+        reason: String,
+        after: Option<Duration>,
+        delivery: Delivery,
+    },
+    /// Refused for its size: to be halved, never to be sent whole again.
+    TooLarge {
+        reason: String,
+    },
+    /// Refused for good.
+    Refused {
+        reason: String,
+    },
+}
+
+/// Whether a request that was not acknowledged may have arrived all the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// The server said that it did not take it, or was never reached.
+    NotDelivered,
+    /// No answer came.
+    InDoubt,
+}
+
+/// The longest wait a server can ask for.
+pub const MAX_SERVER_WAIT: Duration = Duration::from_secs(600);
+
+/// A gRPC status that is not OK. `from_transport`: it was made on this side of a broken connection
+/// and is no word of the server's.
+pub fn grpc(
+    code: Code,
+    message: &str,
+    retry_info: Option<Duration>,
+    from_transport: bool,
+) -> Reply {
+    let reason = format!("{code:?}: {message}");
+    // tonic says OUT_OF_RANGE, which OTLP would have us retry, and others RESOURCE_EXHAUSTED.
+    let sized = matches!(
+        code,
+        Code::OutOfRange | Code::ResourceExhausted | Code::InvalidArgument | Code::Internal
+    );
+    if sized && speaks_of_size(message) {
+        return Reply::TooLarge { reason };
+    }
+    let delivery = match code {
+        Code::Unavailable | Code::ResourceExhausted if !from_transport => Delivery::NotDelivered,
+        _ => Delivery::InDoubt,
+    };
+    let retryable = matches!(
+        code,
+        Code::Cancelled
+            | Code::DeadlineExceeded
+            | Code::Aborted
+            | Code::OutOfRange
+            | Code::Unavailable
+            | Code::DataLoss
+            // Tempo sends no RetryInfo with its rate limit before 3.0.
+            | Code::ResourceExhausted
+    );
+    // A proxy that answers with a page instead of gRPC: tonic makes INTERNAL of it.
+    let not_grpc = code == Code::Internal && message.starts_with("protocol error:");
+    if retryable || from_transport || not_grpc {
+        return Reply::Retry {
+            reason,
+            after: retry_info.map(clamp),
+            delivery,
+        };
+    }
+    Reply::Refused { reason }
+}
+
+/// An HTTP status that is not 2xx. `body` is what the server said, for the reason.
+pub fn http(status: u16, body: &str, retry_after: Option<Duration>) -> Reply {
+    let reason = match body.trim() {
+        "" => format!("HTTP {status}"),
+        text => format!("HTTP {status}: {text}"),
+    };
+    match status {
+        413 => Reply::TooLarge { reason },
+        // Tempo answers 400 to a body over its limit.
+        400 if speaks_of_size(body) => Reply::TooLarge { reason },
+        429 | 503 => Reply::Retry {
+            reason,
+            after: retry_after.map(clamp),
+            delivery: Delivery::NotDelivered,
+        },
+        // A gateway does not know whether the server behind it took the request.
+        502 | 504 => Reply::Retry {
+            reason,
+            after: retry_after.map(clamp),
+            delivery: Delivery::InDoubt,
+        },
+        300..=399 => Reply::Refused {
+            reason: format!("{reason} (a redirect is not followed; configure the final address)"),
+        },
+        _ => Reply::Refused { reason },
+    }
+}
+
+/// The body of a success: an `ExportTraceServiceResponse`, which may be empty.
+///
+/// A success that is not OTLP comes from something that is no OTLP receiver, a login page say. To
+/// take it for an acknowledgement would write an id that leads nowhere.
+pub fn acknowledgement(body: &[u8]) -> Reply {
+    let Ok(response) = ExportTraceServiceResponse::decode(body) else {
+        let reason = "the server said OK, but its answer is not OTLP; is this the right endpoint?";
+        return Reply::Refused {
+            reason: reason.to_owned(),
+        };
+    };
+    match response.partial_success {
+        Some(partial) if partial.rejected_spans != 0 || !partial.error_message.is_empty() => {
+            Reply::Partial {
+                rejected: partial.rejected_spans,
+                message: partial.error_message,
+            }
+        }
+        _ => Reply::Accepted,
+    }
+}
+
+/// `Retry-After` in either form: seconds, or an HTTP date.
+pub fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
+    let value = value.trim();
+    if let Ok(seconds) = value.parse::<u64>() {
+        return Some(clamp(Duration::from_secs(seconds)));
+    }
+    let date = httpdate::parse_http_date(value).ok()?;
+    Some(clamp(date.duration_since(now).unwrap_or_default()))
+}
+
+/// The RetryInfo within a gRPC status' details.
+pub fn retry_info(details: &[u8]) -> Option<Duration> {
+    let status = RpcStatus::decode(details).ok()?;
+    let info = status
+        .details
+        .iter()
+        .find(|any| any.type_url.ends_with("/google.rpc.RetryInfo"))?;
+    let delay = RetryInfo::decode(info.value.as_slice()).ok()?.retry_delay?;
+    let seconds = u64::try_from(delay.seconds).ok()?;
+    let nanos = u32::try_from(delay.nanos)
+        .ok()
+        .filter(|nanos| *nanos < 1_000_000_000)?;
+    Some(clamp(Duration::new(seconds, nanos)))
+}
+
+fn clamp(wait: Duration) -> Duration {
+    wait.min(MAX_SERVER_WAIT)
+}
+
+/// The words with which servers refuse a message for its size.
+fn speaks_of_size(message: &str) -> bool {
+    let message = message.to_ascii_lowercase();
+    [
+        "larger than max",
+        "too large",
+        "exceeds the maximum",
+        "message size",
+    ]
+    .iter()
+    .any(|words| message.contains(words))
+}
+
+/// `google.rpc.Status`, as far as it is read.
+#[derive(Clone, PartialEq, Message)]
+struct RpcStatus {
+    #[prost(message, repeated, tag = "3")]
+    details: Vec<Any>,
+}
+
+/// `google.protobuf.Any`
+#[derive(Clone, PartialEq, Message)]
+struct Any {
+    #[prost(string, tag = "1")]
+    type_url: String,
+    #[prost(bytes = "vec", tag = "2")]
+    value: Vec<u8>,
+}
+
+/// `google.rpc.RetryInfo`
+#[derive(Clone, PartialEq, Message)]
+struct RetryInfo {
+    #[prost(message, optional, tag = "1")]
+    retry_delay: Option<Wait>,
+}
+
+/// `google.protobuf.Duration`
+#[derive(Clone, PartialEq, Message)]
+struct Wait {
+    #[prost(int64, tag = "1")]
+    seconds: i64,
+    #[prost(int32, tag = "2")]
+    nanos: i32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, PartialEq)]
+    enum Kind {
+        Retry(Delivery),
+        TooLarge,
+        Refused,
+    }
+    use Delivery::{InDoubt, NotDelivered};
+
+    fn kind(reply: &Reply) -> Kind {
+        match reply {
+            Reply::Retry { delivery, .. } => Kind::Retry(*delivery),
+            Reply::TooLarge { .. } => Kind::TooLarge,
+            Reply::Refused { .. } => Kind::Refused,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn every_grpc_code() {
+        let cases = [
+            (Code::Cancelled, Kind::Retry(InDoubt)),
+            (Code::Unknown, Kind::Refused),
+            (Code::InvalidArgument, Kind::Refused),
+            (Code::DeadlineExceeded, Kind::Retry(InDoubt)),
+            (Code::NotFound, Kind::Refused),
+            (Code::AlreadyExists, Kind::Refused),
+            (Code::PermissionDenied, Kind::Refused),
+            (Code::ResourceExhausted, Kind::Retry(NotDelivered)),
+            (Code::FailedPrecondition, Kind::Refused),
+            (Code::Aborted, Kind::Retry(InDoubt)),
+            (Code::OutOfRange, Kind::Retry(InDoubt)),
+            (Code::Unimplemented, Kind::Refused),
+            (Code::Internal, Kind::Refused),
+            (Code::Unavailable, Kind::Retry(NotDelivered)),
+            (Code::DataLoss, Kind::Retry(InDoubt)),
+            (Code::Unauthenticated, Kind::Refused),
+        ];
+        for (code, expected) in cases {
+            assert_eq!(
+                kind(&grpc(code, "injected", None, false)),
+                expected,
+                "{code:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_broken_connection_is_retried_whatever_it_is_called() {
+        for code in [Code::Unknown, Code::Internal, Code::Unavailable] {
+            let reply = grpc(code, "transport error", None, true);
+            assert_eq!(kind(&reply), Kind::Retry(InDoubt), "{code:?}");
+        }
+    }
+
+    #[test]
+    fn size_is_recognised_by_its_words() {
+        let messages = [
+            (
+                Code::ResourceExhausted,
+                "grpc: received message larger than max (6354327 vs. 4194304)",
+            ),
+            (
+                Code::OutOfRange,
+                "Error, decoded message length too large: found 5 bytes, the limit is: 4 bytes",
+            ),
+        ];
+        for (code, message) in messages {
+            assert_eq!(
+                kind(&grpc(code, message, None, false)),
+                Kind::TooLarge,
+                "{message}"
+            );
+        }
+        assert_eq!(
+            kind(&grpc(
+                Code::ResourceExhausted,
+                "rate limit exceeded",
+                None,
+                false
+            )),
+            Kind::Retry(NotDelivered)
+        );
+    }
+
+    #[test]
+    fn http_statuses() {
+        let cases = [
+            (400, "", Kind::Refused),
+            (400, "request body too large", Kind::TooLarge),
+            (401, "", Kind::Refused),
+            (403, "", Kind::Refused),
+            (404, "", Kind::Refused),
+            (408, "", Kind::Refused),
+            (413, "", Kind::TooLarge),
+            (429, "", Kind::Retry(NotDelivered)),
+            (500, "", Kind::Refused),
+            (501, "", Kind::Refused),
+            (502, "", Kind::Retry(InDoubt)),
+            (503, "", Kind::Retry(NotDelivered)),
+            (504, "", Kind::Retry(InDoubt)),
+            (301, "", Kind::Refused),
+            (307, "", Kind::Refused),
+        ];
+        for (status, body, expected) in cases {
+            assert_eq!(kind(&http(status, body, None)), expected, "{status} {body}");
+        }
+    }
+
+    #[test]
+    fn retry_after_in_both_forms() {
+        let now = httpdate::parse_http_date("Mon, 23 Nov 2026 06:15:00 GMT").expect("a date");
+        let cases = [
+            ("7", Some(7)),
+            (" 0 ", Some(0)),
+            ("100000", Some(600)),
+            ("Mon, 23 Nov 2026 06:15:30 GMT", Some(30)),
+            ("Mon, 23 Nov 2026 06:14:00 GMT", Some(0)),
+            ("soon", None),
+            ("-1", None),
+        ];
+        for (text, seconds) in cases {
+            assert_eq!(
+                retry_after(text, now),
+                seconds.map(Duration::from_secs),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn retry_info_is_found_among_the_details() {
+        let info = |seconds, nanos| {
+            let delay = RetryInfo {
+                retry_delay: Some(Wait { seconds, nanos }),
+            };
+            let any = Any {
+                type_url: "type.googleapis.com/google.rpc.RetryInfo".into(),
+                value: delay.encode_to_vec(),
+            };
+            let other = Any {
+                type_url: "type.googleapis.com/x".into(),
+                value: vec![1],
+            };
+            retry_info(
+                &RpcStatus {
+                    details: vec![other, any],
+                }
+                .encode_to_vec(),
+            )
+        };
+        assert_eq!(info(5, 500_000_000), Some(Duration::from_millis(5_500)));
+        assert_eq!(info(7_000, 0), Some(MAX_SERVER_WAIT));
+        assert_eq!(info(-1, 0), None);
+        assert_eq!(retry_info(b"\xff"), None);
+    }
+
+    #[test]
+    fn acknowledgements() {
+        use opentelemetry_proto::tonic::collector::trace::v1::ExportTracePartialSuccess;
+        let answer = |rejected_spans, message: &str| {
+            let partial = ExportTracePartialSuccess {
+                rejected_spans,
+                error_message: message.to_owned(),
+            };
+            let response = ExportTraceServiceResponse {
+                partial_success: Some(partial),
+            };
+            acknowledgement(&response.encode_to_vec())
+        };
+        assert_eq!(acknowledgement(b""), Reply::Accepted);
+        assert_eq!(answer(0, ""), Reply::Accepted);
+        assert_eq!(
+            answer(3, "x"),
+            Reply::Partial {
+                rejected: 3,
+                message: "x".into()
+            }
+        );
+        assert_eq!(
+            answer(0, "hm"),
+            Reply::Partial {
+                rejected: 0,
+                message: "hm".into()
+            }
+        );
+        assert_eq!(
+            kind(&acknowledgement(b"<html>Sign in</html>")),
+            Kind::Refused
+        );
+    }
+}

@@ -1,0 +1,353 @@
+//! What a user can set on an exporter.
+//!
+//! ```text
+//! otlp_grpc ┐
+//! otlp_http ┴─ OtlpConfig { endpoint, headers, TlsConfig, RetryConfig, QueueConfig }
+//! file ─────── FileConfig         debug ─── DebugConfig
+//! ```
+//!
+//! Plain data: an endpoint may be missing here, because flags and OTEL_* can still give one.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+
+use crate::config::values::{HumanDuration, Secret};
+use crate::queue::config::QueueConfig;
+
+/// The two ways to speak OTLP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Protocol {
+    #[serde(rename = "grpc")]
+    Grpc,
+    #[serde(rename = "http/protobuf")]
+    HttpProtobuf,
+}
+
+impl FromStr for Protocol {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "grpc" => Ok(Self::Grpc),
+            "http/protobuf" => Ok(Self::HttpProtobuf),
+            _ => Err("has to be grpc or http/protobuf".into()),
+        }
+    }
+}
+
+/// Send OTLP.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OtlpConfig {
+    /// `http://host:4317` for gRPC, `http://host:4318` for HTTP, where `/v1/traces` is appended;
+    /// `https://` means TLS. Default: not set.
+    pub endpoint: Option<String>,
+    /// For traces in place of `endpoint`, used as it is. Default: not set.
+    pub traces_endpoint: Option<String>,
+    /// For logs in place of `endpoint`, used as it is. Default: not set.
+    pub logs_endpoint: Option<String>,
+    /// Sent with every request. Default: none.
+    pub headers: IndexMap<String, Secret>,
+    /// `gzip` or `none`. Default: gzip.
+    pub compression: Compression,
+    /// How long one request may take. More than 0. Default: 10s.
+    pub timeout: HumanDuration,
+    pub tls: TlsConfig,
+    pub retry_on_failure: RetryConfig,
+    pub sending_queue: QueueConfig,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Compression {
+    #[default]
+    Gzip,
+    None,
+}
+
+impl FromStr for Compression {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "gzip" => Ok(Self::Gzip),
+            "none" => Ok(Self::None),
+            _ => Err("has to be gzip or none".into()),
+        }
+    }
+}
+
+/// Who is trusted, and who we are.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TlsConfig {
+    /// For an endpoint without a scheme: plain text instead of TLS. Default: false.
+    pub insecure: bool,
+    /// PEM file of authorities to trust instead of the system's. Default: not set.
+    pub ca_file: Option<PathBuf>,
+    /// PEM file of our own certificate; goes with `key_file`. Default: not set.
+    pub cert_file: Option<PathBuf>,
+    /// PEM file of the key to `cert_file`. Default: not set.
+    pub key_file: Option<PathBuf>,
+    /// The name to expect in the server's certificate. Default: the endpoint's host.
+    pub server_name_override: Option<String>,
+}
+
+/// How a request that may succeed later is tried again.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RetryConfig {
+    /// Default: true.
+    pub enabled: bool,
+    /// The first wait. More than 0. Default: 1s.
+    pub initial_interval: HumanDuration,
+    /// How much longer every next wait is. 1 or more. Default: 1.5.
+    pub multiplier: f64,
+    /// How far a wait may be off at random, as a part of it. 0 to 1. Default: 0.5.
+    pub randomization_factor: f64,
+    /// The longest wait; not below `initial_interval`. Default: 30s.
+    pub max_interval: HumanDuration,
+    /// When to stop trying; 0 is never. Default: 0s.
+    pub max_elapsed_time: HumanDuration,
+}
+
+/// Write OTLP as JSON, one request a line.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FileConfig {
+    /// The file that is appended to. Required.
+    pub path: PathBuf,
+}
+
+/// Print what is sent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DebugConfig {
+    /// `basic` (a line a request), `normal` (a line a span) or `detailed`. Default: basic.
+    pub verbosity: Verbosity,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verbosity {
+    #[default]
+    Basic,
+    Normal,
+    Detailed,
+}
+
+impl Default for OtlpConfig {
+    fn default() -> Self {
+        Self {
+            endpoint: None,
+            traces_endpoint: None,
+            logs_endpoint: None,
+            headers: IndexMap::new(),
+            compression: Compression::default(),
+            timeout: HumanDuration::from_secs(10),
+            tls: TlsConfig::default(),
+            retry_on_failure: RetryConfig::default(),
+            sending_queue: QueueConfig::default(),
+        }
+    }
+}
+
+impl Default for RetryConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            initial_interval: HumanDuration::from_secs(1),
+            multiplier: 1.5,
+            randomization_factor: 0.5,
+            max_interval: HumanDuration::from_secs(30),
+            max_elapsed_time: HumanDuration::ZERO,
+        }
+    }
+}
+
+impl OtlpConfig {
+    /// Reports what is out of range: key path, message.
+    pub fn check(&self, protocol: Protocol, at: &mut dyn FnMut(&str, String)) {
+        for (key, endpoint) in [
+            ("endpoint", &self.endpoint),
+            ("traces_endpoint", &self.traces_endpoint),
+            ("logs_endpoint", &self.logs_endpoint),
+        ] {
+            if let Some(Err(message)) = endpoint.as_deref().map(|url| check_endpoint(url, protocol))
+            {
+                at(key, message);
+            }
+        }
+        for (name, value) in &self.headers {
+            for message in header_complaints(name, value) {
+                at(&format!("headers.{name}"), message);
+            }
+        }
+        if self.timeout.is_zero() {
+            at("timeout", "has to be more than 0".into());
+        }
+        self.tls
+            .check(&mut |path, message| at(&format!("tls.{path}"), message));
+        self.retry_on_failure
+            .check(&mut |path, message| at(&format!("retry_on_failure.{path}"), message));
+        self.sending_queue
+            .check(&mut |path, message| at(&format!("sending_queue.{path}"), message));
+    }
+}
+
+/// The message never shows the address: it may carry a password.
+pub fn check_endpoint(url: &str, protocol: Protocol) -> Result<(), String> {
+    let (scheme, rest) = match url.split_once("://") {
+        Some((scheme, rest)) => (Some(scheme.to_ascii_lowercase()), rest),
+        None => (None, url),
+    };
+    match (scheme.as_deref(), protocol) {
+        (Some("http" | "https"), _) | (None, Protocol::Grpc) => {}
+        (_, Protocol::HttpProtobuf) => return Err("has to start with http:// or https://".into()),
+        (_, Protocol::Grpc) => {
+            return Err("has to start with http:// or https://, or be host:port".into());
+        }
+    }
+    let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    if host.is_empty() || host.starts_with(':') {
+        return Err("names no host".into());
+    }
+    if host.contains('@') {
+        return Err("may not carry a user or password; use a header".into());
+    }
+    if url.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return Err("contains a space or a control character".into());
+    }
+    Ok(())
+}
+
+/// What HTTP would not let pass; the value itself is never shown.
+fn header_complaints(name: &str, value: &Secret) -> impl Iterator<Item = String> {
+    let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    let bad_name = name.is_empty() || !name.bytes().all(token);
+    let bad_value = !value
+        .expose()
+        .bytes()
+        .all(|b| b == b'\t' || (b' '..=b'~').contains(&b));
+    let name_message = bad_name.then(|| "not a valid header name".to_owned());
+    let value_message = bad_value
+        .then(|| "the value may hold printable ASCII only, without line breaks".to_owned());
+    name_message.into_iter().chain(value_message)
+}
+
+impl TlsConfig {
+    fn check(&self, at: &mut dyn FnMut(&str, String)) {
+        match (&self.cert_file, &self.key_file) {
+            (Some(_), None) => at("cert_file", "needs key_file beside it".into()),
+            (None, Some(_)) => at("key_file", "needs cert_file beside it".into()),
+            _ => {}
+        }
+    }
+}
+
+impl RetryConfig {
+    fn check(&self, at: &mut dyn FnMut(&str, String)) {
+        if self.initial_interval.is_zero() {
+            at("initial_interval", "has to be more than 0".into());
+        }
+        if !(self.multiplier >= 1.0 && self.multiplier.is_finite()) {
+            at("multiplier", "has to be 1 or more".into());
+        }
+        if !(0.0..=1.0).contains(&self.randomization_factor) {
+            at("randomization_factor", "has to be between 0 and 1".into());
+        }
+        if self.max_interval < self.initial_interval {
+            let least = self.initial_interval;
+            let message = format!("has to be at least initial_interval, which is {least}");
+            at("max_interval", message);
+        }
+    }
+}
+
+impl FileConfig {
+    /// Reports what is out of range: key path, message.
+    pub fn check(&self, at: &mut dyn FnMut(&str, String)) {
+        if self.path.as_os_str().is_empty() {
+            at("path", "name the file to write".into());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints() {
+        use Protocol::{Grpc, HttpProtobuf};
+        for (url, grpc, http) in [
+            ("http://localhost:4317", true, true),
+            ("HTTPS://tempo/base", true, true),
+            ("localhost:4317", true, false),
+            ("[::1]:4317", true, false),
+            ("unix:///run/x", false, false),
+            ("http://", false, false),
+            ("http://:4317", false, false),
+            (":4317", false, false),
+            ("http://a b", false, false),
+            ("http://user:pw@a", false, false),
+            ("", false, false),
+        ] {
+            assert_eq!(check_endpoint(url, Grpc).is_ok(), grpc, "{url}");
+            assert_eq!(check_endpoint(url, HttpProtobuf).is_ok(), http, "{url}");
+        }
+    }
+
+    #[test]
+    fn every_check_speaks_and_no_secret_shows() {
+        let config = OtlpConfig {
+            endpoint: Some("ftp://user:hunter2@x".into()),
+            headers: [("a b", "hunter2\n"), ("x-ok", "fine\tvalue")]
+                .map(|(name, value)| (name.to_owned(), Secret::new(value)))
+                .into(),
+            timeout: HumanDuration::ZERO,
+            tls: TlsConfig {
+                cert_file: Some("c.pem".into()),
+                ..TlsConfig::default()
+            },
+            retry_on_failure: RetryConfig {
+                multiplier: f64::NAN,
+                randomization_factor: 1.5,
+                max_interval: HumanDuration::from_millis(1),
+                ..RetryConfig::default()
+            },
+            sending_queue: QueueConfig {
+                queue_size: "1KiB".parse().unwrap(),
+                ..Default::default()
+            },
+            ..OtlpConfig::default()
+        };
+        let mut found = Vec::new();
+        config.check(Protocol::Grpc, &mut |path, message| {
+            found.push(format!("{path}: {message}"))
+        });
+        let text = found.join("\n");
+        for path in [
+            "endpoint",
+            "headers.a b",
+            "timeout",
+            "tls.cert_file",
+            "retry_on_failure.multiplier",
+            "retry_on_failure.randomization_factor",
+            "retry_on_failure.max_interval",
+            "sending_queue.queue_size",
+        ] {
+            assert!(text.contains(&format!("{path}: ")), "{path} in {text}");
+        }
+        assert_eq!(found.len(), 9);
+        assert!(!text.contains("hunter2") && !format!("{:?}", config.headers).contains("hunter2"));
+
+        let mut defaults = Vec::new();
+        let mut at = |path: &str, _| defaults.push(path.to_owned());
+        OtlpConfig::default().check(Protocol::HttpProtobuf, &mut at);
+        assert!(defaults.is_empty());
+    }
+}

@@ -1,0 +1,118 @@
+//! Endpoints as users write them: pure.
+
+use super::BuildError;
+use super::config::OtlpConfig;
+
+/// The URI a gRPC channel connects to. A scheme decides about TLS; without one `tls.insecure` does.
+pub fn grpc(config: &OtlpConfig) -> Result<String, BuildError> {
+    let endpoint = config.traces_endpoint.as_ref().or(config.endpoint.as_ref());
+    let endpoint = endpoint
+        .map(|text| text.trim())
+        .filter(|text| !text.is_empty());
+    let endpoint = endpoint.ok_or(BuildError::NoEndpoint)?;
+    match endpoint.split_once("://") {
+        Some(("http" | "https", _)) => Ok(endpoint.to_owned()),
+        Some((scheme, _)) => Err(BuildError::BadEndpoint {
+            endpoint: redacted(endpoint),
+            reason: format!("the scheme `{scheme}` is neither http nor https"),
+        }),
+        None if config.tls.insecure => Ok(format!("http://{endpoint}")),
+        None => Ok(format!("https://{endpoint}")),
+    }
+}
+
+/// The URL that traces are posted to: `traces_endpoint` as it is, or `endpoint` and the path.
+pub fn http(config: &OtlpConfig) -> Result<String, BuildError> {
+    let filled = |text: &&String| !text.trim().is_empty();
+    let url = match (
+        config.traces_endpoint.as_ref().filter(filled),
+        &config.endpoint,
+    ) {
+        (Some(exact), _) => exact.trim().to_owned(),
+        (None, Some(base)) if filled(&base) => {
+            format!("{}/v1/traces", base.trim().trim_end_matches('/'))
+        }
+        _ => return Err(BuildError::NoEndpoint),
+    };
+    match url.split_once("://") {
+        Some(("http" | "https", _)) => Ok(url),
+        _ => Err(BuildError::BadEndpoint {
+            endpoint: redacted(&url),
+            reason: "it has to begin with http:// or https://".to_owned(),
+        }),
+    }
+}
+
+/// An address without what may be secret in it: user info and query.
+pub fn redacted(url: &str) -> String {
+    let without_query = url.split(['?', '#']).next().unwrap_or_default();
+    match without_query.split_once("://") {
+        Some((scheme, rest)) => {
+            let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+            let host = authority.rsplit('@').next().unwrap_or_default();
+            let slash = if path.is_empty() { "" } else { "/" };
+            format!("{scheme}://{host}{slash}{path}")
+        }
+        None => without_query
+            .rsplit('@')
+            .next()
+            .unwrap_or_default()
+            .to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(endpoint: &str, insecure: bool) -> OtlpConfig {
+        let mut config = OtlpConfig {
+            endpoint: Some(endpoint.into()),
+            ..OtlpConfig::default()
+        };
+        config.tls.insecure = insecure;
+        config
+    }
+
+    #[test]
+    fn grpc_endpoints() {
+        let cases = [
+            ("http://h:4317", false, Some("http://h:4317")),
+            ("https://h:4317", true, Some("https://h:4317")),
+            ("h:4317", true, Some("http://h:4317")),
+            ("h:4317", false, Some("https://h:4317")),
+            ("unix:///x", false, None),
+            ("", false, None),
+        ];
+        for (endpoint, insecure, expected) in cases {
+            let actual = grpc(&config(endpoint, insecure)).ok();
+            assert_eq!(actual.as_deref(), expected, "{endpoint}");
+        }
+    }
+
+    #[test]
+    fn http_endpoints() {
+        let cases = [
+            ("http://h:4318", Some("http://h:4318/v1/traces")),
+            ("http://h:4318/", Some("http://h:4318/v1/traces")),
+            ("https://h/otlp", Some("https://h/otlp/v1/traces")),
+            ("h:4318", None),
+        ];
+        for (endpoint, expected) in cases {
+            let actual = http(&config(endpoint, false)).ok();
+            assert_eq!(actual.as_deref(), expected, "{endpoint}");
+        }
+        let exact = OtlpConfig {
+            traces_endpoint: Some("http://h/custom".into()),
+            ..config("http://other", false)
+        };
+        assert_eq!(http(&exact).ok().as_deref(), Some("http://h/custom"));
+    }
+
+    #[test]
+    fn secrets_in_addresses_are_not_shown() {
+        assert_eq!(redacted("https://u:p@h:1/x?token=t"), "https://h:1/x");
+        assert_eq!(redacted("http://h:4317"), "http://h:4317");
+        assert_eq!(redacted("u:p@h:4317"), "h:4317");
+    }
+}

@@ -1,0 +1,59 @@
+//! Requests as OTLP/JSON lines in a file, as the Collector's file exporter writes them.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use prost::Message;
+
+use super::classify::{Delivery, Reply};
+use super::config::FileConfig;
+
+#[derive(Debug)]
+pub struct File {
+    path: PathBuf,
+}
+
+impl File {
+    pub fn new(config: &FileConfig) -> File {
+        File {
+            path: config.path.clone(),
+        }
+    }
+
+    pub fn destination(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    /// One line a request, on disk before it counts as accepted.
+    pub async fn send_traces(&self, request: &[u8]) -> Reply {
+        let mut line = match ExportTraceServiceRequest::decode(request)
+            .map_err(|error| error.to_string())
+            .and_then(|request| serde_json::to_string(&request).map_err(|error| error.to_string()))
+        {
+            Ok(line) => line,
+            Err(reason) => return Reply::Refused { reason },
+        };
+        line.push('\n');
+        let path = self.path.clone();
+        let written = tokio::task::spawn_blocking(move || append(&path, line.as_bytes())).await;
+        match written {
+            Ok(Ok(())) => Reply::Accepted,
+            Ok(Err(error)) => Reply::Retry {
+                reason: format!("{}: {error}", self.path.display()),
+                after: None,
+                delivery: Delivery::InDoubt,
+            },
+            Err(error) => Reply::Refused {
+                reason: error.to_string(),
+            },
+        }
+    }
+}
+
+fn append(path: &Path, line: &[u8]) -> std::io::Result<()> {
+    let mut file = OpenOptions::new().create(true).append(true).open(path)?;
+    file.write_all(line)?;
+    file.sync_data()
+}

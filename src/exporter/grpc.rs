@@ -1,0 +1,172 @@
+//! OTLP over gRPC. Requests come encoded out of the queue, so a codec of our own passes the bytes
+//! through instead of decoding and encoding them once more.
+
+use std::error::Error;
+use std::time::Duration;
+
+use bytes::{Buf, BufMut, Bytes};
+use tonic::codec::{Codec, CompressionEncoding, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::codegen::http::uri::PathAndQuery;
+use tonic::metadata::{Ascii, MetadataKey, MetadataMap, MetadataValue};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{ConnectError, Request, Status};
+
+use super::classify::{self, Delivery, Reply};
+use super::config::{Compression, OtlpConfig};
+use super::{BuildError, USER_AGENT, causes, chain, endpoint, tls};
+
+const TRACES: PathAndQuery =
+    PathAndQuery::from_static("/opentelemetry.proto.collector.trace.v1.TraceService/Export");
+
+/// A dead peer is noticed by pings, not only by the timeout of a request.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+
+#[derive(Debug)]
+pub struct Grpc {
+    client: tonic::client::Grpc<Channel>,
+    metadata: MetadataMap,
+    timeout: Duration,
+    destination: String,
+}
+
+impl Grpc {
+    pub fn build(config: &OtlpConfig) -> Result<Grpc, BuildError> {
+        let uri = endpoint::grpc(config)?;
+        let destination = endpoint::redacted(&uri);
+        let bad = |error: tonic::transport::Error| BuildError::BadEndpoint {
+            endpoint: destination.clone(),
+            reason: chain(&error),
+        };
+        let timeout = config.timeout.0;
+        let mut channel = Endpoint::from_shared(uri.clone())
+            .and_then(|endpoint| endpoint.user_agent(USER_AGENT))
+            .map_err(bad)?
+            .connect_timeout(timeout)
+            .http2_keep_alive_interval(KEEP_ALIVE);
+        if uri.starts_with("https://") {
+            channel = channel.tls_config(tls::grpc(&config.tls)?).map_err(bad)?;
+        }
+        let mut client = tonic::client::Grpc::new(channel.connect_lazy());
+        if config.compression == Compression::Gzip {
+            client = client.send_compressed(CompressionEncoding::Gzip);
+        }
+        let client = client.accept_compressed(CompressionEncoding::Gzip);
+        Ok(Grpc {
+            client,
+            metadata: metadata(config)?,
+            timeout,
+            destination,
+        })
+    }
+
+    pub fn destination(&self) -> String {
+        self.destination.clone()
+    }
+
+    pub async fn send_traces(&self, body: Bytes) -> Reply {
+        // The deadline stands here and not in the channel alone: a peer that accepts a connection
+        // and never speaks HTTP/2 would hold `ready` for ever.
+        match tokio::time::timeout(self.timeout, self.call(body)).await {
+            Ok(Ok(answer)) => classify::acknowledgement(&answer),
+            Ok(Err(status)) => classified(&status),
+            Err(_) => Reply::Retry {
+                reason: format!("no answer within {:?}", self.timeout),
+                after: None,
+                delivery: Delivery::InDoubt,
+            },
+        }
+    }
+
+    async fn call(&self, body: Bytes) -> Result<Bytes, Status> {
+        let mut client = self.client.clone();
+        client
+            .ready()
+            .await
+            .map_err(|error| Status::from_error(error.into()))?;
+        let mut request = Request::new(body);
+        *request.metadata_mut() = self.metadata.clone();
+        request.set_timeout(self.timeout);
+        client
+            .unary(request, TRACES, EncodedCodec)
+            .await
+            .map(tonic::Response::into_inner)
+    }
+}
+
+fn metadata(config: &OtlpConfig) -> Result<MetadataMap, BuildError> {
+    let mut metadata = MetadataMap::new();
+    for (name, value) in &config.headers {
+        let bad = |reason| BuildError::BadHeader {
+            name: name.clone(),
+            reason,
+        };
+        let key = MetadataKey::<Ascii>::from_bytes(name.to_ascii_lowercase().as_bytes())
+            .map_err(|_| bad("its name is not a header name"))?;
+        let mut value = MetadataValue::<Ascii>::try_from(value.expose())
+            .map_err(|_| bad("its value is not printable ASCII"))?;
+        value.set_sensitive(true);
+        metadata.insert(key, value);
+    }
+    Ok(metadata)
+}
+
+fn classified(status: &Status) -> Reply {
+    let from_transport = status.source().is_some();
+    if from_transport && never_connected(status) {
+        return Reply::Retry {
+            reason: chain(status),
+            after: None,
+            delivery: Delivery::NotDelivered,
+        };
+    }
+    let message = if from_transport {
+        chain(status)
+    } else {
+        status.message().to_owned()
+    };
+    let retry_info = classify::retry_info(status.details());
+    classify::grpc(status.code(), &message, retry_info, from_transport)
+}
+
+fn never_connected(status: &Status) -> bool {
+    causes(status).any(|cause| cause.is::<ConnectError>())
+}
+
+/// Bytes out, bytes in.
+struct EncodedCodec;
+
+impl Codec for EncodedCodec {
+    type Encode = Bytes;
+    type Decode = Bytes;
+    type Encoder = Passthrough;
+    type Decoder = Passthrough;
+
+    fn encoder(&mut self) -> Passthrough {
+        Passthrough
+    }
+
+    fn decoder(&mut self) -> Passthrough {
+        Passthrough
+    }
+}
+
+struct Passthrough;
+
+impl Encoder for Passthrough {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn encode(&mut self, body: Bytes, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        buffer.put(body);
+        Ok(())
+    }
+}
+
+impl Decoder for Passthrough {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
+        Ok(Some(buffer.copy_to_bytes(buffer.remaining())))
+    }
+}

@@ -1,0 +1,213 @@
+//! OTLP over HTTP/1.1: binary protobuf, one POST a request.
+
+use std::io::Write;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use flate2::write::GzEncoder;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::header::{
+    CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
+};
+use hyper::{Method, Request, Response, StatusCode, Uri, body::Incoming};
+use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::{Client, connect::HttpConnector};
+use hyper_util::rt::TokioExecutor;
+use prost::Message;
+
+use super::classify::{self, Delivery, Reply};
+use super::config::{Compression, OtlpConfig};
+use super::{BuildError, USER_AGENT, chain, endpoint, tls};
+
+const PROTOBUF: HeaderValue = HeaderValue::from_static("application/x-protobuf");
+
+/// More of an answer than this is not read; a server's message fits easily.
+const MAX_ANSWER_BYTES: usize = 64 * 1024;
+/// What of an error page goes into a log line.
+const MAX_REASON_CHARS: usize = 300;
+
+#[derive(Debug)]
+pub struct Http {
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    traces: Uri,
+    headers: HeaderMap,
+    gzip: bool,
+    timeout: Duration,
+    destination: String,
+}
+
+impl Http {
+    pub fn build(config: &OtlpConfig) -> Result<Http, BuildError> {
+        let url = endpoint::http(config)?;
+        let destination = endpoint::redacted(&url);
+        let traces = url
+            .parse::<Uri>()
+            .map_err(|error| BuildError::BadEndpoint {
+                endpoint: destination.clone(),
+                reason: error.to_string(),
+            })?;
+        let gzip = config.compression == Compression::Gzip;
+        Ok(Http {
+            client: Client::builder(TokioExecutor::new()).build(connector(config, &traces)?),
+            traces,
+            headers: headers(config, gzip)?,
+            gzip,
+            timeout: config.timeout.0,
+            destination,
+        })
+    }
+
+    pub fn destination(&self) -> String {
+        self.destination.clone()
+    }
+
+    pub async fn send_traces(&self, body: Bytes) -> Reply {
+        tokio::time::timeout(self.timeout, self.post(body))
+            .await
+            .unwrap_or_else(|_| Reply::Retry {
+                reason: format!("no answer within {:?}", self.timeout),
+                after: None,
+                delivery: Delivery::InDoubt,
+            })
+    }
+
+    async fn post(&self, body: Bytes) -> Reply {
+        let body = if self.gzip { gzipped(&body) } else { body };
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = self.traces.clone();
+        *request.headers_mut() = self.headers.clone();
+        match self.client.request(request).await {
+            Ok(response) => answer(response).await,
+            Err(error) => Reply::Retry {
+                reason: chain(&error),
+                after: None,
+                delivery: match error.is_connect() {
+                    true => Delivery::NotDelivered,
+                    false => Delivery::InDoubt,
+                },
+            },
+        }
+    }
+}
+
+fn connector(config: &OtlpConfig, url: &Uri) -> Result<HttpsConnector<HttpConnector>, BuildError> {
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(false);
+    tcp.set_nodelay(true);
+    tcp.set_connect_timeout(Some(config.timeout.0));
+    // Loading the system's roots takes milliseconds that a plain endpoint need not pay.
+    let tls = if url.scheme_str() == Some("https") {
+        tls::client_config(&config.tls)?
+    } else {
+        let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+        rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|error| BuildError::Tls(error.to_string()))?
+            .with_root_certificates(rustls::RootCertStore::empty())
+            .with_no_client_auth()
+    };
+    let builder = HttpsConnectorBuilder::new()
+        .with_tls_config(tls)
+        .https_or_http();
+    let builder = match tls::server_name(&config.tls)? {
+        Some(name) => builder.with_server_name_resolver(FixedServerNameResolver::new(name)),
+        None => builder,
+    };
+    Ok(builder.enable_http1().wrap_connector(tcp))
+}
+
+fn headers(config: &OtlpConfig, gzip: bool) -> Result<HeaderMap, BuildError> {
+    let mut headers = HeaderMap::new();
+    headers.insert(
+        hyper::header::USER_AGENT,
+        HeaderValue::from_static(USER_AGENT),
+    );
+    for (name, value) in &config.headers {
+        let bad = |reason| BuildError::BadHeader {
+            name: name.clone(),
+            reason,
+        };
+        let key = HeaderName::from_bytes(name.as_bytes())
+            .map_err(|_| bad("its name is not a header name"))?;
+        let mut value = HeaderValue::from_str(value.expose())
+            .map_err(|_| bad("its value is not printable ASCII"))?;
+        value.set_sensitive(true);
+        headers.insert(key, value);
+    }
+    // These describe the body and are not the user's to change.
+    headers.insert(CONTENT_TYPE, PROTOBUF);
+    if gzip {
+        headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    }
+    Ok(headers)
+}
+
+fn gzipped(body: &[u8]) -> Bytes {
+    let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    // Writing to memory does not fail; if it did, the server would refuse the torn body.
+    let _ = encoder.write_all(body);
+    encoder.finish().unwrap_or_default().into()
+}
+
+async fn answer(response: Response<Incoming>) -> Reply {
+    let status = response.status();
+    let header = |name| {
+        response
+            .headers()
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+    };
+    let retry_after =
+        header(RETRY_AFTER).and_then(|text| classify::retry_after(text, SystemTime::now()));
+    let is_protobuf = response.headers().get(CONTENT_TYPE) == Some(&PROTOBUF);
+    let body = match Limited::new(response.into_body(), MAX_ANSWER_BYTES)
+        .collect()
+        .await
+    {
+        Ok(body) => body.to_bytes(),
+        Err(error) if status.is_success() => {
+            let reason = format!("the answer broke off: {error}");
+            return Reply::Retry {
+                reason,
+                after: None,
+                delivery: Delivery::InDoubt,
+            };
+        }
+        Err(_) => Bytes::new(),
+    };
+    match status {
+        StatusCode::OK => classify::acknowledgement(&body),
+        // Loki says 204, and others 202: accepted, with nothing more to say.
+        status if status.is_success() => Reply::Accepted,
+        status => {
+            let text = match is_protobuf {
+                true => status_message(&body),
+                false => String::from_utf8_lossy(&body).into_owned(),
+            };
+            classify::http(status.as_u16(), &one_line(&text), retry_after)
+        }
+    }
+}
+
+/// Errors come as a `google.rpc.Status`, whose second field is the message.
+fn status_message(body: &[u8]) -> String {
+    #[derive(Clone, PartialEq, Message)]
+    struct RpcStatus {
+        #[prost(string, tag = "2")]
+        message: String,
+    }
+    RpcStatus::decode(body)
+        .map(|status| status.message)
+        .unwrap_or_default()
+}
+
+fn one_line(text: &str) -> String {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    words
+        .join(" ")
+        .chars()
+        .filter(|c| !c.is_control())
+        .take(MAX_REASON_CHARS)
+        .collect()
+}

@@ -1,0 +1,104 @@
+//! When to send again: exponential backoff with the Collector's keys and the server's word.
+//!
+//! The only file that names `backoff`: the crate is not developed any further (RUSTSEC-2025-0012),
+//! and nothing else would have to change with another one.
+
+use std::time::Duration;
+
+use backoff::backoff::Backoff;
+use backoff::{ExponentialBackoff, ExponentialBackoffBuilder};
+
+use super::classify::MAX_SERVER_WAIT;
+use super::config::RetryConfig;
+
+/// The waits of one request.
+#[derive(Debug)]
+pub struct Retry {
+    /// None: `retry_on_failure.enabled` is false.
+    backoff: Option<ExponentialBackoff>,
+}
+
+impl Retry {
+    pub fn new(config: &RetryConfig) -> Retry {
+        let cap = config.max_elapsed_time.0;
+        let backoff = ExponentialBackoffBuilder::new()
+            .with_initial_interval(config.initial_interval.0)
+            .with_multiplier(config.multiplier)
+            .with_randomization_factor(config.randomization_factor)
+            .with_max_interval(config.max_interval.0)
+            .with_max_elapsed_time((!cap.is_zero()).then_some(cap))
+            .build();
+        Retry {
+            backoff: config.enabled.then_some(backoff),
+        }
+    }
+
+    /// The wait before the next attempt: the larger of the backoff and what the server asked for.
+    /// None when there is to be no other attempt.
+    pub fn next(&mut self, asked: Option<Duration>) -> Option<Duration> {
+        let wait = self.backoff.as_mut()?.next_backoff()?;
+        Some(wait.max(asked.unwrap_or_default().min(MAX_SERVER_WAIT)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::values::HumanDuration;
+
+    fn steady() -> RetryConfig {
+        RetryConfig {
+            randomization_factor: 0.0,
+            ..RetryConfig::default()
+        }
+    }
+
+    #[test]
+    fn waits_grow_to_the_maximum_and_never_end() {
+        let mut retry = Retry::new(&steady());
+        let waits: Vec<f64> = (0..200)
+            .filter_map(|_| retry.next(None))
+            .map(|wait| wait.as_secs_f64())
+            .collect();
+        assert_eq!(waits.len(), 200);
+        assert!(
+            (waits[0] - 1.0).abs() < 0.01 && (waits[1] - 1.5).abs() < 0.01,
+            "{waits:?}"
+        );
+        assert!(waits.iter().all(|wait| *wait <= 30.01));
+        assert!((waits[199] - 30.0).abs() < 0.01);
+    }
+
+    #[test]
+    fn the_servers_word_counts_when_it_is_longer() {
+        let mut retry = Retry::new(&steady());
+        assert_eq!(
+            retry.next(Some(Duration::from_secs(5))),
+            Some(Duration::from_secs(5))
+        );
+        assert!(retry.next(Some(Duration::from_millis(1))) > Some(Duration::from_secs(1)));
+        assert_eq!(
+            retry.next(Some(Duration::from_secs(9_999))),
+            Some(MAX_SERVER_WAIT)
+        );
+    }
+
+    #[test]
+    fn off_and_capped() {
+        let mut off = Retry::new(&RetryConfig {
+            enabled: false,
+            ..steady()
+        });
+        assert_eq!(off.next(None), None);
+        let cap = HumanDuration(Duration::from_millis(10));
+        let mut capped = Retry::new(&RetryConfig {
+            max_elapsed_time: cap,
+            ..steady()
+        });
+        assert_eq!(
+            capped.next(None),
+            None,
+            "the first wait is past the cap already"
+        );
+    }
+}

@@ -1,0 +1,193 @@
+//! The identities of one export's telemetry, as types that cannot be mixed up.
+//!
+//! ```text
+//! export file ──SHA-256──▶ TraceId ──SHA-256 with task.type, task.id──▶ SpanId
+//! ```
+//!
+//! Both are pure functions of what is on disk: a retry or a restart arrives at the same ids, and
+//! whoever holds `task_trace_id` and an artifact id can compute the span id without asking (R4.4).
+
+use std::fmt;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+/// A W3C trace id: 16 bytes, never all zero.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TraceId([u8; 16]);
+
+/// A W3C span id: 8 bytes, never all zero.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SpanId([u8; 8]);
+
+/// The id of a task, story or epic; for a task it is the artifact id.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct TaskId(String);
+
+/// The level of a span in the hierarchy (`task.type`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TaskType {
+    Epic,
+    Story,
+    Task,
+}
+
+impl TaskType {
+    /// The value of the attribute `task.type`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            TaskType::Epic => "epic",
+            TaskType::Story => "story",
+            TaskType::Task => "task",
+        }
+    }
+}
+
+impl TraceId {
+    /// The trace of one export: its canonical path, modification time and bytes.
+    ///
+    /// The time makes a new export a new trace even when its bytes are those of the last (R7.3).
+    pub fn of_export(canonical_path: &Path, mtime_ns: i128, bytes: &[u8]) -> TraceId {
+        let digest = Sha256::new()
+            .chain_update(b"taskspan/trace/v1\0")
+            .chain_update(canonical_path.as_os_str().as_encoded_bytes())
+            .chain_update(b"\0")
+            .chain_update(mtime_ns.to_string())
+            .chain_update(b"\0")
+            .chain_update(bytes)
+            .finalize();
+        TraceId(non_zero_prefix(digest.into()))
+    }
+
+    /// Reads 32 hexadecimal digits; all zero is no id.
+    pub fn from_hex(text: &str) -> Option<TraceId> {
+        let mut bytes = [0; 16];
+        if text.len() != 32 || !text.is_ascii() {
+            return None;
+        }
+        for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
+            let high = (pair[0] as char).to_digit(16)?;
+            let low = (pair[1] as char).to_digit(16)?;
+            *byte = u8::try_from(high * 16 + low).ok()?;
+        }
+        (bytes != [0; 16]).then_some(TraceId(bytes))
+    }
+
+    pub fn bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+
+    /// The span of a task in this trace.
+    pub fn span(&self, task_type: TaskType, task_id: &TaskId) -> SpanId {
+        let digest = Sha256::new()
+            .chain_update(b"taskspan/span/v1\0")
+            .chain_update(self.0)
+            .chain_update(task_type.as_str())
+            .chain_update(b"\0")
+            .chain_update(task_id.as_str())
+            .finalize();
+        SpanId(non_zero_prefix(digest.into()))
+    }
+}
+
+impl SpanId {
+    pub fn bytes(&self) -> &[u8; 8] {
+        &self.0
+    }
+}
+
+impl TaskId {
+    pub fn new(id: impl Into<String>) -> TaskId {
+        TaskId(id.into())
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for TraceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_hex(f, &self.0)
+    }
+}
+
+impl fmt::Debug for TraceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_hex(f, &self.0)
+    }
+}
+
+impl fmt::Display for SpanId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_hex(f, &self.0)
+    }
+}
+
+impl fmt::Debug for SpanId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_hex(f, &self.0)
+    }
+}
+
+impl fmt::Display for TaskId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+fn write_hex(f: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {
+    bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+}
+
+/// The first `N` bytes of a digest. OTLP refuses an id of zeros, so such a digest is hashed again.
+fn non_zero_prefix<const N: usize>(mut digest: [u8; 32]) -> [u8; N] {
+    loop {
+        let mut prefix = [0; N];
+        prefix.copy_from_slice(&digest[..N]);
+        if prefix != [0; N] {
+            return prefix;
+        }
+        digest = Sha256::digest(digest).into();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The values come from Python's hashlib, so the formula is pinned from outside.
+    #[test]
+    fn ids_follow_the_published_formula() {
+        let trace = TraceId::of_export(Path::new("/out/onboarding-metadata.json"), 42, b"{}");
+        assert_eq!(trace.to_string(), "b846d43b1791aba1df4876cf02b130fa");
+        let span = trace.span(TaskType::Task, &TaskId::new("checkout_api-dashboard"));
+        assert_eq!(span.to_string(), "b65529d12e78738f");
+    }
+
+    #[test]
+    fn an_all_zero_prefix_is_hashed_again() {
+        let rehashed: [u8; 8] = non_zero_prefix([0; 32]);
+        assert_eq!(rehashed, Sha256::digest([0; 32])[..8]);
+    }
+
+    #[test]
+    fn hex_round_trips_and_refuses_what_is_no_id() {
+        let text = "0af7651916cd43dd8448eb211c80319c";
+        assert_eq!(
+            TraceId::from_hex(text).map(|id| id.to_string()).as_deref(),
+            Some(text)
+        );
+        let zeros = "0".repeat(32);
+        for bad in [
+            "",
+            "0af7",
+            zeros.as_str(),
+            "zaf7651916cd43dd8448eb211c80319c",
+        ] {
+            assert_eq!(TraceId::from_hex(bad), None, "{bad}");
+        }
+    }
+}

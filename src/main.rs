@@ -1,0 +1,24 @@
+//! Arguments in, exit code out; everything else is in the library.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use taskspan::cli::{self, Cli};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("taskspan: the runtime cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let exit = runtime.block_on(cli::run(cli));
+    // A blocking read that hangs on a dead mount must not keep a stopped program alive.
+    runtime.shutdown_background();
+    exit.into()
+}

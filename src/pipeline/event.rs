@@ -1,0 +1,260 @@
+//! What happens to exports, for whoever wants to know: the log, a progress line, a summary.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::ids::TraceId;
+
+/// Called by every stage, at once and from any thread.
+pub type Observer = Arc<dyn Fn(&Event) + Send + Sync>;
+
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// It carries an id already; nothing is to be done.
+    AlreadyEmitted { path: PathBuf },
+    /// It cannot be read as an export.
+    Refused { path: PathBuf, reason: String },
+    /// Something odd that did not stop it.
+    Odd { path: PathBuf, warning: String },
+    /// It is in the queue.
+    Accepted {
+        path: PathBuf,
+        trace_id: TraceId,
+        spans: usize,
+        requests: usize,
+    },
+    /// A request of it was acknowledged by an exporter.
+    Acknowledged { trace_id: TraceId },
+    /// An exporter's endpoint stopped taking requests.
+    Down {
+        exporter: String,
+        destination: String,
+        reason: String,
+    },
+    /// It takes them again.
+    Up {
+        exporter: String,
+        destination: String,
+        after: Duration,
+        waiting: usize,
+    },
+    /// The server took a request but had something to say about it.
+    Remark {
+        path: PathBuf,
+        exporter: String,
+        rejected: i64,
+        message: String,
+    },
+    /// Everything was acknowledged and the file carries the id (or is not to carry one).
+    Done {
+        path: PathBuf,
+        trace_id: TraceId,
+        project_id: String,
+        spans: usize,
+        written: bool,
+    },
+    /// Everything was acknowledged, but the file has been replaced or removed since.
+    Superseded {
+        path: PathBuf,
+        trace_id: TraceId,
+        gone: bool,
+    },
+    /// Everything was acknowledged, but the id could not be written.
+    NotWritten {
+        path: PathBuf,
+        trace_id: TraceId,
+        reason: String,
+    },
+    /// An exporter will not deliver it.
+    Rejected {
+        path: PathBuf,
+        exporter: String,
+        reason: String,
+        permanent: bool,
+    },
+}
+
+impl Event {
+    /// Writes the event to the log: INFO one line an export, WARN nothing lost, ERROR a person is
+    /// needed.
+    pub fn log(&self) {
+        match self {
+            Event::AlreadyEmitted { path } => {
+                tracing::debug!(path = %path.display(), "emitted before");
+            }
+            Event::Refused { path, reason } => {
+                tracing::error!(path = %path.display(), "export refused: {reason}");
+            }
+            Event::Odd { path, warning } => {
+                tracing::warn!(path = %path.display(), "{warning}");
+            }
+            Event::Accepted {
+                path,
+                trace_id,
+                spans,
+                requests,
+            } => {
+                tracing::debug!(path = %path.display(), %trace_id, spans, requests, "export accepted");
+            }
+            Event::Acknowledged { trace_id } => tracing::trace!(%trace_id, "request acknowledged"),
+            Event::Down {
+                exporter,
+                destination,
+                reason,
+            } => {
+                tracing::warn!(
+                    exporter,
+                    destination,
+                    "endpoint is down, trying again: {reason}"
+                );
+            }
+            Event::Up {
+                exporter,
+                destination,
+                after,
+                waiting,
+            } => {
+                let after = humantime::format_duration(Duration::from_millis(
+                    u64::try_from(after.as_millis()).unwrap_or(u64::MAX),
+                ));
+                tracing::info!(
+                    exporter,
+                    destination,
+                    waiting,
+                    "endpoint is back after {after}"
+                );
+            }
+            Event::Remark {
+                path,
+                exporter,
+                rejected: 0,
+                message,
+            } => {
+                tracing::warn!(path = %path.display(), exporter, "the server remarks: {message}");
+            }
+            Event::Remark {
+                path,
+                exporter,
+                rejected,
+                message,
+            } => {
+                let path = path.display();
+                tracing::error!(%path, exporter, rejected, "the server rejected spans: {message}");
+            }
+            Event::Done {
+                path,
+                trace_id,
+                project_id,
+                spans,
+                written,
+            } => {
+                let path = path.display();
+                tracing::info!(%path, %trace_id, project_id, spans, written, "export emitted");
+            }
+            Event::Superseded {
+                path,
+                trace_id,
+                gone,
+            } => {
+                let what = if *gone {
+                    "removed"
+                } else {
+                    "replaced by a newer one"
+                };
+                let path = path.display();
+                tracing::info!(%path, %trace_id, "export emitted; meanwhile its file was {what}");
+            }
+            Event::NotWritten {
+                path,
+                trace_id,
+                reason,
+            } => {
+                let path = path.display();
+                tracing::error!(%path, %trace_id, "export emitted, but not written back: {reason}");
+            }
+            Event::Rejected {
+                path,
+                exporter,
+                reason,
+                permanent,
+            } => {
+                let path = path.display();
+                let verb = if *permanent {
+                    "rejected"
+                } else {
+                    "not delivered"
+                };
+                tracing::error!(%path, exporter, "export {verb}: {reason}");
+            }
+        }
+    }
+}
+
+/// How a run went, for an exit code and a summary.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    counts: Arc<Mutex<Counts>>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub already_emitted: usize,
+    pub accepted: usize,
+    pub done: usize,
+    pub spans: usize,
+    /// Bad input, or refused by a server for good.
+    pub refused: usize,
+    /// Delivered, but the file does not say so.
+    pub not_written: usize,
+    /// Accepted, but refused by a server for good; part of `refused`.
+    pub rejected: usize,
+    /// Given up after too many tries.
+    pub given_up: usize,
+}
+
+impl Counts {
+    /// Accepted, and neither delivered nor refused by now.
+    pub fn waiting(&self) -> usize {
+        let settled = self.done + self.not_written + self.given_up + self.rejected;
+        self.accepted.saturating_sub(settled)
+    }
+}
+
+impl Tally {
+    pub fn count(&self, event: &Event) {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        match event {
+            Event::AlreadyEmitted { .. } => counts.already_emitted += 1,
+            Event::Refused { .. } => counts.refused += 1,
+            Event::Accepted { .. } => counts.accepted += 1,
+            Event::Done { spans, .. } => {
+                counts.done += 1;
+                counts.spans += spans;
+            }
+            Event::Superseded { .. } => counts.done += 1,
+            Event::NotWritten { .. } => counts.not_written += 1,
+            Event::Rejected {
+                permanent: true, ..
+            } => {
+                counts.refused += 1;
+                counts.rejected += 1;
+            }
+            Event::Rejected {
+                permanent: false, ..
+            } => counts.given_up += 1,
+            Event::Odd { .. }
+            | Event::Acknowledged { .. }
+            | Event::Down { .. }
+            | Event::Up { .. }
+            | Event::Remark { .. } => {}
+        }
+    }
+
+    pub fn counts(&self) -> Counts {
+        self.counts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}

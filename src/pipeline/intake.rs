@@ -1,0 +1,331 @@
+//! From a file that was noticed to a delivery in the queue.
+//!
+//! ```text
+//! Candidate ─▶ quiet? ─▶ read, join ─▶ convert, encode ─▶ queue
+//!                ▲          │ torn, or inconsistent
+//!                └──────────┘ later
+//! ```
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use prost::Message;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::event::{Event, Observer};
+use super::{Ended, StageDied};
+use crate::clock::UnixNanos;
+use crate::converter::Converter;
+use crate::plan::{self, Export, PlanError, ReadOptions};
+use crate::queue::{Accepted, Delivery, Queue};
+use crate::receiver::Candidate;
+use crate::receiver::config::ExportDirConfig;
+use crate::receiver::settle::{Look, Settling, quiet_since};
+
+/// Exports that may wait to settle at the same time. Each costs a timer and a path.
+const MAX_SETTLING: usize = 1_024;
+
+#[derive(Clone)]
+pub struct Intake {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    settling: Settling,
+    read: ReadOptions,
+    converter: Converter,
+    queue: Queue,
+    observer: Observer,
+    /// Bounds how many exports are in memory at once.
+    concurrency: Semaphore,
+    /// Paths in work; true when they changed again meanwhile.
+    in_work: Mutex<HashMap<PathBuf, bool>>,
+}
+
+/// What one look at a file came to.
+enum Seen {
+    Ready {
+        delivery: Delivery,
+        warnings: Vec<String>,
+    },
+    AlreadyEmitted,
+    Refused(PlanError),
+    Later(Look),
+}
+
+impl Intake {
+    pub fn new(
+        config: &ExportDirConfig,
+        converter: Converter,
+        queue: Queue,
+        observer: Observer,
+    ) -> Intake {
+        let shared = Shared {
+            settling: Settling {
+                settle: config.settle.0,
+                timeout: config.settle_timeout.0,
+            },
+            read: ReadOptions {
+                max_file_size: config.max_file_size.0,
+                project_id: config.project_id.clone(),
+            },
+            converter,
+            queue,
+            observer,
+            concurrency: Semaphore::new(config.max_concurrent_exports),
+            in_work: Mutex::default(),
+        };
+        Intake {
+            shared: Arc::new(shared),
+        }
+    }
+
+    /// Works candidates off until there are no more, or until stopped.
+    pub(super) async fn run(
+        self,
+        mut candidates: mpsc::Receiver<Candidate>,
+        stop: CancellationToken,
+    ) -> Result<(), StageDied> {
+        let mut settling = JoinSet::new();
+        let mut result = Ok(());
+        while let Some(Candidate { path }) = candidates.recv().await {
+            if self.shared.is_new_work(&path) {
+                settling.spawn(Arc::clone(&self.shared).work(path, stop.clone()));
+            }
+            while settling.len() >= MAX_SETTLING
+                && let Some(ended) = settling.join_next().await
+            {
+                result = result.and(ended.map_err(|error| StageDied(error.to_string())));
+            }
+        }
+        while let Some(ended) = settling.join_next().await {
+            result = result.and(ended.map_err(|error| StageDied(error.to_string())));
+        }
+        result
+    }
+}
+
+impl Shared {
+    /// A path that is in work already is looked at again when that work ends.
+    fn is_new_work(&self, path: &Path) -> bool {
+        let mut in_work = self.in_work.lock().unwrap_or_else(PoisonError::into_inner);
+        match in_work.entry(path.to_owned()) {
+            Entry::Occupied(mut again) => {
+                again.insert(true);
+                false
+            }
+            Entry::Vacant(new) => {
+                new.insert(false);
+                true
+            }
+        }
+    }
+
+    fn is_done(&self, path: &Path) -> bool {
+        let mut in_work = self.in_work.lock().unwrap_or_else(PoisonError::into_inner);
+        match in_work.get_mut(path) {
+            Some(again) if *again => {
+                *again = false;
+                false
+            }
+            _ => {
+                in_work.remove(path);
+                true
+            }
+        }
+    }
+
+    async fn work(self: Arc<Self>, path: PathBuf, stop: CancellationToken) {
+        loop {
+            // Whatever is interrupted here stays a file without an id: the next scan finds it.
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = Arc::clone(&self).take_in(&path) => {}
+            }
+            if self.is_done(&path) {
+                return;
+            }
+        }
+    }
+
+    async fn take_in(self: Arc<Self>, path: &Path) {
+        let mut quiet = Quiet::new(path);
+        let mut looks = 0;
+        loop {
+            while let Some(wait) = self.settling.before_reading(quiet.now(), quiet.waited()) {
+                tokio::time::sleep(wait).await;
+            }
+            let Ok(permit) = self.concurrency.acquire().await else {
+                return;
+            };
+            looks += 1;
+            let last_look = |look| self.settling.before_next_look(look, looks, quiet.last());
+            let seen = self.look(path).await;
+            let wait = match &seen {
+                Seen::Later(look) => last_look(*look),
+                Seen::Ready { .. } | Seen::AlreadyEmitted | Seen::Refused(_) => None,
+            };
+            if let Some(wait) = wait {
+                drop(permit);
+                tokio::time::sleep(wait).await;
+                quiet.now();
+                continue;
+            }
+            let seen = match seen {
+                Seen::Later(_) => self.look_for_good(path).await,
+                seen => seen,
+            };
+            self.conclude(path, seen).await;
+            return;
+        }
+    }
+
+    async fn look(self: &Arc<Self>, path: &Path) -> Seen {
+        self.read(path, false).await
+    }
+
+    /// The last look: what is inconsistent is taken as it is, what is torn is refused.
+    async fn look_for_good(self: &Arc<Self>, path: &Path) -> Seen {
+        self.read(path, true).await
+    }
+
+    async fn read(self: &Arc<Self>, path: &Path, final_look: bool) -> Seen {
+        let (shared, path) = (Arc::clone(self), path.to_owned());
+        let read = tokio::task::spawn_blocking(move || shared.read_blocking(&path, final_look));
+        // A failed join is a panic in the reader: to be seen, not to be swallowed.
+        match read.await {
+            Ok(seen) => seen,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(_) => Seen::Later(Look::Unfinished),
+        }
+    }
+
+    fn read_blocking(&self, path: &Path, final_look: bool) -> Seen {
+        let fresh = match plan::read(path, &self.read) {
+            Ok(Export::Fresh(fresh)) => fresh,
+            Ok(Export::Emitted { .. }) => return Seen::AlreadyEmitted,
+            Err(error) if error.may_settle() && !final_look => {
+                return Seen::Later(Look::Unfinished);
+            }
+            Err(error) => return Seen::Refused(error),
+        };
+        if fresh.provisional && !final_look {
+            return Seen::Later(Look::Inconsistent);
+        }
+        let conversion = self
+            .converter
+            .convert(&fresh.plan, fresh.trace_id, UnixNanos::now());
+        let warnings = fresh.plan.warnings.iter().map(ToString::to_string);
+        let warnings = warnings
+            .chain(conversion.warnings.iter().map(ToString::to_string))
+            .collect();
+        let requests = conversion
+            .requests
+            .iter()
+            .map(|request| request.encode_to_vec().into())
+            .collect();
+        let delivery = Delivery {
+            trace_id: fresh.trace_id,
+            source: fresh.source,
+            project_id: fresh.plan.project.id,
+            span_count: conversion.span_count,
+            requests,
+        };
+        Seen::Ready { delivery, warnings }
+    }
+
+    async fn conclude(&self, path: &Path, seen: Seen) {
+        let path = path.to_owned();
+        match seen {
+            Seen::AlreadyEmitted => (self.observer)(&Event::AlreadyEmitted { path }),
+            Seen::Refused(PlanError::Source(error)) if error.is_missing() => {
+                tracing::debug!(path = %path.display(), "gone before it was read");
+            }
+            Seen::Refused(error) => {
+                (self.observer)(&Event::Refused {
+                    path,
+                    reason: error.to_string(),
+                });
+            }
+            Seen::Later(_) => {}
+            Seen::Ready { delivery, warnings } => {
+                let event = Event::Accepted {
+                    path: path.clone(),
+                    trace_id: delivery.trace_id,
+                    spans: delivery.span_count,
+                    requests: delivery.requests.len(),
+                };
+                if self.queue.accept(delivery).await == Accepted::New {
+                    for warning in warnings {
+                        (self.observer)(&Event::Odd {
+                            path: path.clone(),
+                            warning,
+                        });
+                    }
+                    (self.observer)(&event);
+                }
+            }
+        }
+    }
+}
+
+/// How long nothing has changed about an export: by the file's times, and, since those may lie,
+/// by what was seen here.
+struct Quiet<'a> {
+    path: &'a Path,
+    since: Instant,
+    changes: Vec<SystemTime>,
+    seen_change: Instant,
+    last: Duration,
+}
+
+impl<'a> Quiet<'a> {
+    fn new(path: &'a Path) -> Quiet<'a> {
+        let now = Instant::now();
+        Quiet {
+            path,
+            since: now,
+            changes: Vec::new(),
+            seen_change: now,
+            last: Duration::ZERO,
+        }
+    }
+
+    /// Looks again.
+    fn now(&mut self) -> Duration {
+        let changes: Vec<SystemTime> = [Some(self.path), self.path.parent()]
+            .into_iter()
+            .flatten()
+            .filter_map(|path| fs::symlink_metadata(path).ok()?.modified().ok())
+            .collect();
+        if changes != self.changes {
+            self.seen_change = Instant::now();
+        }
+        let by_times = quiet_since(&changes, SystemTime::now());
+        self.changes = changes;
+        self.last = by_times.max(self.seen_change.elapsed());
+        self.last
+    }
+
+    fn last(&self) -> Duration {
+        self.last
+    }
+
+    fn waited(&self) -> Duration {
+        self.since.elapsed()
+    }
+}
+
+impl Ended for Result<(), tokio::task::JoinError> {
+    fn result(self) -> Result<(), StageDied> {
+        self.map_err(|error| StageDied(error.to_string()))
+    }
+}

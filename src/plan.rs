@@ -1,0 +1,176 @@
+//! One export on disk becomes one [`Plan`].
+//!
+//! ```text
+//! onboarding-metadata.json ─▶ onboarding ─┐
+//! artifact manifest ─────────▶ manifest ──┼─▶ join ─▶ Plan
+//! ProjectContext ─▶ project_context ──────┘
+//! ```
+//!
+//! `read` touches the disk; the parsers and the join are pure.
+
+mod json;
+mod manifest;
+mod onboarding;
+mod project_context;
+mod yaml;
+
+pub mod join;
+pub mod read;
+
+use indexmap::IndexMap;
+use serde_json::{Map, Value};
+
+use crate::ids::TaskId;
+
+pub use manifest::Manifest;
+pub use onboarding::Onboarding;
+pub use project_context::ProjectContext;
+pub use read::{Export, Fresh, PlanError, ReadOptions, read};
+
+/// What one export says is to be built, joined from its three files.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    pub project: Project,
+    pub export: ExportInfo,
+    pub coverage: Coverage,
+    /// Every artifact once, in manifest order.
+    pub artifacts: Vec<Artifact>,
+    /// What the export says about a type of artifact as such.
+    pub types: IndexMap<String, TypeInfo>,
+    /// What was found amiss without stopping the export.
+    pub warnings: Vec<Warning>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Project {
+    pub id: String,
+    pub name: String,
+    /// `spec.business.owner` of the ProjectContext.
+    pub owner: Option<String>,
+}
+
+/// Where the export comes from, as far as it says so.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ExportInfo {
+    pub source_checksum: Option<String>,
+    pub artifact_manifest_checksum: Option<String>,
+    pub project_context_checksum: Option<String>,
+    pub generated_at: Option<String>,
+    pub schema_version: Option<String>,
+    pub generation_profile: Option<String>,
+    pub manifest: ManifestUse,
+}
+
+/// What became of the artifact manifest (`export.manifest`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ManifestUse {
+    Used,
+    #[default]
+    Missing,
+    Unreadable,
+    ChecksumMismatch,
+}
+
+impl ManifestUse {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ManifestUse::Used => "used",
+            ManifestUse::Missing => "missing",
+            ManifestUse::Unreadable => "unreadable",
+            ManifestUse::ChecksumMismatch => "checksum_mismatch",
+        }
+    }
+}
+
+/// The export's own figures; what it does not say stays unknown.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Coverage {
+    pub total_required: Option<i64>,
+    pub total_existing: Option<i64>,
+    /// The length of `coverage.gaps`.
+    pub total_gaps: i64,
+    /// In percent; the exporter's own figure, which can exceed 100.
+    pub percent: Option<f64>,
+}
+
+/// One thing to build, or built already.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Artifact {
+    pub id: TaskId,
+    pub kind: String,
+    pub name: String,
+    pub target: String,
+    pub priority: String,
+    pub status: Status,
+    /// In the order of the export's graph, repeats included.
+    pub depends_on: Vec<TaskId>,
+    /// Resolved values over those of the manifest.
+    pub parameters: Map<String, Value>,
+    pub derived_from: Vec<Value>,
+    pub output_path: Option<String>,
+    pub existing_path: Option<String>,
+    pub mapped_id: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Status {
+    Needed,
+    Exists,
+    Outdated,
+    Skipped,
+}
+
+impl Status {
+    /// The value of `artifact.status`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Status::Needed => "needed",
+            Status::Exists => "exists",
+            Status::Outdated => "outdated",
+            Status::Skipped => "skipped",
+        }
+    }
+
+    fn parse(text: &str) -> Option<Status> {
+        let all = [
+            Status::Needed,
+            Status::Exists,
+            Status::Outdated,
+            Status::Skipped,
+        ];
+        all.into_iter().find(|status| status.as_str() == text)
+    }
+
+    /// Whether somebody still has to work on it.
+    pub fn is_open(self) -> bool {
+        matches!(self, Status::Needed | Status::Outdated)
+    }
+}
+
+/// What holds for every artifact of a type.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TypeInfo {
+    pub contract: Option<Map<String, Value>>,
+    pub rules: Vec<Value>,
+    pub parameter_sources: Option<Map<String, Value>>,
+    pub output_ext: Option<String>,
+}
+
+/// Something odd in an export that did not stop it: nothing was lost, but a person may want to know.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Warning {
+    #[error("the artifact manifest was not used ({reason}); emitting from the metadata alone")]
+    ManifestNotUsed { reason: String },
+    #[error("the ProjectContext was not used ({reason}); the project's name is its id")]
+    ProjectContextNotUsed { reason: String },
+    #[error("no project id anywhere; using `{id}` (set one with --project-id)")]
+    NoProjectId { id: String },
+    #[error("artifact `{id}` is listed more than once; the first entry was taken")]
+    DuplicateArtifact { id: TaskId },
+    #[error("an artifact without an id was left out (entry {index} of the manifest)")]
+    ArtifactWithoutId { index: usize },
+    #[error("artifact `{id}` has the unknown status `{status}`; taken as needed")]
+    UnknownStatus { id: TaskId, status: String },
+    #[error("`{section}` is not of the expected form and was ignored")]
+    MalformedSection { section: String },
+}

@@ -1,0 +1,398 @@
+//! The join of an export's files into a [`Plan`]; pure.
+//!
+//! ```text
+//! manifest entries ─▶ gaps it does not list ─▶ each with graph, parameters, ownership
+//! no manifest: gaps ∪ parameters ∪ graph ──────▶ the same
+//! ```
+
+use std::collections::{HashMap, HashSet};
+
+use indexmap::IndexMap;
+use serde_json::{Map, Value};
+
+use super::manifest::Entry;
+use super::{
+    Artifact, ExportInfo, Manifest, ManifestUse, Onboarding, Plan, Project, ProjectContext, Status,
+    TypeInfo, Warning, json,
+};
+use crate::ids::TaskId;
+
+/// What stands where an export does not say.
+const UNKNOWN: &str = "unknown";
+const UNKNOWN_PROJECT: &str = "unknown-project";
+
+/// The manifest, or what became of it.
+pub type ManifestInput = Result<Manifest, ManifestUse>;
+
+/// Joins the three files. `project_id` overrides what the export says (R5.5).
+pub fn join(
+    onboarding: Onboarding,
+    manifest: ManifestInput,
+    context: ProjectContext,
+    project_id: Option<&str>,
+) -> Plan {
+    let mut warnings = onboarding.warnings.clone();
+    let (manifest, manifest_use) = match manifest {
+        Ok(manifest) => (Some(manifest), ManifestUse::Used),
+        Err(reason) => (None, reason),
+    };
+    let id = choose_project_id(&onboarding, manifest.as_ref(), project_id, &mut warnings);
+    let lookup = Lookup::new(&onboarding);
+    let artifacts = match manifest {
+        Some(manifest) => from_manifest(manifest, &lookup, &mut warnings),
+        None => from_metadata_alone(&lookup),
+    };
+    let types = types(&onboarding);
+    Plan {
+        project: Project {
+            name: context.name.unwrap_or_else(|| id.clone()),
+            id,
+            owner: context.owner,
+        },
+        coverage: onboarding.coverage.clone(),
+        artifacts,
+        types,
+        warnings,
+        export: ExportInfo {
+            source_checksum: onboarding.source_checksum,
+            artifact_manifest_checksum: onboarding.artifact_manifest_checksum,
+            project_context_checksum: onboarding.project_context_checksum,
+            generated_at: onboarding.generated_at,
+            schema_version: onboarding.schema_version,
+            generation_profile: onboarding.generation_profile,
+            manifest: manifest_use,
+        },
+    }
+}
+
+fn choose_project_id(
+    onboarding: &Onboarding,
+    manifest: Option<&Manifest>,
+    wanted: Option<&str>,
+    warnings: &mut Vec<Warning>,
+) -> String {
+    let of_manifest = manifest.and_then(|manifest| manifest.metadata.project_id.clone());
+    [
+        wanted.map(str::to_owned),
+        onboarding.project_id.clone(),
+        of_manifest,
+    ]
+    .into_iter()
+    .flatten()
+    .find(|id| !id.is_empty())
+    .unwrap_or_else(|| {
+        warnings.push(Warning::NoProjectId {
+            id: UNKNOWN_PROJECT.to_owned(),
+        });
+        UNKNOWN_PROJECT.to_owned()
+    })
+}
+
+/// The metadata file by artifact id.
+struct Lookup<'a> {
+    onboarding: &'a Onboarding,
+    gaps: HashSet<&'a str>,
+    target_of_gap: HashMap<&'a str, &'a str>,
+}
+
+impl<'a> Lookup<'a> {
+    fn new(onboarding: &'a Onboarding) -> Lookup<'a> {
+        let mut target_of_gap = HashMap::new();
+        for (target, gaps) in &onboarding.by_target {
+            for gap in gaps {
+                target_of_gap.entry(gap.as_str()).or_insert(target.as_str());
+            }
+        }
+        let gaps = onboarding.gaps.iter().map(String::as_str).collect();
+        Lookup {
+            onboarding,
+            gaps,
+            target_of_gap,
+        }
+    }
+
+    /// An artifact from its manifest entry, completed from the metadata.
+    fn artifact(&self, id: String, entry: Entry, warnings: &mut Vec<Warning>) -> Artifact {
+        let owned = self.onboarding.ownership.get(&id);
+        let kind = entry
+            .kind
+            .filter(filled)
+            .or_else(|| owned.and_then(|(_, kind)| kind.clone()));
+        let target = entry.target.filter(filled);
+        let target =
+            target.or_else(|| self.target_of_gap.get(id.as_str()).map(|t| (*t).to_owned()));
+        let output_path = entry.output_path.filter(filled);
+        let status = self.status(&id, entry.status.as_deref(), warnings);
+        Artifact {
+            kind: kind.unwrap_or_else(unknown),
+            name: entry.name.filter(filled).unwrap_or_else(|| id.clone()),
+            target: target.unwrap_or_else(unknown),
+            priority: entry
+                .priority
+                .filter(filled)
+                .unwrap_or_else(|| self.priority(&id)),
+            status,
+            depends_on: self.depends_on(&id, entry.depends_on),
+            parameters: self.parameters(&id, entry.parameters),
+            derived_from: entry.derived_from,
+            output_path: output_path.or_else(|| owned.map(|(path, _)| path.clone())),
+            existing_path: entry.existing_path.filter(filled),
+            mapped_id: json::text(self.onboarding.task_mapping.get(&id)),
+            id: TaskId::new(id),
+        }
+    }
+
+    fn status(&self, id: &str, stated: Option<&str>, warnings: &mut Vec<Warning>) -> Status {
+        match stated.map(|text| (text, Status::parse(text))) {
+            Some((_, Some(status))) => status,
+            // To call it existing would hide work that somebody may still have to do.
+            Some((text, None)) => {
+                let status = text.to_owned();
+                warnings.push(Warning::UnknownStatus {
+                    id: TaskId::new(id),
+                    status,
+                });
+                Status::Needed
+            }
+            None if self.gaps.contains(id) => Status::Needed,
+            None => Status::Exists,
+        }
+    }
+
+    fn priority(&self, id: &str) -> String {
+        let priority = match (self.target_of_gap.contains_key(id), self.gaps.contains(id)) {
+            (true, _) => "required",
+            (false, true) => "recommended",
+            (false, false) => UNKNOWN,
+        };
+        priority.to_owned()
+    }
+
+    /// The graph has the last word on what an artifact waits for.
+    fn depends_on(&self, id: &str, of_manifest: Vec<String>) -> Vec<TaskId> {
+        let list = self
+            .onboarding
+            .graph
+            .get(id)
+            .cloned()
+            .unwrap_or(of_manifest);
+        list.into_iter().map(TaskId::new).collect()
+    }
+
+    fn parameters(&self, id: &str, mut of_manifest: Map<String, Value>) -> Map<String, Value> {
+        if let Some(resolved) = self.onboarding.parameters.get(id) {
+            of_manifest.extend(resolved.clone());
+        }
+        of_manifest
+    }
+}
+
+fn filled(text: &String) -> bool {
+    !text.is_empty()
+}
+
+fn unknown() -> String {
+    UNKNOWN.to_owned()
+}
+
+/// Every entry of the manifest once, then the gaps that it does not list (R1.3).
+fn from_manifest(
+    manifest: Manifest,
+    lookup: &Lookup<'_>,
+    warnings: &mut Vec<Warning>,
+) -> Vec<Artifact> {
+    let mut seen = HashSet::new();
+    let mut artifacts = Vec::with_capacity(manifest.artifacts.len());
+    for (index, mut entry) in manifest.artifacts.into_iter().enumerate() {
+        let Some(id) = entry.id.take().filter(filled) else {
+            warnings.push(Warning::ArtifactWithoutId { index });
+            continue;
+        };
+        if !seen.insert(id.clone()) {
+            warnings.push(Warning::DuplicateArtifact {
+                id: TaskId::new(id),
+            });
+            continue;
+        }
+        artifacts.push(lookup.artifact(id, entry, warnings));
+    }
+    for gap in &lookup.onboarding.gaps {
+        if filled(gap) && seen.insert(gap.clone()) {
+            artifacts.push(lookup.artifact(gap.clone(), Entry::default(), warnings));
+        }
+    }
+    artifacts
+}
+
+fn from_metadata_alone(lookup: &Lookup<'_>) -> Vec<Artifact> {
+    let Onboarding {
+        gaps,
+        parameters,
+        graph,
+        ..
+    } = lookup.onboarding;
+    let mut seen = HashSet::new();
+    let ids = gaps.iter().chain(parameters.keys()).chain(graph.keys());
+    ids.filter(|id| filled(id) && seen.insert(id.as_str()))
+        .map(|id| lookup.artifact(id.clone(), Entry::default(), &mut Vec::new()))
+        .collect()
+}
+
+fn types(onboarding: &Onboarding) -> IndexMap<String, TypeInfo> {
+    let mut types: IndexMap<String, TypeInfo> = IndexMap::new();
+    for (kind, contract) in &onboarding.contracts {
+        let contract = contract.as_object().filter(|contract| !contract.is_empty());
+        types.entry(kind.clone()).or_default().contract = contract.cloned();
+    }
+    for (kind, rules) in &onboarding.rules {
+        let rules = rules.as_array().cloned().unwrap_or_default();
+        types.entry(kind.clone()).or_default().rules = rules;
+    }
+    for (kind, info) in &onboarding.artifact_types {
+        let entry = types.entry(kind.clone()).or_default();
+        let sources = info.get("parameter_sources").and_then(Value::as_object);
+        entry.parameter_sources = sources.filter(|sources| !sources.is_empty()).cloned();
+        entry.output_ext = json::text(info.get("output_ext"));
+    }
+    types
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn onboarding(value: Value) -> Onboarding {
+        Onboarding::parse(value.to_string().as_bytes()).expect("an export")
+    }
+
+    fn entry(id: &str, status: &str) -> Entry {
+        Entry {
+            id: Some(id.into()),
+            status: Some(status.into()),
+            ..Entry::default()
+        }
+    }
+
+    fn ids(plan: &Plan) -> Vec<&str> {
+        plan.artifacts
+            .iter()
+            .map(|artifact| artifact.id.as_str())
+            .collect()
+    }
+
+    #[test]
+    fn the_manifest_comes_first_then_the_gaps_it_forgot() {
+        let metadata = onboarding(json!({"coverage": {"gaps": ["b", "lost", "lost"]}}));
+        let manifest = Manifest {
+            artifacts: vec![
+                entry("b", "needed"),
+                entry("a", "exists"),
+                entry("b", "exists"),
+                entry("", "needed"),
+                entry("odd", "brewing"),
+            ],
+            ..Manifest::default()
+        };
+        let plan = join(metadata, Ok(manifest), ProjectContext::default(), Some("p"));
+        assert_eq!(ids(&plan), ["b", "a", "odd", "lost"]);
+        assert_eq!(plan.artifacts[3].status, Status::Needed);
+        assert_eq!(
+            plan.warnings,
+            [
+                Warning::DuplicateArtifact {
+                    id: TaskId::new("b")
+                },
+                Warning::ArtifactWithoutId { index: 3 },
+                Warning::UnknownStatus {
+                    id: TaskId::new("odd"),
+                    status: "brewing".into()
+                },
+            ]
+        );
+    }
+
+    #[test]
+    fn from_the_metadata_alone() {
+        let metadata = onboarding(json!({
+            "coverage": {"gaps": ["a", "b"], "byTarget": [{"target": "api", "gaps": ["a"]}]},
+            "resolved_artifact_parameters": {"c": {"k": 1}},
+            "artifact_dependency_graph": {"d": ["a"], "a": ["zz"]},
+            "file_ownership": {"out/a.json": {"artifact_ids": ["a"], "artifact_types": ["dash"]}},
+            "artifact_task_mapping": {"a": "PI-1"},
+        }));
+        let plan = join(
+            metadata,
+            Err(ManifestUse::Missing),
+            ProjectContext::default(),
+            None,
+        );
+        assert_eq!(ids(&plan), ["a", "b", "c", "d"]);
+        let summary: Vec<_> = plan
+            .artifacts
+            .iter()
+            .map(|a| {
+                (
+                    a.status,
+                    a.kind.as_str(),
+                    a.target.as_str(),
+                    a.priority.as_str(),
+                )
+            })
+            .collect();
+        assert_eq!(
+            summary,
+            [
+                (Status::Needed, "dash", "api", "required"),
+                (Status::Needed, "unknown", "unknown", "recommended"),
+                (Status::Exists, "unknown", "unknown", "unknown"),
+                (Status::Exists, "unknown", "unknown", "unknown"),
+            ]
+        );
+        assert_eq!(plan.artifacts[0].output_path.as_deref(), Some("out/a.json"));
+        assert_eq!(plan.artifacts[0].mapped_id.as_deref(), Some("PI-1"));
+        assert_eq!(plan.artifacts[0].depends_on, [TaskId::new("zz")]);
+        assert_eq!(plan.project.id, "unknown-project");
+        assert_eq!(plan.export.manifest, ManifestUse::Missing);
+    }
+
+    #[test]
+    fn the_project_id_has_an_order() {
+        let with = |id: &str| onboarding(json!({"project_id": id, "coverage": {"gaps": []}}));
+        let manifest = || {
+            let yaml = b"metadata: {projectId: of-manifest}";
+            Ok(Manifest::parse("m.yaml", yaml).expect("YAML"))
+        };
+        let id = |metadata, wanted| {
+            join(metadata, manifest(), ProjectContext::default(), wanted)
+                .project
+                .id
+        };
+        assert_eq!(id(with("own"), Some("flag")), "flag");
+        assert_eq!(id(with("own"), None), "own");
+        assert_eq!(id(with(""), None), "of-manifest");
+    }
+
+    #[test]
+    fn resolved_parameters_lie_over_those_of_the_manifest() {
+        let metadata = onboarding(json!({
+            "coverage": {"gaps": []},
+            "resolved_artifact_parameters": {"a": {"x": 2, "new": true}},
+        }));
+        let parameters = json!({"w": 0, "x": 1}).as_object().cloned().expect("a map");
+        let entry = Entry {
+            parameters,
+            ..entry("a", "exists")
+        };
+        let manifest = Manifest {
+            artifacts: vec![entry],
+            ..Manifest::default()
+        };
+        let plan = join(metadata, Ok(manifest), ProjectContext::default(), Some("p"));
+        assert_eq!(
+            Value::Object(plan.artifacts[0].parameters.clone()),
+            json!({"w": 0, "x": 2, "new": true})
+        );
+    }
+}

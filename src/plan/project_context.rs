@@ -1,0 +1,45 @@
+//! The ProjectContext: the project's name and its owner.
+
+use serde_json::Value;
+
+use super::{json, yaml};
+
+/// The ProjectContext as far as taskspan reads it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProjectContext {
+    /// `spec.project.name`
+    pub name: Option<String>,
+    /// `spec.business.owner`
+    pub owner: Option<String>,
+}
+
+impl ProjectContext {
+    /// # Errors
+    /// What is wrong and where, ready to stand behind the file's path.
+    pub fn parse(bytes: &[u8]) -> Result<ProjectContext, String> {
+        let text = std::str::from_utf8(json::without_bom(bytes))
+            .map_err(|error| format!("not UTF-8: {error}"))?;
+        let value: Value = yaml::parse(text).map_err(|error| yaml::brief(&error))?;
+        Ok(ProjectContext {
+            name: json::text(value.pointer("/spec/project/name")),
+            owner: json::text(value.pointer("/spec/business/owner")),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_name_and_owner() {
+        let text = "spec:\n  project: {id: x, name: Shop}\n  business: {owner: team-a}\n";
+        let context = ProjectContext::parse(text.as_bytes()).expect("YAML");
+        assert_eq!(context.name.as_deref(), Some("Shop"));
+        assert_eq!(context.owner.as_deref(), Some("team-a"));
+        assert_eq!(
+            ProjectContext::parse(b"spec: 5"),
+            Ok(ProjectContext::default())
+        );
+    }
+}

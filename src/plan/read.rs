@@ -1,0 +1,184 @@
+//! Reads one export from disk: bounded, without leaving its directory, and joined.
+//!
+//! The metadata file decides whether there is an export at all. Its siblings may be missing or
+//! broken; then the plan says so and the export goes out with what is known.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use super::onboarding::OnboardingError;
+use super::{Manifest, ManifestUse, Onboarding, Plan, ProjectContext, Warning, join};
+use crate::ids::TraceId;
+use crate::source::{self, Source, SourceError};
+
+/// How an export is read.
+#[derive(Clone, Debug)]
+pub struct ReadOptions {
+    /// In bytes, for each of the three files.
+    pub max_file_size: u64,
+    /// Overrides the project id of the export (R5.5).
+    pub project_id: Option<String>,
+}
+
+/// What a metadata file turned out to be.
+#[derive(Clone, Debug)]
+pub enum Export {
+    /// To be emitted.
+    Fresh(Box<Fresh>),
+    /// It carries `task_trace_id`: somebody, most likely we, emitted it.
+    Emitted { task_trace_id: String },
+}
+
+/// An export that has not been emitted yet.
+#[derive(Clone, Debug)]
+pub struct Fresh {
+    pub source: Source,
+    pub trace_id: TraceId,
+    pub plan: Plan,
+    /// The metadata names a manifest that could not be used. It may still be on its way to the
+    /// disk, so it is worth a second look before the export is taken as it is.
+    pub provisional: bool,
+}
+
+/// Why an export cannot be emitted.
+#[derive(Debug)]
+pub enum PlanError {
+    Source(SourceError),
+    Onboarding {
+        path: PathBuf,
+        error: OnboardingError,
+    },
+}
+
+impl PlanError {
+    /// Whether a writer in the middle of its work would look like this.
+    pub fn may_settle(&self) -> bool {
+        match self {
+            PlanError::Source(error) => error.is_transient(),
+            PlanError::Onboarding { error, .. } => {
+                matches!(
+                    error,
+                    OnboardingError::Syntax { .. } | OnboardingError::NotUtf8
+                )
+            }
+        }
+    }
+}
+
+impl fmt::Display for PlanError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PlanError::Source(error) => error.fmt(f),
+            PlanError::Onboarding { path, error } => {
+                // `path:line:column:` is what editors jump to.
+                let position = matches!(
+                    error,
+                    OnboardingError::Syntax { .. } | OnboardingError::NotUtf8
+                );
+                let gap = if position { "" } else { " " };
+                write!(f, "{}:{gap}{error}", path.display())
+            }
+        }
+    }
+}
+
+impl std::error::Error for PlanError {}
+
+/// Reads and joins the export whose metadata file is `path`. Blocks on the disk.
+///
+/// # Errors
+/// The metadata file cannot be read, is too large, or is not an export.
+pub fn read(path: &Path, options: &ReadOptions) -> Result<Export, PlanError> {
+    let loaded = source::load(path, options.max_file_size).map_err(PlanError::Source)?;
+    let onboarding = Onboarding::parse(&loaded.bytes).map_err(|error| PlanError::Onboarding {
+        path: path.to_owned(),
+        error,
+    })?;
+    if let Some(task_trace_id) = onboarding.task_trace_id {
+        return Ok(Export::Emitted { task_trace_id });
+    }
+    let source = loaded.source;
+    let trace_id = TraceId::of_export(&source.canonical, source.mtime_ns, &loaded.bytes);
+    drop(loaded.bytes);
+
+    let directory = path.parent().unwrap_or(Path::new("."));
+    let mut warnings = Vec::new();
+    let manifest = read_manifest(directory, &onboarding, options, &mut warnings);
+    let context = read_context(directory, &onboarding, options, &mut warnings);
+    let provisional = manifest.is_err() && onboarding.artifact_manifest_path.is_some();
+    let mut plan = join::join(onboarding, manifest, context, options.project_id.as_deref());
+    plan.warnings.append(&mut warnings);
+    Ok(Export::Fresh(Box::new(Fresh {
+        source,
+        trace_id,
+        plan,
+        provisional,
+    })))
+}
+
+fn read_manifest(
+    directory: &Path,
+    onboarding: &Onboarding,
+    options: &ReadOptions,
+    warnings: &mut Vec<Warning>,
+) -> join::ManifestInput {
+    let mut refuse = |manifest_use: ManifestUse, reason: String| {
+        warnings.push(Warning::ManifestNotUsed { reason });
+        Err(manifest_use)
+    };
+    let Some(name) = &onboarding.artifact_manifest_path else {
+        return refuse(ManifestUse::Missing, "the metadata names none".to_owned());
+    };
+    let path = directory.join(name);
+    let bytes = match source::load_sibling(directory, name, options.max_file_size) {
+        Ok(bytes) => bytes,
+        Err(error @ SourceError::Missing { .. }) => {
+            return refuse(ManifestUse::Missing, error.to_string());
+        }
+        Err(error) => return refuse(ManifestUse::Unreadable, error.to_string()),
+    };
+    if let Some(expected) = &onboarding.artifact_manifest_checksum {
+        let actual = hex(&Sha256::digest(&bytes));
+        if !actual.eq_ignore_ascii_case(expected) {
+            let reason = format!(
+                "{}: its SHA-256 is {actual}, the metadata says {expected}",
+                path.display()
+            );
+            return refuse(ManifestUse::ChecksumMismatch, reason);
+        }
+    }
+    Manifest::parse(name, &bytes).or_else(|error| {
+        refuse(
+            ManifestUse::Unreadable,
+            format!("{}: {error}", path.display()),
+        )
+    })
+}
+
+fn read_context(
+    directory: &Path,
+    onboarding: &Onboarding,
+    options: &ReadOptions,
+    warnings: &mut Vec<Warning>,
+) -> ProjectContext {
+    // Older exports have none; that is nothing to warn about.
+    let Some(name) = &onboarding.project_context_path else {
+        return ProjectContext::default();
+    };
+    let context = source::load_sibling(directory, name, options.max_file_size)
+        .map_err(|error| error.to_string())
+        .and_then(|bytes| {
+            ProjectContext::parse(&bytes)
+                .map_err(|error| format!("{}: {error}", directory.join(name).display()))
+        });
+    context.unwrap_or_else(|reason| {
+        warnings.push(Warning::ProjectContextNotUsed { reason });
+        ProjectContext::default()
+    })
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

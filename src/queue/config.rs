@@ -1,0 +1,37 @@
+//! What a user can set about the queue on disk.
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::values::{ByteSize, ComponentId};
+
+/// What is accepted waits here until an endpoint has acknowledged it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct QueueConfig {
+    /// Keep what waits. Default: true.
+    pub enabled: bool,
+    /// When this much waits, no more exports are read until there is room. At least 1MiB.
+    /// Default: 512MiB.
+    pub queue_size: ByteSize,
+    /// The `file_storage` extension that says where. Default: not set.
+    pub storage: Option<ComponentId>,
+}
+
+impl Default for QueueConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            queue_size: ByteSize::mib(512),
+            storage: None,
+        }
+    }
+}
+
+impl QueueConfig {
+    /// Reports what is out of range: key path, message.
+    pub fn check(&self, at: &mut dyn FnMut(&str, String)) {
+        if self.queue_size < ByteSize::mib(1) {
+            at("queue_size", "has to be 1MiB or more".into());
+        }
+    }
+}

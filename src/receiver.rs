@@ -1,0 +1,142 @@
+//! The `export_dir` receiver: which exports are there to be read.
+//!
+//! ```text
+//! directories ─▶ scan ─▶ new or changed? ─▶ candidates
+//!                 ▲
+//!      watch ─────┴── every rescan_interval
+//! ```
+//!
+//! The scan is the truth; events only make it fast.
+
+pub mod config;
+pub mod scan;
+pub mod settle;
+
+mod watch;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use config::ExportDirConfig;
+use scan::{Found, Scanner, Stamp};
+use watch::{Hint, Watcher};
+
+/// The name of the file that an export is known by.
+pub const METADATA_FILE: &str = "onboarding-metadata.json";
+
+/// When no events come from the system, this is how often it is looked instead.
+const FALLBACK_POLL: Duration = Duration::from_secs(1);
+
+/// A metadata file that has not been seen in this version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    pub path: PathBuf,
+}
+
+/// Looks once, and hands over everything that is there.
+pub async fn scan_once(config: &ExportDirConfig, candidates: &mpsc::Sender<Candidate>) {
+    let mut receiver = Receiver::new(config, None);
+    receiver.look(Hint::Everything, candidates).await;
+}
+
+/// Watches until stopped.
+pub async fn run(
+    config: &ExportDirConfig,
+    candidates: mpsc::Sender<Candidate>,
+    stop: CancellationToken,
+) {
+    let (hints, mut incoming) = watch::channel();
+    let watcher = match config.poll_interval {
+        Some(_) => None,
+        None => Watcher::new(hints)
+            .inspect_err(|error| tracing::warn!(%error, "no file events; polling instead"))
+            .ok(),
+    };
+    let mut receiver = Receiver::new(config, watcher);
+    let mut hint = Hint::Everything;
+    let mut rescan = tokio::time::interval(config.rescan_interval.0);
+    rescan.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    rescan.tick().await;
+    loop {
+        receiver.look(hint, &candidates).await;
+        let poll = receiver.poll_interval(config);
+        hint = tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            hint = incoming.next() => hint,
+            _ = rescan.tick() => Hint::Everything,
+            () = tokio::time::sleep(poll.unwrap_or(Duration::MAX)), if poll.is_some() => {
+                Hint::Everything
+            }
+        };
+    }
+}
+
+struct Receiver {
+    scanner: Option<Scanner>,
+    seen: HashMap<PathBuf, Stamp>,
+    roots: Arc<[PathBuf]>,
+}
+
+impl Receiver {
+    fn new(config: &ExportDirConfig, watcher: Option<Watcher>) -> Receiver {
+        Receiver {
+            scanner: Some(Scanner::watching(config.recursive, watcher)),
+            seen: HashMap::new(),
+            roots: config.directories.clone().into(),
+        }
+    }
+
+    /// Scans what the hint speaks of and hands over what is new there.
+    async fn look(&mut self, hint: Hint, candidates: &mpsc::Sender<Candidate>) {
+        let Some(mut scanner) = self.scanner.take() else {
+            return;
+        };
+        let roots = Arc::clone(&self.roots);
+        let scan = tokio::task::spawn_blocking(move || {
+            let found = scanner.scan(&roots, &hint);
+            (scanner, found)
+        });
+        let (scanner, found) = match scan.await {
+            Ok(done) => done,
+            // The runtime is going down.
+            Err(_) => return,
+        };
+        self.scanner = Some(scanner);
+        self.forget_what_is_gone(&found);
+        for (path, stamp) in found.exports {
+            if self.seen.insert(path.clone(), stamp) != Some(stamp)
+                && candidates.send(Candidate { path }).await.is_err()
+            {
+                return;
+            }
+        }
+    }
+
+    /// An export that was removed and made again is new, whatever its times say.
+    fn forget_what_is_gone(&mut self, found: &Found) {
+        self.seen.retain(|path, _| {
+            found.exports.contains_key(path)
+                || !found
+                    .scanned
+                    .iter()
+                    .any(|directory| path.starts_with(directory))
+        });
+    }
+
+    /// How often to look when events cannot be relied upon.
+    fn poll_interval(&self, config: &ExportDirConfig) -> Option<Duration> {
+        let watching = self.scanner.as_ref().is_some_and(Scanner::is_watching);
+        match config.poll_interval {
+            Some(interval) => Some(interval.0),
+            None if watching => None,
+            None => Some(FALLBACK_POLL.min(config.rescan_interval.0)),
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! What a user can set on an `export_dir` receiver.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::values::{ByteSize, HumanDuration};
+use crate::converter::options::SpanOptions;
+use crate::writeback::config::WriteBackConfig;
+
+/// Watch directories for exports.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ExportDirConfig {
+    /// Where exports are written; one at least. A directory need not exist yet.
+    pub directories: Vec<PathBuf>,
+    /// Look into sub-directories too. Default: true.
+    pub recursive: bool,
+    /// How long a file has to stay unchanged before it is read. More than 0, at most
+    /// `settle_timeout`. Default: 100ms.
+    pub settle: HumanDuration,
+    /// When a file that never stays unchanged is read all the same. Default: 10s.
+    pub settle_timeout: HumanDuration,
+    /// How often all directories are scanned, whatever the notifications say. At least 1s.
+    /// Default: 30s.
+    pub rescan_interval: HumanDuration,
+    /// Poll at this interval instead of using file notifications. More than 0. Default: not set;
+    /// network file systems are recognised and polled anyway.
+    pub poll_interval: Option<HumanDuration>,
+    /// A larger file is refused. 1KiB to 1GiB. Default: 64MiB.
+    pub max_file_size: ByteSize,
+    /// How many exports are worked on at a time. 1 to 64. Default: 4.
+    pub max_concurrent_exports: usize,
+    /// Stands in for the export's own project id. Default: not set.
+    pub project_id: Option<String>,
+    /// What is written into the export afterwards.
+    pub write_back: WriteBackConfig,
+    /// How an export becomes spans.
+    pub spans: SpanOptions,
+}
+
+impl Default for ExportDirConfig {
+    fn default() -> Self {
+        Self {
+            directories: Vec::new(),
+            recursive: true,
+            settle: HumanDuration::from_millis(100),
+            settle_timeout: HumanDuration::from_secs(10),
+            rescan_interval: HumanDuration::from_secs(30),
+            poll_interval: None,
+            max_file_size: ByteSize::mib(64),
+            max_concurrent_exports: 4,
+            project_id: None,
+            write_back: WriteBackConfig::default(),
+            spans: SpanOptions::default(),
+        }
+    }
+}
+
+impl ExportDirConfig {
+    /// Reports what is out of range: key path, message.
+    pub fn check(&self, at: &mut dyn FnMut(&str, String)) {
+        if self.directories.is_empty() {
+            at("directories", "name at least one directory to watch".into());
+        }
+        for (index, directory) in self.directories.iter().enumerate() {
+            if directory.as_os_str().is_empty() {
+                at(&format!("directories.{index}"), "an empty path".into());
+            }
+        }
+        if self.settle.is_zero() {
+            at("settle", "has to be more than 0".into());
+        }
+        if self.settle > self.settle_timeout {
+            let most = self.settle_timeout;
+            let message = format!("has to be at most settle_timeout, which is {most}");
+            at("settle", message);
+        }
+        if self.rescan_interval < HumanDuration::from_secs(1) {
+            at("rescan_interval", "has to be 1s or more".into());
+        }
+        if self
+            .poll_interval
+            .is_some_and(|interval| interval.is_zero())
+        {
+            at("poll_interval", "has to be more than 0".into());
+        }
+        if !(ByteSize::kib(1)..=ByteSize::mib(1024)).contains(&self.max_file_size) {
+            at("max_file_size", "has to be between 1KiB and 1GiB".into());
+        }
+        if !(1..=64).contains(&self.max_concurrent_exports) {
+            at(
+                "max_concurrent_exports",
+                "has to be between 1 and 64".into(),
+            );
+        }
+        if self
+            .project_id
+            .as_deref()
+            .is_some_and(|id| id.trim().is_empty())
+        {
+            at(
+                "project_id",
+                "is empty; leave it out to use the export's own".into(),
+            );
+        }
+        self.spans
+            .check(&mut |path, message| at(&format!("spans.{path}"), message));
+    }
+}

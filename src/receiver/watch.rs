@@ -1,0 +1,218 @@
+//! File events, as hints where to look. The only file that names `notify`.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use notify::event::{AccessKind, AccessMode, ModifyKind};
+use notify::{Config, Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
+use tokio::sync::mpsc;
+
+use super::METADATA_FILE;
+
+/// Hints that may wait. When there are more, one look at everything replaces them.
+const MAX_WAITING: usize = 1_024;
+
+/// Where to look.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Hint {
+    Everything,
+    Directories(BTreeSet<PathBuf>),
+}
+
+/// The near end, fed by notify's thread.
+pub struct Sender {
+    directories: mpsc::Sender<PathBuf>,
+    /// There was no room for a hint, or the kernel lost events.
+    overflow: Arc<AtomicBool>,
+}
+
+/// The far end.
+pub struct Hints {
+    directories: mpsc::Receiver<PathBuf>,
+    overflow: Arc<AtomicBool>,
+}
+
+pub fn channel() -> (Sender, Hints) {
+    let (sender, receiver) = mpsc::channel(MAX_WAITING);
+    let overflow = Arc::new(AtomicBool::new(false));
+    (
+        Sender {
+            directories: sender,
+            overflow: Arc::clone(&overflow),
+        },
+        Hints {
+            directories: receiver,
+            overflow,
+        },
+    )
+}
+
+impl Hints {
+    /// All hints that wait, as one. Never comes when there is no watcher.
+    pub async fn next(&mut self) -> Hint {
+        let Some(first) = self.directories.recv().await else {
+            return std::future::pending().await;
+        };
+        let mut directories = BTreeSet::from([first]);
+        while let Ok(next) = self.directories.try_recv() {
+            directories.insert(next);
+        }
+        if self.overflow.swap(false, Ordering::AcqRel) {
+            return Hint::Everything;
+        }
+        Hint::Directories(directories)
+    }
+}
+
+impl Sender {
+    fn send(&self, directory: PathBuf) {
+        if self.directories.try_send(directory).is_err() {
+            // The channel is full, so a hint is on its way, and whoever takes it sees the flag.
+            self.overflow.store(true, Ordering::Release);
+        }
+    }
+
+    fn everything(&self) {
+        self.overflow.store(true, Ordering::Release);
+        // Any hint will do to wake the other end.
+        let _ = self.directories.try_send(PathBuf::new());
+    }
+
+    fn take(&self, event: notify::Result<Event>) {
+        match event {
+            Ok(event) if event.need_rescan() => self.everything(),
+            Ok(event) => {
+                for directory in concerned(&event) {
+                    self.send(directory);
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "file events were lost; looking at everything");
+                self.everything();
+            }
+        }
+    }
+}
+
+/// The directories in which an event may have brought, changed or removed an export.
+fn concerned(event: &Event) -> Vec<PathBuf> {
+    let structural = matches!(
+        event.kind,
+        EventKind::Create(_) | EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_))
+    );
+    // Reading is an event too, ours included.
+    let content = matches!(
+        event.kind,
+        EventKind::Modify(_) | EventKind::Access(AccessKind::Close(AccessMode::Write))
+    );
+    let concerns = |path: &&PathBuf| {
+        let ours = path.file_name().is_some_and(|name| name == METADATA_FILE);
+        // A file of another name can be neither an export nor a directory that holds one, unless
+        // its kind cannot be asked any more.
+        let directory = || structural && fs::symlink_metadata(path).map_or(true, |it| it.is_dir());
+        (ours && (structural || content)) || directory()
+    };
+    event
+        .paths
+        .iter()
+        .filter(concerns)
+        .map(|path| match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+            _ => PathBuf::from("."),
+        })
+        .collect()
+}
+
+/// Watches on single directories.
+#[derive(Debug)]
+pub struct Watcher {
+    inner: RecommendedWatcher,
+    /// Directory → device and inode at the time of the watch, to notice one that was made anew.
+    watched: HashMap<PathBuf, (u64, u64)>,
+}
+
+impl Watcher {
+    /// # Errors
+    /// The system has no file events to give.
+    pub fn new(hints: Sender) -> Result<Watcher, WatchError> {
+        let handler = move |event| hints.take(event);
+        let inner = RecommendedWatcher::new(handler, Config::default()).map_err(WatchError)?;
+        Ok(Watcher {
+            inner,
+            watched: HashMap::new(),
+        })
+    }
+
+    /// Watches a directory, unless it is watched already. One that does not exist is no error.
+    ///
+    /// # Errors
+    /// A limit of the system was reached; there will be no events from this directory.
+    pub fn watch(&mut self, directory: &Path) -> Result<(), WatchError> {
+        let Ok(metadata) = fs::metadata(directory) else {
+            if self.watched.remove(directory).is_some() {
+                let _ = self.inner.unwatch(directory);
+            }
+            return Ok(());
+        };
+        let identity = (metadata.dev(), metadata.ino());
+        match self.watched.get(directory) {
+            Some(known) if *known == identity => return Ok(()),
+            // Another directory of this name: the kernel watches the old one, if any.
+            Some(_) => {
+                let _ = self.inner.unwatch(directory);
+            }
+            None => {}
+        }
+        match self.inner.watch(directory, RecursiveMode::NonRecursive) {
+            Ok(()) => {
+                self.watched.insert(directory.to_owned(), identity);
+                Ok(())
+            }
+            Err(error) if is_gone(&error) => Ok(()),
+            Err(error) => Err(WatchError(error)),
+        }
+    }
+}
+
+fn is_gone(error: &notify::Error) -> bool {
+    match &error.kind {
+        notify::ErrorKind::PathNotFound | notify::ErrorKind::WatchNotFound => true,
+        notify::ErrorKind::Io(error) => {
+            matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
+        }
+        _ => false,
+    }
+}
+
+/// The system gives no events, and what can be done about it.
+#[derive(Debug)]
+pub struct WatchError(notify::Error);
+
+impl std::fmt::Display for WatchError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let limit = match &self.0.kind {
+            notify::ErrorKind::MaxFilesWatch => Some("fs.inotify.max_user_watches"),
+            notify::ErrorKind::Io(error) => match error.raw_os_error() {
+                Some(code) if code == rustix::io::Errno::NOSPC.raw_os_error() => {
+                    Some("fs.inotify.max_user_watches")
+                }
+                Some(code) if code == rustix::io::Errno::MFILE.raw_os_error() => {
+                    Some("fs.inotify.max_user_instances")
+                }
+                _ => None,
+            },
+            _ => None,
+        };
+        match limit {
+            Some(limit) => write!(f, "{} (raise the sysctl {limit})", self.0),
+            None => self.0.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for WatchError {}

@@ -1,0 +1,269 @@
+//! Puts the spliced export in place of the one that was read, and of no other.
+//!
+//! ```text
+//! load ─▶ as read? ─▶ splice ─▶ temp file ─▶ exchange ─▶ look ─▶ fsync dir ─▶ look ─▶ unlink
+//!  │ none    │ no                              │ none      └─ not as read ──────┘
+//!  ▼         ▼                                 ▼                    ▼
+//! Gone   Superseded                           Gone    exchange back: Superseded
+//! ```
+//!
+//! At every moment the target's name leads to a whole file. The windows, one by one:
+//!
+//! - Newer export before the exchange: the look finds it in the temp file, and it goes back.
+//! - Newer export while that goes back: what comes out then is not what we put in, so the swap is
+//!   repeated until it is (`put_back`). A name only ever moves on to a later version.
+//! - A writer in place, truncating as it starts: size, time or digest differ at one of the looks.
+//!   A writer that opened the file before the exchange and is silent until after the second look
+//!   writes into a file without a name. Nothing short of a lock would tell; the settle time
+//!   before reading makes it unlikely.
+//! - Crash before the exchange: the target was not touched. Crash after: both versions are whole
+//!   on disk, the next attempt sees its own id and answers `Written`, and `stale` sorts the
+//!   leftover out by its name, putting back a newer export that was not looked at yet.
+//! - Where names cannot be exchanged (NFS, 9p, some FUSE) the file is read once more and renamed
+//!   over; an export that lands between these two calls is lost to its predecessor.
+
+use std::ffi::OsStr;
+use std::path::Path;
+
+use rustix::fs::RenameFlags;
+use rustix::io::Errno;
+
+use super::splice::{existing, splice};
+use super::temp::Temp;
+use super::{EMITTED_AT, TRACE_ID, WriteBackError};
+use crate::source::{Directory, Source, SourceError, Stamp};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The file carries the trace id, now or since an attempt that was cut short.
+    Written,
+    /// Another version is in place, and was left as it is.
+    Superseded,
+    /// There is no such file any more, and none was made.
+    Gone,
+}
+
+/// Adds `task_trace_id` and `task_emission_timestamp` to the export that `source` identifies.
+pub fn write_back(
+    source: &Source,
+    task_trace_id: &str,
+    task_emission_timestamp: &str,
+    max_bytes: u64,
+) -> Result<Outcome, WriteBackError> {
+    write_back_with(
+        source,
+        task_trace_id,
+        task_emission_timestamp,
+        max_bytes,
+        &mut |_| Ok(()),
+    )
+}
+
+/// A system call about to be made. Tests hook in here: to meddle with the files just before it, or
+/// to have it fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    Create,
+    Exchange,
+    Look,
+    LookAgain,
+    PutBack,
+    Rename,
+}
+
+type Hook<'a> = &'a mut dyn FnMut(Step) -> rustix::io::Result<()>;
+
+fn write_back_with(
+    source: &Source,
+    trace_id: &str,
+    emitted_at: &str,
+    max_bytes: u64,
+    before: Hook,
+) -> Result<Outcome, WriteBackError> {
+    let path = &source.canonical;
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Ok(Outcome::Gone);
+    };
+    let dir = match Directory::open(parent) {
+        Err(SourceError::Missing { .. }) => return Ok(Outcome::Gone),
+        dir => dir?,
+    };
+    let (current, original) = match dir.load(Path::new(name), max_bytes) {
+        Err(SourceError::Missing { .. }) => return Ok(Outcome::Gone),
+        loaded => loaded?,
+    };
+    if existing(&current.bytes, TRACE_ID).as_deref() == Some(trace_id) {
+        return Ok(Outcome::Written);
+    }
+    if !current.source.same_version(source) {
+        return Ok(Outcome::Superseded);
+    }
+    let text = splice(
+        &current.bytes,
+        &[(TRACE_ID, trace_id), (EMITTED_AT, emitted_at)],
+    )
+    .map_err(|source| WriteBackError::Splice {
+        path: path.clone(),
+        source,
+    })?;
+
+    if let Ok(stat) = rustix::fs::fstat(&original)
+        && stat.st_nlink > 1
+    {
+        let (path, links) = (path.display(), stat.st_nlink - 1);
+        tracing::warn!(%path, links, "its other hard links stay without the trace id");
+    }
+    before(Step::Create).map_err(|errno| failed(path, "create a file beside it", errno))?;
+    let (temp, placed) = Temp::create(&dir, name, (&original, &source.sha256), &text)?;
+    drop(original); // NFS would keep a replaced file that is open under yet another name
+    Swap {
+        dir: &dir,
+        name,
+        temp,
+        placed,
+        before,
+    }
+    .replace(source, max_bytes)
+}
+
+/// A temp file about to change places with the file called `name`.
+pub(super) struct Swap<'a> {
+    pub(super) dir: &'a Directory,
+    pub(super) name: &'a OsStr,
+    pub(super) temp: Temp<'a>,
+    /// What we put, or are about to put, under `name`.
+    pub(super) placed: Stamp,
+    pub(super) before: Hook<'a>,
+}
+
+impl Swap<'_> {
+    fn replace(mut self, source: &Source, max_bytes: u64) -> Result<Outcome, WriteBackError> {
+        match self.exchange(Step::Exchange) {
+            Ok(()) => {}
+            Err(Errno::NOENT) if self.target_is_gone() => return Ok(Outcome::Gone),
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+                return self.rename(source, max_bytes);
+            }
+            Err(errno) => return Err(failed(&source.canonical, "replace it", errno)),
+        }
+        // From here on the temp file may be somebody's newer export.
+        self.temp.disposable = false;
+        let untouched = match self.came_out_as_read(Step::Look, source, max_bytes) {
+            Ok(true) => {
+                self.sync();
+                self.came_out_as_read(Step::LookAgain, source, max_bytes)
+            }
+            other => other,
+        };
+        match untouched {
+            Ok(true) => {
+                self.temp.disposable = true;
+                Ok(Outcome::Written)
+            }
+            Ok(false) => self.put_back(),
+            Err(error) => self.put_back().and(Err(error.into())),
+        }
+    }
+
+    fn came_out_as_read(
+        &mut self,
+        step: Step,
+        source: &Source,
+        max_bytes: u64,
+    ) -> Result<bool, SourceError> {
+        let unreadable = |errno: Errno| SourceError::from_io(&self.temp.path(), errno.into());
+        (self.before)(step).map_err(unreadable)?;
+        match self.dir.load(&self.temp.name, max_bytes) {
+            Ok((out, _)) => Ok(out.source.same_version(source)),
+            Err(error @ SourceError::Unreadable { .. }) => Err(error),
+            Err(_) => Ok(false),
+        }
+    }
+
+    /// Exchanges until what comes out is what was put in before: anything else was put there by
+    /// someone after us, is therefore the later one, and has to go back in turn.
+    pub(super) fn put_back(mut self) -> Result<Outcome, WriteBackError> {
+        self.temp.disposable = false;
+        let mut held = self
+            .dir
+            .stamp(&self.temp.name)
+            .map_err(|errno| self.stranded(errno))?;
+        loop {
+            match self.exchange(Step::PutBack) {
+                Ok(()) => {}
+                // Whoever deleted ours would have deleted the newer one, had we not been there.
+                Err(Errno::NOENT) if self.target_is_gone() => {
+                    self.temp.disposable = true;
+                    return Ok(Outcome::Gone);
+                }
+                Err(errno) => return Err(self.stranded(errno)),
+            }
+            let out = self
+                .dir
+                .stamp(&self.temp.name)
+                .map_err(|errno| self.stranded(errno))?;
+            if out == self.placed {
+                self.temp.disposable = true;
+                self.sync();
+                return Ok(Outcome::Superseded);
+            }
+            self.placed = std::mem::replace(&mut held, out);
+        }
+    }
+
+    fn rename(mut self, source: &Source, max_bytes: u64) -> Result<Outcome, WriteBackError> {
+        match self.dir.load(Path::new(self.name), max_bytes) {
+            Ok((current, _)) if current.source.same_version(source) => {}
+            Ok(_) | Err(SourceError::Changed { .. }) => return Ok(Outcome::Superseded),
+            Err(SourceError::Missing { .. }) => return Ok(Outcome::Gone),
+            Err(error) => return Err(error.into()),
+        }
+        (self.before)(Step::Rename)
+            .and_then(|()| {
+                let fd = &self.dir.fd;
+                rustix::fs::renameat(fd, &self.temp.name, fd, self.name)
+            })
+            .map_err(|errno| failed(&source.canonical, "replace it", errno))?;
+        self.temp.disposable = false;
+        self.sync();
+        Ok(Outcome::Written)
+    }
+
+    fn exchange(&mut self, step: Step) -> rustix::io::Result<()> {
+        (self.before)(step)?;
+        let fd = &self.dir.fd;
+        rustix::fs::renameat_with(fd, &self.temp.name, fd, self.name, RenameFlags::EXCHANGE)
+    }
+
+    fn target_is_gone(&self) -> bool {
+        self.dir.stamp(Path::new(self.name)) == Err(Errno::NOENT)
+    }
+
+    /// Makes the exchange itself durable. Should this fail, a power cut may bring the former
+    /// version back, which is whole as well and known to have been delivered.
+    fn sync(&self) {
+        if let Err(error) = rustix::fs::fsync(&self.dir.fd) {
+            let path = self.dir.canonical.display();
+            tracing::debug!(%path, %error, "the directory could not be brought to the disk");
+        }
+    }
+
+    fn stranded(&self, errno: Errno) -> WriteBackError {
+        WriteBackError::Stranded {
+            path: self.dir.canonical.join(self.name),
+            kept: self.temp.path(),
+            source: errno.into(),
+        }
+    }
+}
+
+fn failed(path: &Path, action: &'static str, errno: Errno) -> WriteBackError {
+    WriteBackError::System {
+        path: path.to_path_buf(),
+        action,
+        source: errno.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

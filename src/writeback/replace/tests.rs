@@ -1,0 +1,398 @@
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::PathBuf;
+
+use super::super::is_temp_name;
+use super::*;
+use crate::source::load;
+
+const NAME: &str = "onboarding-metadata.json";
+const OLD: &str = "{\n  \"project_id\": \"p\"\n}";
+const NEW: &str = "{\n  \"project_id\": \"p\",\n  \"generation\": 2\n}";
+const NEWER: &str = "{\n  \"project_id\": \"p\",\n  \"generation\": 3, \"more\": true\n}";
+const DONE: &str = "{\n  \"project_id\": \"p\",\n  \"task_trace_id\": \"0af7\",\n  \
+                    \"task_emission_timestamp\": \"2026-11-23T06:15:00Z\"\n}";
+const MAX: u64 = 1 << 20;
+
+/// A directory with one export in it, that has been read.
+struct Case {
+    dir: tempfile::TempDir,
+    source: Source,
+}
+
+impl Case {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(NAME);
+        fs::write(&path, OLD).unwrap();
+        Case {
+            source: load(&path, MAX).unwrap().source,
+            dir,
+        }
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn text(&self) -> String {
+        fs::read_to_string(self.at(NAME)).unwrap()
+    }
+
+    /// As the exporter does it: a file of its own, renamed over the target.
+    fn export(&self, text: &str) {
+        fs::write(self.at(".export.tmp"), text).unwrap();
+        fs::rename(self.at(".export.tmp"), self.at(NAME)).unwrap();
+    }
+
+    fn names(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.dir.path()).unwrap();
+        entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect()
+    }
+
+    fn stray(&self) -> Option<PathBuf> {
+        self.names()
+            .iter()
+            .find(|name| is_temp_name(name))
+            .map(|name| self.at(name))
+    }
+
+    fn run(&self) -> Result<Outcome, WriteBackError> {
+        self.run_with(|_| Ok(()))
+    }
+
+    fn run_with(
+        &self,
+        mut hook: impl FnMut(Step) -> rustix::io::Result<()>,
+    ) -> Result<Outcome, WriteBackError> {
+        write_back_with(&self.source, "0af7", "2026-11-23T06:15:00Z", MAX, &mut hook)
+    }
+
+    /// Runs with `meddle` called once, just before `step`.
+    fn meddling(&self, step: Step, meddle: impl FnOnce()) -> Result<Outcome, WriteBackError> {
+        let mut meddle = Some(meddle);
+        let result = self.run_with(|now| {
+            if now == step
+                && let Some(meddle) = meddle.take()
+            {
+                meddle();
+            }
+            Ok(())
+        });
+        assert!(meddle.is_none(), "{step:?} was never reached");
+        result
+    }
+
+    fn failing(&self, step: Step, errno: Errno) -> Result<Outcome, WriteBackError> {
+        self.run_with(|now| if now == step { Err(errno) } else { Ok(()) })
+    }
+
+    /// What must hold whatever happened: this text, and nothing of ours beside it.
+    fn holds(&self, text: &str) {
+        assert_eq!(self.text(), text);
+        assert_eq!(self.names(), [NAME]);
+    }
+}
+
+#[test]
+fn the_two_keys_are_added_and_a_second_time_changes_nothing() {
+    let case = Case::new();
+    assert_eq!(case.run().unwrap(), Outcome::Written);
+    case.holds(DONE);
+    let inode = fs::metadata(case.at(NAME)).unwrap().ino();
+    // As after a crash that came before the queue heard of it.
+    assert_eq!(case.run().unwrap(), Outcome::Written);
+    assert_eq!(fs::metadata(case.at(NAME)).unwrap().ino(), inode);
+}
+
+#[test]
+fn a_newer_export_is_left_alone_whenever_it_comes() {
+    let case = Case::new();
+    case.export(NEW);
+    assert_eq!(case.run().unwrap(), Outcome::Superseded);
+    case.holds(NEW);
+
+    let case = Case::new();
+    let done = case.meddling(Step::Exchange, || case.export(NEW));
+    assert_eq!(done.unwrap(), Outcome::Superseded);
+    case.holds(NEW);
+
+    // After the exchange it replaces ours, as it would have replaced the old one.
+    for step in [Step::Look, Step::LookAgain] {
+        let case = Case::new();
+        assert_eq!(
+            case.meddling(step, || case.export(NEW)).unwrap(),
+            Outcome::Written
+        );
+        case.holds(NEW);
+    }
+}
+
+#[test]
+fn an_export_that_comes_while_another_is_put_back_wins() {
+    let case = Case::new();
+    let mut returns = 0;
+    let done = case.run_with(|step| {
+        match step {
+            Step::Exchange => case.export(NEW),
+            Step::PutBack => {
+                returns += 1;
+                if returns == 1 {
+                    case.export(NEWER);
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    });
+    assert_eq!(done.unwrap(), Outcome::Superseded);
+    assert_eq!(returns, 2);
+    case.holds(NEWER);
+}
+
+#[test]
+fn a_writer_in_place_keeps_the_name() {
+    let before = Case::new();
+    let done = before.meddling(Step::Exchange, || fs::write(before.at(NAME), NEW).unwrap());
+    assert_eq!(done.unwrap(), Outcome::Superseded);
+    before.holds(NEW);
+
+    // It opened the old file before the exchange and writes after.
+    for step in [Step::Look, Step::LookAgain] {
+        let case = Case::new();
+        let writer = File::options().write(true).open(case.at(NAME)).unwrap();
+        let meddle = || {
+            writer.set_len(0).unwrap();
+            rustix::io::write(&writer, NEW.as_bytes()).unwrap();
+        };
+        assert_eq!(case.meddling(step, meddle).unwrap(), Outcome::Superseded);
+        case.holds(NEW);
+    }
+
+    // It opened our file between exchange and return.
+    let case = Case::new();
+    let done = case.run_with(|step| {
+        match step {
+            Step::Exchange => case.export(NEW),
+            Step::Look => fs::write(case.at(NAME), NEWER).unwrap(),
+            _ => {}
+        }
+        Ok(())
+    });
+    assert_eq!(done.unwrap(), Outcome::Superseded);
+    case.holds(NEWER);
+}
+
+#[test]
+fn a_touched_file_counts_as_another() {
+    let case = Case::new();
+    let times = fs::FileTimes::new().set_modified(std::time::UNIX_EPOCH);
+    File::options()
+        .write(true)
+        .open(case.at(NAME))
+        .unwrap()
+        .set_times(times)
+        .unwrap();
+    assert_eq!(case.run().unwrap(), Outcome::Superseded);
+    case.holds(OLD);
+}
+
+#[test]
+fn what_is_gone_is_not_made_again() {
+    let case = Case::new();
+    fs::remove_file(case.at(NAME)).unwrap();
+    assert_eq!(case.run().unwrap(), Outcome::Gone);
+    assert!(case.names().is_empty());
+
+    let case = Case::new();
+    let done = case.meddling(Step::Exchange, || fs::remove_file(case.at(NAME)).unwrap());
+    assert_eq!(done.unwrap(), Outcome::Gone);
+    assert!(case.names().is_empty());
+
+    let case = Case::new();
+    let done = case.run_with(|step| {
+        match step {
+            Step::Exchange => case.export(NEW),
+            Step::PutBack => fs::remove_file(case.at(NAME)).unwrap(),
+            _ => {}
+        }
+        Ok(())
+    });
+    assert_eq!(done.unwrap(), Outcome::Gone);
+    assert!(case.names().is_empty());
+
+    let Case { dir, source } = Case::new();
+    drop(dir);
+    assert_eq!(
+        write_back(&source, "0af7", "now", MAX).unwrap(),
+        Outcome::Gone
+    );
+}
+
+#[test]
+fn a_temp_file_that_disappears_is_not_mistaken_for_a_missing_target() {
+    let case = Case::new();
+    let done = case.meddling(Step::Exchange, || {
+        fs::remove_file(case.stray().unwrap()).unwrap()
+    });
+    assert!(matches!(done, Err(WriteBackError::System { .. })));
+    case.holds(OLD);
+}
+
+#[test]
+fn the_mode_is_kept() {
+    for mode in [0o600, 0o640, 0o400, 0o664] {
+        let case = Case::new();
+        fs::set_permissions(case.at(NAME), Permissions::from_mode(mode)).unwrap();
+        assert_eq!(case.run().unwrap(), Outcome::Written);
+        assert_eq!(fs::metadata(case.at(NAME)).unwrap().mode() & 0o7777, mode);
+        case.holds(DONE);
+    }
+}
+
+#[test]
+fn a_link_is_refused_and_what_it_leads_to_is_untouched() {
+    let case = Case::new();
+    fs::rename(case.at(NAME), case.at("real.json")).unwrap();
+    symlink("real.json", case.at(NAME)).unwrap();
+    let error = case.run().unwrap_err();
+    assert!(error.to_string().contains("symbolic link"), "{error}");
+    assert_eq!(case.text(), OLD);
+    assert_eq!(case.stray(), None);
+
+    // Swapped in at the last moment, it is an other thing that came out.
+    let case = Case::new();
+    fs::write(case.at("real.json"), OLD).unwrap();
+    let swap = || {
+        fs::remove_file(case.at(NAME)).unwrap();
+        symlink("real.json", case.at(NAME)).unwrap();
+    };
+    assert_eq!(
+        case.meddling(Step::Exchange, swap).unwrap(),
+        Outcome::Superseded
+    );
+    assert_eq!(
+        fs::read_link(case.at(NAME)).unwrap(),
+        PathBuf::from("real.json")
+    );
+    assert_eq!(case.stray(), None);
+}
+
+#[test]
+fn other_hard_links_keep_the_old_text() {
+    let case = Case::new();
+    fs::hard_link(case.at(NAME), case.at("copy.json")).unwrap();
+    // Making a link changes neither size nor mtime, so it still is the file that was read.
+    assert_eq!(case.run().unwrap(), Outcome::Written);
+    assert_eq!(case.text(), DONE);
+    assert_eq!(fs::read_to_string(case.at("copy.json")).unwrap(), OLD);
+}
+
+#[test]
+fn errors_say_what_to_do_and_leave_nothing_behind() {
+    for (step, errno, advice) in [
+        (Step::Create, Errno::ROFS, "mounted read-only"),
+        (
+            Step::Create,
+            Errno::ACCESS,
+            "write permission on the directory",
+        ),
+        (Step::Exchange, Errno::BUSY, "mount its directory instead"),
+        (Step::Exchange, Errno::PERM, "in a sticky one"),
+        (Step::Exchange, Errno::NOSPC, "make room"),
+    ] {
+        let case = Case::new();
+        let error = case.failing(step, errno).unwrap_err().to_string();
+        assert!(error.contains(advice) && error.contains(NAME), "{error}");
+        case.holds(OLD);
+    }
+}
+
+#[test]
+fn a_directory_closed_to_writing_is_an_error() {
+    let case = Case::new();
+    fs::set_permissions(case.dir.path(), Permissions::from_mode(0o555)).unwrap();
+    let root = File::create(case.at("probe")).is_ok();
+    if !root {
+        assert!(matches!(case.run(), Err(WriteBackError::System { .. })));
+        case.holds(OLD);
+    }
+    fs::set_permissions(case.dir.path(), Permissions::from_mode(0o755)).unwrap();
+}
+
+#[test]
+fn without_exchange_the_file_is_renamed_over() {
+    for errno in [Errno::INVAL, Errno::NOSYS, Errno::OPNOTSUPP] {
+        let case = Case::new();
+        assert_eq!(
+            case.failing(Step::Exchange, errno).unwrap(),
+            Outcome::Written
+        );
+        case.holds(DONE);
+    }
+    let fallback = |meddle: &dyn Fn(&Case)| {
+        let case = Case::new();
+        let outcome = case.run_with(|step| {
+            if step == Step::Exchange {
+                meddle(&case);
+                return Err(Errno::INVAL);
+            }
+            Ok(())
+        });
+        (outcome.unwrap(), case)
+    };
+    let (outcome, case) = fallback(&|case| case.export(NEW));
+    assert_eq!(outcome, Outcome::Superseded);
+    case.holds(NEW);
+    let (outcome, case) = fallback(&|case| fs::remove_file(case.at(NAME)).unwrap());
+    assert_eq!(outcome, Outcome::Gone);
+    assert!(case.names().is_empty());
+}
+
+#[test]
+fn a_look_that_fails_puts_everything_back() {
+    for step in [Step::Look, Step::LookAgain] {
+        let case = Case::new();
+        assert!(matches!(
+            case.failing(step, Errno::IO),
+            Err(WriteBackError::Source(_))
+        ));
+        case.holds(OLD);
+    }
+}
+
+#[test]
+fn a_newer_export_that_cannot_be_put_back_is_kept_and_named() {
+    let case = Case::new();
+    let error = case.run_with(|step| match step {
+        Step::Exchange => {
+            case.export(NEW);
+            Ok(())
+        }
+        Step::PutBack => Err(Errno::IO),
+        _ => Ok(()),
+    });
+    let stray = case.stray().expect("the newer export is still there");
+    let Err(WriteBackError::Stranded { kept, .. }) = error else {
+        panic!("{error:?}")
+    };
+    assert_eq!(kept.file_name(), stray.file_name());
+    assert_eq!(fs::read_to_string(stray).unwrap(), NEW);
+}
+
+#[test]
+fn an_export_that_names_another_trace_is_not_renamed() {
+    let case = Case::new();
+    fs::write(case.at(NAME), r#"{"task_trace_id": "other"}"#).unwrap();
+    let source = load(&case.at(NAME), MAX).unwrap().source;
+    let error = write_back(&source, "0af7", "now", MAX).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("`task_trace_id` is there already"),
+        "{error}"
+    );
+    assert_eq!(case.stray(), None);
+}

@@ -1,0 +1,211 @@
+//! Adds members to the top-level object of a JSON text and leaves every byte that was there.
+//!
+//! ```text
+//!   {\n  "a": 1,\n  "b" : [2]                                      \n}
+//!                │   │└┬┘  └ value end: the new members go in here ┘ └ close
+//!        last comma  │ └ spacing around the colon ┐ both are copied from the last member,
+//!                    └ key, after the lead ───────┘ so new lines look like the line above
+//! ```
+//!
+//! `serde_json` judges the text as a whole, and refuses what is nested too deep; the scan that
+//! finds the last member keeps a counter instead of recursing and may rely on valid input.
+
+use std::fmt::Write as _;
+
+use serde_json::{Map, Value};
+
+#[derive(Debug, thiserror::Error)]
+pub enum SpliceError {
+    #[error("not a JSON object: {0}")]
+    Invalid(#[from] serde_json::Error),
+    #[error("the key `{0}` is there already")]
+    KeyPresent(String),
+}
+
+/// `original` with each entry added as a string member before the closing brace, in order.
+pub fn splice(original: &[u8], entries: &[(&str, &str)]) -> Result<Vec<u8>, SpliceError> {
+    let object = parse(original)?;
+    if let Some((key, _)) = entries.iter().find(|(key, _)| object.contains_key(*key)) {
+        return Err(SpliceError::KeyPresent((*key).to_owned()));
+    }
+
+    let last = Last::find(original);
+    let style = last.style(original);
+    let mut added = String::new();
+    for (index, (key, value)) in entries.iter().enumerate() {
+        let comma = if index == 0 && object.is_empty() {
+            ""
+        } else {
+            ","
+        };
+        added.push_str(comma);
+        added.push_str(if comma.is_empty() {
+            &style.first_lead
+        } else {
+            &style.lead
+        });
+        push_quoted(&mut added, key);
+        added.push_str(&style.colon);
+        push_quoted(&mut added, value);
+    }
+    Ok([
+        &original[..last.end],
+        added.as_bytes(),
+        &original[last.end..],
+    ]
+    .concat())
+}
+
+/// The string that stands under `key` in the top-level object, if this is one and has it.
+pub fn existing(original: &[u8], key: &str) -> Option<String> {
+    parse(original).ok()?.get(key)?.as_str().map(str::to_owned)
+}
+
+pub(super) fn parse(original: &[u8]) -> Result<Map<String, Value>, serde_json::Error> {
+    const BOM: &[u8] = b"\xef\xbb\xbf";
+    serde_json::from_slice(original.strip_prefix(BOM).unwrap_or(original))
+}
+
+/// Where the last member of the top-level object lies, as offsets into the text.
+struct Last {
+    /// Just after the comma before it, or after the opening brace.
+    start: usize,
+    /// Its colon; none in an empty object.
+    colon: Option<usize>,
+    /// Just after its value; in an empty object, just after the opening brace.
+    end: usize,
+    /// The closing brace.
+    close: usize,
+    /// Whether it is the only member.
+    only: bool,
+}
+
+impl Last {
+    fn find(text: &[u8]) -> Last {
+        let mut last = Last {
+            start: 0,
+            colon: None,
+            end: 0,
+            close: text.len(),
+            only: true,
+        };
+        let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
+        for (at, &byte) in text.iter().enumerate() {
+            if in_string {
+                in_string = escaped || byte != b'"';
+                escaped = !escaped && byte == b'\\';
+                continue;
+            }
+            match byte {
+                b'"' => in_string = true,
+                b'{' | b'[' => {
+                    depth += 1;
+                    if depth == 1 {
+                        last.start = at + 1;
+                    }
+                }
+                b'}' | b']' => {
+                    depth = depth.saturating_sub(1);
+                    if depth == 0 {
+                        last.close = at;
+                        break;
+                    }
+                }
+                b',' if depth == 1 => {
+                    last.only = false;
+                    last.start = at + 1;
+                    last.colon = None;
+                }
+                b':' if depth == 1 => last.colon = Some(at),
+                _ => {}
+            }
+        }
+        last.end = last.start + text[last.start..last.close].trim_ascii_end().len();
+        last
+    }
+
+    fn style(&self, text: &[u8]) -> Style {
+        let Some(colon) = self.colon else {
+            return Style::of_empty(space(&text[self.start..self.close]));
+        };
+        let lead = leading_space(&text[self.start..]);
+        let before = &text[self.start..colon];
+        let colon = format!(
+            "{}:{}",
+            space(&before[before.trim_ascii_end().len()..]),
+            leading_space(&text[colon + 1..])
+        );
+        let lead = match newline(lead) {
+            Some((newline, indent)) => format!("{newline}{indent}"),
+            // An only member has no comma before it to show what follows one.
+            None if self.only && lead.is_empty() && colon.ends_with(' ') => " ".to_owned(),
+            None => lead.to_owned(),
+        };
+        Style {
+            first_lead: lead.clone(),
+            lead,
+            colon,
+        }
+    }
+}
+
+/// What is written between the brace or comma and the key, and between key and value.
+struct Style {
+    first_lead: String,
+    lead: String,
+    colon: String,
+}
+
+impl Style {
+    /// An empty object shows only whether it is broken over lines.
+    fn of_empty(inner: &str) -> Style {
+        let (first_lead, lead) = match newline(inner) {
+            Some((newline, indent)) => {
+                let lead = format!("{newline}{indent}  ");
+                (lead.clone(), lead)
+            }
+            None => (inner.to_owned(), " ".to_owned()),
+        };
+        Style {
+            first_lead,
+            lead,
+            colon: ": ".to_owned(),
+        }
+    }
+}
+
+/// The last line break in some white space, and what stands between it and the next character.
+fn newline(space: &str) -> Option<(&str, &str)> {
+    let at = space.rfind(['\n', '\r'])?;
+    let start = if space[..=at].ends_with("\r\n") {
+        at - 1
+    } else {
+        at
+    };
+    Some((&space[start..=at], &space[at + 1..]))
+}
+
+fn leading_space(text: &[u8]) -> &str {
+    space(&text[..text.len() - text.trim_ascii_start().len()])
+}
+
+/// White space between JSON tokens is ASCII, so this never falls back.
+fn space(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap_or_default()
+}
+
+/// A JSON string in ASCII only, as Python's `json` writes it.
+fn push_quoted(out: &mut String, text: &str) {
+    for char in Value::from(text).to_string().chars() {
+        if char.is_ascii() {
+            out.push(char);
+        } else {
+            for unit in char.encode_utf16(&mut [0; 2]) {
+                let _ = write!(out, "\\u{unit:04x}"); // writing to a String cannot fail
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

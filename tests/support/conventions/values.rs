@@ -1,0 +1,292 @@
+//! Attribute values: what arrived, what should have, and how the two compare under the limit.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use opentelemetry_proto::tonic::common::v1::any_value::Value as Proto;
+use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
+use serde_json::Value;
+
+/// The longest string that no backend cuts behind our back, in bytes.
+pub const LIMIT: usize = 2048;
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Val {
+    Str(String),
+    Int(i64),
+    Double(f64),
+    Bool(bool),
+    List(Vec<Val>),
+    /// Expected only: a string holding this JSON, in whatever order of keys.
+    Json(Value),
+}
+
+impl Val {
+    fn received(value: Option<&AnyValue>) -> Option<Self> {
+        Some(match value?.value.as_ref()? {
+            Proto::StringValue(text) => Self::Str(text.clone()),
+            Proto::IntValue(number) => Self::Int(*number),
+            Proto::DoubleValue(number) => Self::Double(*number),
+            Proto::BoolValue(flag) => Self::Bool(*flag),
+            Proto::ArrayValue(array) => {
+                let items = array.values.iter().map(|item| Self::received(Some(item)));
+                Self::List(items.collect::<Option<_>>()?)
+            }
+            _ => return None,
+        })
+    }
+
+    pub fn as_str(&self) -> Option<&str> {
+        if let Self::Str(text) = self {
+            Some(text)
+        } else {
+            None
+        }
+    }
+
+    pub fn strings<'a>(items: impl IntoIterator<Item = &'a String>) -> Self {
+        Self::List(
+            items
+                .into_iter()
+                .map(|item| Self::Str(item.clone()))
+                .collect(),
+        )
+    }
+
+    /// Backends cut top-level strings; the elements of an array are left alone.
+    fn longest_string(&self) -> usize {
+        match self {
+            Self::Str(text) => text.len(),
+            _ => 0,
+        }
+    }
+}
+
+impl From<&str> for Val {
+    fn from(text: &str) -> Self {
+        Self::Str(text.to_owned())
+    }
+}
+
+impl From<usize> for Val {
+    fn from(number: usize) -> Self {
+        Self::Int(number as i64)
+    }
+}
+
+/// A value as a parameter becomes an attribute; `None` for null, which is left out.
+pub fn parameter(key: &str, value: &Value) -> Option<Val> {
+    if value.is_null() {
+        return None;
+    }
+    if is_secret(key) {
+        return Some("[redacted]".into());
+    }
+    Some(match value {
+        Value::Array(items) => {
+            let plain: Vec<Val> = items.iter().filter_map(simple).collect();
+            let alike = plain
+                .windows(2)
+                .all(|pair| std::mem::discriminant(&pair[0]) == std::mem::discriminant(&pair[1]));
+            if plain.len() == items.len() && alike {
+                Val::List(plain)
+            } else {
+                let text = |item: &Value| match item {
+                    Value::String(text) => Val::Str(text.clone()),
+                    other => Val::Json(without_secrets(other)),
+                };
+                Val::List(items.iter().map(text).collect())
+            }
+        }
+        Value::Object(_) => Val::Json(without_secrets(value)),
+        simple_value => simple(simple_value)?,
+    })
+}
+
+fn simple(value: &Value) -> Option<Val> {
+    match value {
+        Value::String(text) => Some(Val::Str(text.clone())),
+        Value::Bool(flag) => Some(Val::Bool(*flag)),
+        Value::Number(number) => number
+            .as_i64()
+            .map(Val::Int)
+            .or_else(|| number.as_f64().map(Val::Double)),
+        _ => None,
+    }
+}
+
+fn is_secret(key: &str) -> bool {
+    let key = key.to_lowercase().replace(['-', '_'], "");
+    [
+        "password",
+        "passwd",
+        "secret",
+        "token",
+        "apikey",
+        "privatekey",
+        "credential",
+    ]
+    .iter()
+    .any(|word| key.contains(word))
+}
+
+fn without_secrets(value: &Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let clean = |(key, value): (&String, &Value)| {
+                let secret = is_secret(key) && !value.is_null();
+                let value = if secret {
+                    "[redacted]".into()
+                } else {
+                    without_secrets(value)
+                };
+                (key.clone(), value)
+            };
+            Value::Object(map.iter().map(clean).collect())
+        }
+        Value::Array(items) => items.iter().map(without_secrets).collect(),
+        other => other.clone(),
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum Match {
+    Same,
+    /// The beginning of what was expected, which is over the limit.
+    Cut,
+    Different,
+}
+
+fn compare(expected: &Val, actual: &Val) -> Match {
+    match (expected, actual) {
+        (Val::Str(full), Val::Str(text)) if full.len() <= LIMIT => same_if(full == text),
+        (Val::Str(full), Val::Str(text)) if is_cut_of(full, text) => Match::Cut,
+        (Val::Json(json), Val::Str(text)) => {
+            let compact = json.to_string();
+            if compact.len() > LIMIT {
+                return compare(&Val::Str(compact), actual);
+            }
+            let same_json = serde_json::from_str::<Value>(text).is_ok_and(|v| v == *json);
+            same_if(same_json && text.len() == compact.len())
+        }
+        (Val::List(expected), Val::List(actual)) if expected.len() == actual.len() => {
+            let pairs = expected.iter().zip(actual);
+            let matches: Vec<_> = pairs
+                .map(|(expected, actual)| compare(expected, actual))
+                .collect();
+            match () {
+                () if matches.contains(&Match::Different) => Match::Different,
+                () if matches.contains(&Match::Cut) => Match::Cut,
+                () => Match::Same,
+            }
+        }
+        (expected, actual) => same_if(expected == actual),
+    }
+}
+
+fn same_if(same: bool) -> Match {
+    if same { Match::Same } else { Match::Different }
+}
+
+/// At most the limit, at least as much as whole characters allow, and marked.
+fn is_cut_of(full: &str, cut: &str) -> bool {
+    let kept = cut.strip_suffix('…');
+    kept.is_some_and(|kept| full.starts_with(kept)) && (LIMIT - 3..=LIMIT).contains(&cut.len())
+}
+
+/// The attributes of one span, event, link or resource, taken out as they are checked, so that
+/// what is left in the end is what nobody expected.
+pub struct Attributes {
+    values: BTreeMap<String, Val>,
+    place: String,
+    pub faults: Vec<String>,
+    /// Keys whose values had to be cut.
+    pub cut: BTreeSet<String>,
+}
+
+impl Attributes {
+    pub fn new(place: String, attributes: &[KeyValue]) -> Self {
+        let mut bag = Self {
+            values: BTreeMap::new(),
+            place,
+            faults: Vec::new(),
+            cut: BTreeSet::new(),
+        };
+        for KeyValue { key, value, .. } in attributes {
+            match Val::received(value.as_ref()) {
+                None => bag.fault(format!("{key} has no value of a usable type")),
+                Some(value) => {
+                    if value.longest_string() > LIMIT {
+                        bag.fault(format!("{key} holds a string over {LIMIT} bytes"));
+                    }
+                    if bag.values.insert(key.clone(), value).is_some() {
+                        bag.fault(format!("{key} is there twice"));
+                    }
+                }
+            }
+        }
+        bag
+    }
+
+    pub fn fault(&mut self, words: impl AsRef<str>) {
+        self.faults
+            .push(format!("{}: {}", self.place, words.as_ref()));
+    }
+
+    pub fn take(&mut self, key: &str) -> Option<Val> {
+        self.values.remove(key)
+    }
+
+    pub fn take_text(&mut self, key: &str) -> Option<String> {
+        match self.take(key) {
+            Some(Val::Str(text)) => Some(text),
+            Some(_) => {
+                self.fault(format!("{key} is not a string"));
+                None
+            }
+            None => None,
+        }
+    }
+
+    pub fn expect(&mut self, key: &str, expected: impl Into<Val>) {
+        let expected = expected.into();
+        match self.take(key) {
+            None => self.fault(format!("{key} is missing, expected {}", short(&expected))),
+            Some(actual) => match compare(&expected, &actual) {
+                Match::Same => {}
+                Match::Cut => {
+                    self.cut.insert(key.to_owned());
+                }
+                Match::Different => {
+                    let (actual, expected) = (short(&actual), short(&expected));
+                    self.fault(format!("{key} is {actual}, expected {expected}"));
+                }
+            },
+        }
+    }
+
+    /// Expected when known, and else to be left out.
+    pub fn expect_if_known(&mut self, key: &str, expected: Option<impl Into<Val>>) {
+        if let Some(expected) = expected {
+            self.expect(key, expected);
+        }
+    }
+
+    /// Ends the check: whatever was not asked for is a fault.
+    pub fn finish(mut self) -> (Vec<String>, BTreeSet<String>) {
+        for (key, value) in std::mem::take(&mut self.values) {
+            self.fault(format!(
+                "{key} = {} is not in the conventions",
+                short(&value)
+            ));
+        }
+        (self.faults, self.cut)
+    }
+}
+
+fn short(value: &Val) -> String {
+    let text = format!("{value:?}");
+    match text.char_indices().nth(120) {
+        Some((at, _)) => format!("{}… ({} bytes)", &text[..at], text.len()),
+        None => text,
+    }
+}

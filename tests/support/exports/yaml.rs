@@ -1,0 +1,76 @@
+//! Block-style YAML as the exporter's library writes it: plain scalars where that is safe,
+//! single quotes where it is not, double quotes only where nothing else works.
+
+use serde_json::Value;
+
+pub fn write(value: &Value) -> String {
+    let mut out = String::new();
+    block(value, 0, &mut out);
+    out
+}
+
+/// A mapping or sequence on lines of its own, each indented by `depth`.
+fn block(value: &Value, depth: usize, out: &mut String) {
+    let indent = " ".repeat(depth);
+    match value {
+        Value::Object(map) if !map.is_empty() => {
+            for (key, value) in map {
+                out.push_str(&format!("{indent}{}:", string(key)));
+                // Sequences stay at the depth of their key.
+                let depth = if value.is_array() { depth } else { depth + 2 };
+                nested(value, depth, out);
+            }
+        }
+        Value::Array(items) if !items.is_empty() => {
+            for item in items {
+                let mut text = String::new();
+                block(item, depth + 2, &mut text);
+                // The first line of the item moves up beside its dash.
+                out.push_str(&format!("{indent}- {}", text.trim_start_matches(' ')));
+            }
+        }
+        flow => out.push_str(&format!("{indent}{}\n", scalar(flow))),
+    }
+}
+
+fn nested(value: &Value, depth: usize, out: &mut String) {
+    let is_block = match value {
+        Value::Object(map) => !map.is_empty(),
+        Value::Array(items) => !items.is_empty(),
+        _ => false,
+    };
+    if is_block {
+        out.push('\n');
+        block(value, depth, out);
+    } else {
+        out.push_str(&format!(" {}\n", scalar(value)));
+    }
+}
+
+fn scalar(value: &Value) -> String {
+    match value {
+        Value::String(text) => string(text),
+        // Numbers, booleans, null and the empty collections read the same in both languages.
+        other => other.to_string(),
+    }
+}
+
+fn string(text: &str) -> String {
+    let is_word = text.starts_with(|c: char| c.is_ascii_alphabetic())
+        && text
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "-_./".contains(c));
+    let has_meaning = ["y", "n", "yes", "no", "on", "off", "true", "false", "null"]
+        .contains(&text.to_ascii_lowercase().as_str());
+    if is_word && !has_meaning {
+        text.to_owned()
+    } else if text
+        .chars()
+        .any(|c| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{feff}'))
+    {
+        // JSON's escapes are YAML's.
+        Value::from(text).to_string()
+    } else {
+        format!("'{}'", text.replace('\'', "''"))
+    }
+}

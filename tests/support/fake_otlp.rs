@@ -1,0 +1,287 @@
+//! An OTLP endpoint for tests: real sockets, both protocols on one port, faults on demand.
+//!
+//! ```text
+//! FakeOtlp::builder().script([Fault::grpc(Code::Unavailable)]).start().await
+//!     request ─▶ decode ─▶ next fault of the script ─▶ record the attempt ─▶ answer (or not)
+//! ```
+//!
+//! The server has a thread and a runtime of its own, so a test may block on a child process
+//! meanwhile. gRPC is framed by hand: one unary call is a five-byte prefix and two trailers,
+//! and that way the bytes on the wire can be counted and any answer given, also wrong ones.
+
+mod fault;
+mod pki;
+mod serve;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::tonic::trace::v1::Span;
+use tokio::sync::{oneshot, watch};
+use tokio_rustls::TlsAcceptor;
+
+pub use fault::{Fault, RetryAfter};
+pub use pki::TestPki;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    Grpc,
+    Http,
+}
+
+impl Protocol {
+    pub const BOTH: [Self; 2] = [Self::Grpc, Self::Http];
+
+    /// As `--protocol` and `OTEL_EXPORTER_OTLP_PROTOCOL` spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Grpc => "grpc",
+            Self::Http => "http/protobuf",
+        }
+    }
+}
+
+/// One trace request that arrived, whatever became of it.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    pub protocol: Protocol,
+    /// Names in lower case.
+    pub headers: BTreeMap<String, String>,
+    pub path: String,
+    /// The body as it travelled, without the gRPC frame.
+    pub wire_bytes: usize,
+    /// The body after decompression.
+    pub encoded_bytes: usize,
+    /// Empty when the body did not decode; the fault then says so.
+    pub request: ExportTraceServiceRequest,
+    /// What was answered.
+    pub fault: Fault,
+    pub at: Instant,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct State {
+    pub attempts: Vec<Attempt>,
+    /// What was answered with success (in part, for `Partial`), in order.
+    pub accepted: Vec<ExportTraceServiceRequest>,
+    /// Log requests are always accepted and never use up the script.
+    pub logs: Vec<ExportLogsServiceRequest>,
+}
+
+impl State {
+    pub fn spans(&self) -> Vec<Span> {
+        spans_of(&self.accepted)
+    }
+}
+
+pub fn spans_of(requests: &[ExportTraceServiceRequest]) -> Vec<Span> {
+    let resources = requests.iter().flat_map(|r| &r.resource_spans);
+    resources
+        .flat_map(|r| &r.scope_spans)
+        .flat_map(|s| &s.spans)
+        .cloned()
+        .collect()
+}
+
+pub struct Builder {
+    address: SocketAddr,
+    script: Script,
+    message_limit: usize,
+    http_path: String,
+    tls: Option<TlsAcceptor>,
+    may_be_unused: bool,
+}
+
+impl Builder {
+    /// One fault a request, then `Ok` for good (or what `forever` says).
+    pub fn script(mut self, faults: impl IntoIterator<Item = Fault>) -> Self {
+        self.script.next.extend(faults);
+        self
+    }
+
+    /// What every request gets once the script is used up.
+    pub fn forever(mut self, fault: Fault) -> Self {
+        self.script.forever = fault;
+        self
+    }
+
+    /// Messages larger than this are refused as the Collector refuses them (default 4 MiB).
+    pub fn message_limit(mut self, bytes: usize) -> Self {
+        self.message_limit = bytes;
+        self
+    }
+
+    /// Where HTTP traces are taken (default `/v1/traces`); all else is 404.
+    pub fn http_path(mut self, path: &str) -> Self {
+        self.http_path = path.to_owned();
+        self
+    }
+
+    pub fn tls(mut self, pki: &TestPki) -> Self {
+        self.tls = Some(pki.acceptor(false));
+        self
+    }
+
+    /// TLS that also demands a certificate of the client.
+    pub fn mutual_tls(mut self, pki: &TestPki) -> Self {
+        self.tls = Some(pki.acceptor(true));
+        self
+    }
+
+    /// Comes back at the address an earlier server had.
+    pub fn at(mut self, address: SocketAddr) -> Self {
+        self.address = address;
+        self
+    }
+
+    /// For tests in which the endpoint must not be called.
+    pub fn may_be_unused(mut self) -> Self {
+        self.may_be_unused = true;
+        self
+    }
+
+    pub async fn start(self) -> FakeOtlp {
+        let shared = Arc::new(Shared {
+            state: watch::Sender::new(State::default()),
+            script: Mutex::new(self.script),
+            message_limit: self.message_limit,
+            http_path: self.http_path,
+        });
+        let (ready, is_ready) = oneshot::channel();
+        let (stop, stopped) = oneshot::channel();
+        let scheme = if self.tls.is_some() {
+            "https://localhost"
+        } else {
+            "http://127.0.0.1"
+        };
+        let thread = std::thread::spawn({
+            let shared = shared.clone();
+            move || serve::run(self.address, self.tls, shared, ready, stopped)
+        });
+        let address = is_ready
+            .await
+            .expect("the fake endpoint could not bind its address");
+        FakeOtlp {
+            address,
+            endpoint: format!("{scheme}:{}", address.port()),
+            shared,
+            running: Some((stop, thread)),
+            may_be_unused: self.may_be_unused,
+        }
+    }
+}
+
+/// A running endpoint. Dropping one that nobody called fails the test: it tested nothing.
+#[must_use]
+pub struct FakeOtlp {
+    address: SocketAddr,
+    endpoint: String,
+    shared: Arc<Shared>,
+    running: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
+    may_be_unused: bool,
+}
+
+impl FakeOtlp {
+    pub fn builder() -> Builder {
+        Builder {
+            address: (Ipv4Addr::LOCALHOST, 0).into(),
+            script: Script {
+                next: VecDeque::new(),
+                forever: Fault::Ok,
+            },
+            message_limit: 4 << 20,
+            http_path: "/v1/traces".to_owned(),
+            tls: None,
+            may_be_unused: false,
+        }
+    }
+
+    /// The base URL, right for `--endpoint` with either protocol.
+    pub fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub fn state(&self) -> State {
+        self.shared.state.borrow().clone()
+    }
+
+    pub fn attempts(&self) -> Vec<Attempt> {
+        self.shared.state.borrow().attempts.clone()
+    }
+
+    pub fn accepted(&self) -> Vec<ExportTraceServiceRequest> {
+        self.shared.state.borrow().accepted.clone()
+    }
+
+    pub fn spans(&self) -> Vec<Span> {
+        self.shared.state.borrow().spans()
+    }
+
+    /// Returns as soon as the condition holds; fails the test when it does not in time.
+    pub async fn wait_for(&self, mut condition: impl FnMut(&State) -> bool, deadline: Duration) {
+        let mut state = self.shared.state.subscribe();
+        let reached = tokio::time::timeout(deadline, state.wait_for(|s| condition(s))).await;
+        if reached.is_err() {
+            let state = self.shared.state.borrow();
+            let answers: Vec<_> = state.attempts.iter().map(|a| &a.fault).collect();
+            panic!("not reached within {deadline:?}; the endpoint answered {answers:?}");
+        }
+    }
+
+    /// Closes the listener and every connection at once, as a crash would.
+    /// The address can be given to `Builder::at`.
+    pub fn stop(self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for FakeOtlp {
+    fn drop(&mut self) {
+        if let Some((stop, thread)) = self.running.take() {
+            drop(stop);
+            let outcome = thread.join();
+            if std::thread::panicking() {
+                return;
+            }
+            outcome.expect("the fake endpoint itself panicked");
+            let used = !self.shared.state.borrow().attempts.is_empty();
+            assert!(
+                used || self.may_be_unused,
+                "nobody called {}",
+                self.endpoint
+            );
+        }
+    }
+}
+
+struct Script {
+    next: VecDeque<Fault>,
+    forever: Fault,
+}
+
+/// What the handle and the serving thread have in common.
+struct Shared {
+    state: watch::Sender<State>,
+    script: Mutex<Script>,
+    message_limit: usize,
+    http_path: String,
+}
+
+impl Shared {
+    fn next_fault(&self) -> Fault {
+        let mut script = self.script.lock().unwrap();
+        script
+            .next
+            .pop_front()
+            .unwrap_or_else(|| script.forever.clone())
+    }
+}

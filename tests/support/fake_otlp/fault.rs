@@ -1,0 +1,271 @@
+//! What a fake endpoint can do to a request, and the answer that does it.
+
+use std::convert::Infallible;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
+use hyper::http::{HeaderMap, HeaderValue, Response};
+use opentelemetry_proto::tonic::collector::trace::v1::{
+    ExportTracePartialSuccess, ExportTraceServiceResponse,
+};
+use prost::Message;
+use tonic::{Code, Status};
+
+use super::Protocol;
+use crate::support::clock;
+
+pub type Body = UnsyncBoxBody<Bytes, Infallible>;
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Fault {
+    Ok,
+    Grpc {
+        code: Code,
+        message: String,
+        retry_info: Option<Duration>,
+    },
+    /// Also answers a gRPC call, as a proxy in between would.
+    Http {
+        status: u16,
+        message: String,
+        retry_after: Option<RetryAfter>,
+    },
+    Partial {
+        rejected: i64,
+        message: String,
+    },
+    /// Takes the request and never answers.
+    Stall,
+    /// Takes the request and cuts the connection before the answer.
+    Reset,
+    /// Success, with a body that is not protobuf.
+    Garbage,
+    /// To `/elsewhere` on the same server.
+    Redirect,
+}
+
+/// The two forms the header has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RetryAfter {
+    Seconds(u64),
+    /// An HTTP date this far from the moment of the answer.
+    Date(Duration),
+}
+
+impl Fault {
+    pub fn grpc(code: Code) -> Self {
+        Self::Grpc {
+            code,
+            message: "injected".to_owned(),
+            retry_info: None,
+        }
+    }
+
+    pub fn http(status: u16) -> Self {
+        Self::Http {
+            status,
+            message: "injected".to_owned(),
+            retry_after: None,
+        }
+    }
+
+    pub fn partial(rejected: i64, message: &str) -> Self {
+        Self::Partial {
+            rejected,
+            message: message.to_owned(),
+        }
+    }
+
+    /// "Come back later" in the words of the protocol.
+    pub fn unavailable(protocol: Protocol) -> Self {
+        match protocol {
+            Protocol::Grpc => Self::grpc(Code::Unavailable),
+            Protocol::Http => Self::http(503),
+        }
+    }
+
+    /// "Never send this again" in the words of the protocol.
+    pub fn invalid(protocol: Protocol) -> Self {
+        match protocol {
+            Protocol::Grpc => Self::grpc(Code::InvalidArgument),
+            Protocol::Http => Self::http(400),
+        }
+    }
+
+    /// The refusal of a message over the limit, worded as the Go implementation does.
+    pub fn too_large(protocol: Protocol, size: usize, limit: usize) -> Self {
+        let message = format!("grpc: received message larger than max ({size} vs. {limit})");
+        match protocol {
+            Protocol::Grpc => Self::grpc(Code::ResourceExhausted).saying(&message),
+            Protocol::Http => Self::http(413).saying("request body too large"),
+        }
+    }
+
+    pub fn saying(mut self, words: &str) -> Self {
+        if let Self::Grpc { message, .. } | Self::Http { message, .. } = &mut self {
+            *message = words.to_owned();
+        }
+        self
+    }
+
+    pub fn with_retry_info(mut self, delay: Duration) -> Self {
+        if let Self::Grpc { retry_info, .. } = &mut self {
+            *retry_info = Some(delay);
+        }
+        self
+    }
+
+    pub fn with_retry_after(mut self, hint: RetryAfter) -> Self {
+        if let Self::Http { retry_after, .. } = &mut self {
+            *retry_after = Some(hint);
+        }
+        self
+    }
+
+    /// Whether the request counts as taken by the endpoint.
+    pub fn accepts(&self) -> bool {
+        matches!(self, Self::Ok | Self::Partial { .. })
+    }
+
+    /// The answer; `Stall` and `Reset` have none.
+    pub(super) fn response(&self, protocol: Protocol) -> Option<Response<Body>> {
+        Some(match self {
+            Self::Ok => success(
+                protocol,
+                &ExportTraceServiceResponse::default().encode_to_vec(),
+            ),
+            Self::Partial { rejected, message } => {
+                let response = ExportTraceServiceResponse {
+                    partial_success: Some(ExportTracePartialSuccess {
+                        rejected_spans: *rejected,
+                        error_message: message.clone(),
+                    }),
+                };
+                success(protocol, &response.encode_to_vec())
+            }
+            Self::Garbage => success(protocol, b"<html>It works!</html>"),
+            Self::Grpc {
+                code,
+                message,
+                retry_info,
+            } => {
+                let details = rpc_status(*code as i32, message, *retry_info);
+                Status::with_details(*code, message, details.into()).into_http()
+            }
+            Self::Http {
+                status,
+                message,
+                retry_after,
+            } => {
+                let body = rpc_status(Code::Unknown as i32, message, None);
+                let mut response = plain(*status, body);
+                if let Some(hint) = retry_after {
+                    let hint = HeaderValue::try_from(hint.header()).unwrap();
+                    response.headers_mut().insert("retry-after", hint);
+                }
+                response
+            }
+            Self::Redirect => {
+                let mut response = plain(307, Vec::new());
+                response
+                    .headers_mut()
+                    .insert("location", HeaderValue::from_static("/elsewhere"));
+                response
+            }
+            Self::Stall | Self::Reset => return None,
+        })
+    }
+}
+
+impl RetryAfter {
+    fn header(self) -> String {
+        match self {
+            Self::Seconds(seconds) => seconds.to_string(),
+            // Rounded up: the form has whole seconds, and the hint must not become shorter.
+            Self::Date(delay) => {
+                let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap() + delay;
+                clock::http_date(at.as_secs() + 1)
+            }
+        }
+    }
+}
+
+fn plain(status: u16, body: Vec<u8>) -> Response<Body> {
+    Response::builder()
+        .status(status)
+        .header("content-type", "application/x-protobuf")
+        .body(Full::from(body).boxed_unsync())
+        .unwrap()
+}
+
+fn success(protocol: Protocol, message: &[u8]) -> Response<Body> {
+    if protocol == Protocol::Http {
+        return plain(200, message.to_vec());
+    }
+    let mut frame = BytesMut::with_capacity(5 + message.len());
+    frame.put_u8(0);
+    frame.put_u32(message.len() as u32);
+    frame.put_slice(message);
+    let trailers = HeaderMap::from_iter([(
+        hyper::http::HeaderName::from_static("grpc-status"),
+        HeaderValue::from_static("0"),
+    )]);
+    let body = Full::new(frame.freeze()).with_trailers(async { Some(Ok(trailers)) });
+    Response::builder()
+        .header("content-type", "application/grpc")
+        .body(body.boxed_unsync())
+        .unwrap()
+}
+
+/// `google.rpc.Status`, which both protocols carry on errors.
+fn rpc_status(code: i32, message: &str, retry_info: Option<Duration>) -> Vec<u8> {
+    let details = retry_info.map(|delay| Any {
+        type_url: "type.googleapis.com/google.rpc.RetryInfo".to_owned(),
+        value: RetryInfo {
+            retry_delay: Some(ProtoDuration {
+                seconds: delay.as_secs() as i64,
+                nanos: delay.subsec_nanos() as i32,
+            }),
+        }
+        .encode_to_vec(),
+    });
+    RpcStatus {
+        code,
+        message: message.to_owned(),
+        details: Vec::from_iter(details),
+    }
+    .encode_to_vec()
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct RpcStatus {
+    #[prost(int32, tag = "1")]
+    code: i32,
+    #[prost(string, tag = "2")]
+    message: String,
+    #[prost(message, repeated, tag = "3")]
+    details: Vec<Any>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Any {
+    #[prost(string, tag = "1")]
+    type_url: String,
+    #[prost(bytes = "vec", tag = "2")]
+    value: Vec<u8>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct RetryInfo {
+    #[prost(message, optional, tag = "1")]
+    retry_delay: Option<ProtoDuration>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct ProtoDuration {
+    #[prost(int64, tag = "1")]
+    seconds: i64,
+    #[prost(int32, tag = "2")]
+    nanos: i32,
+}

@@ -1,0 +1,258 @@
+//! The real binary, in an environment that holds nothing but what the test put there.
+
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
+use tempfile::TempDir;
+
+/// Longer than anything takes that is not stuck, also on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+#[must_use]
+pub struct Program {
+    command: Command,
+    deadline: Duration,
+    home: TempDir,
+}
+
+/// What a finished run left behind.
+#[derive(Debug)]
+pub struct Output {
+    /// The exit code; minus the signal's number for a run that a signal ended.
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Output {
+    /// Fails the test with everything the program said, unless it exited with this code.
+    #[track_caller]
+    pub fn expect_code(self, code: i32) -> Self {
+        let Self {
+            code: actual,
+            stdout,
+            stderr,
+        } = &self;
+        assert_eq!(
+            *actual, code,
+            "\n--- stdout\n{stdout}\n--- stderr\n{stderr}"
+        );
+        self
+    }
+
+    /// Fails the test unless the program said each of these on stderr.
+    #[track_caller]
+    pub fn expect_said(self, words: &[&str]) -> Self {
+        for word in words {
+            assert!(
+                self.stderr.contains(word),
+                "nothing of {word:?} in:\n{}",
+                self.stderr
+            );
+        }
+        self
+    }
+}
+
+impl Program {
+    pub fn new(subcommand: &str) -> Self {
+        let home = TempDir::new().unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_taskspan"));
+        command
+            .arg(subcommand)
+            .env_clear()
+            .env("HOME", home.path())
+            .env("XDG_STATE_HOME", home.path().join("state"))
+            .current_dir(home.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        Self {
+            command,
+            deadline: PATIENCE,
+            home,
+        }
+    }
+
+    pub fn arg(mut self, arg: impl AsRef<std::ffi::OsStr>) -> Self {
+        self.command.arg(arg);
+        self
+    }
+
+    pub fn args(mut self, args: &[&str]) -> Self {
+        self.command.args(args);
+        self
+    }
+
+    pub fn env(mut self, key: &str, value: impl AsRef<std::ffi::OsStr>) -> Self {
+        self.command.env(key, value);
+        self
+    }
+
+    /// Its state goes there, so that a later run can find it.
+    pub fn state_dir(self, dir: &Path) -> Self {
+        self.arg("--state-dir").arg(dir)
+    }
+
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// Runs to the end; the test fails if that does not come before the deadline.
+    pub fn run(self) -> Output {
+        let deadline = self.deadline;
+        let mut running = self.spawn();
+        let code = running.wait(deadline);
+        running.output(code)
+    }
+
+    pub fn spawn(mut self) -> Running {
+        let mut child = self.command.spawn().expect("the binary starts");
+        let lines = Arc::new(Lines::default());
+        let readers = vec![
+            lines.collect(child.stdout.take().unwrap(), Stream::Out),
+            lines.collect(child.stderr.take().unwrap(), Stream::Err),
+        ];
+        let ended = notice_end(Pid::from_child(&child));
+        Running {
+            child,
+            lines,
+            readers,
+            ended,
+            _home: self.home,
+        }
+    }
+}
+
+/// A run under way; dropped, it is killed.
+pub struct Running {
+    child: Child,
+    lines: Arc<Lines>,
+    readers: Vec<JoinHandle<()>>,
+    ended: Receiver<()>,
+    _home: TempDir,
+}
+
+impl Running {
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The first line, of either stream, that contains the words.
+    #[track_caller]
+    pub fn wait_for_line(&self, words: &str, deadline: Duration) -> String {
+        let lines = self.lines.seen.lock().unwrap();
+        let find = |lines: &[(Stream, String)]| {
+            lines
+                .iter()
+                .find(|(_, line)| line.contains(words))
+                .map(|(_, line)| line.clone())
+        };
+        let more = &self.lines.more;
+        let waiting = |lines: &mut Vec<_>| find(lines).is_none();
+        let (lines, _) = more.wait_timeout_while(lines, deadline, waiting).unwrap();
+        let found = find(&lines);
+        found.unwrap_or_else(|| panic!("no line with {words:?} in {deadline:?}:\n{}", all(&lines)))
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        // The child is not reaped before `wait`, so the id is still its own.
+        kill_process(Pid::from_child(&self.child), signal).expect("the program still runs");
+    }
+
+    /// As the kernel kills: no chance to clean up.
+    pub fn kill9(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// The exit code, once there is one; minus the number of the signal that ended it.
+    #[track_caller]
+    pub fn wait(&mut self, deadline: Duration) -> i32 {
+        if self.ended.recv_timeout(deadline).is_err() {
+            let lines = self.lines.seen.lock().unwrap();
+            panic!("still running after {deadline:?}:\n{}", all(&lines));
+        }
+        let status = self.child.wait().unwrap();
+        status.code().unwrap_or_else(|| -status.signal().unwrap())
+    }
+
+    /// Everything it said, after `wait`.
+    pub fn output(&mut self, code: i32) -> Output {
+        for reader in self.readers.drain(..) {
+            reader.join().unwrap();
+        }
+        let lines = self.lines.seen.lock().unwrap();
+        let of = |wanted: Stream| {
+            lines.iter().filter(|(stream, _)| *stream == wanted).fold(
+                String::new(),
+                |mut text, (_, line)| {
+                    writeln!(text, "{line}").unwrap();
+                    text
+                },
+            )
+        };
+        Output {
+            code,
+            stdout: of(Stream::Out),
+            stderr: of(Stream::Err),
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Says when a child has ended, and leaves it to be reaped by its owner.
+fn notice_end(child: Pid) -> Receiver<()> {
+    let (ended, end) = sync_channel(1);
+    std::thread::spawn(move || {
+        let watch = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        // An error means that it was reaped already, and nobody may be interested any more.
+        let _ = waitid(WaitId::Pid(child), watch);
+        let _ = ended.send(());
+    });
+    end
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stream {
+    Out,
+    Err,
+}
+
+/// The lines of both streams, in the order in which they were read.
+#[derive(Default)]
+struct Lines {
+    seen: Mutex<Vec<(Stream, String)>>,
+    more: Condvar,
+}
+
+impl Lines {
+    fn collect(self: &Arc<Self>, pipe: impl Read + Send + 'static, from: Stream) -> JoinHandle<()> {
+        let lines = self.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+                lines.seen.lock().unwrap().push((from, line));
+                lines.more.notify_all();
+            }
+        })
+    }
+}
+
+fn all(lines: &[(Stream, String)]) -> String {
+    lines.iter().map(|(_, line)| format!("{line}\n")).collect()
+}

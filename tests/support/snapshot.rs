@@ -1,0 +1,81 @@
+//! The metadata of an export at one moment: what its identity is made of, and what to compare
+//! the file with later.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use serde_json::Value;
+
+use super::conventions;
+
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    pub path: PathBuf,
+    pub canonical: PathBuf,
+    pub bytes: Vec<u8>,
+    pub mtime_ns: i128,
+}
+
+impl Snapshot {
+    pub fn of(metadata: &Path) -> Self {
+        let stat = fs::metadata(metadata).unwrap();
+        Self {
+            path: metadata.to_owned(),
+            canonical: metadata.canonicalize().unwrap(),
+            bytes: fs::read(metadata).unwrap(),
+            mtime_ns: i128::from(stat.mtime()) * 1_000_000_000 + i128::from(stat.mtime_nsec()),
+        }
+    }
+
+    /// The trace this export has to become, in hex.
+    pub fn trace_id(&self) -> String {
+        conventions::trace_id_hex(&self.canonical, self.mtime_ns, &self.bytes)
+    }
+
+    /// Everything that is wrong with what was sent for this export.
+    pub fn check(&self, requests: &[ExportTraceServiceRequest]) -> Vec<String> {
+        let dir = self.canonical.parent().unwrap();
+        conventions::check(dir, &self.bytes, self.mtime_ns, &self.canonical, requests)
+    }
+
+    /// Everything that is wrong with the file as it is now, if the ids were written back.
+    pub fn check_written_back(&self) -> Vec<String> {
+        let now = fs::read(&self.path).unwrap();
+        let mut faults = conventions::check_written_back(&self.bytes, &now);
+        if faults.is_empty() && self.written_trace_id().as_ref() != Some(&self.trace_id()) {
+            faults.push("task_trace_id is not the trace of this export".to_owned());
+        }
+        faults
+    }
+
+    /// `task_trace_id` as the file has it now.
+    pub fn written_trace_id(&self) -> Option<String> {
+        let now = fs::read(&self.path).ok()?;
+        let now = now.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&now);
+        let value: Value = serde_json::from_slice(now).ok()?;
+        value.get("task_trace_id")?.as_str().map(str::to_owned)
+    }
+
+    /// `task_trace_id`, as soon as it is there.
+    pub async fn wait_for_trace_id(&self, deadline: Duration) -> String {
+        let end = Instant::now() + deadline;
+        loop {
+            if let Some(id) = self.written_trace_id() {
+                return id;
+            }
+            assert!(
+                Instant::now() < end,
+                "{} has no id after {deadline:?}",
+                self.path.display()
+            );
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    pub fn is_untouched(&self) -> bool {
+        fs::read(&self.path).is_ok_and(|now| now == self.bytes)
+    }
+}
