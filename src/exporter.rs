@@ -41,8 +41,8 @@ pub struct Exporter {
 
 #[derive(Debug)]
 enum Sink {
-    Grpc(grpc::Grpc),
-    Http(http::Http),
+    Grpc(Box<grpc::Grpc>),
+    Http(Box<http::Http>),
     File(file::File),
     Debug(debug::Debug),
 }
@@ -52,7 +52,7 @@ enum Sink {
 pub enum BuildError {
     #[error(
         "no endpoint: give one with --endpoint, with OTEL_EXPORTER_OTLP_ENDPOINT, or as \
-         `endpoint` of the exporter in the configuration file"
+         `endpoint` under `exporters` in the configuration file"
     )]
     NoEndpoint,
     #[error("`{endpoint}` is not an endpoint: {reason}")]
@@ -73,11 +73,11 @@ impl Exporter {
     pub fn build(id: &str, config: &ExporterConfig) -> Result<Exporter, BuildError> {
         let (sink, retry) = match config {
             ExporterConfig::OtlpGrpc(config) => (
-                Sink::Grpc(grpc::Grpc::build(config)?),
+                Sink::Grpc(Box::new(grpc::Grpc::build(config)?)),
                 config.retry_on_failure.clone(),
             ),
             ExporterConfig::OtlpHttp(config) => (
-                Sink::Http(http::Http::build(config)?),
+                Sink::Http(Box::new(http::Http::build(config)?)),
                 config.retry_on_failure.clone(),
             ),
             ExporterConfig::File(config) => {

@@ -319,6 +319,9 @@ impl Pipeline {
         let sent = join_all(delivery, &stopping).await;
         delivered.cancel();
         let settled = join_all(downstream, &stopping).await;
+        for path in queue.waiting() {
+            observer(&event::Event::Undelivered { path });
+        }
         taken_in.and(sent).and(settled)
     }
 }

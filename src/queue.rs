@@ -20,6 +20,9 @@ use crate::clock::UnixNanos;
 use crate::ids::TraceId;
 use crate::source::Source;
 
+/// How many delivered exports are remembered.
+const REMEMBERED: usize = 256;
+
 /// One export on its way.
 #[derive(Debug)]
 pub struct Delivery {
@@ -91,6 +94,9 @@ struct State {
     entries: HashMap<TraceId, Entry>,
     bytes: u64,
     closed: bool,
+    /// The last that were delivered: a file that was read just before its id was written comes
+    /// too late to be sent again.
+    delivered: VecDeque<TraceId>,
 }
 
 #[derive(Debug)]
@@ -137,7 +143,8 @@ impl Queue {
             if state.closed {
                 return Some(Accepted::Closed);
             }
-            if state.entries.contains_key(&offered.trace_id) {
+            let id = &offered.trace_id;
+            if state.entries.contains_key(id) || state.delivered.contains(id) {
                 return Some(Accepted::Known);
             }
             if state.bytes >= self.shared.capacity {
@@ -206,6 +213,15 @@ impl Queue {
     pub fn close(&self) {
         self.state().closed = true;
         self.shared.changed.notify_waiters();
+    }
+
+    /// The files of the exports that are not settled.
+    pub fn waiting(&self) -> Vec<std::path::PathBuf> {
+        let state = self.state();
+        let entries = state.order.iter().filter_map(|id| state.entries.get(id));
+        entries
+            .map(|entry| entry.delivery.source.path.clone())
+            .collect()
     }
 
     /// How many exports are not settled.
@@ -390,7 +406,13 @@ pub struct Settlement {
 
 impl Drop for Settlement {
     fn drop(&mut self) {
-        self.queue.state().remove(self.delivery.trace_id);
+        let mut state = self.queue.state();
+        state.remove(self.delivery.trace_id);
+        if matches!(self.outcome, Outcome::Delivered { .. }) {
+            state.delivered.push_front(self.delivery.trace_id);
+            state.delivered.truncate(REMEMBERED);
+        }
+        drop(state);
         self.queue.shared.changed.notify_waiters();
     }
 }

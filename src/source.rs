@@ -91,7 +91,7 @@ pub enum SourceError {
     Missing { path: PathBuf },
     #[error("{}: {what}; only a regular file is read", path.display())]
     NotRegular { path: PathBuf, what: &'static str },
-    #[error("{}: {size} bytes or more, over the limit of {limit}", path.display())]
+    #[error("{}: {size} bytes or more, over the limit of {limit} (max_file_size)", path.display())]
     TooLarge {
         path: PathBuf,
         size: u64,

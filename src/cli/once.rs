@@ -82,11 +82,7 @@ fn conclude(counts: &Counts, interrupted: bool) -> Exit {
         () if refused > 0 => Exit::Refused,
         () if waiting > 0 || not_written > 0 || counts.given_up > 0 || interrupted => {
             if waiting > 0 || interrupted {
-                tracing::error!(
-                    waiting,
-                    "not everything was delivered in time; what was not keeps no id, so running \
-                     this again sends it"
-                );
+                tracing::error!(waiting, "not everything was delivered in time");
             }
             Exit::NotDelivered
         }

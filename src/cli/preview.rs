@@ -153,7 +153,7 @@ fn metadata_files(paths: &[PathBuf], config: &ExportDirConfig) -> Vec<PathBuf> {
 
 fn render(previews: Vec<Previewed>, format: Format) -> Result<String, Failure> {
     let text = match format {
-        Format::Tree => previews.iter().map(|it| tree::of_preview(it)).collect(),
+        Format::Tree => previews.iter().map(tree::of_preview).collect(),
         Format::Json => {
             let documents: Result<Vec<String>, _> = previews
                 .iter()

@@ -103,7 +103,8 @@ mod tests {
 
     #[test]
     fn table() {
-        let cases: &[(&str, &[&[usize]], &[u64])] = &[
+        type Edges<'a> = &'a [&'a [usize]];
+        let cases: &[(&str, Edges<'_>, &[u64])] = &[
             ("nothing", &[], &[]),
             ("manifest order", &[&[], &[], &[]], &[1, 2, 3]),
             ("forward reference", &[&[2], &[], &[]], &[3, 1, 2]),

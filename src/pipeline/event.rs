@@ -66,6 +66,8 @@ pub enum Event {
         trace_id: TraceId,
         reason: String,
     },
+    /// The program ends before it was delivered.
+    Undelivered { path: PathBuf },
     /// An exporter will not deliver it.
     Rejected {
         path: PathBuf,
@@ -173,6 +175,10 @@ impl Event {
                 let path = path.display();
                 tracing::error!(%path, %trace_id, "export emitted, but not written back: {reason}");
             }
+            Event::Undelivered { path } => {
+                let path = path.display();
+                tracing::warn!(%path, "not delivered yet; it keeps no id, so the next run sends it");
+            }
             Event::Rejected {
                 path,
                 exporter,
@@ -243,7 +249,8 @@ impl Tally {
             Event::Rejected {
                 permanent: false, ..
             } => counts.given_up += 1,
-            Event::Odd { .. }
+            Event::Undelivered { .. }
+            | Event::Odd { .. }
             | Event::Acknowledged { .. }
             | Event::Down { .. }
             | Event::Up { .. }

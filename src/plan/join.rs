@@ -116,27 +116,30 @@ impl<'a> Lookup<'a> {
         let owned = self.onboarding.ownership.get(&id);
         let kind = entry
             .kind
-            .filter(filled)
+            .filter(|it| filled(it))
             .or_else(|| owned.and_then(|(_, kind)| kind.clone()));
-        let target = entry.target.filter(filled);
+        let target = entry.target.filter(|it| filled(it));
         let target =
             target.or_else(|| self.target_of_gap.get(id.as_str()).map(|t| (*t).to_owned()));
-        let output_path = entry.output_path.filter(filled);
+        let output_path = entry.output_path.filter(|it| filled(it));
         let status = self.status(&id, entry.status.as_deref(), warnings);
         Artifact {
             kind: kind.unwrap_or_else(unknown),
-            name: entry.name.filter(filled).unwrap_or_else(|| id.clone()),
+            name: entry
+                .name
+                .filter(|it| filled(it))
+                .unwrap_or_else(|| id.clone()),
             target: target.unwrap_or_else(unknown),
             priority: entry
                 .priority
-                .filter(filled)
+                .filter(|it| filled(it))
                 .unwrap_or_else(|| self.priority(&id)),
             status,
             depends_on: self.depends_on(&id, entry.depends_on),
             parameters: self.parameters(&id, entry.parameters),
             derived_from: entry.derived_from,
             output_path: output_path.or_else(|| owned.map(|(path, _)| path.clone())),
-            existing_path: entry.existing_path.filter(filled),
+            existing_path: entry.existing_path.filter(|it| filled(it)),
             mapped_id: json::text(self.onboarding.task_mapping.get(&id)),
             id: TaskId::new(id),
         }
@@ -187,7 +190,8 @@ impl<'a> Lookup<'a> {
     }
 }
 
-fn filled(text: &String) -> bool {
+/// What is empty is as good as not there.
+fn filled(text: &str) -> bool {
     !text.is_empty()
 }
 
@@ -204,7 +208,7 @@ fn from_manifest(
     let mut seen = HashSet::new();
     let mut artifacts = Vec::with_capacity(manifest.artifacts.len());
     for (index, mut entry) in manifest.artifacts.into_iter().enumerate() {
-        let Some(id) = entry.id.take().filter(filled) else {
+        let Some(id) = entry.id.take().filter(|it| filled(it)) else {
             warnings.push(Warning::ArtifactWithoutId { index });
             continue;
         };

@@ -95,6 +95,13 @@ impl Onboarding {
         let mut warnings = Vec::new();
         let mut section = |name: &str, value: Option<Value>| object(name, value, &mut warnings);
 
+        if !raw.coverage.as_ref().is_some_and(Value::is_object) {
+            let expected = "an object";
+            return Err(OnboardingError::MissingKey {
+                key: "coverage",
+                expected,
+            });
+        }
         let coverage = section("coverage", raw.coverage);
         let graph = section("artifact_dependency_graph", raw.artifact_dependency_graph);
         let parameters = section(
@@ -192,12 +199,6 @@ fn object(name: &str, value: Option<Value>, warnings: &mut Vec<Warning>) -> Map<
 }
 
 fn gaps(coverage: &Map<String, Value>) -> Result<Vec<String>, OnboardingError> {
-    if coverage.is_empty() {
-        return Err(OnboardingError::MissingKey {
-            key: "coverage",
-            expected: "an object",
-        });
-    }
     let missing = OnboardingError::MissingKey {
         key: "coverage.gaps",
         expected: "an array of strings",
@@ -316,6 +317,10 @@ mod tests {
             ),
             ("{} x", "1:4: not valid JSON: trailing characters"),
             ("{}", "the key `coverage` is missing or not an object"),
+            (
+                r#"{"coverage": {}}"#,
+                "the key `coverage.gaps` is missing or not an array of strings",
+            ),
             (
                 r#"{"coverage": {"gaps": "a"}}"#,
                 "the key `coverage.gaps` is missing or not an array of strings",

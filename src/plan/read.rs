@@ -143,7 +143,7 @@ fn read_manifest(
         let actual = hex(&Sha256::digest(&bytes));
         if !actual.eq_ignore_ascii_case(expected) {
             let reason = format!(
-                "{}: its SHA-256 is {actual}, the metadata says {expected}",
+                "{}: checksum mismatch: its SHA-256 is {actual}, the metadata says {expected}",
                 path.display()
             );
             return refuse(ManifestUse::ChecksumMismatch, reason);

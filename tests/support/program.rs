@@ -99,7 +99,7 @@ impl Program {
 
     /// Its state goes there, so that a later run can find it.
     pub fn state_dir(self, dir: &Path) -> Self {
-        self.arg("--state-dir").arg(dir)
+        self.env("XDG_STATE_HOME", dir)
     }
 
     pub fn deadline(mut self, deadline: Duration) -> Self {
