@@ -1,0 +1,251 @@
+//! What the store keeps of one export beside its bytes, and how its state may change; pure.
+//!
+//! ```text
+//! accepted ⇄ delivering ─▶ delivered ─(every required exporter)─▶ written back ─▶ gone
+//!                │
+//!                └─▶ rejected: a dead letter, until a person retries or drops it
+//! ```
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::UnixNanos;
+use crate::ids::TraceId;
+use crate::source::Source;
+
+/// The place of an export in the order of arrival; never used twice by a store.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct Seq(pub u64);
+
+/// The name of one encoded request within an export.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Blob(pub u32);
+
+/// One export.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    pub trace_id: TraceId,
+    pub source: Source,
+    pub project_id: String,
+    pub pipeline: String,
+    pub span_count: usize,
+    /// All its requests, in bytes.
+    pub bytes: u64,
+    pub first_seen: UnixNanos,
+    pub items: Vec<Item>,
+    /// The file says so, or is not to, or is not there any more.
+    pub written: bool,
+    /// The next name for a request.
+    pub next_blob: u32,
+}
+
+/// One export on its way to one exporter.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Item {
+    pub exporter: String,
+    /// Write-back waits for it.
+    pub required: bool,
+    /// What has not been acknowledged, in order.
+    pub pending: Vec<Blob>,
+    /// The time that its spans carry.
+    pub made_at: UnixNanos,
+    pub state: State,
+    /// Something of it was acknowledged, or may have arrived: its bytes must not change any more.
+    pub touched: bool,
+    /// Spans that a backend had lost were sent once more.
+    pub resent: bool,
+    pub attempts: u32,
+    pub last_error: Option<String>,
+    pub next_attempt: Option<UnixNanos>,
+    /// Spans that the server took and rejected, and what it said.
+    pub lost_spans: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "is")]
+pub enum State {
+    Accepted,
+    /// A request is, or was when the program died, on its way.
+    Delivering,
+    Delivered {
+        at: UnixNanos,
+    },
+    Rejected(Rejection),
+}
+
+/// Why an exporter does not go on with an export.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rejection {
+    pub reason: String,
+    pub kind: RejectionKind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RejectionKind {
+    /// The server refused it for good.
+    Refused,
+    /// The retries that the configuration allows were used up.
+    GivenUp,
+    /// Everything was acknowledged, but the backend does not have all of it.
+    Incomplete,
+}
+
+/// How far an export is as a whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Every required exporter has delivered it, the last one at this time.
+    Delivered { at: UnixNanos },
+    Rejected { exporter: String, rejection: Rejection },
+}
+
+impl Item {
+    pub fn new(exporter: &str, required: bool, requests: u32, made_at: UnixNanos) -> Item {
+        Item {
+            exporter: exporter.to_owned(),
+            required,
+            pending: (0..requests).map(Blob).collect(),
+            made_at,
+            state: State::Accepted,
+            touched: false,
+            resent: false,
+            attempts: 0,
+            last_error: None,
+            next_attempt: None,
+            lost_spans: None,
+        }
+    }
+
+    pub fn is_finished(&self) -> bool {
+        matches!(self.state, State::Delivered { .. } | State::Rejected(_))
+    }
+
+    /// After a crash nobody knows whether the request on its way arrived.
+    pub fn recover(&mut self) {
+        if self.state == State::Delivering {
+            self.state = State::Accepted;
+            self.touched = true;
+        }
+    }
+}
+
+impl Record {
+    /// None while some required exporter is not done. One refusal decides.
+    pub fn outcome(&self) -> Option<Outcome> {
+        let mut last = UnixNanos(0);
+        let mut rejected = None;
+        for item in self.items.iter().filter(|item| item.required) {
+            match &item.state {
+                State::Accepted | State::Delivering => return None,
+                State::Delivered { at } => last = last.max(*at),
+                State::Rejected(rejection) => {
+                    let (exporter, rejection) = (item.exporter.clone(), rejection.clone());
+                    rejected.get_or_insert(Outcome::Rejected { exporter, rejection });
+                }
+            }
+        }
+        Some(rejected.unwrap_or(Outcome::Delivered { at: last }))
+    }
+
+    /// Nothing is left to do, for anybody.
+    pub fn is_over(&self) -> bool {
+        self.written && self.items.iter().all(|item| matches!(item.state, State::Delivered { .. }))
+    }
+
+    /// Some exporter refused it.
+    pub fn is_dead_letter(&self) -> bool {
+        self.items.iter().any(|item| matches!(item.state, State::Rejected(_)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    pub(crate) fn record(items: Vec<Item>) -> Record {
+        let source = Source {
+            path: "/x".into(),
+            canonical: "/x".into(),
+            device: 0,
+            inode: 0,
+            size: 0,
+            mtime_ns: 0,
+            sha256: [0; 32],
+        };
+        Record {
+            trace_id: TraceId::of_export(std::path::Path::new("/x"), 0, b""),
+            source,
+            project_id: "p".into(),
+            pipeline: "traces".into(),
+            span_count: 1,
+            bytes: 1,
+            first_seen: UnixNanos(1),
+            items,
+            written: false,
+            next_blob: 1,
+        }
+    }
+
+    fn item(exporter: &str, required: bool, state: State) -> Item {
+        Item { state, ..Item::new(exporter, required, 1, UnixNanos(1)) }
+    }
+
+    fn delivered(at: u64) -> State {
+        State::Delivered { at: UnixNanos(at) }
+    }
+
+    fn refused() -> State {
+        State::Rejected(Rejection { reason: "no".into(), kind: RejectionKind::Refused })
+    }
+
+    #[test]
+    fn the_outcome_waits_for_the_required_exporters_only() {
+        let outcome = |items| record(items).outcome();
+        let a = |state| item("a", true, state);
+        let b = |state| item("b", false, state);
+        assert_eq!(outcome(vec![a(State::Accepted), b(delivered(5))]), None);
+        assert_eq!(
+            outcome(vec![a(delivered(5)), b(State::Accepted)]),
+            Some(Outcome::Delivered { at: UnixNanos(5) })
+        );
+        assert_eq!(
+            outcome(vec![a(delivered(5)), item("c", true, delivered(9))]),
+            Some(Outcome::Delivered { at: UnixNanos(9) })
+        );
+        assert!(matches!(
+            outcome(vec![a(delivered(5)), item("c", true, refused())]),
+            Some(Outcome::Rejected { exporter, .. }) if exporter == "c"
+        ));
+    }
+
+    #[test]
+    fn a_dead_letter_is_never_over() {
+        let mut refused = record(vec![item("a", true, delivered(1)), item("b", false, refused())]);
+        refused.written = true;
+        assert!(refused.is_dead_letter() && !refused.is_over());
+        let mut done = record(vec![item("a", true, delivered(1))]);
+        assert!(!done.is_over());
+        done.written = true;
+        assert!(done.is_over());
+    }
+
+    #[test]
+    fn what_was_on_its_way_in_a_crash_is_in_doubt() {
+        let mut sent = item("a", true, State::Delivering);
+        sent.recover();
+        assert_eq!((sent.state, sent.touched), (State::Accepted, true));
+        let mut waiting = item("a", true, State::Accepted);
+        waiting.recover();
+        assert!(!waiting.touched);
+    }
+
+    #[test]
+    fn records_survive_their_encoding() {
+        let record = record(vec![item("a", true, refused()), item("b", false, delivered(3))]);
+        let json = serde_json::to_vec(&record).expect("JSON");
+        assert_eq!(serde_json::from_slice::<Record>(&json).expect("a record"), record);
+    }
+}
