@@ -12,7 +12,9 @@ mod logging;
 mod once;
 mod preview;
 mod progress;
+mod queue;
 mod run;
+mod session;
 mod setup;
 mod signals;
 mod validate;
@@ -56,6 +58,8 @@ enum Command {
     Once(once::Once),
     /// Show what would be sent; send nothing, write nothing
     Preview(preview::Preview),
+    /// Look into what is held and what was refused
+    Queue(queue::QueueCommand),
     /// Build everything, start nothing, print every fault
     Validate(validate::Validate),
     /// The whole pipeline on a sample export, against an embedded OTLP receiver
@@ -86,6 +90,10 @@ struct ConfigArgs {
     /// Project id to use instead of the export's own
     #[arg(long, value_name = "ID")]
     project_id: Option<String>,
+
+    /// Directory of the durable queue; $XDG_STATE_HOME/taskspan unless given or configured
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
 }
 
 fn log_format(text: &str) -> Result<LogEncoding, String> {
@@ -106,6 +114,7 @@ pub async fn run(cli: Cli) -> Exit {
         Command::Run(command) => command.run(&global).await,
         Command::Once(command) => command.run(&global).await,
         Command::Preview(command) => command.run(&global).await,
+        Command::Queue(command) => command.run().await,
         Command::Validate(command) => command.run(),
         Command::Demo(command) => command.run(&global).await,
         Command::Completions(command) => command.run(),

@@ -207,6 +207,15 @@ impl ExporterConfig {
         }
     }
 
+    /// Whether write-back waits for it.
+    pub fn is_required(&self) -> bool {
+        match self {
+            Self::OtlpGrpc(config) | Self::OtlpHttp(config) => config.required,
+            Self::File(config) => config.required,
+            Self::Debug(_) => true,
+        }
+    }
+
     /// How many bytes may wait for it; none for one that has no queue.
     pub fn queue_size(&self) -> Option<u64> {
         self.otlp()

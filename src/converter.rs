@@ -18,6 +18,7 @@ mod resource;
 mod spans;
 
 pub mod options;
+pub mod rework;
 pub mod split;
 pub mod view;
 

@@ -17,6 +17,7 @@ mod file;
 mod grpc;
 mod http;
 mod tls;
+mod verify;
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -26,6 +27,7 @@ use bytes::Bytes;
 use crate::config::ExporterConfig;
 pub use classify::Reply;
 use config::RetryConfig;
+pub use verify::Verifier;
 
 /// Sent with every request, as the OTLP specification asks.
 const USER_AGENT: &str = concat!("OTel-OTLP-Exporter-taskspan/", env!("CARGO_PKG_VERSION"));
@@ -36,6 +38,8 @@ pub struct Exporter {
     /// Its component id, as the configuration spells it.
     pub id: String,
     pub retry: RetryConfig,
+    /// How it is proven that the backend kept everything, if it is.
+    pub verifier: Option<Verifier>,
     sink: Sink,
 }
 
@@ -88,9 +92,14 @@ impl Exporter {
                 RetryConfig::default(),
             ),
         };
+        let verifier = match config.otlp() {
+            Some((_, config)) => Verifier::build(config)?,
+            None => None,
+        };
         Ok(Exporter {
             id: id.to_owned(),
             retry,
+            verifier,
             sink,
         })
     }

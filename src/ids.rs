@@ -10,7 +10,8 @@
 use std::fmt;
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
 /// A W3C trace id: 16 bytes, never all zero.
@@ -105,6 +106,19 @@ impl TaskId {
 
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+impl Serialize for TraceId {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for TraceId {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<TraceId, D::Error> {
+        let text = String::deserialize(from)?;
+        TraceId::from_hex(&text).ok_or_else(|| D::Error::custom("32 hexadecimal digits wanted"))
     }
 }
 

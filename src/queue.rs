@@ -1,78 +1,92 @@
-//! What was accepted and is not settled yet.
+//! What was accepted and is not settled yet, on disk.
 //!
 //! ```text
 //! accept ─▶ one item for each exporter ─▶ lease ─▶ acknowledged, … ─▶ delivered │ rejected
-//!                                          drop = later        all exporters ─▶ settlement
+//!   │ fsync                        drop = later     │ fsync each      required ones ─▶ settlement
+//!   └────────────────────────────── store ──────────┘                 ─▶ written back ─▶ gone
 //! ```
 //!
-//! The queue knows bytes only. It keeps them in memory: the directories are the durable queue so
-//! far, since what was not delivered stays a file without `task_trace_id`.
+//! The queue knows bytes only. Every step is on disk before the next one is taken, so a crash at
+//! any point resumes at the last one. `record` is the state, `store` the disk, `journal` the thread
+//! between them.
 
+pub mod admin;
 pub mod config;
+pub mod lease;
+pub mod record;
+pub mod store;
 
-use std::collections::{HashMap, VecDeque};
+mod journal;
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::clock::UnixNanos;
 use crate::ids::TraceId;
 use crate::source::Source;
+use journal::Journal;
+pub use lease::{Lease, Lost, Settlement};
+use record::{Blob, Head, Item, Record, Seq, State as ItemState};
+pub use record::{Outcome, Rejection, RejectionKind};
+pub use store::{Location, OpenError};
+use store::{Op, Opened, Store, StoreError};
 
-/// How many delivered exports are remembered.
+/// How many delivered exports are remembered: a file that was read just before its id was written
+/// comes too late to be sent again.
 const REMEMBERED: usize = 256;
 
-/// One export on its way.
-#[derive(Debug)]
+/// How long to wait before a store that failed is tried again.
+const STORE_RETRY: Duration = Duration::from_secs(1);
+
+/// One export to be taken in.
+#[derive(Clone, Debug)]
 pub struct Delivery {
     pub trace_id: TraceId,
     pub source: Source,
     pub project_id: String,
     pub span_count: usize,
+    /// The time that the spans carry.
+    pub made_at: UnixNanos,
     /// Encoded requests, in the order in which they are sent.
     pub requests: Vec<Bytes>,
 }
 
-impl Delivery {
-    fn bytes(&self) -> u64 {
-        self.requests
-            .iter()
-            .map(|request| request.len() as u64)
-            .sum()
-    }
+/// An exporter that an export is to go to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Destination {
+    pub exporter: String,
+    /// Write-back waits for it.
+    pub required: bool,
 }
 
-/// Whether an offered export was new to the queue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What became of an export that was offered.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Accepted {
     New,
-    /// The same trace is on its way already.
+    /// The same trace is on its way already, was delivered just now, or is a dead letter.
     Known,
     /// No more is taken: the program is stopping.
     Closed,
+    /// It can never be recorded.
+    Impossible(String),
 }
 
-/// How one export ended.
+/// Whether exports are taken in.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// Every exporter has delivered it, the last one at this time.
-    Delivered { at: UnixNanos },
-    Rejected {
-        exporter: String,
-        rejection: Rejection,
-    },
+pub enum Health {
+    Good,
+    /// `queue_size` is reached. Exports stay in their directories.
+    Full,
+    /// The disk is full, say. The same holds.
+    Failing(String),
 }
 
-/// Why an exporter does not go on with an export.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rejection {
-    pub reason: String,
-    /// The server refused it for good; otherwise the retries were used up.
-    pub permanent: bool,
-}
-
-/// A bounded queue that several exporters work off independently.
+/// A durable queue that several exporters work off independently.
 #[derive(Clone, Debug)]
 pub struct Queue {
     shared: Arc<Shared>,
@@ -80,78 +94,162 @@ pub struct Queue {
 
 #[derive(Debug)]
 struct Shared {
-    exporters: Vec<String>,
+    /// Exporters that are there to take a lease.
+    exporters: HashSet<String>,
     capacity: u64,
+    journal: Journal,
     state: Mutex<State>,
     /// Something changed that somebody may wait for.
     changed: Notify,
+    health: watch::Sender<Health>,
+    /// Counts how often the store had to begin anew.
+    restarts: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     /// In order of arrival.
-    order: VecDeque<TraceId>,
-    entries: HashMap<TraceId, Entry>,
+    entries: BTreeMap<Seq, Entry>,
+    by_trace: HashMap<TraceId, Seq>,
+    /// On their way to the disk.
+    accepting: HashSet<TraceId>,
+    delivered: VecDeque<TraceId>,
+    next_seq: u64,
     bytes: u64,
     closed: bool,
-    /// The last that were delivered: a file that was read just before its id was written comes
-    /// too late to be sent again.
-    delivered: VecDeque<TraceId>,
 }
 
 #[derive(Debug)]
 struct Entry {
-    delivery: Arc<Delivery>,
-    items: Vec<Item>,
-    /// All exporters are done and somebody holds the settlement.
+    record: Record,
+    /// By item: in somebody's hands.
+    leased: Vec<bool>,
+    /// Somebody holds the settlement.
     settling: bool,
+    /// Its refusal was told to a person.
+    reported: bool,
 }
 
+/// A queue that was just opened.
 #[derive(Debug)]
-struct Item {
-    pending: VecDeque<Bytes>,
-    progress: Progress,
-}
-
-#[derive(Debug)]
-enum Progress {
-    Waiting,
-    Leased,
-    Delivered(UnixNanos),
-    Rejected(Rejection),
+pub struct Ready {
+    pub queue: Queue,
+    /// What waits from an earlier run.
+    pub waiting: usize,
+    pub dead_letters: usize,
+    /// Exports whose exporters are not configured any more; they wait for their return.
+    pub parked: usize,
+    /// Where a corrupt store was put, and what was wrong with it.
+    pub set_aside: Option<(PathBuf, String)>,
+    /// Ends when everything is on disk, after the last handle is gone.
+    pub thread: std::thread::JoinHandle<()>,
 }
 
 impl Queue {
-    /// `capacity` is in bytes of requests; an export is taken while less than that is held.
-    pub fn new(exporters: Vec<String>, capacity: u64) -> Queue {
-        let (state, changed) = (Mutex::default(), Notify::new());
-        Queue {
-            shared: Arc::new(Shared {
-                exporters,
-                capacity,
-                state,
-                changed,
-            }),
+    /// Opens the store. `capacity` is in bytes of requests; an export is taken while less is held.
+    ///
+    /// # Errors
+    /// See [`OpenError`]; a corrupt store is none.
+    pub fn open(
+        location: Location,
+        exporters: HashSet<String>,
+        capacity: u64,
+    ) -> Result<Ready, OpenError> {
+        let Opened {
+            store,
+            records,
+            set_aside,
+        } = Store::open(location)?;
+        let mut state = State::default();
+        let mut parked = 0;
+        for (seq, mut record) in records {
+            record.items.iter_mut().for_each(Item::recover);
+            let known = record
+                .items
+                .iter()
+                .any(|item| exporters.contains(&item.exporter));
+            parked += usize::from(!known);
+            state.next_seq = state.next_seq.max(seq.0 + 1);
+            state.insert(seq, record, known);
+        }
+        let waiting = state
+            .entries
+            .values()
+            .filter(|it| !it.record.is_dead_letter())
+            .count();
+        let dead_letters = state.entries.len() - waiting;
+        let (journal, thread) = Journal::start(store).map_err(|source| OpenError::Directory {
+            path: PathBuf::from("(thread)"),
+            source,
+        })?;
+        let shared = Shared {
+            exporters,
+            capacity,
+            journal,
+            state: Mutex::new(state),
+            changed: Notify::new(),
+            health: watch::Sender::new(Health::Good),
+            restarts: watch::Sender::new(0),
+        };
+        let queue = Queue {
+            shared: Arc::new(shared),
+        };
+        Ok(Ready {
+            queue,
+            waiting,
+            dead_letters,
+            parked,
+            set_aside,
+            thread,
+        })
+    }
+
+    /// Takes an export in, durably. Waits while the queue is full or its disk fails.
+    pub async fn accept(&self, delivery: &Delivery, destinations: &[Destination]) -> Accepted {
+        loop {
+            let seq = match self.reserve(delivery.trace_id).await {
+                Ok(seq) => seq,
+                Err(answer) => return answer,
+            };
+            let (record, ops) = match prepare(seq, delivery, destinations) {
+                Ok(prepared) => prepared,
+                Err(error) => {
+                    self.state().accepting.remove(&delivery.trace_id);
+                    return Accepted::Impossible(error.to_string());
+                }
+            };
+            let written = self.shared.journal.write(ops).await;
+            self.state().accepting.remove(&delivery.trace_id);
+            match written {
+                Ok(()) => {
+                    self.state().insert(seq, record, true);
+                    self.set_health(Health::Good);
+                    self.shared.changed.notify_waiters();
+                    return Accepted::New;
+                }
+                // Should the store begin anew meanwhile, the next round puts it into the new one.
+                Err(error) => drop(self.store_failed(error).await),
+            }
         }
     }
 
-    /// Takes an export in; waits while the queue is full.
-    pub async fn accept(&self, delivery: Delivery) -> Accepted {
-        let mut delivery = Some(delivery);
+    /// A place in the order, as soon as there is room.
+    async fn reserve(&self, trace_id: TraceId) -> Result<Seq, Accepted> {
         self.when(|state| {
-            let offered = delivery.as_ref()?;
             if state.closed {
-                return Some(Accepted::Closed);
+                return Some(Err(Accepted::Closed));
             }
-            let id = &offered.trace_id;
-            if state.entries.contains_key(id) || state.delivered.contains(id) {
-                return Some(Accepted::Known);
+            if state.knows(trace_id) {
+                return Some(Err(Accepted::Known));
             }
             if state.bytes >= self.shared.capacity {
+                self.set_health(Health::Full);
                 return None;
             }
-            state.insert(delivery.take()?, self.shared.exporters.len());
-            Some(Accepted::New)
+            state.accepting.insert(trace_id);
+            let seq = Seq(state.next_seq);
+            state.next_seq += 1;
+            Some(Ok(seq))
         })
         .await
     }
@@ -159,52 +257,41 @@ impl Queue {
     /// The oldest export that waits for this exporter; none when the queue is closed and nothing
     /// is left for it.
     pub async fn lease(&self, exporter: &str) -> Option<Lease> {
-        let index = self.shared.exporters.iter().position(|id| id == exporter)?;
         self.when(|state| {
-            let waiting = state.order.iter().copied().find_map(|id| {
-                let entry = state.entries.get_mut(&id)?;
-                let item = entry.items.get_mut(index)?;
-                matches!(item.progress, Progress::Waiting).then(|| {
-                    item.progress = Progress::Leased;
-                    let pending = std::mem::take(&mut item.pending);
-                    let delivery = Arc::clone(&entry.delivery);
-                    Lease {
-                        queue: self.clone(),
-                        index,
-                        delivery,
-                        pending,
-                        settled: false,
+            let mut all_done = true;
+            for (seq, entry) in &mut state.entries {
+                let items = entry.record.items.iter().zip(&mut entry.leased).enumerate();
+                for (index, (item, leased)) in items.filter(|(_, it)| it.0.exporter == exporter) {
+                    all_done &= item.is_finished();
+                    if item.state == ItemState::Accepted && !*leased {
+                        *leased = true;
+                        let (head, item) = (entry.record.head.clone(), item.clone());
+                        return Some(Some(Lease::new(self.clone(), *seq, index, head, item)));
                     }
-                })
-            });
-            match waiting {
-                Some(lease) => Some(Some(lease)),
-                None if state.closed && state.nothing_left_for(index) => Some(None),
-                None => None,
+                }
             }
+            (state.closed && all_done).then_some(None)
         })
         .await
     }
 
-    /// The next export that every exporter is done with; none when the queue is closed and empty.
+    /// The next export that every required exporter is done with; none when the queue is closed
+    /// and there will be no other.
     pub async fn settlement(&self) -> Option<Settlement> {
         self.when(|state| {
-            let done = state.order.iter().copied().find_map(|id| {
-                let entry = state.entries.get_mut(&id).filter(|entry| !entry.settling)?;
-                let outcome = entry.outcome(&self.shared.exporters)?;
-                entry.settling = true;
-                let delivery = Arc::clone(&entry.delivery);
-                Some(Settlement {
-                    queue: self.clone(),
-                    delivery,
-                    outcome,
-                })
-            });
-            match done {
-                Some(settlement) => Some(Some(settlement)),
-                None if state.closed && state.entries.is_empty() => Some(None),
-                None => None,
+            let mut all_settled = true;
+            for (seq, entry) in &mut state.entries {
+                if entry.is_settled() || !self.has_exporter_for(&entry.record) {
+                    continue;
+                }
+                all_settled = false;
+                if let Some(outcome) = entry.record.outcome().filter(|_| !entry.settling) {
+                    entry.settling = true;
+                    let head = entry.record.head.clone();
+                    return Some(Some(Settlement::new(self.clone(), *seq, head, outcome)));
+                }
             }
+            (state.closed && all_settled && state.accepting.is_empty()).then_some(None)
         })
         .await
     }
@@ -215,23 +302,72 @@ impl Queue {
         self.shared.changed.notify_waiters();
     }
 
-    /// The files of the exports that are not settled.
-    pub fn waiting(&self) -> Vec<std::path::PathBuf> {
+    /// The files of the exports that wait for an exporter, or for their write-back.
+    pub fn waiting(&self) -> Vec<PathBuf> {
         let state = self.state();
-        let entries = state.order.iter().filter_map(|id| state.entries.get(id));
+        let waits = |entry: &&Entry| !entry.is_settled() && self.has_exporter_for(&entry.record);
+        let entries = state.entries.values().filter(waits);
         entries
-            .map(|entry| entry.delivery.source.path.clone())
+            .map(|entry| entry.record.head.source.path.clone())
             .collect()
     }
 
-    /// How many exports are not settled.
-    pub fn len(&self) -> usize {
-        self.state().entries.len()
+    /// Whether exports are taken in, and every change of it.
+    pub fn health(&self) -> watch::Receiver<Health> {
+        self.shared.health.subscribe()
     }
 
-    /// Whether every accepted export is settled.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
+    /// Changes whenever the store was lost and began anew: then every export without an id has to
+    /// be looked at again.
+    pub fn restarts(&self) -> watch::Receiver<u64> {
+        self.shared.restarts.subscribe()
+    }
+
+    fn has_exporter_for(&self, record: &Record) -> bool {
+        record
+            .items
+            .iter()
+            .any(|item| self.shared.exporters.contains(&item.exporter))
+    }
+
+    /// Waits before the next try, or begins anew when there is no hope for the file.
+    async fn store_failed(&self, error: StoreError) -> Result<(), Lost> {
+        match error {
+            StoreError::Closed => return Err(Lost),
+            StoreError::Corrupt(reason) => {
+                tracing::error!("the queue's store is corrupt ({reason}); setting it aside");
+                match self.shared.journal.start_over().await {
+                    Ok(aside) => {
+                        self.forget_everything();
+                        let aside = aside.map(|path| path.display().to_string());
+                        tracing::error!(
+                            aside,
+                            "a new store was begun; exports are looked up again"
+                        );
+                        return Err(Lost);
+                    }
+                    Err(error) => self.set_health(Health::Failing(error.to_string())),
+                }
+            }
+            error => self.set_health(Health::Failing(error.to_string())),
+        }
+        tokio::time::sleep(STORE_RETRY).await;
+        if self.state().closed {
+            Err(Lost)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn forget_everything(&self) {
+        let mut state = self.state();
+        state.entries.clear();
+        state.by_trace.clear();
+        state.delivered.clear();
+        state.bytes = 0;
+        drop(state);
+        self.shared.restarts.send_modify(|count| *count += 1);
+        self.shared.changed.notify_waiters();
     }
 
     /// Waits until the state has an answer.
@@ -242,7 +378,6 @@ impl Queue {
             changed.as_mut().enable();
             let found = answer(&mut self.state());
             if let Some(found) = found {
-                self.shared.changed.notify_waiters();
                 return found;
             }
             changed.await;
@@ -257,163 +392,120 @@ impl Queue {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn settle_item(
-        &self,
-        trace_id: TraceId,
-        index: usize,
-        pending: VecDeque<Bytes>,
-        progress: Progress,
-    ) {
-        let mut state = self.state();
-        if let Some(item) = state
-            .entries
-            .get_mut(&trace_id)
-            .and_then(|entry| entry.items.get_mut(index))
+    fn set_health(&self, health: Health) {
+        self.shared.health.send_if_modified(|known| {
+            let changed = *known != health;
+            *known = health;
+            changed
+        });
+    }
+
+    /// Removes an export when nothing is left to do for it.
+    async fn remove_if_over(&self, seq: Seq) {
         {
-            *item = Item { pending, progress };
+            let mut state = self.state();
+            if !state
+                .entries
+                .get(&seq)
+                .is_some_and(|entry| entry.record.is_over())
+            {
+                return;
+            }
+            if let Some(entry) = state.remove(seq) {
+                state.remember(entry.record.head.trace_id);
+            }
         }
-        drop(state);
         self.shared.changed.notify_waiters();
+        // Should this be lost, the next start finds the id in the file and removes it then.
+        let _ = self.shared.journal.write(vec![Op::Remove { seq }]).await;
     }
 }
 
+/// The record of a delivery, and all that has to be written for it.
+fn prepare(
+    seq: Seq,
+    delivery: &Delivery,
+    destinations: &[Destination],
+) -> Result<(Record, Vec<Op>), StoreError> {
+    let count = u32::try_from(delivery.requests.len()).unwrap_or(u32::MAX);
+    let items = destinations
+        .iter()
+        .enumerate()
+        .map(|(index, to)| Item::new(&to.exporter, to.required, index, count, delivery.made_at));
+    let record = Record {
+        items: items.collect(),
+        head: Head {
+            trace_id: delivery.trace_id,
+            source: delivery.source.clone(),
+            project_id: delivery.project_id.clone(),
+            span_count: delivery.span_count,
+            bytes: delivery
+                .requests
+                .iter()
+                .map(|request| request.len() as u64)
+                .sum(),
+            first_seen: delivery.made_at,
+            written: false,
+        },
+    };
+    let mut ops = vec![Op::put_head(seq, &record.head)?];
+    for (index, item) in record.items.iter().enumerate() {
+        ops.push(Op::put_item(seq, index, item)?);
+    }
+    for (blob, bytes) in (0..count).zip(&delivery.requests) {
+        ops.push(Op::PutBlob {
+            seq,
+            blob: Blob(blob),
+            bytes: bytes.clone(),
+        });
+    }
+    Ok((record, ops))
+}
+
 impl State {
-    fn insert(&mut self, delivery: Delivery, exporters: usize) {
-        let item = || Item {
-            pending: delivery.requests.iter().cloned().collect(),
-            progress: Progress::Waiting,
-        };
-        let items = (0..exporters).map(|_| item()).collect();
-        self.bytes += delivery.bytes();
-        self.order.push_back(delivery.trace_id);
-        let entry = Entry {
-            items,
-            settling: false,
-            delivery: Arc::new(delivery),
-        };
-        self.entries.insert(entry.delivery.trace_id, entry);
-    }
-
-    fn remove(&mut self, trace_id: TraceId) {
-        if let Some(entry) = self.entries.remove(&trace_id) {
-            self.bytes = self.bytes.saturating_sub(entry.delivery.bytes());
-            self.order.retain(|id| *id != trace_id);
+    /// `known`: the record stands for its trace, so that the same one is not taken in again.
+    fn insert(&mut self, seq: Seq, record: Record, known: bool) {
+        self.bytes += record.head.bytes;
+        if known {
+            self.by_trace.insert(record.head.trace_id, seq);
         }
+        let leased = vec![false; record.items.len()];
+        let reported = matches!(record.outcome(), Some(Outcome::Rejected { .. }));
+        self.entries.insert(
+            seq,
+            Entry {
+                record,
+                leased,
+                settling: false,
+                reported,
+            },
+        );
     }
 
-    fn nothing_left_for(&self, exporter: usize) -> bool {
-        self.entries.values().all(|entry| {
-            entry.items.get(exporter).is_none_or(|item| {
-                matches!(
-                    item.progress,
-                    Progress::Delivered(_) | Progress::Rejected(_)
-                )
-            })
-        })
+    fn remove(&mut self, seq: Seq) -> Option<Entry> {
+        let entry = self.entries.remove(&seq)?;
+        self.bytes = self.bytes.saturating_sub(entry.record.head.bytes);
+        if self.by_trace.get(&entry.record.head.trace_id) == Some(&seq) {
+            self.by_trace.remove(&entry.record.head.trace_id);
+        }
+        Some(entry)
+    }
+
+    fn knows(&self, trace_id: TraceId) -> bool {
+        self.by_trace.contains_key(&trace_id)
+            || self.accepting.contains(&trace_id)
+            || self.delivered.contains(&trace_id)
+    }
+
+    fn remember(&mut self, trace_id: TraceId) {
+        self.delivered.push_front(trace_id);
+        self.delivered.truncate(REMEMBERED);
     }
 }
 
 impl Entry {
-    /// None while some exporter is not done. One refusal decides, whatever the others say.
-    fn outcome(&self, exporters: &[String]) -> Option<Outcome> {
-        let mut last = UnixNanos(0);
-        let mut rejected = None;
-        for (item, exporter) in self.items.iter().zip(exporters) {
-            match &item.progress {
-                Progress::Waiting | Progress::Leased => return None,
-                Progress::Delivered(at) => last = last.max(*at),
-                Progress::Rejected(rejection) => {
-                    let (exporter, rejection) = (exporter.clone(), rejection.clone());
-                    rejected.get_or_insert(Outcome::Rejected {
-                        exporter,
-                        rejection,
-                    });
-                }
-            }
-        }
-        Some(rejected.unwrap_or(Outcome::Delivered { at: last }))
-    }
-}
-
-/// One export in the hands of one exporter. To drop it means "later": what was acknowledged stays
-/// acknowledged, the rest waits for the next lease.
-#[derive(Debug)]
-#[must_use = "a lease that is dropped is deferred"]
-pub struct Lease {
-    queue: Queue,
-    index: usize,
-    delivery: Arc<Delivery>,
-    pending: VecDeque<Bytes>,
-    settled: bool,
-}
-
-impl Lease {
-    pub fn delivery(&self) -> &Delivery {
-        &self.delivery
-    }
-
-    /// The request to send next.
-    pub fn next_request(&self) -> Option<Bytes> {
-        self.pending.front().cloned()
-    }
-
-    /// The request just sent was acknowledged: it is never sent again.
-    pub fn acknowledged(&mut self) {
-        self.pending.pop_front();
-    }
-
-    /// The request to send next goes in two instead.
-    pub fn split_next(&mut self, first: Bytes, second: Bytes) {
-        self.pending.pop_front();
-        self.pending.push_front(second);
-        self.pending.push_front(first);
-    }
-
-    /// Everything was acknowledged, the last at this time.
-    pub fn delivered(mut self, at: UnixNanos) {
-        self.settle(Progress::Delivered(at));
-    }
-
-    /// It will not be delivered.
-    pub fn rejected(mut self, rejection: Rejection) {
-        self.settle(Progress::Rejected(rejection));
-    }
-
-    fn settle(&mut self, progress: Progress) {
-        self.settled = true;
-        let pending = std::mem::take(&mut self.pending);
-        self.queue
-            .settle_item(self.delivery.trace_id, self.index, pending, progress);
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        if !self.settled {
-            self.settle(Progress::Waiting);
-        }
-    }
-}
-
-/// An export that every exporter is done with. It leaves the queue when this is dropped.
-#[derive(Debug)]
-#[must_use = "the export leaves the queue when its settlement is dropped"]
-pub struct Settlement {
-    queue: Queue,
-    pub delivery: Arc<Delivery>,
-    pub outcome: Outcome,
-}
-
-impl Drop for Settlement {
-    fn drop(&mut self) {
-        let mut state = self.queue.state();
-        state.remove(self.delivery.trace_id);
-        if matches!(self.outcome, Outcome::Delivered { .. }) {
-            state.delivered.push_front(self.delivery.trace_id);
-            state.delivered.truncate(REMEMBERED);
-        }
-        drop(state);
-        self.queue.shared.changed.notify_waiters();
+    fn is_settled(&self) -> bool {
+        self.record.head.written || self.reported
     }
 }
 

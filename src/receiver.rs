@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch as watch_channel};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
@@ -45,10 +45,11 @@ pub async fn scan_once(config: &ExportDirConfig, candidates: &mpsc::Sender<Candi
     receiver.look(Hint::Everything, candidates).await;
 }
 
-/// Watches until stopped.
+/// Watches until stopped. `restarts` changes when everything has to be looked at again.
 pub async fn run(
     config: &ExportDirConfig,
     candidates: mpsc::Sender<Candidate>,
+    mut restarts: watch_channel::Receiver<u64>,
     stop: CancellationToken,
 ) {
     let (hints, mut incoming) = watch::channel();
@@ -70,6 +71,11 @@ pub async fn run(
             biased;
             () = stop.cancelled() => return,
             hint = incoming.next() => hint,
+            // The queue lost what it held: every export without an id is new again.
+            Ok(()) = restarts.changed() => {
+                receiver.seen.clear();
+                Hint::Everything
+            }
             _ = rescan.tick() => Hint::Everything,
             () = tokio::time::sleep(poll.unwrap_or(Duration::MAX)), if poll.is_some() => {
                 Hint::Everything

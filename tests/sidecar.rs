@@ -6,15 +6,21 @@
 mod support;
 
 use std::fs;
+use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use support::conventions::of_trace;
+
 use support::exports::presets;
+
 use support::fake_otlp::{FakeOtlp, Fault, Protocol};
+
 use support::program::{PATIENCE, Program, Running};
+
 use support::snapshot::Snapshot;
+
 use support::workspace::Workspace;
 
 fn sidecar(workspace: &Workspace, server: &FakeOtlp) -> Program {
@@ -167,4 +173,38 @@ async fn a_stalled_delivery_does_not_hold_the_shutdown_up() {
         .await;
     terminate(running);
     assert!(snapshot.is_untouched());
+}
+#[tokio::test]
+async fn a_killed_sidecar_loses_nothing_and_repeats_nothing_acknowledged() {
+    let workspace = Workspace::new();
+    // The first request of the trace is acknowledged, the second hangs when the kill comes.
+    let server = FakeOtlp::builder()
+        .script([Fault::Ok])
+        .forever(Fault::Stall)
+        .start()
+        .await;
+    let snapshot = workspace.export("a", &presets::many(2500)).snapshot;
+    let mut running = sidecar(&workspace, &server).spawn();
+    server
+        .wait_for(|state| state.attempts.len() == 2, PATIENCE)
+        .await;
+    running.kill9();
+    assert!(snapshot.is_untouched());
+
+    let mut accepted = server.accepted();
+    let address = server.stop();
+    let server = FakeOtlp::builder().at(address).start().await;
+    let running = sidecar(&workspace, &server).spawn();
+    snapshot.wait_for_trace_id(Duration::from_secs(120)).await;
+    terminate(running);
+    accepted.extend(server.accepted());
+    let mut ids: Vec<_> = support::fake_otlp::spans_of(&accepted)
+        .into_iter()
+        .map(|span| (span.trace_id, span.span_id))
+        .collect();
+    let sent = ids.len();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len(), sent, "spans were sent twice");
+    assert_eq!(snapshot.check_written_back(), [""; 0]);
 }

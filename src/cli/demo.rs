@@ -14,6 +14,7 @@ use clap::Args;
 
 use super::exit::Failure;
 use super::preview::tree;
+use super::session::Session;
 use super::setup::Setup;
 use super::{ConfigArgs, Exit, Global};
 use crate::converter::view;
@@ -68,8 +69,7 @@ impl Demo {
             counting.count(event);
             event.log();
         });
-        setup
-            .build()?
+        Session::in_memory(setup.build()?)?
             .run(Mode::Once, observe, CancellationToken::new())
             .await?;
 

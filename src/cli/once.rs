@@ -7,6 +7,7 @@ use clap::Args;
 use super::exit::Failure;
 use super::preview::{self, Format};
 use super::progress::Progress;
+use super::session::OnTrouble;
 use super::setup::Setup;
 use super::{ConfigArgs, Exit, Global, Timeout, signals};
 use crate::pipeline::event::{Counts, Tally};
@@ -38,7 +39,7 @@ impl Once {
             return preview::show(&setup, &[], Format::Tree);
         }
         let stop = signals::stop_on_signal()?;
-        let pipelines = setup.build()?;
+        let session = setup.open(OnTrouble::GoWithout)?;
         if setup.otel.disabled {
             tracing::warn!("OTEL_SDK_DISABLED is true: nothing is read and nothing is sent");
             return Ok(Exit::Done);
@@ -57,7 +58,7 @@ impl Once {
             tokio::time::sleep(timeout).await;
             deadline.cancel();
         });
-        pipelines.run(Mode::Once, observer, stop.clone()).await?;
+        session.run(Mode::Once, observer, stop.clone()).await?;
         timer.abort();
         Ok(conclude(&tally.counts(), stop.is_cancelled()))
     }
@@ -72,7 +73,7 @@ fn conclude(counts: &Counts, interrupted: bool) -> Exit {
         not_written,
         ..
     } = *counts;
-    let waiting = counts.waiting();
+    let waiting = counts.undelivered;
     let summary = (done, spans, refused, already_emitted, waiting, not_written);
     tracing::debug!(
         ?summary,

@@ -5,6 +5,7 @@ use clap::Args;
 use super::exit::Failure;
 use super::preview::{self, Format};
 use super::progress::Progress;
+use super::session::OnTrouble;
 use super::setup::Setup;
 use super::{ConfigArgs, Exit, Global, signals};
 use crate::pipeline::{Mode, observer};
@@ -27,15 +28,15 @@ impl Run {
             return preview::show(&setup, &[], Format::Tree);
         }
         let stop = signals::stop_on_signal()?;
-        let pipelines = setup.build()?;
+        let session = setup.open(OnTrouble::Refuse)?;
         if setup.otel.disabled {
             tracing::warn!("OTEL_SDK_DISABLED is true: nothing is read and nothing is sent");
             stop.cancelled().await;
             return Ok(Exit::Done);
         }
-        tracing::info!(to = pipelines.destinations().join(", "), "watching");
+        tracing::info!(to = session.destinations().join(", "), "watching");
         let progress = Progress::start();
-        pipelines
+        session
             .run(
                 Mode::Watch,
                 observer(move |event| progress.observe(event)),

@@ -3,13 +3,15 @@
 use std::path::{Path, PathBuf};
 
 use super::exit::Failure;
+use super::session::{OnTrouble, Session};
 use super::{ConfigArgs, Global, logging};
 use crate::config::expand::Env;
 use crate::config::load::Source;
 use crate::config::otel_env::{self, OtelEnv};
 use crate::config::overlay::{self, Flags};
-use crate::config::{Config, Fault, Faults};
+use crate::config::{Config, ExporterConfig, ExtensionConfig, Fault, Faults};
 use crate::pipeline::{PipelineError, Pipelines};
+use crate::queue::Location;
 
 /// The file that is read when none is named.
 const DEFAULT_FILE: &str = "pipeline.yaml";
@@ -19,6 +21,21 @@ pub struct Setup {
     pub config: Config,
     pub otel: OtelEnv,
     pub warnings: Vec<Fault>,
+    state_dir: Option<PathBuf>,
+    default_state_dir: Option<PathBuf>,
+}
+
+/// `$XDG_STATE_HOME/taskspan`, which is `~/.local/state/taskspan` unless it is set.
+pub fn default_state_dir(env: Env<'_>) -> Option<PathBuf> {
+    let absolute = |name: &str| {
+        env(name)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+    };
+    let home = || absolute("HOME").map(|home| home.join(".local/state"));
+    absolute("XDG_STATE_HOME")
+        .or_else(home)
+        .map(|state| state.join("taskspan"))
 }
 
 impl Setup {
@@ -79,6 +96,8 @@ impl Setup {
             config,
             otel,
             warnings,
+            state_dir: args.state_dir.clone(),
+            default_state_dir: default_state_dir(env),
         })
     }
 
@@ -88,6 +107,42 @@ impl Setup {
         for warning in &self.warnings {
             tracing::warn!("{warning}");
         }
+    }
+
+    /// Builds the pipelines and opens their queue.
+    ///
+    /// # Errors
+    /// A component cannot be built, or the queue cannot be had and is not to be gone without.
+    pub fn open(&self, on_trouble: OnTrouble) -> Result<Session, Failure> {
+        Session::open(self.build()?, self.location(), on_trouble)
+    }
+
+    /// Where the queue lives: the flag, the configured extension, or the user's state directory.
+    /// None: nowhere that could be told.
+    pub fn location(&self) -> Option<Location> {
+        let queues = self
+            .config
+            .exporters
+            .values()
+            .filter_map(ExporterConfig::otlp);
+        let mut durable = queues
+            .map(|(_, config)| &config.sending_queue)
+            .filter(|it| it.enabled);
+        let Some(first) = durable.next() else {
+            return Some(Location::Memory);
+        };
+        let extensions = first.storage.iter().chain(&self.config.service.extensions);
+        let configured = extensions.filter_map(|id| match self.config.extensions.get(id) {
+            Some(ExtensionConfig::FileStorage(storage)) => storage.directory.clone(),
+            _ => None,
+        });
+        let directory = self
+            .state_dir
+            .clone()
+            .or_else(|| configured.into_iter().next());
+        directory
+            .or_else(|| self.default_state_dir.clone())
+            .map(Location::Directory)
     }
 
     /// Builds the pipelines.

@@ -89,7 +89,8 @@ impl<'a> Wiring<'a> {
             }
         }
         for (key, _) in entries(self.root, "extensions") {
-            if self.used.contains(&("extensions", key.text.as_str())) {
+            let used = self.used.contains(&("extensions", key.text.as_str()));
+            if used && !is_kind(&key.text, "file_storage") {
                 let message = format!("`{}` is accepted, has no effect in this version", key.text);
                 self.report.warn(&key.mark, message);
             }

@@ -58,6 +58,27 @@ pub struct OtlpConfig {
     pub tls: TlsConfig,
     pub retry_on_failure: RetryConfig,
     pub sending_queue: QueueConfig,
+    /// Whether `task_trace_id` waits until this exporter has delivered. Default true.
+    pub required: bool,
+    /// Whether and how it is proven that the backend has every span. Default: it is not.
+    pub verify: Option<VerifyConfig>,
+}
+
+/// Reads a trace back over Tempo's HTTP API after the last acknowledgement.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VerifyConfig {
+    /// Base URL of Tempo's HTTP API, such as `http://tempo:3200`.
+    pub endpoint: String,
+    /// How long to look for every span, at first and again after the missing ones were resent.
+    /// More than 0. Default 60s.
+    #[serde(default = "verify_timeout")]
+    pub timeout: HumanDuration,
+}
+
+/// How long a trace has to appear unless the configuration says otherwise.
+pub fn verify_timeout() -> HumanDuration {
+    HumanDuration::from_secs(60)
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -115,11 +136,22 @@ pub struct RetryConfig {
 }
 
 /// Write OTLP as JSON, one request a line.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct FileConfig {
     /// The file that is appended to. Required.
     pub path: PathBuf,
+    /// Whether `task_trace_id` waits until this exporter has delivered. Default true.
+    pub required: bool,
+}
+
+impl Default for FileConfig {
+    fn default() -> Self {
+        Self {
+            path: PathBuf::new(),
+            required: true,
+        }
+    }
 }
 
 /// Print what is sent.
@@ -151,6 +183,8 @@ impl Default for OtlpConfig {
             tls: TlsConfig::default(),
             retry_on_failure: RetryConfig::default(),
             sending_queue: QueueConfig::default(),
+            required: true,
+            verify: None,
         }
     }
 }
@@ -188,6 +222,14 @@ impl OtlpConfig {
         }
         if self.timeout.is_zero() {
             at("timeout", "has to be more than 0".into());
+        }
+        if let Some(verify) = &self.verify {
+            if let Err(message) = check_endpoint(&verify.endpoint, Protocol::HttpProtobuf) {
+                at("verify.endpoint", message);
+            }
+            if verify.timeout.is_zero() {
+                at("verify.timeout", "has to be more than 0".into());
+            }
         }
         self.tls
             .check(&mut |path, message| at(&format!("tls.{path}"), message));

@@ -11,12 +11,12 @@ use hyper::header::{
 };
 use hyper::{Method, Request, Response, StatusCode, Uri, body::Incoming};
 use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::{Client, connect::HttpConnector};
+use hyper_util::client::legacy::{self, connect::HttpConnector};
 use hyper_util::rt::TokioExecutor;
 use prost::Message;
 
 use super::classify::{self, Delivery, Reply};
-use super::config::{Compression, OtlpConfig};
+use super::config::{Compression, OtlpConfig, TlsConfig};
 use super::{BuildError, USER_AGENT, chain, endpoint, tls};
 
 const PROTOBUF: HeaderValue = HeaderValue::from_static("application/x-protobuf");
@@ -26,9 +26,11 @@ const MAX_ANSWER_BYTES: usize = 64 * 1024;
 /// What of an error page goes into a log line.
 const MAX_REASON_CHARS: usize = 300;
 
+pub(super) type Client<B> = legacy::Client<HttpsConnector<HttpConnector>, B>;
+
 #[derive(Debug)]
 pub struct Http {
-    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    client: Client<Full<Bytes>>,
     traces: Uri,
     headers: HeaderMap,
     gzip: bool,
@@ -48,7 +50,7 @@ impl Http {
             })?;
         let gzip = config.compression == Compression::Gzip;
         Ok(Http {
-            client: Client::builder(TokioExecutor::new()).build(connector(config, &traces)?),
+            client: client(&config.tls, config.timeout.0, &traces)?,
             traces,
             headers: headers(config, gzip)?,
             gzip,
@@ -91,30 +93,29 @@ impl Http {
     }
 }
 
-fn connector(config: &OtlpConfig, url: &Uri) -> Result<HttpsConnector<HttpConnector>, BuildError> {
+/// A client with the TLS settings of an exporter.
+pub(super) fn client<B>(
+    tls: &TlsConfig,
+    connect_timeout: Duration,
+    url: &Uri,
+) -> Result<Client<B>, BuildError>
+where
+    B: hyper::body::Body + Send,
+    B::Data: Send,
+{
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
-    tcp.set_connect_timeout(Some(config.timeout.0));
-    // Loading the system's roots takes milliseconds that a plain endpoint need not pay.
-    let tls = if url.scheme_str() == Some("https") {
-        tls::client_config(&config.tls)?
-    } else {
-        let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
-        rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|error| BuildError::Tls(error.to_string()))?
-            .with_root_certificates(rustls::RootCertStore::empty())
-            .with_no_client_auth()
-    };
+    tcp.set_connect_timeout(Some(connect_timeout));
     let builder = HttpsConnectorBuilder::new()
-        .with_tls_config(tls)
+        .with_tls_config(tls::client_config(tls, url.scheme_str() == Some("https"))?)
         .https_or_http();
-    let builder = match tls::server_name(&config.tls)? {
+    let builder = match tls::server_name(tls)? {
         Some(name) => builder.with_server_name_resolver(FixedServerNameResolver::new(name)),
         None => builder,
     };
-    Ok(builder.enable_http1().wrap_connector(tcp))
+    let connector = builder.enable_http1().wrap_connector(tcp);
+    Ok(legacy::Client::builder(TokioExecutor::new()).build(connector))
 }
 
 fn headers(config: &OtlpConfig, gzip: bool) -> Result<HeaderMap, BuildError> {

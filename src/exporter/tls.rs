@@ -14,7 +14,7 @@ use super::config::TlsConfig;
 /// For tonic.
 pub fn grpc(config: &TlsConfig) -> Result<ClientTlsConfig, BuildError> {
     // Read them ourselves first: tonic would speak of a bad file only when it connects.
-    client_config(config)?;
+    client_config(config, true)?;
     let mut tls = ClientTlsConfig::new();
     tls = match &config.ca_file {
         Some(path) => tls.ca_certificate(Certificate::from_pem(read(path)?)),
@@ -29,13 +29,19 @@ pub fn grpc(config: &TlsConfig) -> Result<ClientTlsConfig, BuildError> {
     Ok(tls)
 }
 
-/// For hyper.
-pub fn client_config(config: &TlsConfig) -> Result<ClientConfig, BuildError> {
+/// For hyper. For a plain endpoint the system's roots, which take milliseconds to load, are not.
+pub fn client_config(config: &TlsConfig, is_used: bool) -> Result<ClientConfig, BuildError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| BuildError::Tls(error.to_string()))?
-        .with_root_certificates(roots(config.ca_file.as_deref())?);
+        .with_root_certificates(match is_used {
+            true => roots(config.ca_file.as_deref())?,
+            false => RootCertStore::empty(),
+        });
+    if !is_used {
+        return Ok(builder.with_no_client_auth());
+    }
     let (Some(cert), Some(key)) = (&config.cert_file, &config.key_file) else {
         return Ok(builder.with_no_client_auth());
     };

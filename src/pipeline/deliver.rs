@@ -1,20 +1,37 @@
 //! One exporter working its part of the queue off, in order.
 //!
 //! ```text
-//! lease ─▶ send ─accepted─▶ next request … ─▶ delivered
-//!           ▲ │ retry: wait │ too large: halve │ refused: rejected
-//!           └─┘
+//! lease ─▶ send ─accepted─▶ next request … ─▶ verify ─▶ delivered
+//!           ▲ │ retry: wait │ too large: halve   │ refused, incomplete: rejected
+//!           └─┘                                  └─▶ lost spans: once more
 //! ```
 
+use std::collections::HashSet;
+use std::time::Duration;
+
+use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::Stopping;
+use super::StageDied;
 use super::event::{Event, Observer};
+use super::stop::Stopping;
 use crate::clock::UnixNanos;
-use crate::converter::split;
+use crate::converter::{rework, split};
+use crate::exporter::classify::Delivery as Arrival;
 use crate::exporter::retry::Retry;
-use crate::exporter::{Exporter, Reply};
-use crate::queue::{Lease, Queue, Rejection};
+use crate::exporter::{Exporter, Reply, Verifier};
+use crate::queue::{Lease, Lost, Queue, Rejection, RejectionKind};
+
+/// What was made longer ago than this is sent as of now, if nothing of it was sent before: a
+/// backend finds nothing by times that are minutes old.
+const STALE: Duration = Duration::from_secs(60);
+
+/// The first wait between two looks for a trace; it doubles.
+const FIRST_LOOK: Duration = Duration::from_millis(100);
+const SLOWEST_LOOK: Duration = Duration::from_secs(5);
+
+/// A trace larger than this is known to be cut by a Tempo with its default limits.
+const TEMPO_TRACE_BYTES: u64 = 5_000_000;
 
 pub struct Deliverer {
     exporter: Exporter,
@@ -25,12 +42,17 @@ pub struct Deliverer {
     down_since: Option<Instant>,
 }
 
-/// How far an export got.
-enum End {
-    Delivered,
+/// Why an export is not delivered, for now or for good.
+enum Stop {
     Rejected(Rejection),
-    /// The program is stopping; not a failure.
+    /// The program is stopping, or the export is gone from the queue; not a failure.
     Interrupted,
+}
+
+impl From<Lost> for Stop {
+    fn from(_: Lost) -> Stop {
+        Stop::Interrupted
+    }
 }
 
 impl Deliverer {
@@ -49,96 +71,202 @@ impl Deliverer {
         }
     }
 
-    pub async fn run(mut self) {
+    pub async fn run(mut self) -> Result<(), StageDied> {
         let (queue, stop) = (self.queue.clone(), self.stopping.stop.clone());
+        let abort = self.stopping.abort.clone();
         let id = self.exporter.id.clone();
         loop {
             let mut lease = tokio::select! {
                 biased;
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => return Ok(()),
                 lease = queue.lease(&id) => match lease {
                     Some(lease) => lease,
-                    None => return,
+                    None => return Ok(()),
                 },
             };
-            match self.send_all(&mut lease).await {
-                End::Delivered => lease.delivered(UnixNanos::now()),
-                End::Rejected(rejection) => lease.rejected(rejection),
-                End::Interrupted => drop(lease),
+            let worked = tokio::select! {
+                biased;
+                worked = self.work(&mut lease) => worked,
+                () = abort.cancelled() => Err(Stop::Interrupted),
+            };
+            let settled = match worked {
+                Ok(()) => lease.delivered(UnixNanos::now()).await,
+                Err(Stop::Rejected(rejection)) => lease.rejected(rejection).await,
+                Err(Stop::Interrupted) => {
+                    drop(lease);
+                    Ok(())
+                }
+            };
+            if settled.is_err() {
+                tracing::debug!(exporter = id, "the export left the queue while it was sent");
             }
         }
     }
 
-    async fn send_all(&mut self, lease: &mut Lease) -> End {
+    async fn work(&mut self, lease: &mut Lease) -> Result<(), Stop> {
+        self.send_all(lease).await?;
+        if self.exporter.verifier.is_some() {
+            self.verify(lease).await?;
+        }
+        // Spans that the server did not keep make the trace one that an id must not vouch for.
+        match &lease.item().lost_spans {
+            Some(reason) => Err(Stop::Rejected(refused(reason.clone()))),
+            None => Ok(()),
+        }
+    }
+
+    async fn send_all(&mut self, lease: &mut Lease) -> Result<(), Stop> {
         let mut retry = Retry::new(&self.exporter.retry);
-        let mut lost_spans: Option<Rejection> = None;
-        while let Some(request) = lease.next_request() {
-            let reply = tokio::select! {
-                biased;
-                reply = self.exporter.send_traces(request.clone()) => reply,
-                () = self.stopping.abort.cancelled() => return End::Interrupted,
+        loop {
+            bring_up_to_date(lease).await?;
+            let Some(request) = lease.next_request().await? else {
+                return Ok(());
             };
-            match reply {
-                Reply::Accepted => self.acknowledged(lease),
+            lease.begin().await?;
+            match self.exporter.send_traces(request.clone()).await {
+                Reply::Accepted => self.acknowledged(lease, None).await?,
                 Reply::Partial { rejected, message } => {
-                    self.acknowledged(lease);
-                    if rejected > 0 {
-                        lost_spans.get_or_insert(Rejection {
-                            reason: format!("the server rejected {rejected} spans: {message}"),
-                            permanent: true,
-                        });
-                    }
+                    let lost = (rejected > 0)
+                        .then(|| format!("the server rejected {rejected} spans: {message}"));
+                    self.acknowledged(lease, lost).await?;
                     self.remark(lease, rejected, message);
                 }
-                Reply::Retry { reason, after, .. } => {
+                Reply::Retry {
+                    reason,
+                    after,
+                    delivery,
+                } => {
                     self.is_down(&reason);
-                    let Some(wait) = retry.next(after) else {
-                        let reason = format!("no more tries: {reason}");
-                        return End::Rejected(Rejection {
-                            reason,
-                            permanent: false,
-                        });
-                    };
-                    tracing::debug!(exporter = self.exporter.id, ?wait, reason, "trying again");
-                    tokio::select! {
-                        biased;
-                        () = self.stopping.stop.cancelled() => return End::Interrupted,
-                        () = tokio::time::sleep(wait) => {}
-                    }
+                    let in_doubt = delivery == Arrival::InDoubt;
+                    self.wait(lease, &mut retry, &reason, after, in_doubt)
+                        .await?;
                     continue;
                 }
                 Reply::TooLarge { reason } => match split::halve(&request) {
-                    Some((first, second)) => lease.split_next(first, second),
-                    None => {
-                        return End::Rejected(Rejection {
-                            reason,
-                            permanent: true,
-                        });
-                    }
+                    Some((first, second)) => lease.split_next(first, second).await?,
+                    None => return Err(Stop::Rejected(refused(reason))),
                 },
-                Reply::Refused { reason } => {
-                    return End::Rejected(Rejection {
-                        reason,
-                        permanent: true,
-                    });
-                }
+                Reply::Refused { reason } => return Err(Stop::Rejected(refused(reason))),
             }
             self.is_up();
             retry = Retry::new(&self.exporter.retry);
         }
-        // Spans that the server did not keep make the trace one that an id must not vouch for.
-        lost_spans.map_or(End::Delivered, End::Rejected)
     }
 
-    fn acknowledged(&self, lease: &mut Lease) {
-        lease.acknowledged();
+    async fn wait(
+        &self,
+        lease: &mut Lease,
+        retry: &mut Retry,
+        reason: &str,
+        after: Option<Duration>,
+        in_doubt: bool,
+    ) -> Result<(), Stop> {
+        let Some(wait) = retry.next(after) else {
+            let reason = format!("no more tries: {reason}");
+            return Err(Stop::Rejected(Rejection {
+                reason,
+                kind: RejectionKind::GivenUp,
+            }));
+        };
+        let next = UnixNanos(UnixNanos::now().0.saturating_add(nanos(wait)));
+        lease.failed(reason, in_doubt, next).await?;
+        tracing::debug!(exporter = self.exporter.id, ?wait, reason, "trying again");
+        self.sleep(wait).await
+    }
+
+    /// A sleep that ends at once when the program is to stop.
+    async fn sleep(&self, wait: Duration) -> Result<(), Stop> {
+        tokio::select! {
+            biased;
+            () = self.stopping.stop.cancelled() => Err(Stop::Interrupted),
+            () = tokio::time::sleep(wait) => Ok(()),
+        }
+    }
+
+    async fn acknowledged(&self, lease: &mut Lease, lost: Option<String>) -> Result<(), Lost> {
+        lease.acknowledged(lost).await?;
         (self.observer)(&Event::Acknowledged {
-            trace_id: lease.delivery().trace_id,
+            trace_id: lease.head().trace_id,
         });
+        Ok(())
+    }
+
+    /// Looks for every span in the backend; what it lost is sent once more.
+    async fn verify(&mut self, lease: &mut Lease) -> Result<(), Stop> {
+        loop {
+            let requests = lease.all_requests().await?;
+            let sent: HashSet<Vec<u8>> = requests
+                .iter()
+                .flat_map(|request| rework::span_ids(request))
+                .collect();
+            let missing = self.missing(lease, &sent).await?;
+            if missing.is_empty() {
+                return Ok(());
+            }
+            if lease.item().resent {
+                return Err(Stop::Rejected(incomplete(lease, sent.len(), missing.len())));
+            }
+            let (found, all) = (sent.len() - missing.len(), sent.len());
+            let path = lease.head().source.path.display().to_string();
+            tracing::warn!(
+                path,
+                found,
+                all,
+                "the backend lost spans; sending those once more"
+            );
+            // They are taken from the export as it came in, and its times may have moved since.
+            let (from, to) = (lease.head().first_seen, lease.item().made_at);
+            let lost: Vec<Bytes> = requests
+                .iter()
+                .filter_map(|request| rework::only(request, &missing))
+                .filter_map(|request| rework::restamp(&request, from, to))
+                .collect();
+            lease.resend(lost).await?;
+            self.send_all(lease).await?;
+        }
+    }
+
+    /// The spans that are not there when the time for them is over. A backend that cannot be asked
+    /// has not lost anything yet, so its silence does not count.
+    async fn missing(
+        &mut self,
+        lease: &Lease,
+        sent: &HashSet<Vec<u8>>,
+    ) -> Result<HashSet<Vec<u8>>, Stop> {
+        let trace_id = lease.head().trace_id;
+        let timeout = self
+            .exporter
+            .verifier
+            .as_ref()
+            .map_or(Duration::ZERO, |it| it.timeout);
+        let mut deadline = Instant::now() + timeout;
+        let mut pause = FIRST_LOOK;
+        loop {
+            let stored = match &self.exporter.verifier {
+                Some(verifier) => Verifier::stored_spans(verifier, trace_id).await,
+                None => return Ok(HashSet::new()),
+            };
+            match stored {
+                Ok(stored) => {
+                    self.is_up();
+                    let missing: HashSet<Vec<u8>> = sent.difference(&stored).cloned().collect();
+                    if missing.is_empty() || Instant::now() >= deadline {
+                        return Ok(missing);
+                    }
+                }
+                Err(reason) => {
+                    self.is_down(&format!("cannot read the trace back: {reason}"));
+                    deadline = Instant::now() + timeout;
+                }
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            self.sleep(pause.min(left.max(FIRST_LOOK))).await?;
+            pause = (pause * 2).min(SLOWEST_LOOK);
+        }
     }
 
     fn remark(&self, lease: &Lease, rejected: i64, message: String) {
-        let path = lease.delivery().source.path.clone();
+        let path = lease.head().source.path.clone();
         let exporter = self.exporter.id.clone();
         (self.observer)(&Event::Remark {
             path,
@@ -167,8 +295,57 @@ impl Deliverer {
                 exporter: self.exporter.id.clone(),
                 destination: self.exporter.destination(),
                 after: since.elapsed(),
-                waiting: self.queue.len(),
+                waiting: self.queue.waiting().len(),
             });
         }
     }
+}
+
+/// Moves the times of an export that waited long, unless some of it may have arrived.
+async fn bring_up_to_date(lease: &mut Lease) -> Result<(), Lost> {
+    let (item, now) = (lease.item(), UnixNanos::now());
+    let made_at = item.made_at;
+    let age = Duration::from_nanos(now.0.saturating_sub(made_at.0));
+    if item.touched || item.pending.is_empty() || age < STALE {
+        return Ok(());
+    }
+    let requests = lease.pending_requests().await?;
+    let moved: Option<Vec<Bytes>> = requests
+        .iter()
+        .map(|request| rework::restamp(request, made_at, now))
+        .collect();
+    match moved {
+        Some(moved) => lease.replace_pending(moved, now).await,
+        // What cannot be read here is for the server to refuse.
+        None => Ok(()),
+    }
+}
+
+fn refused(reason: String) -> Rejection {
+    Rejection {
+        reason,
+        kind: RejectionKind::Refused,
+    }
+}
+
+fn incomplete(lease: &Lease, sent: usize, missing: usize) -> Rejection {
+    let bytes = lease.head().bytes;
+    let cause = if bytes > TEMPO_TRACE_BYTES {
+        format!("likely the trace is too large for it, with {bytes} bytes")
+    } else {
+        "likely a limit of its ingestion: a rate limit, or the size of a trace".to_owned()
+    };
+    let found = sent - missing;
+    let reason = format!(
+        "every span was acknowledged, but the backend has {found} of {sent}, after the missing \
+         ones were sent again; {cause}"
+    );
+    Rejection {
+        reason,
+        kind: RejectionKind::Incomplete,
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::ids::TraceId;
+use crate::queue::Health;
 
 /// Called by every stage, at once and from any thread.
 pub type Observer = Arc<dyn Fn(&Event) + Send + Sync>;
@@ -66,6 +67,8 @@ pub enum Event {
         trace_id: TraceId,
         reason: String,
     },
+    /// Exports are, or are no longer, taken in.
+    Health { health: Health },
     /// The program ends before it was delivered.
     Undelivered { path: PathBuf },
     /// An exporter will not deliver it.
@@ -175,9 +178,27 @@ impl Event {
                 let path = path.display();
                 tracing::error!(%path, %trace_id, "export emitted, but not written back: {reason}");
             }
+            Event::Health {
+                health: Health::Good,
+            } => {
+                tracing::info!("the queue takes exports again");
+            }
+            Event::Health {
+                health: Health::Full,
+            } => {
+                tracing::warn!(
+                    "the queue is full (queue_size): exports stay in their directories until there \
+                     is room"
+                );
+            }
+            Event::Health {
+                health: Health::Failing(reason),
+            } => {
+                tracing::error!("{reason}; exports stay in their directories until it works again");
+            }
             Event::Undelivered { path } => {
                 let path = path.display();
-                tracing::warn!(%path, "not delivered yet; it keeps no id, so the next run sends it");
+                tracing::warn!(%path, "not delivered yet; the next run goes on with it");
             }
             Event::Rejected {
                 path,
@@ -213,18 +234,10 @@ pub struct Counts {
     pub refused: usize,
     /// Delivered, but the file does not say so.
     pub not_written: usize,
-    /// Accepted, but refused by a server for good; part of `refused`.
-    pub rejected: usize,
+    /// Neither delivered nor refused by the end.
+    pub undelivered: usize,
     /// Given up after too many tries.
     pub given_up: usize,
-}
-
-impl Counts {
-    /// Accepted, and neither delivered nor refused by now.
-    pub fn waiting(&self) -> usize {
-        let settled = self.done + self.not_written + self.given_up + self.rejected;
-        self.accepted.saturating_sub(settled)
-    }
 }
 
 impl Tally {
@@ -244,12 +257,12 @@ impl Tally {
                 permanent: true, ..
             } => {
                 counts.refused += 1;
-                counts.rejected += 1;
             }
             Event::Rejected {
                 permanent: false, ..
             } => counts.given_up += 1,
-            Event::Undelivered { .. }
+            Event::Undelivered { .. } => counts.undelivered += 1,
+            Event::Health { .. }
             | Event::Odd { .. }
             | Event::Acknowledged { .. }
             | Event::Down { .. }

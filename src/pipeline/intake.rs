@@ -19,12 +19,12 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::StageDied;
 use super::event::{Event, Observer};
-use super::{Ended, StageDied};
 use crate::clock::UnixNanos;
 use crate::converter::Converter;
 use crate::plan::{self, Export, PlanError, ReadOptions};
-use crate::queue::{Accepted, Delivery, Queue};
+use crate::queue::{Accepted, Delivery, Destination, Queue};
 use crate::receiver::Candidate;
 use crate::receiver::config::ExportDirConfig;
 use crate::receiver::settle::{Look, Settling, quiet_since};
@@ -42,6 +42,7 @@ struct Shared {
     read: ReadOptions,
     converter: Converter,
     queue: Queue,
+    destinations: Vec<Destination>,
     observer: Observer,
     /// Bounds how many exports are in memory at once.
     concurrency: Semaphore,
@@ -65,6 +66,7 @@ impl Intake {
         config: &ExportDirConfig,
         converter: Converter,
         queue: Queue,
+        destinations: Vec<Destination>,
         observer: Observer,
     ) -> Intake {
         let shared = Shared {
@@ -78,6 +80,7 @@ impl Intake {
             },
             converter,
             queue,
+            destinations,
             observer,
             concurrency: Semaphore::new(config.max_concurrent_exports),
             in_work: Mutex::default(),
@@ -102,11 +105,11 @@ impl Intake {
             while settling.len() >= MAX_SETTLING
                 && let Some(ended) = settling.join_next().await
             {
-                result = result.and(ended.map_err(|error| StageDied(error.to_string())));
+                result = result.and(ended.map_err(StageDied::from));
             }
         }
         while let Some(ended) = settling.join_next().await {
-            result = result.and(ended.map_err(|error| StageDied(error.to_string())));
+            result = result.and(ended.map_err(StageDied::from));
         }
         result
     }
@@ -220,9 +223,8 @@ impl Shared {
         if fresh.provisional && !final_look {
             return Seen::Later(Look::Inconsistent);
         }
-        let conversion = self
-            .converter
-            .convert(&fresh.plan, fresh.trace_id, UnixNanos::now());
+        let made_at = UnixNanos::now();
+        let conversion = self.converter.convert(&fresh.plan, fresh.trace_id, made_at);
         let warnings = fresh.plan.warnings.iter().map(ToString::to_string);
         let warnings = warnings
             .chain(conversion.warnings.iter().map(ToString::to_string))
@@ -237,6 +239,7 @@ impl Shared {
             source: fresh.source,
             project_id: fresh.plan.project.id,
             span_count: conversion.span_count,
+            made_at,
             requests,
         };
         Seen::Ready { delivery, warnings }
@@ -263,14 +266,20 @@ impl Shared {
                     spans: delivery.span_count,
                     requests: delivery.requests.len(),
                 };
-                if self.queue.accept(delivery).await == Accepted::New {
-                    for warning in warnings {
-                        (self.observer)(&Event::Odd {
-                            path: path.clone(),
-                            warning,
-                        });
+                match self.queue.accept(&delivery, &self.destinations).await {
+                    Accepted::New => {
+                        for warning in warnings {
+                            (self.observer)(&Event::Odd {
+                                path: path.clone(),
+                                warning,
+                            });
+                        }
+                        (self.observer)(&event);
                     }
-                    (self.observer)(&event);
+                    Accepted::Impossible(reason) => {
+                        (self.observer)(&Event::Refused { path, reason });
+                    }
+                    Accepted::Known | Accepted::Closed => {}
                 }
             }
         }
@@ -321,11 +330,5 @@ impl<'a> Quiet<'a> {
 
     fn waited(&self) -> Duration {
         self.since.elapsed()
-    }
-}
-
-impl Ended for Result<(), tokio::task::JoinError> {
-    fn result(self) -> Result<(), StageDied> {
-        self.map_err(|error| StageDied(error.to_string()))
     }
 }

@@ -1,4 +1,4 @@
-//! What every exporter is done with: write the id back, or say why not.
+//! What every required exporter is done with: write the id back, or say why not.
 
 use std::path::Path;
 use std::time::Duration;
@@ -6,13 +6,16 @@ use std::time::Duration;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use super::Mode;
 use super::event::{Event, Observer};
+use super::{Mode, StageDied};
 use crate::clock::UnixNanos;
-use crate::queue::{Outcome, Queue, Settlement};
+use crate::queue::{Outcome, Queue, RejectionKind, Settlement};
 use crate::receiver::config::ExportDirConfig;
 use crate::writeback::config::WriteBackMode;
 use crate::writeback::{self, write_back};
+
+/// How often an id that could not be written is tried again, when nothing else says so.
+const TRY_AGAIN: Duration = Duration::from_secs(30);
 
 pub struct Settler {
     pub queue: Queue,
@@ -23,7 +26,7 @@ pub struct Settler {
 
 impl Settler {
     /// Settles until nothing more can come: the queue is closed and empty, or delivery has ended.
-    pub async fn run(self, stop: CancellationToken, delivered: CancellationToken) {
+    pub async fn run(self, delivered: CancellationToken) -> Result<(), StageDied> {
         // Delivered, but not written back for now. They stay in the queue, so that a scan that
         // comes upon the file again does not send it again.
         let mut unwritten: Vec<(Settlement, UnixNanos)> = Vec::new();
@@ -32,17 +35,18 @@ impl Settler {
             .iter()
             .map(|config| config.rescan_interval.0)
             .min();
-        let mut again = tokio::time::interval(interval.unwrap_or(Duration::from_secs(30)));
+        let mut again = tokio::time::interval(interval.unwrap_or(TRY_AGAIN));
         again.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        again.reset();
         loop {
             tokio::select! {
                 biased;
                 settlement = self.queue.settlement() => match settlement {
                     Some(settlement) => unwritten.extend(self.settle(settlement).await),
-                    None => return,
+                    None => return Ok(()),
                 },
-                () = stop.cancelled(), if !unwritten.is_empty() => unwritten.clear(),
-                () = delivered.cancelled() => return,
+                // What is unwritten stays on disk; the next run writes it back.
+                () = delivered.cancelled() => return Ok(()),
                 _ = again.tick(), if !unwritten.is_empty() => {
                     for (settlement, at) in std::mem::take(&mut unwritten) {
                         unwritten.extend(self.write(settlement, at, true).await);
@@ -60,11 +64,12 @@ impl Settler {
                 rejection,
             } => {
                 (self.observer)(&Event::Rejected {
-                    path: settlement.delivery.source.path.clone(),
+                    path: settlement.head.source.path.clone(),
                     exporter,
                     reason: rejection.reason,
-                    permanent: rejection.permanent,
+                    permanent: rejection.kind != RejectionKind::GivenUp,
                 });
+                settlement.reported();
                 None
             }
         }
@@ -77,36 +82,41 @@ impl Settler {
         at: UnixNanos,
         is_retry: bool,
     ) -> Option<(Settlement, UnixNanos)> {
-        let delivery = &settlement.delivery;
-        let (path, trace_id) = (delivery.source.path.clone(), delivery.trace_id);
+        let head = &settlement.head;
+        let (path, trace_id) = (head.source.path.clone(), head.trace_id);
         let config = self.config_of(&path);
-        let done = |written| Event::Done {
+        let done = Event::Done {
             path: path.clone(),
             trace_id,
-            project_id: delivery.project_id.clone(),
-            spans: delivery.span_count,
-            written,
+            project_id: head.project_id.clone(),
+            spans: head.span_count,
+            written: config.is_none_or(|config| config.write_back.mode != WriteBackMode::Off),
         };
-        if config.is_some_and(|config| config.write_back.mode == WriteBackMode::Off) {
-            (self.observer)(&done(false));
+        if matches!(done, Event::Done { written: false, .. }) {
+            settlement.written().await;
+            (self.observer)(&done);
             return None;
         }
-        let source = delivery.source.clone();
+        let source = head.source.clone();
         let max_bytes = config.map_or(u64::MAX, |config| config.max_file_size.0);
         let written = tokio::task::spawn_blocking(move || {
             write_back(&source, &trace_id.to_string(), &at.rfc3339(), max_bytes)
         });
         let failure = match written.await {
-            Ok(Ok(writeback::Outcome::Written)) => {
-                (self.observer)(&done(true));
-                return None;
-            }
             Ok(Ok(outcome)) => {
-                let gone = outcome == writeback::Outcome::Gone;
-                (self.observer)(&Event::Superseded {
-                    path,
-                    trace_id,
-                    gone,
+                settlement.written().await;
+                (self.observer)(&match outcome {
+                    writeback::Outcome::Written => done,
+                    writeback::Outcome::Superseded => Event::Superseded {
+                        path,
+                        trace_id,
+                        gone: false,
+                    },
+                    writeback::Outcome::Gone => Event::Superseded {
+                        path,
+                        trace_id,
+                        gone: true,
+                    },
                 });
                 return None;
             }
@@ -120,7 +130,14 @@ impl Settler {
                 reason: failure,
             });
         }
-        (self.mode == Mode::Watch).then_some((settlement, at))
+        match self.mode {
+            Mode::Watch => Some((settlement, at)),
+            // It was told; the next run finds it on disk and tries again.
+            Mode::Once => {
+                settlement.reported();
+                None
+            }
+        }
     }
 
     fn config_of(&self, path: &Path) -> Option<&ExportDirConfig> {

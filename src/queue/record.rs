@@ -13,9 +13,7 @@ use crate::ids::TraceId;
 use crate::source::Source;
 
 /// The place of an export in the order of arrival; never used twice by a store.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Seq(pub u64);
 
@@ -24,22 +22,25 @@ pub struct Seq(pub u64);
 #[serde(transparent)]
 pub struct Blob(pub u32);
 
+/// One export with its way to each exporter.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Record {
+    pub head: Head,
+    pub items: Vec<Item>,
+}
+
 /// One export.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Record {
+pub struct Head {
     pub trace_id: TraceId,
     pub source: Source,
     pub project_id: String,
-    pub pipeline: String,
     pub span_count: usize,
     /// All its requests, in bytes.
     pub bytes: u64,
     pub first_seen: UnixNanos,
-    pub items: Vec<Item>,
     /// The file says so, or is not to, or is not there any more.
     pub written: bool,
-    /// The next name for a request.
-    pub next_blob: u32,
 }
 
 /// One export on its way to one exporter.
@@ -50,6 +51,8 @@ pub struct Item {
     pub required: bool,
     /// What has not been acknowledged, in order.
     pub pending: Vec<Blob>,
+    /// The next name for a request of this item's own.
+    pub next_blob: u32,
     /// The time that its spans carry.
     pub made_at: UnixNanos,
     pub state: State,
@@ -99,15 +102,31 @@ pub enum RejectionKind {
 pub enum Outcome {
     /// Every required exporter has delivered it, the last one at this time.
     Delivered { at: UnixNanos },
-    Rejected { exporter: String, rejection: Rejection },
+    Rejected {
+        exporter: String,
+        rejection: Rejection,
+    },
 }
 
+/// How far apart the names of different exporters' own requests begin.
+const OWN_BLOBS: u32 = 1 << 24;
+
 impl Item {
-    pub fn new(exporter: &str, required: bool, requests: u32, made_at: UnixNanos) -> Item {
+    /// The `index`-th exporter's way; all share the first `requests` blobs.
+    pub fn new(
+        exporter: &str,
+        required: bool,
+        index: usize,
+        requests: u32,
+        made_at: UnixNanos,
+    ) -> Item {
+        // Requests that one exporter needed in another form are its own, under names of its own.
+        let own = u32::try_from(index).unwrap_or(u32::MAX).saturating_add(1);
         Item {
             exporter: exporter.to_owned(),
             required,
             pending: (0..requests).map(Blob).collect(),
+            next_blob: own.saturating_mul(OWN_BLOBS),
             made_at,
             state: State::Accepted,
             touched: false,
@@ -117,6 +136,11 @@ impl Item {
             next_attempt: None,
             lost_spans: None,
         }
+    }
+
+    /// Whether a request is of this item's own making, so that no other exporter needs it.
+    pub fn owns(&self, blob: Blob) -> bool {
+        blob.0 >= OWN_BLOBS
     }
 
     pub fn is_finished(&self) -> bool {
@@ -143,7 +167,10 @@ impl Record {
                 State::Delivered { at } => last = last.max(*at),
                 State::Rejected(rejection) => {
                     let (exporter, rejection) = (item.exporter.clone(), rejection.clone());
-                    rejected.get_or_insert(Outcome::Rejected { exporter, rejection });
+                    rejected.get_or_insert(Outcome::Rejected {
+                        exporter,
+                        rejection,
+                    });
                 }
             }
         }
@@ -152,12 +179,18 @@ impl Record {
 
     /// Nothing is left to do, for anybody.
     pub fn is_over(&self) -> bool {
-        self.written && self.items.iter().all(|item| matches!(item.state, State::Delivered { .. }))
+        self.head.written
+            && self
+                .items
+                .iter()
+                .all(|item| matches!(item.state, State::Delivered { .. }))
     }
 
     /// Some exporter refused it.
     pub fn is_dead_letter(&self) -> bool {
-        self.items.iter().any(|item| matches!(item.state, State::Rejected(_)))
+        self.items
+            .iter()
+            .any(|item| matches!(item.state, State::Rejected(_)))
     }
 }
 
@@ -165,7 +198,7 @@ impl Record {
 mod tests {
     use super::*;
 
-    pub(crate) fn record(items: Vec<Item>) -> Record {
+    fn record(items: Vec<Item>) -> Record {
         let source = Source {
             path: "/x".into(),
             canonical: "/x".into(),
@@ -175,22 +208,23 @@ mod tests {
             mtime_ns: 0,
             sha256: [0; 32],
         };
-        Record {
+        let head = Head {
             trace_id: TraceId::of_export(std::path::Path::new("/x"), 0, b""),
             source,
             project_id: "p".into(),
-            pipeline: "traces".into(),
             span_count: 1,
             bytes: 1,
             first_seen: UnixNanos(1),
-            items,
             written: false,
-            next_blob: 1,
-        }
+        };
+        Record { head, items }
     }
 
     fn item(exporter: &str, required: bool, state: State) -> Item {
-        Item { state, ..Item::new(exporter, required, 1, UnixNanos(1)) }
+        Item {
+            state,
+            ..Item::new(exporter, required, 0, 1, UnixNanos(1))
+        }
     }
 
     fn delivered(at: u64) -> State {
@@ -198,7 +232,10 @@ mod tests {
     }
 
     fn refused() -> State {
-        State::Rejected(Rejection { reason: "no".into(), kind: RejectionKind::Refused })
+        State::Rejected(Rejection {
+            reason: "no".into(),
+            kind: RejectionKind::Refused,
+        })
     }
 
     #[test]
@@ -223,12 +260,15 @@ mod tests {
 
     #[test]
     fn a_dead_letter_is_never_over() {
-        let mut refused = record(vec![item("a", true, delivered(1)), item("b", false, refused())]);
-        refused.written = true;
+        let mut refused = record(vec![
+            item("a", true, delivered(1)),
+            item("b", false, refused()),
+        ]);
+        refused.head.written = true;
         assert!(refused.is_dead_letter() && !refused.is_over());
         let mut done = record(vec![item("a", true, delivered(1))]);
         assert!(!done.is_over());
-        done.written = true;
+        done.head.written = true;
         assert!(done.is_over());
     }
 
@@ -244,8 +284,13 @@ mod tests {
 
     #[test]
     fn records_survive_their_encoding() {
-        let record = record(vec![item("a", true, refused()), item("b", false, delivered(3))]);
-        let json = serde_json::to_vec(&record).expect("JSON");
-        assert_eq!(serde_json::from_slice::<Record>(&json).expect("a record"), record);
+        let Record { head, items } = record(vec![item("a", true, refused())]);
+        let json = serde_json::to_vec(&head).expect("JSON");
+        assert_eq!(serde_json::from_slice::<Head>(&json).expect("a head"), head);
+        let json = serde_json::to_vec(&items).expect("JSON");
+        assert_eq!(
+            serde_json::from_slice::<Vec<Item>>(&json).expect("items"),
+            items
+        );
     }
 }

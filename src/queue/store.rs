@@ -1,8 +1,9 @@
 //! The transactional store on disk. The only file that names `redb`.
 //!
 //! ```text
-//! records  seq         ─▶ Record as JSON
-//! blobs    (seq, blob) ─▶ one encoded request
+//! heads  seq         ─▶ the export, as JSON
+//! items  (seq, n)    ─▶ its way to the n-th exporter, as JSON: each is written by one lease alone
+//! blobs  (seq, blob) ─▶ one encoded request
 //! ```
 //!
 //! A transaction is on disk, fsynced, before `apply` returns. A file that cannot be opened is set
@@ -10,54 +11,90 @@
 
 use std::fs;
 use std::io;
-use std::ops::Bound;
 use std::os::unix::fs::DirBuilderExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use redb::backends::InMemoryBackend;
-use redb::{
-    Builder, Database, DatabaseError, ReadableDatabase, ReadableTable, StorageBackend,
-    StorageError, TableDefinition,
-};
+use redb::{Builder, Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
-use super::record::{Blob, Record, Seq};
+use super::record::{Blob, Head, Item, Record, Seq};
 use crate::clock::UnixNanos;
 
 const FILE: &str = "queue.redb";
-const RECORDS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("records");
+const HEADS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("heads");
+const ITEMS: TableDefinition<'_, (u64, u32), &[u8]> = TableDefinition::new("items");
 const BLOBS: TableDefinition<'_, (u64, u32), &[u8]> = TableDefinition::new("blobs");
 
 /// The store's own cache in bytes. Requests are read once and sent, so there is little to keep.
 const CACHE_BYTES: usize = 4 << 20;
 
 /// Where a store lives.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Location {
     /// In a file of this directory.
     Directory(PathBuf),
     /// In memory: gone with the process.
     Memory,
-    /// On a device of a test's making.
-    Backend(Box<dyn StorageBackend>),
 }
 
 /// One change. Several make a transaction.
 #[derive(Clone, Debug)]
 pub enum Op {
-    Put { seq: Seq, record: Vec<u8> },
-    PutBlob { seq: Seq, blob: Blob, bytes: Bytes },
-    /// The record and all its requests.
-    Remove { seq: Seq },
+    PutHead {
+        seq: Seq,
+        json: Vec<u8>,
+    },
+    PutItem {
+        seq: Seq,
+        index: u32,
+        json: Vec<u8>,
+    },
+    PutBlob {
+        seq: Seq,
+        blob: Blob,
+        bytes: Bytes,
+    },
+    RemoveBlob {
+        seq: Seq,
+        blob: Blob,
+    },
+    /// The export, all its items and all its requests.
+    Remove {
+        seq: Seq,
+    },
 }
 
 impl Op {
-    pub fn put(seq: Seq, record: &Record) -> Result<Op, StoreError> {
-        let record =
-            serde_json::to_vec(record).map_err(|error| StoreError::Encoding(error.to_string()))?;
-        Ok(Op::Put { seq, record })
+    /// # Errors
+    /// A path that is not UTF-8 cannot be recorded.
+    pub fn put_head(seq: Seq, head: &Head) -> Result<Op, StoreError> {
+        Ok(Op::PutHead {
+            seq,
+            json: encode(head)?,
+        })
     }
+
+    /// # Errors
+    /// None that is known of.
+    pub fn put_item(seq: Seq, index: usize, item: &Item) -> Result<Op, StoreError> {
+        Ok(Op::PutItem {
+            seq,
+            index: item_key(index),
+            json: encode(item)?,
+        })
+    }
+}
+
+fn encode(value: &impl Serialize) -> Result<Vec<u8>, StoreError> {
+    serde_json::to_vec(value).map_err(|error| StoreError::Encoding(error.to_string()))
+}
+
+fn item_key(index: usize) -> u32 {
+    u32::try_from(index).unwrap_or(u32::MAX)
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -90,10 +127,15 @@ pub enum OpenError {
     Other { path: PathBuf, reason: String },
 }
 
-#[derive(Debug)]
+/// How the database is opened, again and again if need be.
+type Open = Box<dyn Fn() -> Result<Database, DatabaseError> + Send>;
+
 pub struct Store {
+    /// None: it is not in a file.
     path: Option<PathBuf>,
-    database: Database,
+    open: Open,
+    /// None after a failure, until it is open again.
+    database: Option<Database>,
 }
 
 /// A store and what it held.
@@ -111,85 +153,93 @@ impl Store {
     pub fn open(location: Location) -> Result<Opened, OpenError> {
         let directory = match location {
             Location::Directory(directory) => directory,
-            Location::Memory => return Store::with_backend(Box::new(InMemoryBackend::new())),
-            Location::Backend(backend) => return Store::with_backend(backend),
+            Location::Memory => {
+                let open = || builder().create_with_backend(InMemoryBackend::new());
+                return Store::open_with(None, Box::new(open))
+                    .map_err(|refusal| refusal.into_error(Path::new("(memory)")));
+            }
         };
         // What waits in the queue may be confidential.
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(&directory)
-            .map_err(|source| OpenError::Directory { path: directory.clone(), source })?;
+            .map_err(|source| OpenError::Directory {
+                path: directory.clone(),
+                source,
+            })?;
         let path = directory.join(FILE);
-        match Store::open_file(&path) {
-            Ok((store, records)) => Ok(Opened { store, records, set_aside: None }),
-            Err(Refusal::Open(error)) => Err(error),
+        let open = || {
+            let path = path.clone();
+            Store::open_with(
+                Some(path.clone()),
+                Box::new(move || builder().create(&path)),
+            )
+        };
+        match open() {
             Err(Refusal::Corrupt(reason)) => {
-                let aside = set_aside(&path)
-                    .map_err(|source| OpenError::Directory { path: path.clone(), source })?;
-                let (store, records) = Store::open_file(&path).map_err(|refusal| match refusal {
-                    Refusal::Open(error) => error,
-                    Refusal::Corrupt(reason) => OpenError::Other { path, reason },
+                let aside = set_aside(&path).map_err(|source| OpenError::Directory {
+                    path: path.clone(),
+                    source,
                 })?;
-                Ok(Opened { store, records, set_aside: Some((aside, reason)) })
+                let opened = open().map_err(|refusal| refusal.into_error(&path))?;
+                Ok(Opened {
+                    set_aside: Some((aside, reason)),
+                    ..opened
+                })
             }
+            opened => opened.map_err(|refusal| refusal.into_error(&path)),
         }
     }
 
-    fn with_backend(backend: Box<dyn StorageBackend>) -> Result<Opened, OpenError> {
-        let path = PathBuf::from("(memory)");
-        let other = |reason: String| OpenError::Other { path: path.clone(), reason };
-        let database = builder()
-            .create_with_backend(Erased(backend))
-            .map_err(|error| other(error.to_string()))?;
-        let store = Store { path: None, database };
-        let records = store.records().map_err(|error| other(error.to_string()))?;
-        Ok(Opened { store, records, set_aside: None })
-    }
-
-    fn open_file(path: &Path) -> Result<(Store, Vec<(Seq, Record)>), Refusal> {
-        // The reader checks what it reads, but a file that lies well enough can still trip an
+    pub(super) fn open_with(path: Option<PathBuf>, open: Open) -> Result<Opened, Refusal> {
+        // The library checks what it reads, but a file that lies well enough can still trip an
         // assertion in it. That is one more way to be corrupt.
-        let opened = catch_unwind(AssertUnwindSafe(|| {
-            let database = builder().create(path)?;
-            let store = Store { path: Some(path.to_owned()), database };
+        let opened = catch_unwind(AssertUnwindSafe(move || {
+            let database = open()?;
+            let store = Store {
+                path,
+                open,
+                database: Some(database),
+            };
             let records = store.records()?;
-            Ok((store, records))
+            Ok(Opened {
+                store,
+                records,
+                set_aside: None,
+            })
         }));
-        opened.unwrap_or_else(|_| Err(Refusal::Corrupt("it cannot be read".to_owned()))).map_err(
-            |refusal| match refusal {
-                Refusal::Open(OpenError::Locked { .. }) => {
-                    Refusal::Open(OpenError::Locked { path: path.to_owned() })
-                }
-                Refusal::Open(OpenError::Other { reason, .. }) => {
-                    Refusal::Open(OpenError::Other { path: path.to_owned(), reason })
-                }
-                other => other,
-            },
-        )
+        opened.unwrap_or_else(|_| Err(Refusal::Corrupt("it cannot be read".to_owned())))
     }
 
-    /// Opens it again, after it failed.
+    /// Opens it again after it failed: the library takes no more orders from a file that did.
     ///
     /// # Errors
     /// It fails still.
-    pub fn reopen(self) -> Result<Store, (Store, StoreError)> {
-        let Some(path) = self.path.clone() else {
-            return Ok(self);
-        };
-        let Store { path: kept, database } = self;
-        drop(database);
-        match builder().create(&path) {
-            Ok(database) => Ok(Store { path: kept, database }),
-            Err(error) => {
-                let error = StoreError::from(redb::Error::from(error));
-                // A placeholder that fails in the same way: nothing may be lost in silence.
-                match builder().create_with_backend(InMemoryBackend::new()) {
-                    Ok(database) => Err((Store { path: kept, database }, error)),
-                    Err(_) => unreachable_memory(),
-                }
-            }
-        }
+    pub fn reopen(&mut self) -> Result<(), StoreError> {
+        self.database = None;
+        self.database = Some((self.open)().map_err(redb::Error::from)?);
+        Ok(())
+    }
+
+    /// Moves the corrupt file out of the way and begins a new one.
+    ///
+    /// # Errors
+    /// The disk fails.
+    pub fn start_over(&mut self) -> Result<Option<PathBuf>, StoreError> {
+        self.database = None;
+        let aside = self
+            .path
+            .as_deref()
+            .map(set_aside)
+            .transpose()
+            .map_err(redb::Error::from)?;
+        self.reopen()?;
+        Ok(aside)
+    }
+
+    fn database(&self) -> Result<&Database, redb::Error> {
+        self.database.as_ref().ok_or(redb::Error::DatabaseClosed)
     }
 
     /// Makes all changes, or none.
@@ -197,27 +247,41 @@ impl Store {
     /// # Errors
     /// Nothing was changed.
     pub fn apply(&self, ops: &[Op]) -> Result<(), StoreError> {
-        let transaction = self.database.begin_write().map_err(redb::Error::from)?;
+        let transaction = self.database()?.begin_write().map_err(redb::Error::from)?;
         {
-            let mut records = transaction.open_table(RECORDS).map_err(redb::Error::from)?;
+            let mut heads = transaction.open_table(HEADS).map_err(redb::Error::from)?;
+            let mut items = transaction.open_table(ITEMS).map_err(redb::Error::from)?;
             let mut blobs = transaction.open_table(BLOBS).map_err(redb::Error::from)?;
             for op in ops {
                 match op {
-                    Op::Put { seq, record } => {
-                        records.insert(seq.0, record.as_slice()).map_err(redb::Error::from)?;
+                    Op::PutHead { seq, json } => {
+                        heads
+                            .insert(seq.0, json.as_slice())
+                            .map_err(redb::Error::from)?;
+                    }
+                    Op::PutItem { seq, index, json } => {
+                        let key = (seq.0, *index);
+                        items
+                            .insert(key, json.as_slice())
+                            .map_err(redb::Error::from)?;
                     }
                     Op::PutBlob { seq, blob, bytes } => {
                         let key = (seq.0, blob.0);
-                        blobs.insert(key, bytes.as_ref()).map_err(redb::Error::from)?;
+                        blobs
+                            .insert(key, bytes.as_ref())
+                            .map_err(redb::Error::from)?;
+                    }
+                    Op::RemoveBlob { seq, blob } => {
+                        blobs.remove((seq.0, blob.0)).map_err(redb::Error::from)?;
                     }
                     Op::Remove { seq } => {
-                        records.remove(seq.0).map_err(redb::Error::from)?;
-                        let all = (
-                            Bound::Included((seq.0, u32::MIN)),
-                            Bound::Included((seq.0, u32::MAX)),
-                        );
+                        heads.remove(seq.0).map_err(redb::Error::from)?;
+                        let all = || (seq.0, u32::MIN)..=(seq.0, u32::MAX);
+                        items
+                            .retain_in(all(), |_, _| false)
+                            .map_err(redb::Error::from)?;
                         blobs
-                            .retain_in::<(u64, u32), _>(all, |_, _| false)
+                            .retain_in(all(), |_, _| false)
                             .map_err(redb::Error::from)?;
                     }
                 }
@@ -232,7 +296,7 @@ impl Store {
     /// # Errors
     /// The disk failed.
     pub fn blob(&self, seq: Seq, blob: Blob) -> Result<Option<Bytes>, StoreError> {
-        let transaction = self.database.begin_read().map_err(redb::Error::from)?;
+        let transaction = self.database()?.begin_read().map_err(redb::Error::from)?;
         let blobs = match transaction.open_table(BLOBS) {
             Ok(blobs) => blobs,
             Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
@@ -242,28 +306,39 @@ impl Store {
         Ok(found.map(|bytes| Bytes::copy_from_slice(bytes.value())))
     }
 
+    /// Everything but the requests, in order of arrival.
     fn records(&self) -> Result<Vec<(Seq, Record)>, redb::Error> {
-        let transaction = self.database.begin_read()?;
-        let table = match transaction.open_table(RECORDS) {
-            Ok(table) => table,
+        let transaction = self.database()?.begin_read()?;
+        let heads = match transaction.open_table(HEADS) {
+            Ok(heads) => heads,
             Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
             Err(error) => return Err(error.into()),
         };
+        let items = transaction.open_table(ITEMS)?;
         let mut records = Vec::new();
-        for entry in table.iter()? {
-            let (seq, bytes) = entry?;
-            let record = serde_json::from_slice(bytes.value()).map_err(|error| {
-                redb::Error::Corrupted(format!("record {}: {error}", seq.value()))
-            })?;
-            records.push((Seq(seq.value()), record));
+        for entry in heads.iter()? {
+            let (seq, json) = entry?;
+            let seq = seq.value();
+            let head: Head = decode(json.value())?;
+            let mut own = Vec::new();
+            for entry in items.range((seq, u32::MIN)..=(seq, u32::MAX))? {
+                own.push(decode::<Item>(entry?.1.value())?);
+            }
+            records.push((Seq(seq), Record { head, items: own }));
         }
         Ok(records)
     }
 }
 
+fn decode<T: DeserializeOwned>(json: &[u8]) -> Result<T, redb::Error> {
+    serde_json::from_slice(json).map_err(|error| redb::Error::Corrupted(error.to_string()))
+}
+
 fn builder() -> Builder {
     let mut builder = Database::builder();
-    builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true);
+    builder
+        .set_cache_size(CACHE_BYTES)
+        .set_check_integrity_on_open(true);
     builder
 }
 
@@ -280,10 +355,30 @@ fn set_aside(path: &Path) -> io::Result<PathBuf> {
     Ok(aside)
 }
 
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
+    }
+}
+
 /// Why a file was not opened.
-enum Refusal {
-    Open(OpenError),
+#[derive(Debug)]
+pub(super) enum Refusal {
+    Locked,
     Corrupt(String),
+    Other(String),
+}
+
+impl Refusal {
+    fn into_error(self, path: &Path) -> OpenError {
+        let path = path.to_owned();
+        match self {
+            Refusal::Locked => OpenError::Locked { path },
+            Refusal::Corrupt(reason) | Refusal::Other(reason) => OpenError::Other { path, reason },
+        }
+    }
 }
 
 impl From<DatabaseError> for Refusal {
@@ -295,13 +390,15 @@ impl From<DatabaseError> for Refusal {
 impl From<redb::Error> for Refusal {
     fn from(error: redb::Error) -> Refusal {
         match error {
-            redb::Error::DatabaseAlreadyOpen => {
-                Refusal::Open(OpenError::Locked { path: PathBuf::new() })
-            }
+            redb::Error::DatabaseAlreadyOpen => Refusal::Locked,
             // No room or no right is nothing that a new file would have.
-            redb::Error::Io(error) if error.kind() != io::ErrorKind::InvalidData => {
-                let reason = error.to_string();
-                Refusal::Open(OpenError::Other { path: PathBuf::new(), reason })
+            redb::Error::Io(error)
+                if !matches!(
+                    error.kind(),
+                    io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
+                ) =>
+            {
+                Refusal::Other(error.to_string())
             }
             error => Refusal::Corrupt(error.to_string()),
         }

@@ -1,10 +1,12 @@
+//! The queue on a real store: leases, order, reopening, crashes, and disks that fail.
+
 use std::path::Path;
 
 use super::*;
 
 fn delivery(number: u8, requests: &[&'static str]) -> Delivery {
     let source = Source {
-        path: "/x".into(),
+        path: format!("/x/{number}").into(),
         canonical: "/x".into(),
         device: 0,
         inode: 0,
@@ -17,6 +19,7 @@ fn delivery(number: u8, requests: &[&'static str]) -> Delivery {
         source,
         project_id: "p".into(),
         span_count: 1,
+        made_at: UnixNanos(1),
         requests: requests
             .iter()
             .map(|text| Bytes::from_static(text.as_bytes()))
@@ -24,8 +27,32 @@ fn delivery(number: u8, requests: &[&'static str]) -> Delivery {
     }
 }
 
-fn queue(capacity: u64) -> Queue {
-    Queue::new(vec!["a".into(), "b".into()], capacity)
+fn names() -> HashSet<String> {
+    ["a", "b"].map(str::to_owned).into()
+}
+
+fn to(exporters: &[&str]) -> Vec<Destination> {
+    let destination = |id: &&str| Destination {
+        exporter: (*id).to_owned(),
+        required: true,
+    };
+    exporters.iter().map(destination).collect()
+}
+
+fn in_memory(capacity: u64) -> Queue {
+    Queue::open(Location::Memory, names(), capacity)
+        .expect("memory")
+        .queue
+}
+
+fn at(directory: &Path) -> Ready {
+    Queue::open(Location::Directory(directory.to_owned()), names(), u64::MAX).expect("a store")
+}
+
+/// Ends a queue in peace: everything is on disk.
+fn end(ready: Ready) {
+    drop(ready.queue);
+    ready.thread.join().expect("the thread");
 }
 
 const AT: UnixNanos = UnixNanos(7);
@@ -33,115 +60,313 @@ const AT: UnixNanos = UnixNanos(7);
 fn no() -> Rejection {
     Rejection {
         reason: "no".into(),
-        permanent: true,
+        kind: RejectionKind::Refused,
     }
 }
 
 #[tokio::test]
-async fn all_exporters_settle_an_export() {
-    let queue = queue(100);
-    assert_eq!(queue.accept(delivery(1, &["x"])).await, Accepted::New);
-    assert_eq!(queue.accept(delivery(1, &["x"])).await, Accepted::Known);
+async fn all_required_exporters_settle_an_export() {
+    let queue = in_memory(100);
+    assert_eq!(
+        queue.accept(&delivery(1, &["x"]), &to(&["a", "b"])).await,
+        Accepted::New
+    );
+    assert_eq!(
+        queue.accept(&delivery(1, &["x"]), &to(&["a", "b"])).await,
+        Accepted::Known
+    );
     queue
         .lease("a")
         .await
         .expect("waiting")
-        .delivered(UnixNanos(9));
-    assert!(
-        futures_ready(queue.settlement()).await.is_none(),
-        "b is not done"
-    );
-    queue.lease("b").await.expect("waiting").delivered(AT);
+        .delivered(UnixNanos(9))
+        .await
+        .expect("held");
+    assert!(at_once(queue.settlement()).await.is_none(), "b is not done");
+    queue
+        .lease("b")
+        .await
+        .expect("waiting")
+        .delivered(AT)
+        .await
+        .expect("held");
     let settlement = queue.settlement().await.expect("done");
     assert_eq!(settlement.outcome, Outcome::Delivered { at: UnixNanos(9) });
-    assert_eq!(queue.len(), 1);
-    drop(settlement);
-    assert!(queue.is_empty());
+    settlement.written().await;
+    assert_eq!(queue.list(), []);
+    let again = queue.accept(&delivery(1, &["x"]), &to(&["a"])).await;
+    assert_eq!(again, Accepted::Known, "it was delivered just now");
+}
+
+#[tokio::test]
+async fn an_exporter_that_is_not_required_holds_nothing_back() {
+    let queue = in_memory(100);
+    let mut destinations = to(&["a", "b"]);
+    destinations[1].required = false;
+    queue.accept(&delivery(1, &["x"]), &destinations).await;
+    queue
+        .lease("a")
+        .await
+        .expect("waiting")
+        .delivered(AT)
+        .await
+        .expect("held");
+    queue
+        .settlement()
+        .await
+        .expect("a is enough")
+        .written()
+        .await;
+    assert_eq!(queue.list().len(), 1, "b has still to deliver");
+    queue
+        .lease("b")
+        .await
+        .expect("waiting")
+        .delivered(AT)
+        .await
+        .expect("held");
+    assert_eq!(queue.list(), []);
 }
 
 #[tokio::test]
 async fn a_dropped_lease_is_deferred_and_keeps_what_was_acknowledged() {
-    let queue = queue(100);
-    queue.accept(delivery(1, &["x", "y"])).await;
+    let queue = in_memory(100);
+    queue.accept(&delivery(1, &["x", "y"]), &to(&["a"])).await;
     let mut lease = queue.lease("a").await.expect("waiting");
-    lease.acknowledged();
+    lease.begin().await.expect("held");
+    lease.acknowledged(None).await.expect("held");
     drop(lease);
-    let lease = queue.lease("a").await.expect("deferred");
-    assert_eq!(lease.next_request().as_deref(), Some(b"y".as_slice()));
-    drop(lease);
+    let mut lease = queue.lease("a").await.expect("deferred");
+    assert_eq!(
+        lease.next_request().await.expect("held").as_deref(),
+        Some(b"y".as_slice())
+    );
 }
 
 #[tokio::test]
-async fn one_refusal_decides() {
-    let queue = queue(100);
-    queue.accept(delivery(1, &["x"])).await;
-    queue.lease("a").await.expect("waiting").rejected(no());
-    queue.lease("b").await.expect("waiting").delivered(AT);
+async fn a_refusal_is_a_dead_letter_that_can_be_retried_or_dropped() {
+    let queue = in_memory(100);
+    queue.accept(&delivery(1, &["x"]), &to(&["a"])).await;
+    queue
+        .lease("a")
+        .await
+        .expect("waiting")
+        .rejected(no())
+        .await
+        .expect("held");
     let settlement = queue.settlement().await.expect("done");
     let expected = Outcome::Rejected {
         exporter: "a".into(),
         rejection: no(),
     };
     assert_eq!(settlement.outcome, expected);
+    settlement.reported();
+    assert!(
+        at_once(queue.settlement()).await.is_none(),
+        "it is told once"
+    );
+    assert_eq!(
+        queue.accept(&delivery(1, &["x"]), &to(&["a"])).await,
+        Accepted::Known
+    );
+
+    assert_eq!(queue.retry(0).await, Ok(true));
+    let mut lease = queue.lease("a").await.expect("another chance");
+    assert!(lease.next_request().await.expect("held").is_some());
+    lease.rejected(no()).await.expect("held");
+    assert!(queue.settlement().await.is_some(), "it is told again");
+
+    assert_eq!(
+        (queue.discard(0).await, queue.discard(0).await),
+        (Ok(true), Ok(false))
+    );
+    assert_eq!(queue.list(), []);
 }
 
 #[tokio::test]
 async fn a_full_queue_makes_the_next_export_wait() {
-    let queue = queue(3);
-    queue.accept(delivery(1, &["xyz"])).await;
-    assert!(
-        futures_ready(queue.accept(delivery(2, &["q"])))
-            .await
-            .is_none()
-    );
-    for exporter in ["a", "b"] {
-        queue.lease(exporter).await.expect("waiting").delivered(AT);
-    }
-    drop(queue.settlement().await);
-    assert_eq!(queue.accept(delivery(2, &["q"])).await, Accepted::New);
+    let queue = in_memory(3);
+    queue.accept(&delivery(1, &["xyz"]), &to(&["a"])).await;
+    let next = delivery(2, &["q"]);
+    assert!(at_once(queue.accept(&next, &to(&["a"]))).await.is_none());
+    assert_eq!(*queue.health().borrow(), Health::Full);
+    queue
+        .lease("a")
+        .await
+        .expect("waiting")
+        .delivered(AT)
+        .await
+        .expect("held");
+    queue.settlement().await.expect("done").written().await;
+    assert_eq!(queue.accept(&next, &to(&["a"])).await, Accepted::New);
+    assert_eq!(*queue.health().borrow(), Health::Good);
 }
 
 #[tokio::test]
 async fn a_closed_queue_is_worked_off() {
-    let queue = queue(100);
-    queue.accept(delivery(1, &["x"])).await;
-    queue.accept(delivery(2, &["y"])).await;
+    let queue = in_memory(100);
+    for number in 1..=2 {
+        queue
+            .accept(&delivery(number, &["x"]), &to(&["a", "b"]))
+            .await;
+    }
     queue.close();
-    assert_eq!(queue.accept(delivery(3, &["z"])).await, Accepted::Closed);
+    assert_eq!(
+        queue.accept(&delivery(3, &["z"]), &to(&["a"])).await,
+        Accepted::Closed
+    );
     for exporter in ["a", "b"] {
         while let Some(lease) = queue.lease(exporter).await {
-            lease.delivered(AT);
+            lease.delivered(AT).await.expect("held");
         }
     }
     let mut settled = 0;
     while let Some(settlement) = queue.settlement().await {
         settled += 1;
-        drop(settlement);
+        settlement.written().await;
     }
     assert_eq!(settled, 2);
 }
 
 #[tokio::test]
-async fn a_split_request_goes_in_two_in_its_place() {
-    let queue = queue(100);
-    queue.accept(delivery(1, &["xy", "z"])).await;
+async fn requests_that_one_exporter_splits_or_renews_stay_whole_for_the_others() {
+    let queue = in_memory(100);
+    queue
+        .accept(&delivery(1, &["xy", "z"]), &to(&["a", "b"]))
+        .await;
     let mut lease = queue.lease("a").await.expect("waiting");
-    lease.split_next(Bytes::from_static(b"x"), Bytes::from_static(b"y"));
-    let mut sent = Vec::new();
-    while let Some(request) = lease.next_request() {
-        sent.push(request);
-        lease.acknowledged();
-    }
-    assert_eq!(sent, ["x", "y", "z"]);
-    lease.delivered(AT);
+    lease
+        .split_next(Bytes::from_static(b"x"), Bytes::from_static(b"y"))
+        .await
+        .expect("held");
+    assert_eq!(
+        lease.pending_requests().await.expect("held"),
+        ["x", "y", "z"]
+    );
+    let renewed = vec![Bytes::from_static(b"1"), Bytes::from_static(b"2")];
+    lease.replace_pending(renewed, AT).await.expect("held");
+    assert_eq!(lease.pending_requests().await.expect("held"), ["1", "2"]);
+    assert_eq!(lease.all_requests().await.expect("held"), ["xy", "z"]);
+    let mut other = queue.lease("b").await.expect("waiting");
+    assert_eq!(other.pending_requests().await.expect("held"), ["xy", "z"]);
 }
 
+/// Scenario: the program ends between any two steps. Guarantees: the next one goes on after the
+/// last step, and knows what is in doubt.
+#[tokio::test]
+async fn a_reopened_queue_goes_on_where_it_was() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let ready = at(directory.path());
+    ready
+        .queue
+        .accept(&delivery(1, &["x", "y"]), &to(&["a"]))
+        .await;
+    ready.queue.accept(&delivery(2, &["z"]), &to(&["a"])).await;
+    let mut lease = ready.queue.lease("a").await.expect("waiting");
+    lease.begin().await.expect("held");
+    lease.acknowledged(None).await.expect("held");
+    drop(lease);
+    end(ready);
+
+    let ready = at(directory.path());
+    assert_eq!((ready.waiting, ready.dead_letters, ready.parked), (2, 0, 0));
+    let mut lease = ready.queue.lease("a").await.expect("the older one");
+    assert_eq!(lease.pending_requests().await.expect("held"), ["y"]);
+    assert!(lease.item().touched);
+    lease.delivered(AT).await.expect("held");
+    let lease = ready.queue.lease("a").await.expect("the newer one");
+    assert!(!lease.item().touched);
+    lease.rejected(no()).await.expect("held");
+    end(ready);
+
+    let ready = at(directory.path());
+    assert_eq!((ready.waiting, ready.dead_letters), (1, 1));
+    assert!(at_once(ready.queue.lease("a")).await.is_none());
+    let settlement = ready
+        .queue
+        .settlement()
+        .await
+        .expect("delivered, not written back");
+    settlement.written().await;
+    end(ready);
+    assert_eq!(at(directory.path()).waiting, 0);
+}
+
+#[tokio::test]
+async fn what_waits_for_an_exporter_that_is_gone_is_parked() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let ready = at(directory.path());
+    ready.queue.accept(&delivery(1, &["x"]), &to(&["a"])).await;
+    end(ready);
+    let others = HashSet::from(["c".to_owned()]);
+    let location = Location::Directory(directory.path().to_owned());
+    let ready = Queue::open(location, others, 100).expect("a store");
+    assert_eq!(ready.parked, 1);
+    assert!(ready.queue.waiting().is_empty());
+    let again = ready.queue.accept(&delivery(1, &["x"]), &to(&["c"])).await;
+    assert_eq!(
+        again,
+        Accepted::New,
+        "a file that is still there goes to the new exporter"
+    );
+}
+
+#[test]
+fn a_second_process_is_told_who_holds_the_store() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let first = at(directory.path());
+    let location = Location::Directory(directory.path().to_owned());
+    let error = Queue::open(location, names(), 1).expect_err("held");
+    assert!(
+        error
+            .to_string()
+            .contains("another taskspan holds this queue"),
+        "{error}"
+    );
+    end(first);
+    end(at(directory.path()));
+}
+
+#[tokio::test]
+async fn a_corrupt_store_is_set_aside_and_a_new_one_begun() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let ready = at(directory.path());
+    ready.queue.accept(&delivery(1, &["x"]), &to(&["a"])).await;
+    end(ready);
+    let file = directory.path().join("queue.redb");
+    let sound = std::fs::read(&file).expect("the store");
+    for damage in [0_usize, 64, 4_096, 9_000, sound.len() / 2] {
+        let mut bytes = sound.clone();
+        for byte in bytes.iter_mut().skip(damage).take(512) {
+            *byte ^= 0x5a;
+        }
+        std::fs::write(&file, &bytes).expect("written");
+        // Damage where nothing is stored may go unseen; what is seen is set aside.
+        let ready = at(directory.path());
+        let held = ready.queue.list().len();
+        assert_eq!(held == 0, ready.set_aside.is_some(), "damage at {damage}");
+        assert_eq!(
+            ready.queue.accept(&delivery(2, &["y"]), &to(&["a"])).await,
+            Accepted::New
+        );
+        end(ready);
+    }
+    for torn in [&sound[..sound.len() / 3], b"not a store".as_slice()] {
+        std::fs::write(&file, torn).expect("written");
+        let ready = at(directory.path());
+        let (aside, _) = ready.set_aside.as_ref().expect("set aside");
+        assert_eq!(std::fs::read(aside).expect("kept"), torn);
+        end(ready);
+    }
+}
+
+mod disk;
+mod model;
+
 /// Polls once: some when ready, none when it would wait.
-async fn futures_ready<T>(future: impl Future<Output = T>) -> Option<T> {
-    let mut future = std::pin::pin!(future);
-    std::future::poll_fn(|context| match future.as_mut().poll(context) {
-        std::task::Poll::Ready(value) => std::task::Poll::Ready(Some(value)),
-        std::task::Poll::Pending => std::task::Poll::Ready(None),
-    })
-    .await
+async fn at_once<T>(future: impl Future<Output = T>) -> Option<T> {
+    // The journal answers from its thread, so "at once" is a moment for it to do so.
+    tokio::time::timeout(Duration::from_millis(100), future)
+        .await
+        .ok()
 }

@@ -25,7 +25,7 @@ pub struct ExportDirConfig {
     /// Default: 30s.
     pub rescan_interval: HumanDuration,
     /// Poll at this interval instead of using file notifications. More than 0. Default: not set;
-    /// network file systems are recognised and polled anyway.
+    /// network file systems, which send none, want it.
     pub poll_interval: Option<HumanDuration>,
     /// A larger file is refused. 1KiB to 1GiB. Default: 64MiB.
     pub max_file_size: ByteSize,

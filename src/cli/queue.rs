@@ -1,0 +1,297 @@
+//! `taskspan queue`: what is held, what was refused, and what to do with it.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, anyhow, bail};
+use clap::{Args, Subcommand, ValueEnum};
+
+use super::exit::Failure;
+use super::setup::{self, Setup};
+use super::{ConfigArgs, Exit};
+use crate::control::{self, Answer, Question};
+use crate::queue::admin::{Listed, ListedState};
+use crate::queue::{Location, Queue};
+
+#[derive(Debug, Args)]
+pub struct QueueCommand {
+    #[command(subcommand)]
+    action: Action,
+
+    /// Directory of the queue; the configuration's, else $XDG_STATE_HOME/taskspan
+    #[arg(long, value_name = "DIR", global = true)]
+    state_dir: Option<PathBuf>,
+
+    /// A configuration file that names the directory; may be repeated
+    #[arg(short, long = "config", value_name = "FILE", global = true)]
+    config: Vec<PathBuf>,
+
+    /// How to show it
+    #[arg(long, value_enum, default_value_t = Format::Table, global = true)]
+    format: Format,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Every export that is held, in order of arrival
+    List,
+    /// Everything about one
+    Show {
+        /// Its number, or the beginning of its trace id
+        id: String,
+    },
+    /// Give refused exports another chance
+    Retry(Which),
+    /// Forget refused exports; their files stay as they are
+    Drop(Which),
+    /// Read back every request that waits
+    Verify,
+}
+
+#[derive(Debug, Args)]
+struct Which {
+    /// Numbers, or beginnings of trace ids
+    #[arg(required_unless_present = "all")]
+    ids: Vec<String>,
+
+    /// All that were refused
+    #[arg(long, conflicts_with = "ids")]
+    all: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Table,
+    Json,
+}
+
+impl QueueCommand {
+    pub async fn run(self) -> Result<Exit, Failure> {
+        let source = Source::find(&self.directory()?).await?;
+        let listed = match source.ask(Question::List).await? {
+            Answer::Listed(listed) => listed,
+            other => return Err(anyhow!("an unexpected answer: {other:?}").into()),
+        };
+        match &self.action {
+            Action::List => self.print(&listed, || table(&listed))?,
+            Action::Show { id } => {
+                let one = find(&listed, id)?;
+                self.print(one, || details(one))?;
+            }
+            Action::Retry(which) => {
+                let ids = which.dead_letters(&listed)?;
+                let done = source.change(Question::Retry { ids }).await?;
+                self.print(&done, || {
+                    format!("{} export(s) are sent again\n", done.len())
+                })?;
+            }
+            Action::Drop(which) => {
+                let ids = which.dead_letters(&listed)?;
+                let done = source.change(Question::Drop { ids }).await?;
+                self.print(&done, || format!("{} export(s) forgotten\n", done.len()))?;
+            }
+            Action::Verify => {
+                let verified = match source.ask(Question::Verify).await? {
+                    Answer::Verified(verified) => verified,
+                    other => return Err(unexpected(other).into()),
+                };
+                self.print(&verified, || {
+                    let missing: String = verified
+                        .missing
+                        .iter()
+                        .map(|it| format!("missing: {it}\n"))
+                        .collect();
+                    let (exports, requests) = (verified.exports, verified.requests);
+                    let bytes = verified.bytes;
+                    format!("{exports} export(s), {requests} request(s), {bytes} bytes\n{missing}")
+                })?;
+                if !verified.missing.is_empty() {
+                    return Ok(Exit::NotDelivered);
+                }
+            }
+        }
+        Ok(Exit::Done)
+    }
+
+    fn directory(&self) -> Result<PathBuf, Failure> {
+        if let Some(directory) = &self.state_dir {
+            return Ok(directory.clone());
+        }
+        if !self.config.is_empty() {
+            let args = ConfigArgs {
+                config: self.config.clone(),
+                ..ConfigArgs::default()
+            };
+            if let Some(Location::Directory(directory)) = Setup::load(&args, &[])?.location() {
+                return Ok(directory);
+            }
+        }
+        let env = |name: &str| std::env::var(name).ok();
+        let directory = setup::default_state_dir(&env);
+        Ok(directory.context("no queue directory: give one with --state-dir")?)
+    }
+
+    fn print<T: serde::Serialize + ?Sized>(
+        &self,
+        value: &T,
+        text: impl FnOnce() -> String,
+    ) -> Result<(), Failure> {
+        let text = match self.format {
+            Format::Table => text(),
+            Format::Json => {
+                let json = serde_json::to_string_pretty(value).map_err(anyhow::Error::from)?;
+                format!("{json}\n")
+            }
+        };
+        Ok(super::print(&text)?)
+    }
+}
+
+impl Which {
+    fn dead_letters(&self, listed: &[Listed]) -> anyhow::Result<Vec<u64>> {
+        let is_dead = |one: &Listed| {
+            let states = one.exporters.iter().map(|item| item.state);
+            states
+                .into_iter()
+                .any(|state| matches!(state, ListedState::Rejected | ListedState::Incomplete))
+        };
+        if self.all {
+            return Ok(listed
+                .iter()
+                .filter(|one| is_dead(one))
+                .map(|one| one.id)
+                .collect());
+        }
+        let mut ids = Vec::new();
+        for id in &self.ids {
+            let one = find(listed, id)?;
+            if !is_dead(one) {
+                bail!(
+                    "export {} was not refused; it is {}",
+                    one.id,
+                    one.state.as_str()
+                );
+            }
+            ids.push(one.id);
+        }
+        Ok(ids)
+    }
+}
+
+/// Who knows about the queue: the process that runs on it, or, when there is none, we.
+enum Source {
+    Running(PathBuf),
+    Opened(Queue, std::thread::JoinHandle<()>),
+}
+
+impl Source {
+    async fn find(directory: &Path) -> Result<Source, Failure> {
+        let there = control::ask(directory, &Question::List).await;
+        if there
+            .with_context(|| directory.display().to_string())?
+            .is_some()
+        {
+            return Ok(Source::Running(directory.to_owned()));
+        }
+        if !directory.is_dir() {
+            return Err(anyhow!("{}: there is no queue here", directory.display()).into());
+        }
+        let location = Location::Directory(directory.to_owned());
+        let ready = Queue::open(location, HashSet::new(), u64::MAX).map_err(anyhow::Error::from)?;
+        Ok(Source::Opened(ready.queue, ready.thread))
+    }
+
+    async fn ask(&self, question: Question) -> anyhow::Result<Answer> {
+        match self {
+            Source::Running(directory) => control::ask(directory, &question)
+                .await?
+                .context("taskspan has just stopped; ask again"),
+            Source::Opened(queue, _) => Ok(control::answer(queue, question).await),
+        }
+    }
+
+    /// Asks for a change, and waits until it is on disk.
+    async fn change(self, question: Question) -> anyhow::Result<Vec<u64>> {
+        let answer = self.ask(question).await?;
+        if let Source::Opened(queue, thread) = self {
+            drop(queue);
+            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        }
+        match answer {
+            Answer::Done(ids) => Ok(ids),
+            other => Err(unexpected(other)),
+        }
+    }
+}
+
+fn unexpected(answer: Answer) -> anyhow::Error {
+    match answer {
+        Answer::Failed(reason) => anyhow!(reason),
+        other => anyhow!("an unexpected answer: {other:?}"),
+    }
+}
+
+fn find<'a>(listed: &'a [Listed], id: &str) -> anyhow::Result<&'a Listed> {
+    let by_number = listed.iter().find(|one| one.id.to_string() == id);
+    let mut by_trace = listed
+        .iter()
+        .filter(|one| !id.is_empty() && one.trace_id.starts_with(id));
+    match (by_number, by_trace.next(), by_trace.next()) {
+        (Some(one), ..) | (None, Some(one), None) => Ok(one),
+        (None, Some(_), Some(_)) => bail!("`{id}` begins more than one trace id"),
+        (None, None, _) => bail!("there is no export `{id}` in the queue"),
+    }
+}
+
+fn table(listed: &[Listed]) -> String {
+    if listed.is_empty() {
+        return "the queue is empty\n".to_owned();
+    }
+    let mut text = format!(
+        "{:>5}  {:<12}  {:<32}  {:>6}  PATH\n",
+        "ID", "STATE", "TRACE", "SPANS"
+    );
+    for one in listed {
+        let (id, state, trace, spans) = (one.id, one.state.as_str(), &one.trace_id, one.spans);
+        let path = one.path.display();
+        text.push_str(&format!(
+            "{id:>5}  {state:<12}  {trace:<32}  {spans:>6}  {path}\n"
+        ));
+    }
+    text
+}
+
+fn details(one: &Listed) -> String {
+    let mut text = format!(
+        "export {}\n  state       {}\n  trace       {}\n  project     {}\n  path        {}\n  \
+         spans       {} in {} bytes\n  first seen  {}\n  written back  {}\n",
+        one.id,
+        one.state.as_str(),
+        one.trace_id,
+        one.project_id,
+        one.path.display(),
+        one.spans,
+        one.bytes,
+        one.first_seen,
+        one.written_back,
+    );
+    for item in &one.exporters {
+        let required = if item.required { "" } else { ", not required" };
+        text.push_str(&format!(
+            "  {}: {}{required}, {} attempt(s), {} request(s) waiting\n",
+            item.exporter,
+            item.state.as_str(),
+            item.attempts,
+            item.requests_waiting,
+        ));
+        for (label, value) in [
+            ("last error", &item.last_error),
+            ("next attempt", &item.next_attempt),
+        ] {
+            if let Some(value) = value {
+                text.push_str(&format!("    {label}: {value}\n"));
+            }
+        }
+    }
+    text
+}

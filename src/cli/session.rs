@@ -1,0 +1,152 @@
+//! A run of the pipelines with everything around them: the queue, its control socket, its end.
+
+use std::path::PathBuf;
+
+use tokio_util::sync::CancellationToken;
+
+use super::exit::Failure;
+use crate::config::{Fault, Faults};
+use crate::control::Server;
+use crate::pipeline::event::Observer;
+use crate::pipeline::{Mode, Pipelines};
+use crate::queue::{Location, OpenError, Ready};
+
+/// What to do when the durable queue cannot be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnTrouble {
+    /// A sidecar that cannot keep its promises should not start.
+    Refuse,
+    /// A step of a job goes without: what it does not deliver stays a file without an id.
+    GoWithout,
+}
+
+pub struct Session {
+    pipelines: Pipelines,
+    ready: Ready,
+    /// Where others can ask about the queue.
+    directory: Option<PathBuf>,
+}
+
+impl Session {
+    /// # Errors
+    /// The queue cannot be had, and is not to be gone without.
+    pub fn open(
+        pipelines: Pipelines,
+        location: Option<Location>,
+        on_trouble: OnTrouble,
+    ) -> Result<Session, Failure> {
+        let directory = match &location {
+            Some(Location::Directory(directory)) => Some(directory.clone()),
+            Some(Location::Memory) | None => None,
+        };
+        let opened = match location {
+            Some(location) => pipelines
+                .open_queue(location)
+                .map_err(|error| trouble(&error)),
+            None => Err(
+                "there is no directory for the queue: set XDG_STATE_HOME or HOME, or \
+                         give one with --state-dir"
+                    .to_owned(),
+            ),
+        };
+        match opened {
+            Ok(ready) => {
+                tell(&ready);
+                Ok(Session {
+                    pipelines,
+                    ready,
+                    directory,
+                })
+            }
+            Err(reason) if on_trouble == OnTrouble::GoWithout => {
+                tracing::warn!("this run keeps its queue in memory: {reason}");
+                Session::in_memory(pipelines)
+            }
+            Err(reason) => Err(Faults(vec![Fault::nowhere(reason)]).into()),
+        }
+    }
+
+    /// A session whose queue ends with it.
+    ///
+    /// # Errors
+    /// The system gives no thread.
+    pub fn in_memory(pipelines: Pipelines) -> Result<Session, Failure> {
+        let ready = pipelines
+            .open_queue(Location::Memory)
+            .map_err(anyhow::Error::from)?;
+        Ok(Session {
+            pipelines,
+            ready,
+            directory: None,
+        })
+    }
+
+    pub fn destinations(&self) -> Vec<String> {
+        self.pipelines.destinations()
+    }
+
+    /// Runs to the end, and until all is on disk.
+    ///
+    /// # Errors
+    /// A stage died.
+    pub async fn run(
+        self,
+        mode: Mode,
+        observer: Observer,
+        stop: CancellationToken,
+    ) -> Result<(), Failure> {
+        let Ready { queue, thread, .. } = self.ready;
+        let finished = CancellationToken::new();
+        let server = self.directory.as_deref().and_then(|directory| {
+            Server::bind(directory)
+                .inspect_err(|error| {
+                    let directory = directory.display();
+                    tracing::warn!(%directory, %error, "no control socket: `taskspan queue` works \
+                                   only while this is not running");
+                })
+                .ok()
+        });
+        let control =
+            server.map(|server| tokio::spawn(server.run(queue.clone(), finished.clone())));
+        let result = self.pipelines.run(queue, mode, observer, stop).await;
+        finished.cancel();
+        if let Some(control) = control {
+            let _ = control.await;
+        }
+        let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        Ok(result?)
+    }
+}
+
+fn trouble(error: &OpenError) -> String {
+    error.to_string()
+}
+
+/// What an earlier run left behind.
+fn tell(ready: &Ready) {
+    if let Some((path, reason)) = &ready.set_aside {
+        tracing::error!(
+            set_aside = %path.display(),
+            "the queue's store was corrupt ({reason}) and a new one was begun; every export \
+             without an id is looked up again"
+        );
+    }
+    if ready.waiting > 0 {
+        tracing::info!(
+            exports = ready.waiting,
+            "going on with what an earlier run left"
+        );
+    }
+    if ready.dead_letters > 0 {
+        tracing::warn!(
+            exports = ready.dead_letters,
+            "refused exports are held; look at them with `taskspan queue list`"
+        );
+    }
+    if ready.parked > 0 {
+        tracing::warn!(
+            exports = ready.parked,
+            "exports wait for exporters that are not configured any more; `taskspan queue list`"
+        );
+    }
+}

@@ -1,0 +1,204 @@
+//! Proof of arrival: a trace read back over Tempo's HTTP API.
+//!
+//! ```text
+//! trace id ─▶ GET /api/v2/traces/{id}, else /api/traces/{id} ─▶ span ids ─▶ which are missing
+//! ```
+//!
+//! An OK of a backend means "accepted", not "stored": what is over a limit can vanish after it.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::header::{ACCEPT, HeaderMap, HeaderName, HeaderValue, USER_AGENT as USER_AGENT_HEADER};
+use hyper::{Request, StatusCode, Uri};
+use serde_json::Value;
+
+use super::config::OtlpConfig;
+use super::http::{Client, client};
+use super::{BuildError, USER_AGENT, chain, endpoint};
+use crate::ids::TraceId;
+
+/// The only header that is sent along: the others are meant for the exporter's endpoint.
+const TENANT: HeaderName = HeaderName::from_static("x-scope-orgid");
+
+/// A trace as JSON is some times its size on the wire; more than this is not read.
+const MAX_ANSWER_BYTES: usize = 256 << 20;
+
+/// How long one look may take.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+
+#[derive(Debug)]
+pub struct Verifier {
+    client: Client<Empty<Bytes>>,
+    base: String,
+    headers: HeaderMap,
+    /// How long to look for every span.
+    pub timeout: Duration,
+}
+
+impl Verifier {
+    /// None when the exporter is not to prove anything.
+    pub fn build(config: &OtlpConfig) -> Result<Option<Verifier>, BuildError> {
+        let Some(verify) = &config.verify else {
+            return Ok(None);
+        };
+        let base = verify.endpoint.trim_end_matches('/').to_owned();
+        let uri: Uri = base.parse().map_err(|error| BuildError::BadEndpoint {
+            endpoint: endpoint::redacted(&base),
+            reason: format!("{error}"),
+        })?;
+        let mut headers = HeaderMap::new();
+        headers.insert(USER_AGENT_HEADER, HeaderValue::from_static(USER_AGENT));
+        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        let tenant = config
+            .headers
+            .iter()
+            .find(|(name, _)| name.eq_ignore_ascii_case(TENANT.as_str()));
+        if let Some((name, value)) = tenant {
+            let value =
+                HeaderValue::from_str(value.expose()).map_err(|_| BuildError::BadHeader {
+                    name: name.clone(),
+                    reason: "its value is not printable ASCII",
+                })?;
+            headers.insert(TENANT, value);
+        }
+        let client = client(&config.tls, config.timeout.0, &uri)?;
+        Ok(Some(Verifier {
+            client,
+            base,
+            headers,
+            timeout: verify.timeout.0,
+        }))
+    }
+
+    /// The span ids that the backend has of a trace; none of a trace that it does not know.
+    ///
+    /// # Errors
+    /// What kept it from answering.
+    pub async fn stored_spans(&self, trace_id: TraceId) -> Result<HashSet<Vec<u8>>, String> {
+        let v2 = format!("{}/api/v2/traces/{trace_id}", self.base);
+        let v1 = format!("{}/api/traces/{trace_id}", self.base);
+        // An older Tempo has no v2, and says so with the same 404 as for an unknown trace.
+        match self.get(&v2).await? {
+            Some(trace) => Ok(span_ids(&trace)),
+            None => Ok(self
+                .get(&v1)
+                .await?
+                .map(|trace| span_ids(&trace))
+                .unwrap_or_default()),
+        }
+    }
+
+    async fn get(&self, url: &str) -> Result<Option<Value>, String> {
+        let answer = tokio::time::timeout(REQUEST_TIMEOUT, self.fetch(url)).await;
+        answer.unwrap_or_else(|_| Err(format!("no answer within {REQUEST_TIMEOUT:?}")))
+    }
+
+    async fn fetch(&self, url: &str) -> Result<Option<Value>, String> {
+        let mut request = Request::new(Empty::new());
+        *request.uri_mut() = url.parse().map_err(|error| format!("{error}"))?;
+        *request.headers_mut() = self.headers.clone();
+        let response = self
+            .client
+            .request(request)
+            .await
+            .map_err(|error| chain(&error))?;
+        match response.status() {
+            StatusCode::NOT_FOUND => return Ok(None),
+            status if !status.is_success() => return Err(format!("HTTP {}", status.as_u16())),
+            _ => {}
+        }
+        let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES)
+            .collect()
+            .await;
+        let body = body.map_err(|error| error.to_string())?.to_bytes();
+        serde_json::from_slice(&body)
+            .map(Some)
+            .map_err(|error| format!("not JSON: {error}"))
+    }
+}
+
+/// Every span id within an answer, wherever it stands: the versions of the API nest differently,
+/// and write bytes in base64 or in hexadecimal.
+fn span_ids(answer: &Value) -> HashSet<Vec<u8>> {
+    let mut found = HashSet::new();
+    let mut pending = vec![answer];
+    while let Some(value) = pending.pop() {
+        match value {
+            Value::Array(items) => pending.extend(items),
+            Value::Object(fields) => {
+                for (key, value) in fields {
+                    // Links name the spans of others.
+                    match (key.as_str(), value) {
+                        ("links", _) => {}
+                        ("spanId" | "spanID" | "span_id", Value::String(text)) => {
+                            found.extend(id_bytes(text));
+                        }
+                        (_, value) => pending.push(value),
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+fn id_bytes(text: &str) -> Option<Vec<u8>> {
+    /// 8 bytes in hexadecimal.
+    const HEX_DIGITS: usize = 16;
+    if text.len() == HEX_DIGITS {
+        return (0..HEX_DIGITS)
+            .step_by(2)
+            .map(|at| u8::from_str_radix(text.get(at..at + 2)?, 16).ok())
+            .collect();
+    }
+    from_base64(text).filter(|bytes| bytes.len() == HEX_DIGITS / 2)
+}
+
+fn from_base64(text: &str) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let (mut bits, mut count) = (0_u32, 0);
+    for c in text.trim_end_matches('=').bytes() {
+        let six = match c {
+            b'A'..=b'Z' => c - b'A',
+            b'a'..=b'z' => c - b'a' + 26,
+            b'0'..=b'9' => c - b'0' + 52,
+            b'+' | b'-' => 62,
+            b'/' | b'_' => 63,
+            _ => return None,
+        };
+        bits = (bits << 6) | u32::from(six);
+        count += 6;
+        if count >= 8 {
+            count -= 8;
+            bytes.push(u8::try_from((bits >> count) & 0xff).ok()?);
+        }
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn ids_are_found_in_every_form_of_answer() {
+        let expected = HashSet::from([vec![1, 2, 3, 4, 5, 6, 7, 8]]);
+        let link = json!([{"spanId": "ffffffffffffffff"}]);
+        for answer in [
+            json!({"trace": {"resourceSpans": [{"scopeSpans": [{"spans": [
+                {"spanId": "AQIDBAUGBwg=", "links": link, "parentSpanId": "CAcGBQQDAgE="}]}]}]}}),
+            json!({"batches": [{"instrumentationLibrarySpans": [{"spans": [
+                {"spanId": "0102030405060708"}]}]}]}),
+        ] {
+            assert_eq!(span_ids(&answer), expected);
+        }
+        assert!(span_ids(&json!({"trace": null})).is_empty());
+        assert_eq!(id_bytes("not an id at all"), None);
+    }
+}

@@ -1,0 +1,75 @@
+//! How a run ends: in two steps when it is asked to, and whole when a stage dies.
+
+use std::time::Duration;
+
+use tokio::task::{JoinError, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+/// How long requests in flight have to finish once the program is asked to stop.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A stage ended on its own, which it never should.
+#[derive(Debug, thiserror::Error)]
+#[error("a stage of the pipeline died ({0}); nothing was lost, start again")]
+pub struct StageDied(String);
+
+impl From<JoinError> for StageDied {
+    fn from(error: JoinError) -> StageDied {
+        StageDied(error.to_string())
+    }
+}
+
+/// Waits for stages; when one dies, the others are asked to stop: better to be restarted than to
+/// be half alive.
+pub async fn join_all(
+    mut stages: JoinSet<Result<(), StageDied>>,
+    stopping: &Stopping,
+) -> Result<(), StageDied> {
+    let mut result = Ok(());
+    while let Some(ended) = stages.join_next().await {
+        let ended = ended.map_err(StageDied::from).and_then(|ended| ended);
+        if ended.is_err() {
+            stopping.stop.cancel();
+            result = result.and(ended);
+        }
+    }
+    result
+}
+
+/// The two steps of a shutdown.
+#[derive(Clone, Debug)]
+pub struct Stopping {
+    /// Take nothing new, end every wait.
+    pub stop: CancellationToken,
+    /// Let go of what is still in flight.
+    pub abort: CancellationToken,
+    /// Nothing is left to wait for.
+    pub finished: CancellationToken,
+}
+
+impl Stopping {
+    pub fn new(stop: CancellationToken) -> Stopping {
+        let stopping = Stopping {
+            stop,
+            abort: CancellationToken::new(),
+            finished: CancellationToken::new(),
+        };
+        let Stopping {
+            stop,
+            abort,
+            finished,
+        } = stopping.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = finished.cancelled() => return,
+            }
+            let timeout = tokio::time::sleep(SHUTDOWN_TIMEOUT);
+            tokio::select! {
+                () = timeout => abort.cancel(),
+                () = finished.cancelled() => {}
+            }
+        });
+        stopping
+    }
+}

@@ -1,0 +1,239 @@
+//! Looking into the queue, and telling it what to do with dead letters.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::Queue;
+use super::record::{Item, RejectionKind, Seq, State as ItemState};
+use super::store::Op;
+use crate::clock::UnixNanos;
+
+/// One export, as a person sees it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Listed {
+    /// Its number in the order of arrival.
+    pub id: u64,
+    pub trace_id: String,
+    pub project_id: String,
+    pub path: PathBuf,
+    pub state: ListedState,
+    pub spans: usize,
+    pub bytes: u64,
+    pub first_seen: String,
+    pub written_back: bool,
+    pub exporters: Vec<ListedItem>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ListedState {
+    Accepted,
+    Delivering,
+    /// Every required exporter has delivered it; its file does not say so yet.
+    Delivered,
+    /// The same, but for an exporter that is not required.
+    WrittenBack,
+    Incomplete,
+    Rejected,
+}
+
+impl ListedState {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ListedState::Accepted => "accepted",
+            ListedState::Delivering => "delivering",
+            ListedState::Delivered => "delivered",
+            ListedState::WrittenBack => "written_back",
+            ListedState::Incomplete => "incomplete",
+            ListedState::Rejected => "rejected",
+        }
+    }
+}
+
+/// Its way to one exporter.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ListedItem {
+    pub exporter: String,
+    pub required: bool,
+    pub state: ListedState,
+    pub requests_waiting: usize,
+    pub attempts: u32,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub last_error: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub next_attempt: Option<String>,
+}
+
+/// What was found when every export was read back.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Verified {
+    pub exports: usize,
+    pub requests: usize,
+    pub bytes: u64,
+    /// Requests that are listed and not there.
+    pub missing: Vec<String>,
+}
+
+impl Queue {
+    /// Every export that is held, in order of arrival.
+    pub fn list(&self) -> Vec<Listed> {
+        let state = self.state();
+        state
+            .entries
+            .iter()
+            .map(|(seq, entry)| {
+                let record = &entry.record;
+                let exporters: Vec<ListedItem> = record.items.iter().map(listed_item).collect();
+                Listed {
+                    id: seq.0,
+                    trace_id: record.head.trace_id.to_string(),
+                    project_id: record.head.project_id.clone(),
+                    path: record.head.source.path.clone(),
+                    state: overall(&exporters, record.head.written),
+                    spans: record.head.span_count,
+                    bytes: record.head.bytes,
+                    first_seen: record.head.first_seen.rfc3339(),
+                    written_back: record.head.written,
+                    exporters,
+                }
+            })
+            .collect()
+    }
+
+    /// Gives a dead letter another chance. False when it is none.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub async fn retry(&self, id: u64) -> Result<bool, String> {
+        let seq = Seq(id);
+        let mut again: Vec<(usize, Item)> = Vec::new();
+        if let Some(entry) = self.state().entries.get(&seq) {
+            for (index, item) in entry.record.items.iter().enumerate() {
+                if matches!(item.state, ItemState::Rejected(_)) {
+                    let item = Item {
+                        state: ItemState::Accepted,
+                        resent: false,
+                        lost_spans: None,
+                        ..item.clone()
+                    };
+                    again.push((index, item));
+                }
+            }
+        }
+        let ops: Result<Vec<Op>, _> = again
+            .iter()
+            .map(|(index, item)| Op::put_item(seq, *index, item))
+            .collect();
+        let ops = ops.map_err(|error| error.to_string())?;
+        self.shared
+            .journal
+            .write(ops)
+            .await
+            .map_err(|error| error.to_string())?;
+        if let Some(entry) = self.state().entries.get_mut(&seq) {
+            for (index, item) in &again {
+                if let Some(known) = entry.record.items.get_mut(*index) {
+                    known.clone_from(item);
+                }
+            }
+            entry.reported = false;
+        }
+        self.shared.changed.notify_waiters();
+        Ok(!again.is_empty())
+    }
+
+    /// Forgets a dead letter. Its file stays as it is. False when it is none.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub async fn discard(&self, id: u64) -> Result<bool, String> {
+        let seq = Seq(id);
+        let is_dead = self
+            .state()
+            .entries
+            .get(&seq)
+            .is_some_and(|entry| entry.record.is_dead_letter());
+        if !is_dead {
+            return Ok(false);
+        }
+        let removed = self.shared.journal.write(vec![Op::Remove { seq }]).await;
+        removed.map_err(|error| error.to_string())?;
+        self.state().remove(seq);
+        self.shared.changed.notify_waiters();
+        Ok(true)
+    }
+
+    /// Reads back every request that is waiting.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub async fn verify(&self) -> Result<Verified, String> {
+        let mut verified = Verified::default();
+        let listed: Vec<_> = {
+            let state = self.state();
+            let entries = state.entries.iter();
+            entries
+                .map(|(seq, entry)| (*seq, entry.record.clone()))
+                .collect()
+        };
+        for (seq, record) in listed {
+            verified.exports += 1;
+            for item in &record.items {
+                for blob in &item.pending {
+                    let found = self.shared.journal.read(seq, *blob).await;
+                    match found.map_err(|error| error.to_string())? {
+                        Some(bytes) => {
+                            verified.requests += 1;
+                            verified.bytes += bytes.len() as u64;
+                        }
+                        // Delivered and removed since the list was made.
+                        None if !self.state().entries.contains_key(&seq) => {}
+                        None => verified
+                            .missing
+                            .push(format!("export {}, request {}", seq.0, blob.0)),
+                    }
+                }
+            }
+        }
+        Ok(verified)
+    }
+}
+
+fn listed_item(item: &Item) -> ListedItem {
+    let (state, rejection) = match &item.state {
+        ItemState::Accepted => (ListedState::Accepted, None),
+        ItemState::Delivering => (ListedState::Delivering, None),
+        ItemState::Delivered { .. } => (ListedState::Delivered, None),
+        ItemState::Rejected(rejection) if rejection.kind == RejectionKind::Incomplete => {
+            (ListedState::Incomplete, Some(rejection.reason.clone()))
+        }
+        ItemState::Rejected(rejection) => (ListedState::Rejected, Some(rejection.reason.clone())),
+    };
+    ListedItem {
+        exporter: item.exporter.clone(),
+        required: item.required,
+        state,
+        requests_waiting: item.pending.len(),
+        attempts: item.attempts,
+        last_error: rejection.or_else(|| item.last_error.clone()),
+        next_attempt: item.next_attempt.map(UnixNanos::rfc3339),
+    }
+}
+
+fn overall(items: &[ListedItem], written: bool) -> ListedState {
+    let any = |state: ListedState| items.iter().any(|item| item.state == state);
+    [ListedState::Rejected, ListedState::Incomplete]
+        .into_iter()
+        .find(|state| any(*state))
+        .unwrap_or_else(|| {
+            let all = items.iter().filter(|it| it.required);
+            let mut all = all.map(|item| item.state == ListedState::Delivered);
+            match () {
+                () if written => ListedState::WrittenBack,
+                () if all.all(|delivered| delivered) => ListedState::Delivered,
+                () if any(ListedState::Delivering) => ListedState::Delivering,
+                () => ListedState::Accepted,
+            }
+        })
+}

@@ -1,0 +1,350 @@
+//! What somebody holds of the queue: an export on its way to an exporter, or one that is to be
+//! written back. To let go of either means "later".
+
+use bytes::Bytes;
+
+use super::record::{Blob, Head, Item, Seq, State as ItemState};
+use super::store::Op;
+use super::{Outcome, Queue, Rejection};
+use crate::clock::UnixNanos;
+
+/// The export is not in the queue any more: its store was lost, or the program is stopping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the export is not in the queue any more")]
+pub struct Lost;
+
+/// One export in the hands of one exporter. Dropped, it is deferred: what was acknowledged stays
+/// acknowledged, the rest waits for the next lease.
+///
+/// Every change is on disk when its call returns. A call that is dropped half-way may have been
+/// recorded or not; both are true to what happened.
+#[derive(Debug)]
+#[must_use = "a lease that is dropped is deferred"]
+pub struct Lease {
+    queue: Queue,
+    seq: Seq,
+    index: usize,
+    head: Head,
+    item: Item,
+}
+
+impl Lease {
+    pub(super) fn new(queue: Queue, seq: Seq, index: usize, head: Head, item: Item) -> Lease {
+        Lease {
+            queue,
+            seq,
+            index,
+            head,
+            item,
+        }
+    }
+
+    pub fn head(&self) -> &Head {
+        &self.head
+    }
+
+    pub fn item(&self) -> &Item {
+        &self.item
+    }
+
+    /// The request to send next; none when all are acknowledged.
+    ///
+    /// # Errors
+    /// The export is lost.
+    pub async fn next_request(&mut self) -> Result<Option<Bytes>, Lost> {
+        match self.item.pending.first() {
+            Some(&blob) => self.read(blob).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// All requests that are not acknowledged.
+    ///
+    /// # Errors
+    /// The export is lost.
+    pub async fn pending_requests(&mut self) -> Result<Vec<Bytes>, Lost> {
+        let mut requests = Vec::new();
+        for blob in self.item.pending.clone() {
+            requests.push(self.read(blob).await?);
+        }
+        Ok(requests)
+    }
+
+    /// All requests of the export, as they were taken in.
+    ///
+    /// # Errors
+    /// The export is lost.
+    pub async fn all_requests(&mut self) -> Result<Vec<Bytes>, Lost> {
+        let mut requests = Vec::new();
+        while let Some(bytes) = self
+            .find(Blob(u32::try_from(requests.len()).unwrap_or(0)))
+            .await?
+        {
+            requests.push(bytes);
+        }
+        Ok(requests)
+    }
+
+    /// From here on, a request may be on its way.
+    ///
+    /// # Errors
+    /// The export is lost.
+    pub async fn begin(&mut self) -> Result<(), Lost> {
+        if self.item.state == ItemState::Delivering {
+            return Ok(());
+        }
+        let item = Item {
+            state: ItemState::Delivering,
+            ..self.item.clone()
+        };
+        self.save(item, Vec::new()).await
+    }
+
+    /// The request was acknowledged: it is never sent again.
+    ///
+    /// # Errors
+    /// The export is lost.
+    pub async fn acknowledged(&mut self, lost_spans: Option<String>) -> Result<(), Lost> {
+        let mut item = self.item.clone();
+        item.pending.remove(0);
+        item.touched = true;
+        item.attempts += 1;
+        item.last_error = None;
+        item.next_attempt = None;
+        item.lost_spans = item.lost_spans.or(lost_spans);
+        self.save(item, Vec::new()).await
+    }
+
+    /// The request is to be tried again. `in_doubt`: it may have arrived.
+    ///
+    /// # Errors
+    /// The export is lost.
+    pub async fn failed(
+        &mut self,
+        reason: &str,
+        in_doubt: bool,
+        next_attempt: UnixNanos,
+    ) -> Result<(), Lost> {
+        let mut item = self.item.clone();
+        item.touched |= in_doubt;
+        item.state = ItemState::Accepted;
+        item.attempts += 1;
+        item.last_error = Some(reason.to_owned());
+        item.next_attempt = Some(next_attempt);
+        self.save(item, Vec::new()).await
+    }
+
+    /// The request to send next goes in two instead.
+    ///
+    /// # Errors
+    /// The export is lost.
+    pub async fn split_next(&mut self, first: Bytes, second: Bytes) -> Result<(), Lost> {
+        let mut item = self.item.clone();
+        item.pending.remove(0);
+        let (mut blobs, ops) = self.new_blobs(&mut item, [first, second]);
+        blobs.append(&mut item.pending);
+        item.pending = blobs;
+        self.save(item, ops).await
+    }
+
+    /// Nothing of it has been sent so far, and it goes in this form instead, made at this time.
+    ///
+    /// # Errors
+    /// The export is lost.
+    pub async fn replace_pending(
+        &mut self,
+        requests: Vec<Bytes>,
+        made_at: UnixNanos,
+    ) -> Result<(), Lost> {
+        let mut item = self.item.clone();
+        let (blobs, ops) = self.new_blobs(&mut item, requests);
+        // The form before, if it was this exporter's own, is of no more use.
+        let old = item.pending.iter().filter(|blob| item.owns(**blob));
+        let old = old.map(|blob| Op::RemoveBlob {
+            seq: self.seq,
+            blob: *blob,
+        });
+        let ops = ops.into_iter().chain(old).collect();
+        item.pending = blobs;
+        item.made_at = made_at;
+        self.save(item, ops).await
+    }
+
+    /// What the backend lost of it is sent once more.
+    ///
+    /// # Errors
+    /// The export is lost.
+    pub async fn resend(&mut self, requests: Vec<Bytes>) -> Result<(), Lost> {
+        let mut item = self.item.clone();
+        let (blobs, ops) = self.new_blobs(&mut item, requests);
+        item.pending = blobs;
+        item.resent = true;
+        self.save(item, ops).await
+    }
+
+    /// Everything was acknowledged, the last at this time.
+    ///
+    /// # Errors
+    /// The export is lost.
+    pub async fn delivered(mut self, at: UnixNanos) -> Result<(), Lost> {
+        self.finish(ItemState::Delivered { at }).await
+    }
+
+    /// It becomes a dead letter.
+    ///
+    /// # Errors
+    /// The export is lost.
+    pub async fn rejected(mut self, rejection: Rejection) -> Result<(), Lost> {
+        self.finish(ItemState::Rejected(rejection)).await
+    }
+
+    async fn finish(&mut self, state: ItemState) -> Result<(), Lost> {
+        let item = Item {
+            state,
+            next_attempt: None,
+            ..self.item.clone()
+        };
+        self.save(item, Vec::new()).await?;
+        self.queue.remove_if_over(self.seq).await;
+        Ok(())
+    }
+
+    fn new_blobs(
+        &self,
+        item: &mut Item,
+        requests: impl IntoIterator<Item = Bytes>,
+    ) -> (Vec<Blob>, Vec<Op>) {
+        let mut blobs = Vec::new();
+        let mut ops = Vec::new();
+        for bytes in requests {
+            let blob = Blob(item.next_blob);
+            item.next_blob = item.next_blob.saturating_add(1);
+            blobs.push(blob);
+            ops.push(Op::PutBlob {
+                seq: self.seq,
+                blob,
+                bytes,
+            });
+        }
+        (blobs, ops)
+    }
+
+    /// To disk, then to memory. Tries until the disk takes it: what happened did happen.
+    async fn save(&mut self, item: Item, mut ops: Vec<Op>) -> Result<(), Lost> {
+        ops.push(Op::put_item(self.seq, self.index, &item).map_err(|_| Lost)?);
+        loop {
+            if !self.queue.state().entries.contains_key(&self.seq) {
+                return Err(Lost);
+            }
+            match self.queue.shared.journal.write(ops.clone()).await {
+                Ok(()) => break,
+                Err(error) => self.queue.store_failed(error).await?,
+            }
+        }
+        let mut state = self.queue.state();
+        let entry = state.entries.get_mut(&self.seq).ok_or(Lost)?;
+        if let Some(known) = entry.record.items.get_mut(self.index) {
+            known.clone_from(&item);
+        }
+        drop(state);
+        self.item = item;
+        self.queue.shared.changed.notify_waiters();
+        Ok(())
+    }
+
+    async fn read(&mut self, blob: Blob) -> Result<Bytes, Lost> {
+        self.find(blob).await?.ok_or(Lost)
+    }
+
+    async fn find(&mut self, blob: Blob) -> Result<Option<Bytes>, Lost> {
+        loop {
+            match self.queue.shared.journal.read(self.seq, blob).await {
+                Ok(found) => return Ok(found),
+                Err(error) => self.queue.store_failed(error).await?,
+            }
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let mut state = self.queue.state();
+        if let Some(entry) = state.entries.get_mut(&self.seq) {
+            if let Some(leased) = entry.leased.get_mut(self.index) {
+                *leased = false;
+            }
+            if let Some(item) = entry.record.items.get_mut(self.index) {
+                item.recover();
+            }
+        }
+        drop(state);
+        self.queue.shared.changed.notify_waiters();
+    }
+}
+
+/// An export that every required exporter is done with. Dropped, it comes again.
+#[derive(Debug)]
+#[must_use = "a settlement that is dropped comes again"]
+pub struct Settlement {
+    queue: Queue,
+    seq: Seq,
+    pub head: Head,
+    pub outcome: Outcome,
+}
+
+impl Settlement {
+    pub(super) fn new(queue: Queue, seq: Seq, head: Head, outcome: Outcome) -> Settlement {
+        Settlement {
+            queue,
+            seq,
+            head,
+            outcome,
+        }
+    }
+
+    /// The file says so, or is not to, or is not there any more.
+    pub async fn written(self) {
+        let head = Head {
+            written: true,
+            ..self.head.clone()
+        };
+        {
+            let mut state = self.queue.state();
+            let Some(entry) = state.entries.get_mut(&self.seq) else {
+                return;
+            };
+            entry.record.head = head.clone();
+        }
+        let over = self
+            .queue
+            .state()
+            .entries
+            .get(&self.seq)
+            .is_some_and(|it| it.record.is_over());
+        if over {
+            self.queue.remove_if_over(self.seq).await;
+        } else if let Ok(op) = Op::put_head(self.seq, &head) {
+            // Should this be lost, the next start finds the id in the file.
+            let _ = self.queue.shared.journal.write(vec![op]).await;
+        }
+    }
+
+    /// Its refusal was told to a person; it stays as a dead letter.
+    pub fn reported(self) {
+        let mut state = self.queue.state();
+        if let Some(entry) = state.entries.get_mut(&self.seq) {
+            entry.reported = true;
+        }
+    }
+}
+
+impl Drop for Settlement {
+    fn drop(&mut self) {
+        let mut state = self.queue.state();
+        if let Some(entry) = state.entries.get_mut(&self.seq) {
+            entry.settling = false;
+        }
+        drop(state);
+        self.queue.shared.changed.notify_waiters();
+    }
+}

@@ -1,0 +1,184 @@
+//! The queue against a model in memory, with reopening and crashes in between.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+
+#[derive(Clone, Debug)]
+enum Step {
+    Accept(u8),
+    /// Take the oldest, acknowledge up to so many requests, and let go of it.
+    Acknowledge(u8),
+    /// Take the oldest and deliver it whole.
+    Deliver,
+    Reject,
+    Settle,
+    Retry,
+    /// End in peace, and open again.
+    Reopen,
+    /// Lose the process with a request on its way.
+    Crash,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        4 => (0_u8..12).prop_map(Step::Accept),
+        3 => (1_u8..4).prop_map(Step::Acknowledge),
+        3 => Just(Step::Deliver),
+        1 => Just(Step::Reject),
+        2 => Just(Step::Settle),
+        1 => Just(Step::Retry),
+        2 => Just(Step::Reopen),
+        2 => Just(Step::Crash),
+    ];
+    prop::collection::vec(step, 1..25)
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Modelled {
+    number: u8,
+    acknowledged: usize,
+    touched: bool,
+    delivered: bool,
+    rejected: bool,
+}
+
+const REQUESTS: [&str; 3] = ["r0", "r1", "r2"];
+
+/// What the model knows, in order of arrival.
+#[derive(Debug, Default)]
+struct Model {
+    next: u64,
+    held: BTreeMap<u64, Modelled>,
+    delivered_in_this_run: Vec<u8>,
+}
+
+impl Model {
+    fn waiting(&mut self) -> Option<&mut Modelled> {
+        self.held
+            .values_mut()
+            .find(|one| !one.delivered && !one.rejected)
+    }
+}
+
+async fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut ready = at(directory.path());
+    let mut model = Model::default();
+    for step in steps {
+        let queue = ready.queue.clone();
+        match step {
+            Step::Accept(number) => {
+                let known = model.held.values().any(|one| one.number == number)
+                    || model.delivered_in_this_run.contains(&number);
+                let accepted = queue
+                    .accept(&delivery(number, &REQUESTS), &to(&["a"]))
+                    .await;
+                prop_assert_eq!(accepted == Accepted::New, !known);
+                if !known {
+                    model.held.insert(
+                        model.next,
+                        Modelled {
+                            number,
+                            ..Modelled::default()
+                        },
+                    );
+                    model.next += 1;
+                }
+            }
+            Step::Acknowledge(count) => {
+                let Some(one) = model.waiting() else { continue };
+                let mut lease = queue.lease("a").await.expect("the model has one");
+                lease.begin().await.expect("held");
+                one.touched = true;
+                for _ in 0..count {
+                    if lease.next_request().await.expect("held").is_none() {
+                        break;
+                    }
+                    lease.acknowledged(None).await.expect("held");
+                    one.acknowledged += 1;
+                }
+            }
+            Step::Deliver => {
+                let Some(one) = model.waiting() else { continue };
+                let mut lease = queue.lease("a").await.expect("the model has one");
+                let left = lease.pending_requests().await.expect("held");
+                let expected: Vec<Bytes> = REQUESTS[one.acknowledged..]
+                    .iter()
+                    .map(|text| Bytes::from(*text))
+                    .collect();
+                prop_assert_eq!(left, expected);
+                prop_assert_eq!(lease.head().source.sha256[0], one.number);
+                prop_assert_eq!(lease.item().touched, one.touched);
+                one.delivered = true;
+                lease.delivered(AT).await.expect("held");
+            }
+            Step::Reject => {
+                let Some(one) = model.waiting() else { continue };
+                one.rejected = true;
+                let lease = queue.lease("a").await.expect("the model has one");
+                lease.rejected(no()).await.expect("held");
+            }
+            Step::Settle => {
+                let first = model.held.iter().find(|(_, one)| one.delivered);
+                let Some((seq, number)) = first.map(|(seq, one)| (*seq, one.number)) else {
+                    continue;
+                };
+                loop {
+                    let settlement = queue.settlement().await.expect("the model has one");
+                    if matches!(settlement.outcome, Outcome::Delivered { .. }) {
+                        prop_assert_eq!(settlement.head.source.sha256[0], number);
+                        settlement.written().await;
+                        break;
+                    }
+                    settlement.reported();
+                }
+                model.held.remove(&seq);
+                model.delivered_in_this_run.push(number);
+            }
+            Step::Retry => {
+                let Some((seq, one)) = model.held.iter_mut().find(|(_, one)| one.rejected) else {
+                    continue;
+                };
+                one.rejected = false;
+                prop_assert_eq!(queue.retry(*seq).await, Ok(true));
+            }
+            Step::Reopen | Step::Crash => {
+                if let (Step::Crash, Some(one)) = (&step, model.waiting()) {
+                    let mut lease = queue.lease("a").await.expect("the model has one");
+                    lease.begin().await.expect("held");
+                    one.touched = true;
+                    // Letting go of a lease writes nothing, so the disk is as a kill leaves it.
+                    drop(lease);
+                }
+                drop(queue);
+                end(ready);
+                ready = at(directory.path());
+                model.delivered_in_this_run.clear();
+                model.next = model.held.keys().last().map_or(0, |last| last + 1);
+                let dead = model.held.values().filter(|one| one.rejected).count();
+                prop_assert_eq!(ready.dead_letters, dead);
+                prop_assert_eq!(ready.waiting, model.held.len() - dead);
+                prop_assert!(ready.set_aside.is_none());
+            }
+        }
+    }
+    let listed: Vec<u64> = ready.queue.list().iter().map(|one| one.id).collect();
+    prop_assert_eq!(listed, model.held.keys().copied().collect::<Vec<_>>());
+    let verified = ready.queue.verify().await.expect("readable");
+    prop_assert_eq!(verified.missing, Vec::<String>::new());
+    end(ready);
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn the_queue_does_what_the_model_does(steps in steps()) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime").block_on(run(steps))?;
+    }
+}
