@@ -134,3 +134,8 @@ fn print(text: &str) -> std::io::Result<()> {
         result => result,
     }
 }
+
+/// Whether a person looks on who wants colours and moving lines.
+fn is_rich(stream: &impl std::io::IsTerminal) -> bool {
+    stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}

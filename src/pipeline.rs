@@ -17,7 +17,9 @@ mod stop;
 pub mod event;
 
 use std::collections::HashSet;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -28,6 +30,7 @@ use crate::exporter::Exporter;
 use crate::queue::{Destination, Location, OpenError, Queue, Ready};
 use crate::receiver::config::ExportDirConfig;
 use crate::receiver::{self, Candidate};
+use crate::writeback;
 pub use build::PipelineError;
 use event::{Event, Observer};
 pub use stop::StageDied;
@@ -52,6 +55,8 @@ pub struct Pipelines {
     exporters: Vec<Exporter>,
     /// What may wait, in bytes: the smallest `queue_size` of the exporters.
     capacity: u64,
+    /// How long requests in flight have to finish.
+    shutdown_timeout: Duration,
 }
 
 #[derive(Debug)]
@@ -97,7 +102,7 @@ impl Pipelines {
         observer: Observer,
         stop: CancellationToken,
     ) -> Result<(), StageDied> {
-        let stopping = Stopping::new(stop);
+        let stopping = Stopping::new(stop, self.shutdown_timeout);
         let sources = self
             .pipelines
             .iter()
@@ -135,10 +140,14 @@ impl Pipelines {
                 );
                 upstream.spawn(intake.run(incoming, stopping.stop.clone()));
                 let (stop, restarts) = (stopping.stop.clone(), queue.restarts());
+                let max_bytes = config.max_file_size.0;
+                let visit = Arc::new(move |directory: &Path| tidy(directory, max_bytes));
                 upstream.spawn(async move {
                     match mode {
-                        Mode::Once => receiver::scan_once(&config, &candidates).await,
-                        Mode::Watch => receiver::run(&config, candidates, restarts, stop).await,
+                        Mode::Once => receiver::scan_once(&config, &candidates, visit).await,
+                        Mode::Watch => {
+                            receiver::run(&config, candidates, visit, restarts, stop).await;
+                        }
                     }
                     Ok(())
                 });
@@ -155,6 +164,16 @@ impl Pipelines {
             observer(&Event::Undelivered { path });
         }
         taken_in.and(sent).and(settled)
+    }
+}
+
+/// Removes what a killed run left behind in the middle of a write-back.
+fn tidy(directory: &Path, max_bytes: u64) {
+    let path = directory.display();
+    match writeback::remove_stale(directory, max_bytes) {
+        Ok(0) => {}
+        Ok(count) => tracing::info!(%path, count, "temporary files of an earlier run removed"),
+        Err(error) => tracing::debug!(%path, %error, "temporary files were not looked for"),
     }
 }
 

@@ -24,7 +24,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use config::ExportDirConfig;
-use scan::{Found, Scanner, Stamp};
+use scan::{Found, Scanner, Stamp, Visit};
 use watch::{Hint, Watcher};
 
 /// The name of the file that an export is known by.
@@ -39,9 +39,13 @@ pub struct Candidate {
     pub path: PathBuf,
 }
 
-/// Looks once, and hands over everything that is there.
-pub async fn scan_once(config: &ExportDirConfig, candidates: &mpsc::Sender<Candidate>) {
-    let mut receiver = Receiver::new(config, None);
+/// Looks once, and hands over everything that is there. `visit` is called with every directory.
+pub async fn scan_once(
+    config: &ExportDirConfig,
+    candidates: &mpsc::Sender<Candidate>,
+    visit: Visit,
+) {
+    let mut receiver = Receiver::new(config, None, visit);
     receiver.look(Hint::Everything, candidates).await;
 }
 
@@ -49,6 +53,7 @@ pub async fn scan_once(config: &ExportDirConfig, candidates: &mpsc::Sender<Candi
 pub async fn run(
     config: &ExportDirConfig,
     candidates: mpsc::Sender<Candidate>,
+    visit: Visit,
     mut restarts: watch_channel::Receiver<u64>,
     stop: CancellationToken,
 ) {
@@ -59,7 +64,7 @@ pub async fn run(
             .inspect_err(|error| tracing::warn!(%error, "no file events; polling instead"))
             .ok(),
     };
-    let mut receiver = Receiver::new(config, watcher);
+    let mut receiver = Receiver::new(config, watcher, visit);
     let mut hint = Hint::Everything;
     let mut rescan = tokio::time::interval(config.rescan_interval.0);
     rescan.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -91,9 +96,9 @@ struct Receiver {
 }
 
 impl Receiver {
-    fn new(config: &ExportDirConfig, watcher: Option<Watcher>) -> Receiver {
+    fn new(config: &ExportDirConfig, watcher: Option<Watcher>, visit: Visit) -> Receiver {
         Receiver {
-            scanner: Some(Scanner::watching(config.recursive, watcher)),
+            scanner: Some(Scanner::watching(config.recursive, watcher, Some(visit))),
             seen: HashMap::new(),
             roots: config.directories.clone().into(),
         }

@@ -1,7 +1,5 @@
 //! Log lines on standard error: text for people, JSON for machines.
 
-use std::io::IsTerminal;
-
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
@@ -21,20 +19,15 @@ pub fn start(global: &Global, config: &LogsConfig) {
     };
     let filter = match std::env::var("RUST_LOG") {
         Ok(directives) if !directives.is_empty() => EnvFilter::new(directives),
+        _ if level == LevelFilter::OFF => EnvFilter::new("off"),
         // The libraries below speak up only when asked by name.
         _ => EnvFilter::new(format!("warn,taskspan={level}")),
     };
-    let filter = if configured == LevelFilter::OFF && global.verbose == 0 {
-        EnvFilter::new("off")
-    } else {
-        filter
-    };
-    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_target(false)
-        .with_ansi(colour);
+        .with_ansi(super::is_rich(&std::io::stderr()));
     // A second start, in a test say, keeps the first.
     let _ = match global.log_format.unwrap_or(config.encoding) {
         LogEncoding::Text => builder.try_init(),

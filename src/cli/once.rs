@@ -26,6 +26,10 @@ pub struct Once {
     #[arg(long, value_name = "DURATION", default_value = "60s")]
     timeout: Timeout,
 
+    /// Base URL of Tempo's HTTP API: read every trace back before its id is written
+    #[arg(long, value_name = "URL")]
+    verify: Option<String>,
+
     /// Show what would be sent, and end
     #[arg(long)]
     dry_run: bool,
@@ -33,7 +37,10 @@ pub struct Once {
 
 impl Once {
     pub async fn run(self, global: &Global) -> Result<Exit, Failure> {
-        let setup = Setup::load(&self.config, &self.directories)?;
+        let mut setup = Setup::load(&self.config, &self.directories)?;
+        if let Some(url) = &self.verify {
+            setup.verify(url)?;
+        }
         setup.start_logging(global);
         if self.dry_run {
             return preview::show(&setup, &[], Format::Tree);

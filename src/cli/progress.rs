@@ -1,6 +1,6 @@
 //! A line that moves while a large plan is sent, on a terminal only.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::sync::{Mutex, PoisonError};
 
 use crate::pipeline::event::Event;
@@ -22,7 +22,7 @@ struct Requests {
 impl Progress {
     pub fn start() -> Progress {
         Progress {
-            on_terminal: std::io::stderr().is_terminal(),
+            on_terminal: super::is_rich(&std::io::stderr()),
             requests: Mutex::default(),
         }
     }

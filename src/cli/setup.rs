@@ -10,6 +10,7 @@ use crate::config::load::Source;
 use crate::config::otel_env::{self, OtelEnv};
 use crate::config::overlay::{self, Flags};
 use crate::config::{Config, ExporterConfig, ExtensionConfig, Fault, Faults};
+use crate::exporter::config::{Protocol, VerifyConfig, check_endpoint, verify_timeout};
 use crate::pipeline::{PipelineError, Pipelines};
 use crate::queue::Location;
 
@@ -74,6 +75,14 @@ impl Setup {
             project_id: args.project_id.clone().filter(|id| !id.is_empty()),
             directories: directories.to_vec(),
         };
+        let missing: Vec<Fault> = directories
+            .iter()
+            .filter(|path| !path.exists())
+            .map(|path| Fault::nowhere(format!("{}: there is no such directory", path.display())))
+            .collect();
+        if !missing.is_empty() {
+            return Err(Faults(missing).into());
+        }
         let mut files = args.config.clone();
         if files.is_empty() && directories.is_empty() && Path::new(DEFAULT_FILE).exists() {
             files.push(DEFAULT_FILE.into());
@@ -107,6 +116,28 @@ impl Setup {
         for warning in &self.warnings {
             tracing::warn!("{warning}");
         }
+    }
+
+    /// Has every OTLP exporter prove that what it delivered can be read at this address.
+    ///
+    /// # Errors
+    /// The address is none.
+    pub fn verify(&mut self, url: &str) -> Result<(), Failure> {
+        check_endpoint(url, Protocol::HttpProtobuf)
+            .map_err(|message| Faults(vec![Fault::nowhere(format!("--verify: {message}"))]))?;
+        for exporter in self.config.exporters.values_mut() {
+            if let ExporterConfig::OtlpGrpc(config) | ExporterConfig::OtlpHttp(config) = exporter {
+                let timeout = config
+                    .verify
+                    .as_ref()
+                    .map_or_else(verify_timeout, |it| it.timeout);
+                config.verify = Some(VerifyConfig {
+                    endpoint: url.to_owned(),
+                    timeout,
+                });
+            }
+        }
+        Ok(())
     }
 
     /// Builds the pipelines and opens their queue.

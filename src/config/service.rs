@@ -5,16 +5,18 @@ use std::path::PathBuf;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-use super::values::ComponentId;
+use super::values::{ComponentId, HumanDuration};
 
 /// What of all that is defined runs, and how it is put together.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Service {
     /// Default: none.
     pub extensions: Vec<ComponentId>,
     /// `traces` or `traces/name`; one at least.
     pub pipelines: IndexMap<ComponentId, PipelineConfig>,
+    /// How long requests in flight have to finish when the program is asked to stop. Default 10s.
+    pub shutdown_timeout: HumanDuration,
     pub telemetry: TelemetryConfig,
 }
 
@@ -59,6 +61,17 @@ impl Default for LogsConfig {
         Self {
             level: "info".into(),
             encoding: LogEncoding::default(),
+        }
+    }
+}
+
+impl Default for Service {
+    fn default() -> Self {
+        Self {
+            extensions: Vec::new(),
+            pipelines: IndexMap::new(),
+            shutdown_timeout: HumanDuration::from_secs(10),
+            telemetry: TelemetryConfig::default(),
         }
     }
 }

@@ -250,6 +250,10 @@ fn the_shipped_file_shows_every_option_with_its_default() {
             "extensions.health_check",
             json(&HealthCheckConfig::default()),
         ),
+        (
+            "service.shutdown_timeout",
+            json(&Service::default().shutdown_timeout),
+        ),
         ("service.telemetry", json(&TelemetryConfig::default())),
     ] {
         shows(&root, path, &defaults);

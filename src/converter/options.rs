@@ -119,13 +119,17 @@ impl RedactionConfig {
     }
 }
 
-/// Whether `pattern` can be used; the place for a full check of the expression.
+/// Whether `pattern` can be used.
 fn check_pattern(pattern: &str) -> Result<(), String> {
     if pattern.is_empty() {
-        Err("an empty pattern matches every key".into())
-    } else {
-        Ok(())
+        return Err("an empty pattern matches every key".into());
     }
+    let config = RedactionConfig {
+        keys: vec![pattern.to_owned()],
+    };
+    super::Redaction::new(&config)
+        .map(drop)
+        .map_err(|error| error.to_string())
 }
 
 /// Attributes of the resource that all telemetry carries.

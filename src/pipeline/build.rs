@@ -85,6 +85,7 @@ impl Pipelines {
             pipelines,
             exporters: exporters.into_values().collect(),
             capacity,
+            shutdown_timeout: config.service.shutdown_timeout.0,
         })
     }
 

@@ -5,9 +5,6 @@ use std::time::Duration;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-/// How long requests in flight have to finish once the program is asked to stop.
-const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// A stage ended on its own, which it never should.
 #[derive(Debug, thiserror::Error)]
 #[error("a stage of the pipeline died ({0}); nothing was lost, start again")]
@@ -48,7 +45,8 @@ pub struct Stopping {
 }
 
 impl Stopping {
-    pub fn new(stop: CancellationToken) -> Stopping {
+    /// `timeout`: how long requests in flight have to finish.
+    pub fn new(stop: CancellationToken, timeout: Duration) -> Stopping {
         let stopping = Stopping {
             stop,
             abort: CancellationToken::new(),
@@ -64,7 +62,7 @@ impl Stopping {
                 () = stop.cancelled() => {}
                 () = finished.cancelled() => return,
             }
-            let timeout = tokio::time::sleep(SHUTDOWN_TIMEOUT);
+            let timeout = tokio::time::sleep(timeout);
             tokio::select! {
                 () = timeout => abort.cancel(),
                 () = finished.cancelled() => {}

@@ -1,10 +1,11 @@
 //! One look at the directories: which exports are there, in which version.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, Metadata};
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::METADATA_FILE;
 use super::watch::{Hint, Watcher};
@@ -44,20 +45,34 @@ pub struct Found {
 }
 
 /// Walks the directories and keeps the watches on them.
-#[derive(Debug)]
 pub struct Scanner {
     recursive: bool,
     watcher: Option<Watcher>,
+    /// Called with every directory when it is come upon for the first time.
+    visit: Option<Visit>,
+    known: HashSet<PathBuf>,
 }
+
+/// What is done with a directory.
+pub type Visit = Arc<dyn Fn(&Path) + Send + Sync>;
 
 impl Scanner {
     /// A scanner for a single look.
     pub fn new(recursive: bool) -> Scanner {
-        Scanner::watching(recursive, None)
+        Scanner::watching(recursive, None, None)
     }
 
-    pub(super) fn watching(recursive: bool, watcher: Option<Watcher>) -> Scanner {
-        Scanner { recursive, watcher }
+    pub(super) fn watching(
+        recursive: bool,
+        watcher: Option<Watcher>,
+        visit: Option<Visit>,
+    ) -> Scanner {
+        Scanner {
+            recursive,
+            watcher,
+            visit,
+            known: HashSet::new(),
+        }
     }
 
     pub fn is_watching(&self) -> bool {
@@ -106,11 +121,23 @@ impl Scanner {
     }
 
     fn scan_tree(&mut self, top: &Path, found: &mut Found) {
+        // A user may name the file itself.
+        if let Ok(metadata) = fs::symlink_metadata(top)
+            && metadata.is_file()
+        {
+            found.exports.insert(top.to_owned(), Stamp::from(&metadata));
+            return;
+        }
         found.scanned.push(top.to_owned());
         let mut directories = vec![top.to_owned()];
         while let Some(directory) = directories.pop() {
             // First the watch, then the look: what comes in between is seen twice, not never.
             self.watch(&directory);
+            if self.known.insert(directory.clone())
+                && let Some(visit) = &self.visit
+            {
+                visit(&directory);
+            }
             let entries = match fs::read_dir(&directory) {
                 Ok(entries) => entries,
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
@@ -145,5 +172,13 @@ impl Scanner {
             tracing::warn!(path = %directory.display(), %error, "no file events; polling instead");
             self.watcher = None;
         }
+    }
+}
+
+impl std::fmt::Debug for Scanner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Scanner")
+            .field("recursive", &self.recursive)
+            .finish_non_exhaustive()
     }
 }
