@@ -137,6 +137,7 @@ impl Pipelines {
                     queue.clone(),
                     destinations,
                     observer.clone(),
+                    mode,
                 );
                 upstream.spawn(intake.run(incoming, stopping.stop.clone()));
                 let (stop, restarts) = (stopping.stop.clone(), queue.restarts());

@@ -68,8 +68,14 @@ pub struct Destination {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Accepted {
     New,
-    /// The same trace is on its way already, was delivered just now, or is a dead letter.
+    /// The same trace is on its way already, or was delivered just now.
     Known,
+    /// The same trace is a dead letter.
+    DeadLetter {
+        id: u64,
+        reason: String,
+        may_be_retried: bool,
+    },
     /// No more is taken: the program is stopping.
     Closed,
     /// It can never be recorded.
@@ -104,6 +110,7 @@ struct Shared {
     health: watch::Sender<Health>,
     /// Counts how often the store had to begin anew.
     restarts: watch::Sender<u64>,
+    mending: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Default)]
@@ -190,6 +197,7 @@ impl Queue {
             changed: Notify::new(),
             health: watch::Sender::new(Health::Good),
             restarts: watch::Sender::new(0),
+            mending: tokio::sync::Mutex::default(),
         };
         let queue = Queue {
             shared: Arc::new(shared),
@@ -218,6 +226,7 @@ impl Queue {
                     return Accepted::Impossible(error.to_string());
                 }
             };
+            let generation = self.generation();
             let written = self.shared.journal.write(ops).await;
             self.state().accepting.remove(&delivery.trace_id);
             match written {
@@ -228,7 +237,7 @@ impl Queue {
                     return Accepted::New;
                 }
                 // Should the store begin anew meanwhile, the next round puts it into the new one.
-                Err(error) => drop(self.store_failed(error).await),
+                Err(error) => drop(self.store_failed(error, generation).await),
             }
         }
     }
@@ -239,8 +248,8 @@ impl Queue {
             if state.closed {
                 return Some(Err(Accepted::Closed));
             }
-            if state.knows(trace_id) {
-                return Some(Err(Accepted::Known));
+            if let Some(known) = state.known(trace_id) {
+                return Some(Err(known));
             }
             if state.bytes >= self.shared.capacity {
                 self.set_health(Health::Full);
@@ -330,11 +339,22 @@ impl Queue {
             .any(|item| self.shared.exporters.contains(&item.exporter))
     }
 
+    /// How often the store began anew. Whoever gives it an order remembers this, so that a failure
+    /// of an earlier store is not held against the present one.
+    fn generation(&self) -> u64 {
+        *self.shared.restarts.borrow()
+    }
+
     /// Waits before the next try, or begins anew when there is no hope for the file.
-    async fn store_failed(&self, error: StoreError) -> Result<(), Lost> {
+    async fn store_failed(&self, error: StoreError, generation: u64) -> Result<(), Lost> {
         match error {
             StoreError::Closed => return Err(Lost),
             StoreError::Corrupt(reason) => {
+                // Several orders can come upon the same corruption; one of them mends it.
+                let _mending = self.shared.mending.lock().await;
+                if self.generation() != generation {
+                    return Err(Lost);
+                }
                 tracing::error!("the queue's store is corrupt ({reason}); setting it aside");
                 match self.shared.journal.start_over().await {
                     Ok(aside) => {
@@ -342,7 +362,7 @@ impl Queue {
                         let aside = aside.map(|path| path.display().to_string());
                         tracing::error!(
                             aside,
-                            "a new store was begun; exports are looked up again"
+                            "a new store was begun; every export without an id is looked up again"
                         );
                         return Err(Lost);
                     }
@@ -439,6 +459,7 @@ fn prepare(
             source: delivery.source.clone(),
             project_id: delivery.project_id.clone(),
             span_count: delivery.span_count,
+            requests: count,
             bytes: delivery
                 .requests
                 .iter()
@@ -491,10 +512,21 @@ impl State {
         Some(entry)
     }
 
-    fn knows(&self, trace_id: TraceId) -> bool {
-        self.by_trace.contains_key(&trace_id)
-            || self.accepting.contains(&trace_id)
-            || self.delivered.contains(&trace_id)
+    fn known(&self, trace_id: TraceId) -> Option<Accepted> {
+        if self.accepting.contains(&trace_id) || self.delivered.contains(&trace_id) {
+            return Some(Accepted::Known);
+        }
+        let seq = self.by_trace.get(&trace_id)?;
+        let record = &self.entries.get(seq)?.record;
+        Some(match record.outcome() {
+            Some(Outcome::Rejected { rejection, .. }) => Accepted::DeadLetter {
+                id: seq.0,
+                reason: rejection.reason,
+                // What a server took in part is never sent again unless a person says so.
+                may_be_retried: record.items.iter().all(|item| item.lost_spans.is_none()),
+            },
+            _ => Accepted::Known,
+        })
     }
 
     fn remember(&mut self, trace_id: TraceId) {

@@ -67,11 +67,11 @@ impl Once {
         });
         session.run(Mode::Once, observer, stop.clone()).await?;
         timer.abort();
-        Ok(conclude(&tally.counts(), stop.is_cancelled()))
+        Ok(conclude(&tally.counts()))
     }
 }
 
-fn conclude(counts: &Counts, interrupted: bool) -> Exit {
+fn conclude(counts: &Counts) -> Exit {
     let Counts {
         done,
         spans,
@@ -88,8 +88,8 @@ fn conclude(counts: &Counts, interrupted: bool) -> Exit {
     );
     match () {
         () if refused > 0 => Exit::Refused,
-        () if waiting > 0 || not_written > 0 || counts.given_up > 0 || interrupted => {
-            if waiting > 0 || interrupted {
+        () if waiting > 0 || not_written > 0 || counts.given_up > 0 => {
+            if waiting > 0 {
                 tracing::error!(waiting, "not everything was delivered in time");
             }
             Exit::NotDelivered

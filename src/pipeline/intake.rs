@@ -19,8 +19,8 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::StageDied;
 use super::event::{Event, Observer};
+use super::{Mode, StageDied};
 use crate::clock::UnixNanos;
 use crate::converter::Converter;
 use crate::plan::{self, Export, PlanError, ReadOptions};
@@ -44,6 +44,7 @@ struct Shared {
     queue: Queue,
     destinations: Vec<Destination>,
     observer: Observer,
+    mode: Mode,
     /// Bounds how many exports are in memory at once.
     concurrency: Semaphore,
     /// Paths in work; true when they changed again meanwhile.
@@ -68,6 +69,7 @@ impl Intake {
         queue: Queue,
         destinations: Vec<Destination>,
         observer: Observer,
+        mode: Mode,
     ) -> Intake {
         let shared = Shared {
             settling: Settling {
@@ -82,6 +84,7 @@ impl Intake {
             queue,
             destinations,
             observer,
+            mode,
             concurrency: Semaphore::new(config.max_concurrent_exports),
             in_work: Mutex::default(),
         };
@@ -101,6 +104,9 @@ impl Intake {
         while let Some(Candidate { path }) = candidates.recv().await {
             if self.shared.is_new_work(&path) {
                 settling.spawn(Arc::clone(&self.shared).work(path, stop.clone()));
+            }
+            while let Some(ended) = settling.try_join_next() {
+                result = result.and(ended.map_err(StageDied::from));
             }
             while settling.len() >= MAX_SETTLING
                 && let Some(ended) = settling.join_next().await
@@ -150,7 +156,10 @@ impl Shared {
             // Whatever is interrupted here stays a file without an id: the next scan finds it.
             tokio::select! {
                 biased;
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => {
+                    (self.observer)(&Event::Undelivered { path });
+                    return;
+                }
                 () = Arc::clone(&self).take_in(&path) => {}
             }
             if self.is_done(&path) {
@@ -279,9 +288,37 @@ impl Shared {
                     Accepted::Impossible(reason) => {
                         (self.observer)(&Event::Refused { path, reason });
                     }
+                    Accepted::DeadLetter {
+                        id,
+                        reason,
+                        may_be_retried,
+                    } => {
+                        self.meet_dead_letter(path, id, reason, may_be_retried, &event)
+                            .await;
+                    }
                     Accepted::Known | Accepted::Closed => {}
                 }
             }
+        }
+    }
+}
+
+impl Shared {
+    /// Who runs `once` again wants it tried again; a sidecar that starts again does not.
+    async fn meet_dead_letter(
+        &self,
+        path: PathBuf,
+        id: u64,
+        reason: String,
+        may_be_retried: bool,
+        accepted: &Event,
+    ) {
+        let retry = may_be_retried && self.mode == Mode::Once;
+        if retry && self.queue.retry(id).await == Ok(true) {
+            (self.observer)(accepted);
+        } else if self.mode == Mode::Once {
+            let reason = format!("{reason} (refused before; `taskspan queue retry {id}`)");
+            (self.observer)(&Event::Refused { path, reason });
         }
     }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::Queue;
-use super::record::{Item, RejectionKind, Seq, State as ItemState};
+use super::record::{Blob, Item, RejectionKind, Seq, State as ItemState};
 use super::store::Op;
 use crate::clock::UnixNanos;
 
@@ -111,10 +111,16 @@ impl Queue {
         if let Some(entry) = self.state().entries.get(&seq) {
             for (index, item) in entry.record.items.iter().enumerate() {
                 if matches!(item.state, ItemState::Rejected(_)) {
+                    // What a server took in part has to go whole: nobody knows which spans it kept.
+                    let pending = match item.lost_spans {
+                        Some(_) => (0..entry.record.head.requests).map(Blob).collect(),
+                        None => item.pending.clone(),
+                    };
                     let item = Item {
                         state: ItemState::Accepted,
                         resent: false,
                         lost_spans: None,
+                        pending,
                         ..item.clone()
                     };
                     again.push((index, item));

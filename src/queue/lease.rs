@@ -76,11 +76,8 @@ impl Lease {
     /// The export is lost.
     pub async fn all_requests(&mut self) -> Result<Vec<Bytes>, Lost> {
         let mut requests = Vec::new();
-        while let Some(bytes) = self
-            .find(Blob(u32::try_from(requests.len()).unwrap_or(0)))
-            .await?
-        {
-            requests.push(bytes);
+        for blob in 0..self.head.requests {
+            requests.push(self.read(Blob(blob)).await?);
         }
         Ok(requests)
     }
@@ -233,12 +230,13 @@ impl Lease {
     async fn save(&mut self, item: Item, mut ops: Vec<Op>) -> Result<(), Lost> {
         ops.push(Op::put_item(self.seq, self.index, &item).map_err(|_| Lost)?);
         loop {
+            let generation = self.queue.generation();
             if !self.queue.state().entries.contains_key(&self.seq) {
                 return Err(Lost);
             }
             match self.queue.shared.journal.write(ops.clone()).await {
                 Ok(()) => break,
-                Err(error) => self.queue.store_failed(error).await?,
+                Err(error) => self.queue.store_failed(error, generation).await?,
             }
         }
         let mut state = self.queue.state();
@@ -253,14 +251,11 @@ impl Lease {
     }
 
     async fn read(&mut self, blob: Blob) -> Result<Bytes, Lost> {
-        self.find(blob).await?.ok_or(Lost)
-    }
-
-    async fn find(&mut self, blob: Blob) -> Result<Option<Bytes>, Lost> {
         loop {
+            let generation = self.queue.generation();
             match self.queue.shared.journal.read(self.seq, blob).await {
-                Ok(found) => return Ok(found),
-                Err(error) => self.queue.store_failed(error).await?,
+                Ok(found) => return found.ok_or(Lost),
+                Err(error) => self.queue.store_failed(error, generation).await?,
             }
         }
     }

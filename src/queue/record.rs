@@ -36,6 +36,8 @@ pub struct Head {
     pub source: Source,
     pub project_id: String,
     pub span_count: usize,
+    /// How many requests it came in with.
+    pub requests: u32,
     /// All its requests, in bytes.
     pub bytes: u64,
     pub first_seen: UnixNanos,
@@ -213,6 +215,7 @@ mod tests {
             source,
             project_id: "p".into(),
             span_count: 1,
+            requests: 1,
             bytes: 1,
             first_seen: UnixNanos(1),
             written: false,

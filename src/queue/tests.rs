@@ -165,9 +165,14 @@ async fn a_refusal_is_a_dead_letter_that_can_be_retried_or_dropped() {
         at_once(queue.settlement()).await.is_none(),
         "it is told once"
     );
+    let known = queue.accept(&delivery(1, &["x"]), &to(&["a"])).await;
     assert_eq!(
-        queue.accept(&delivery(1, &["x"]), &to(&["a"])).await,
-        Accepted::Known
+        known,
+        Accepted::DeadLetter {
+            id: 0,
+            reason: "no".into(),
+            may_be_retried: true
+        }
     );
 
     assert_eq!(queue.retry(0).await, Ok(true));

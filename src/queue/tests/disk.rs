@@ -74,6 +74,7 @@ async fn a_full_disk_stops_the_intake_until_there_is_room() {
             changed: Notify::new(),
             health: watch::Sender::new(Health::Good),
             restarts: watch::Sender::new(0),
+            mending: tokio::sync::Mutex::default(),
         }),
     };
     assert_eq!(
