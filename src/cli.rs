@@ -126,10 +126,7 @@ pub async fn run(cli: Cli) -> Exit {
 fn print(text: &str) -> std::io::Result<()> {
     use std::io::Write;
     let mut stdout = anstream::stdout().lock();
-    match stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush())
-    {
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         result => result,
     }

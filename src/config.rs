@@ -124,13 +124,8 @@ impl Config {
     }
 
     fn from_tree(root: &Node, report: &mut Report) -> Self {
-        const SECTIONS: [&str; 5] = [
-            "receivers",
-            "processors",
-            "exporters",
-            "extensions",
-            "service",
-        ];
+        const SECTIONS: [&str; 5] =
+            ["receivers", "processors", "exporters", "extensions", "service"];
         for (key, _) in root.entries() {
             if !SECTIONS.contains(&key.text.as_str()) {
                 report.fault(&key.mark, unknown("section", &key.text, &SECTIONS));
@@ -143,11 +138,7 @@ impl Config {
             extensions: section(root, "extensions", report, ExtensionConfig::read),
             service: match root.entries().iter().find(|(key, _)| key.text == "service") {
                 Some((key, node)) => {
-                    let entry = Entry {
-                        key,
-                        node,
-                        faults: &mut report.faults,
-                    };
+                    let entry = Entry { key, node, faults: &mut report.faults };
                     entry.read(Service::check).unwrap_or_default()
                 }
                 None => Service::default(),
@@ -179,14 +170,7 @@ impl ProcessorConfig {
 }
 
 impl ExporterConfig {
-    const KINDS: [&str; 6] = [
-        "otlp_grpc",
-        "otlp_http",
-        "file",
-        "debug",
-        "otlp",
-        "otlphttp",
-    ];
+    const KINDS: [&str; 6] = ["otlp_grpc", "otlp_http", "file", "debug", "otlp", "otlphttp"];
 
     /// The component type that a pipeline names it by.
     pub fn kind(&self) -> &'static str {
@@ -218,8 +202,7 @@ impl ExporterConfig {
 
     /// How many bytes may wait for it; none for one that has no queue.
     pub fn queue_size(&self) -> Option<u64> {
-        self.otlp()
-            .map(|(_, config)| config.sending_queue.queue_size.0)
+        self.otlp().map(|(_, config)| config.sending_queue.queue_size.0)
     }
 
     fn read(kind: &str, entry: Entry) -> Option<Self> {
@@ -239,17 +222,9 @@ impl ExporterConfig {
 impl ExtensionConfig {
     fn read(kind: &str, entry: Entry) -> Option<Self> {
         match kind {
-            "file_storage" => entry
-                .read(|_: &FileStorageConfig, _: At| {})
-                .map(Self::FileStorage),
-            "health_check" => entry
-                .read(|_: &HealthCheckConfig, _: At| {})
-                .map(Self::HealthCheck),
-            _ => entry.refuse(unknown(
-                "extension",
-                kind,
-                &["file_storage", "health_check"],
-            )),
+            "file_storage" => entry.read(|_: &FileStorageConfig, _: At| {}).map(Self::FileStorage),
+            "health_check" => entry.read(|_: &HealthCheckConfig, _: At| {}).map(Self::HealthCheck),
+            _ => entry.refuse(unknown("extension", kind, &["file_storage", "health_check"])),
         }
     }
 }
@@ -308,11 +283,7 @@ fn section<T>(
         match key.text.parse::<ComponentId>() {
             Err(message) => report.fault(&key.mark, message),
             Ok(id) => {
-                let entry = Entry {
-                    key,
-                    node,
-                    faults: &mut report.faults,
-                };
+                let entry = Entry { key, node, faults: &mut report.faults };
                 if let Some(config) = read(&id.kind, entry) {
                     section.insert(id, config);
                 }

@@ -94,19 +94,12 @@ pub async fn ask(directory: &Path, question: &Question) -> io::Result<Option<Ans
         line.push(b'\n');
         writer.write_all(&line).await?;
         let mut answer = String::new();
-        BufReader::new(reader.take(MAX_ANSWER_BYTES))
-            .read_line(&mut answer)
-            .await?;
+        BufReader::new(reader.take(MAX_ANSWER_BYTES)).read_line(&mut answer).await?;
         Ok(Some(serde_json::from_str(&answer)?))
     };
-    tokio::time::timeout(PATIENCE, exchange)
-        .await
-        .unwrap_or_else(|_| {
-            Err(io::Error::new(
-                io::ErrorKind::TimedOut,
-                "the running taskspan does not answer",
-            ))
-        })
+    tokio::time::timeout(PATIENCE, exchange).await.unwrap_or_else(|_| {
+        Err(io::Error::new(io::ErrorKind::TimedOut, "the running taskspan does not answer"))
+    })
 }
 
 /// The socket of a running process. The file goes when this is dropped.
@@ -169,9 +162,7 @@ impl Drop for Server {
 async fn serve(queue: &Queue, stream: UnixStream) -> io::Result<()> {
     let (reader, mut writer) = stream.into_split();
     let mut line = String::new();
-    BufReader::new(reader.take(MAX_QUESTION_BYTES))
-        .read_line(&mut line)
-        .await?;
+    BufReader::new(reader.take(MAX_QUESTION_BYTES)).read_line(&mut line).await?;
     let answer = match serde_json::from_str(&line) {
         Ok(question) => answer(queue, question).await,
         Err(error) => Answer::Failed(format!("not a question: {error}")),

@@ -9,7 +9,9 @@
 
 mod attributes;
 mod contracts;
+mod draft;
 mod events;
+mod expected;
 mod hierarchy;
 mod order;
 mod parameters;
@@ -87,10 +89,7 @@ impl Converter {
             spans = build(ContractPlacement::OnStories);
             trace_bytes = spans.iter().map(Message::encoded_len).sum();
             if !fits(trace_bytes) {
-                warnings.push(ConversionWarning::TraceTooLarge {
-                    bytes: trace_bytes,
-                    limit,
-                });
+                warnings.push(ConversionWarning::TraceTooLarge { bytes: trace_bytes, limit });
             }
         }
         let span_count = spans.len();
@@ -101,19 +100,11 @@ impl Converter {
         };
         let resource = resource::resource(&self.resource, &plan.project, self.cutter());
         let requests = split::split(resource, scope, spans, self.spans.max_request_bytes.0);
-        Conversion {
-            requests,
-            span_count,
-            trace_bytes,
-            warnings,
-        }
+        Conversion { requests, span_count, trace_bytes, warnings }
     }
 
     fn cutter(&self) -> attributes::Cutter {
-        attributes::Cutter::new(
-            self.spans.max_attribute_bytes,
-            self.limits.attribute_value_length,
-        )
+        attributes::Cutter::new(self.spans.max_attribute_bytes, self.limits.attribute_value_length)
     }
 }
 

@@ -76,32 +76,24 @@ impl Exporter {
     /// See [`BuildError`].
     pub fn build(id: &str, config: &ExporterConfig) -> Result<Exporter, BuildError> {
         let (sink, retry) = match config {
-            ExporterConfig::OtlpGrpc(config) => (
-                Sink::Grpc(Box::new(grpc::Grpc::build(config)?)),
-                config.retry_on_failure.clone(),
-            ),
-            ExporterConfig::OtlpHttp(config) => (
-                Sink::Http(Box::new(http::Http::build(config)?)),
-                config.retry_on_failure.clone(),
-            ),
+            ExporterConfig::OtlpGrpc(config) => {
+                (Sink::Grpc(Box::new(grpc::Grpc::build(config)?)), config.retry_on_failure.clone())
+            }
+            ExporterConfig::OtlpHttp(config) => {
+                (Sink::Http(Box::new(http::Http::build(config)?)), config.retry_on_failure.clone())
+            }
             ExporterConfig::File(config) => {
                 (Sink::File(file::File::new(config)), RetryConfig::default())
             }
-            ExporterConfig::Debug(config) => (
-                Sink::Debug(debug::Debug::new(config)),
-                RetryConfig::default(),
-            ),
+            ExporterConfig::Debug(config) => {
+                (Sink::Debug(debug::Debug::new(config)), RetryConfig::default())
+            }
         };
         let verifier = match config.otlp() {
             Some((_, config)) => Verifier::build(config)?,
             None => None,
         };
-        Ok(Exporter {
-            id: id.to_owned(),
-            retry,
-            verifier,
-            sink,
-        })
+        Ok(Exporter { id: id.to_owned(), retry, verifier, sink })
     }
 
     /// Where it sends to, for a person; without user info or query.
@@ -139,9 +131,5 @@ fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn
 fn chain(error: &(dyn Error + 'static)) -> String {
     let mut texts: Vec<String> = causes(error).skip(1).map(ToString::to_string).collect();
     texts.dedup();
-    if texts.is_empty() {
-        error.to_string()
-    } else {
-        texts.join(": ")
-    }
+    if texts.is_empty() { error.to_string() } else { texts.join(": ") }
 }

@@ -190,17 +190,9 @@ mod tests {
     #[test]
     fn hex_round_trips_and_refuses_what_is_no_id() {
         let text = "0af7651916cd43dd8448eb211c80319c";
-        assert_eq!(
-            TraceId::from_hex(text).map(|id| id.to_string()).as_deref(),
-            Some(text)
-        );
+        assert_eq!(TraceId::from_hex(text).map(|id| id.to_string()).as_deref(), Some(text));
         let zeros = "0".repeat(32);
-        for bad in [
-            "",
-            "0af7",
-            zeros.as_str(),
-            "zaf7651916cd43dd8448eb211c80319c",
-        ] {
+        for bad in ["", "0af7", zeros.as_str(), "zaf7651916cd43dd8448eb211c80319c"] {
             assert_eq!(TraceId::from_hex(bad), None, "{bad}");
         }
     }

@@ -83,11 +83,8 @@ impl Pipelines {
     /// # Errors
     /// See [`OpenError`].
     pub fn open_queue(&self, location: Location) -> Result<Ready, OpenError> {
-        let exporters: HashSet<String> = self
-            .exporters
-            .iter()
-            .map(|exporter| exporter.id.clone())
-            .collect();
+        let exporters: HashSet<String> =
+            self.exporters.iter().map(|exporter| exporter.id.clone()).collect();
         Queue::open(location, exporters, self.capacity)
     }
 
@@ -103,10 +100,7 @@ impl Pipelines {
         stop: CancellationToken,
     ) -> Result<(), StageDied> {
         let stopping = Stopping::new(stop, self.shutdown_timeout);
-        let sources = self
-            .pipelines
-            .iter()
-            .flat_map(|pipeline| &pipeline.receivers);
+        let sources = self.pipelines.iter().flat_map(|pipeline| &pipeline.receivers);
         let settler = settle::Settler {
             queue: queue.clone(),
             observer: observer.clone(),

@@ -132,12 +132,7 @@ impl Status {
     }
 
     fn parse(text: &str) -> Option<Status> {
-        let all = [
-            Status::Needed,
-            Status::Exists,
-            Status::Outdated,
-            Status::Skipped,
-        ];
+        let all = [Status::Needed, Status::Exists, Status::Outdated, Status::Skipped];
         all.into_iter().find(|status| status.as_str() == text)
     }
 

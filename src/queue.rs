@@ -17,8 +17,9 @@ pub mod record;
 pub mod store;
 
 mod journal;
+mod state;
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -31,14 +32,11 @@ use crate::ids::TraceId;
 use crate::source::Source;
 use journal::Journal;
 pub use lease::{Lease, Lost, Settlement};
-use record::{Blob, Head, Item, Record, Seq, State as ItemState};
+use record::{Item, Record, Seq, State as ItemState};
 pub use record::{Outcome, Rejection, RejectionKind};
+use state::{Entry, State, prepare};
 pub use store::{Location, OpenError};
 use store::{Op, Opened, Store, StoreError};
-
-/// How many delivered exports are remembered: a file that was read just before its id was written
-/// comes too late to be sent again.
-const REMEMBERED: usize = 256;
 
 /// How long to wait before a store that failed is tried again.
 const STORE_RETRY: Duration = Duration::from_secs(1);
@@ -113,30 +111,6 @@ struct Shared {
     mending: tokio::sync::Mutex<()>,
 }
 
-#[derive(Debug, Default)]
-struct State {
-    /// In order of arrival.
-    entries: BTreeMap<Seq, Entry>,
-    by_trace: HashMap<TraceId, Seq>,
-    /// On their way to the disk.
-    accepting: HashSet<TraceId>,
-    delivered: VecDeque<TraceId>,
-    next_seq: u64,
-    bytes: u64,
-    closed: bool,
-}
-
-#[derive(Debug)]
-struct Entry {
-    record: Record,
-    /// By item: in somebody's hands.
-    leased: Vec<bool>,
-    /// Somebody holds the settlement.
-    settling: bool,
-    /// Its refusal was told to a person.
-    reported: bool,
-}
-
 /// A queue that was just opened.
 #[derive(Debug)]
 pub struct Ready {
@@ -162,33 +136,20 @@ impl Queue {
         exporters: HashSet<String>,
         capacity: u64,
     ) -> Result<Ready, OpenError> {
-        let Opened {
-            store,
-            records,
-            set_aside,
-        } = Store::open(location)?;
+        let Opened { store, records, set_aside } = Store::open(location)?;
         let mut state = State::default();
         let mut parked = 0;
         for (seq, mut record) in records {
             record.items.iter_mut().for_each(Item::recover);
-            let known = record
-                .items
-                .iter()
-                .any(|item| exporters.contains(&item.exporter));
+            let known = record.items.iter().any(|item| exporters.contains(&item.exporter));
             parked += usize::from(!known);
             state.next_seq = state.next_seq.max(seq.0 + 1);
             state.insert(seq, record, known);
         }
-        let waiting = state
-            .entries
-            .values()
-            .filter(|it| !it.record.is_dead_letter())
-            .count();
+        let waiting = state.entries.values().filter(|it| !it.record.is_dead_letter()).count();
         let dead_letters = state.entries.len() - waiting;
-        let (journal, thread) = Journal::start(store).map_err(|source| OpenError::Directory {
-            path: PathBuf::from("(thread)"),
-            source,
-        })?;
+        let (journal, thread) = Journal::start(store)
+            .map_err(|source| OpenError::Directory { path: PathBuf::from("(thread)"), source })?;
         let shared = Shared {
             exporters,
             capacity,
@@ -199,17 +160,8 @@ impl Queue {
             restarts: watch::Sender::new(0),
             mending: tokio::sync::Mutex::default(),
         };
-        let queue = Queue {
-            shared: Arc::new(shared),
-        };
-        Ok(Ready {
-            queue,
-            waiting,
-            dead_letters,
-            parked,
-            set_aside,
-            thread,
-        })
+        let queue = Queue { shared: Arc::new(shared) };
+        Ok(Ready { queue, waiting, dead_letters, parked, set_aside, thread })
     }
 
     /// Takes an export in, durably. Waits while the queue is full or its disk fails.
@@ -316,9 +268,7 @@ impl Queue {
         let state = self.state();
         let waits = |entry: &&Entry| !entry.is_settled() && self.has_exporter_for(&entry.record);
         let entries = state.entries.values().filter(waits);
-        entries
-            .map(|entry| entry.record.head.source.path.clone())
-            .collect()
+        entries.map(|entry| entry.record.head.source.path.clone()).collect()
     }
 
     /// Whether exports are taken in, and every change of it.
@@ -333,10 +283,7 @@ impl Queue {
     }
 
     fn has_exporter_for(&self, record: &Record) -> bool {
-        record
-            .items
-            .iter()
-            .any(|item| self.shared.exporters.contains(&item.exporter))
+        record.items.iter().any(|item| self.shared.exporters.contains(&item.exporter))
     }
 
     /// How often the store began anew. Whoever gives it an order remembers this, so that a failure
@@ -372,11 +319,7 @@ impl Queue {
             error => self.set_health(Health::Failing(error.to_string())),
         }
         tokio::time::sleep(STORE_RETRY).await;
-        if self.state().closed {
-            Err(Lost)
-        } else {
-            Ok(())
-        }
+        if self.state().closed { Err(Lost) } else { Ok(()) }
     }
 
     fn forget_everything(&self) {
@@ -406,10 +349,7 @@ impl Queue {
 
     fn state(&self) -> MutexGuard<'_, State> {
         // Every change is made whole before the lock is let go, so a panic elsewhere tears nothing.
-        self.shared
-            .state
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn set_health(&self, health: Health) {
@@ -424,11 +364,7 @@ impl Queue {
     async fn remove_if_over(&self, seq: Seq) {
         {
             let mut state = self.state();
-            if !state
-                .entries
-                .get(&seq)
-                .is_some_and(|entry| entry.record.is_over())
-            {
+            if !state.entries.get(&seq).is_some_and(|entry| entry.record.is_over()) {
                 return;
             }
             if let Some(entry) = state.remove(seq) {
@@ -438,106 +374,6 @@ impl Queue {
         self.shared.changed.notify_waiters();
         // Should this be lost, the next start finds the id in the file and removes it then.
         let _ = self.shared.journal.write(vec![Op::Remove { seq }]).await;
-    }
-}
-
-/// The record of a delivery, and all that has to be written for it.
-fn prepare(
-    seq: Seq,
-    delivery: &Delivery,
-    destinations: &[Destination],
-) -> Result<(Record, Vec<Op>), StoreError> {
-    let count = u32::try_from(delivery.requests.len()).unwrap_or(u32::MAX);
-    let items = destinations
-        .iter()
-        .enumerate()
-        .map(|(index, to)| Item::new(&to.exporter, to.required, index, count, delivery.made_at));
-    let record = Record {
-        items: items.collect(),
-        head: Head {
-            trace_id: delivery.trace_id,
-            source: delivery.source.clone(),
-            project_id: delivery.project_id.clone(),
-            span_count: delivery.span_count,
-            requests: count,
-            bytes: delivery
-                .requests
-                .iter()
-                .map(|request| request.len() as u64)
-                .sum(),
-            first_seen: delivery.made_at,
-            written: false,
-        },
-    };
-    let mut ops = vec![Op::put_head(seq, &record.head)?];
-    for (index, item) in record.items.iter().enumerate() {
-        ops.push(Op::put_item(seq, index, item)?);
-    }
-    for (blob, bytes) in (0..count).zip(&delivery.requests) {
-        ops.push(Op::PutBlob {
-            seq,
-            blob: Blob(blob),
-            bytes: bytes.clone(),
-        });
-    }
-    Ok((record, ops))
-}
-
-impl State {
-    /// `known`: the record stands for its trace, so that the same one is not taken in again.
-    fn insert(&mut self, seq: Seq, record: Record, known: bool) {
-        self.bytes += record.head.bytes;
-        if known {
-            self.by_trace.insert(record.head.trace_id, seq);
-        }
-        let leased = vec![false; record.items.len()];
-        let reported = matches!(record.outcome(), Some(Outcome::Rejected { .. }));
-        self.entries.insert(
-            seq,
-            Entry {
-                record,
-                leased,
-                settling: false,
-                reported,
-            },
-        );
-    }
-
-    fn remove(&mut self, seq: Seq) -> Option<Entry> {
-        let entry = self.entries.remove(&seq)?;
-        self.bytes = self.bytes.saturating_sub(entry.record.head.bytes);
-        if self.by_trace.get(&entry.record.head.trace_id) == Some(&seq) {
-            self.by_trace.remove(&entry.record.head.trace_id);
-        }
-        Some(entry)
-    }
-
-    fn known(&self, trace_id: TraceId) -> Option<Accepted> {
-        if self.accepting.contains(&trace_id) || self.delivered.contains(&trace_id) {
-            return Some(Accepted::Known);
-        }
-        let seq = self.by_trace.get(&trace_id)?;
-        let record = &self.entries.get(seq)?.record;
-        Some(match record.outcome() {
-            Some(Outcome::Rejected { rejection, .. }) => Accepted::DeadLetter {
-                id: seq.0,
-                reason: rejection.reason,
-                // What a server took in part is never sent again unless a person says so.
-                may_be_retried: record.items.iter().all(|item| item.lost_spans.is_none()),
-            },
-            _ => Accepted::Known,
-        })
-    }
-
-    fn remember(&mut self, trace_id: TraceId) {
-        self.delivered.push_front(trace_id);
-        self.delivered.truncate(REMEMBERED);
-    }
-}
-
-impl Entry {
-    fn is_settled(&self) -> bool {
-        self.record.head.written || self.reported
     }
 }
 

@@ -134,10 +134,7 @@ impl Receiver {
     fn forget_what_is_gone(&mut self, found: &Found) {
         self.seen.retain(|path, _| {
             found.exports.contains_key(path)
-                || !found
-                    .scanned
-                    .iter()
-                    .any(|directory| path.starts_with(directory))
+                || !found.scanned.iter().any(|directory| path.starts_with(directory))
         });
     }
 

@@ -40,19 +40,8 @@ impl Source {
     }
 
     pub(crate) fn stamp(&self) -> Stamp {
-        let Source {
-            device,
-            inode,
-            size,
-            mtime_ns,
-            ..
-        } = *self;
-        Stamp {
-            device,
-            inode,
-            size,
-            mtime_ns,
-        }
+        let Source { device, inode, size, mtime_ns, .. } = *self;
+        Stamp { device, inode, size, mtime_ns }
     }
 }
 
@@ -92,19 +81,11 @@ pub enum SourceError {
     #[error("{}: {what}; only a regular file is read", path.display())]
     NotRegular { path: PathBuf, what: &'static str },
     #[error("{}: {size} bytes or more, over the limit of {limit} (max_file_size)", path.display())]
-    TooLarge {
-        path: PathBuf,
-        size: u64,
-        limit: u64,
-    },
+    TooLarge { path: PathBuf, size: u64, limit: u64 },
     #[error("{}: changed while being read", path.display())]
     Changed { path: PathBuf },
     #[error("{}: cannot be read: {source}{hint}", path.display())]
-    Unreadable {
-        path: PathBuf,
-        source: io::Error,
-        hint: String,
-    },
+    Unreadable { path: PathBuf, source: io::Error, hint: String },
     #[error("{}: refused, {why}", path.display())]
     Escapes { path: PathBuf, why: &'static str },
 }
@@ -144,11 +125,7 @@ impl SourceError {
                 let hint = ownership(&path);
                 SourceError::Unreadable { path, source, hint }
             }
-            _ => SourceError::Unreadable {
-                path,
-                source,
-                hint: String::new(),
-            },
+            _ => SourceError::Unreadable { path, source, hint: String::new() },
         }
     }
 }
@@ -179,12 +156,7 @@ pub fn load(path: &Path, max_bytes: u64) -> Result<Loaded, SourceError> {
 /// as long as they end below `dir`.
 pub fn load_sibling(dir: &Path, relative: &str, max_bytes: u64) -> Result<Vec<u8>, SourceError> {
     let path = dir.join(relative);
-    let refused = |why| {
-        Err(SourceError::Escapes {
-            path: path.clone(),
-            why,
-        })
-    };
+    let refused = |why| Err(SourceError::Escapes { path: path.clone(), why });
     for part in Path::new(relative).components() {
         match part {
             Component::Normal(_) | Component::CurDir => {}
@@ -215,14 +187,8 @@ pub(crate) struct Directory {
 impl Directory {
     pub(crate) fn open(path: &Path) -> Result<Self, SourceError> {
         // The parent of a bare file name is the empty path.
-        let path = if path.as_os_str().is_empty() {
-            Path::new(".")
-        } else {
-            path
-        };
-        let canonical = path
-            .canonicalize()
-            .map_err(|error| SourceError::from_io(path, error))?;
+        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+        let canonical = path.canonicalize().map_err(|error| SourceError::from_io(path, error))?;
         let fd = rustix::fs::openat(CWD, &canonical, dir_flags(), Mode::empty())
             .map_err(|errno| SourceError::from_io(path, errno.into()))?;
         Ok(Directory { fd, canonical })
@@ -246,10 +212,7 @@ impl Directory {
         let path = self.canonical.join(relative);
         let failed = |errno: Errno| SourceError::from_io(&path, errno.into());
         let Some(name) = relative.file_name() else {
-            return Err(SourceError::NotRegular {
-                path,
-                what: DIRECTORY,
-            });
+            return Err(SourceError::NotRegular { path, what: DIRECTORY });
         };
 
         let mut inner: Option<OwnedFd> = None;
@@ -274,11 +237,7 @@ impl Directory {
         require_regular(&path, &before)?;
         let stamp = Stamp::from(&before);
         if stamp.size > max {
-            return Err(SourceError::TooLarge {
-                path,
-                size: stamp.size,
-                limit: max,
-            });
+            return Err(SourceError::TooLarge { path, size: stamp.size, limit: max });
         }
 
         let file = File::from(fd);
@@ -289,34 +248,17 @@ impl Directory {
             .map_err(|error| SourceError::from_io(&path, error))?;
         let size = bytes.len() as u64;
         if size > max {
-            return Err(SourceError::TooLarge {
-                path,
-                size,
-                limit: max,
-            });
+            return Err(SourceError::TooLarge { path, size, limit: max });
         }
         let after = rustix::fs::fstat(&file).map_err(failed)?;
         if Stamp::from(&after) != stamp || stamp.size != size {
             return Err(SourceError::Changed { path });
         }
 
-        let Stamp {
-            device,
-            inode,
-            size,
-            mtime_ns,
-        } = stamp;
+        let Stamp { device, inode, size, mtime_ns } = stamp;
         let sha256 = Sha256::digest(&bytes).into();
         let canonical = path.clone();
-        let source = Source {
-            path,
-            canonical,
-            device,
-            inode,
-            size,
-            mtime_ns,
-            sha256,
-        };
+        let source = Source { path, canonical, device, inode, size, mtime_ns, sha256 };
         Ok((Loaded { source, bytes }, file))
     }
 }
@@ -337,10 +279,7 @@ fn require_regular(path: &Path, stat: &Stat) -> Result<(), SourceError> {
         FileType::CharacterDevice | FileType::BlockDevice => "a device",
         _ => "a file of a kind unknown here",
     };
-    Err(SourceError::NotRegular {
-        path: path.to_path_buf(),
-        what,
-    })
+    Err(SourceError::NotRegular { path: path.to_path_buf(), what })
 }
 
 #[cfg(test)]

@@ -43,11 +43,7 @@ fn said_position(output: &Output, line: usize, column: usize) {
         format!("line {line}, column {column}"),
     ];
     let said = forms.iter().any(|form| output.stderr.contains(form));
-    assert!(
-        said,
-        "no line {line} and column {column} in:\n{}",
-        output.stderr
-    );
+    assert!(said, "no line {line} and column {column} in:\n{}", output.stderr);
 }
 
 #[tokio::test]
@@ -63,11 +59,7 @@ async fn half_a_file() {
     let line = half.split(|&byte| byte == b'\n').count();
     let output = refused(half, &[]).await;
     let said = [format!(":{line}:"), format!("line {line}")];
-    assert!(
-        said.iter().any(|said| output.stderr.contains(said)),
-        "{}",
-        output.stderr
-    );
+    assert!(said.iter().any(|said| output.stderr.contains(said)), "{}", output.stderr);
 }
 
 #[tokio::test]
@@ -88,27 +80,13 @@ async fn nested_beyond_reason() {
 
 #[tokio::test]
 async fn no_coverage() {
-    refused(
-        &presets::one().with("coverage", Value::Null).metadata(),
-        &["coverage"],
-    )
-    .await;
-    refused(
-        &presets::one().with("coverage", json!({})).metadata(),
-        &["gaps"],
-    )
-    .await;
+    refused(&presets::one().with("coverage", Value::Null).metadata(), &["coverage"]).await;
+    refused(&presets::one().with("coverage", json!({})).metadata(), &["gaps"]).await;
 }
 
 #[tokio::test]
 async fn coverage_of_the_wrong_type() {
-    refused(
-        &presets::one()
-            .with("coverage", json!({"gaps": "all"}))
-            .metadata(),
-        &["gaps"],
-    )
-    .await;
+    refused(&presets::one().with("coverage", json!({"gaps": "all"})).metadata(), &["gaps"]).await;
 }
 
 #[tokio::test]
@@ -137,11 +115,7 @@ async fn a_wrong_checksum_is_said_and_the_export_sent_without_its_manifest() {
 async fn a_broken_manifest_is_said_with_its_position() {
     let workspace = Workspace::new();
     let written = workspace.export("a", &presets::one().checksum(Checksum::Absent));
-    fs::write(
-        written.manifest.unwrap(),
-        "artifacts:\n- id: a\n   type: [\n",
-    )
-    .unwrap();
+    fs::write(written.manifest.unwrap(), "artifacts:\n- id: a\n   type: [\n").unwrap();
     let server = FakeOtlp::builder().start().await;
     let output = workspace.once(&server, Protocol::Grpc).run().expect_code(0);
     output.expect_said(&["one-artifact-manifest.yaml"]);
@@ -160,9 +134,7 @@ async fn paths_that_leave_the_directory_are_never_read() {
                 "absolute" => outside.to_str().unwrap(),
                 _ => "link.yaml",
             };
-            let export = presets::one()
-                .checksum(Checksum::Absent)
-                .with(key, json!(path));
+            let export = presets::one().checksum(Checksum::Absent).with(key, json!(path));
             let dir = workspace.exports().join("a");
             fs::create_dir(&dir).unwrap();
             symlink(&outside, dir.join("link.yaml")).unwrap();
@@ -171,10 +143,7 @@ async fn paths_that_leave_the_directory_are_never_read() {
             let server = FakeOtlp::builder().start().await;
             let output = workspace.once(&server, Protocol::Grpc).run().expect_code(0);
             output.expect_said(&[path]);
-            assert!(
-                server.spans().iter().all(|span| span.name != "stolen"),
-                "{key}, {form}"
-            );
+            assert!(server.spans().iter().all(|span| span.name != "stolen"), "{key}, {form}");
             assert_eq!(snapshot.check(&server.accepted()), [""; 0], "{key}, {form}");
         }
     }
@@ -183,17 +152,12 @@ async fn paths_that_leave_the_directory_are_never_read() {
 #[tokio::test]
 async fn a_metadata_file_that_links_out_of_the_directory_is_not_rewritten() {
     let workspace = Workspace::new();
-    let outside = presets::one()
-        .write_into(&workspace.root().join("elsewhere"))
-        .snapshot;
+    let outside = presets::one().write_into(&workspace.root().join("elsewhere")).snapshot;
     let dir = workspace.exports().join("a");
     fs::create_dir(&dir).unwrap();
     symlink(&outside.path, dir.join(METADATA)).unwrap();
     let server = FakeOtlp::builder().may_be_unused().start().await;
-    let output = workspace
-        .once(&server, Protocol::Grpc)
-        .args(&["--timeout", "2s"])
-        .run();
+    let output = workspace.once(&server, Protocol::Grpc).args(&["--timeout", "2s"]).run();
     assert!(outside.is_untouched(), "{output:?}");
     assert!(dir.join(METADATA).is_symlink());
 }
@@ -202,11 +166,7 @@ async fn a_metadata_file_that_links_out_of_the_directory_is_not_rewritten() {
 fn no_endpoint_names_the_ways_to_give_one() {
     let workspace = Workspace::new();
     let snapshot = workspace.export("a", &presets::one()).snapshot;
-    let output = workspace
-        .program("once")
-        .arg(workspace.exports())
-        .run()
-        .expect_code(2);
+    let output = workspace.program("once").arg(workspace.exports()).run().expect_code(2);
     output.expect_said(&["--endpoint", "OTEL_EXPORTER_OTLP_ENDPOINT", "exporters"]);
     assert!(snapshot.is_untouched());
 }
@@ -221,12 +181,7 @@ fn faults_of_the_configuration_come_all_at_once_with_their_places() {
          service:\n  pipelines:\n    traces:\n      receivers: [export_dir]\n      exporters: [otlp]\n",
     );
     for command in ["once", "run", "validate"] {
-        let output = workspace
-            .program(command)
-            .arg("-c")
-            .arg(&path)
-            .run()
-            .expect_code(2);
+        let output = workspace.program(command).arg("-c").arg(&path).run().expect_code(2);
         let output = output.expect_said(&[path.to_str().unwrap(), "setle", "timeout"]);
         said_position(&output, 4, 5);
         said_position(&output, 8, 14);
@@ -237,25 +192,12 @@ fn faults_of_the_configuration_come_all_at_once_with_their_places() {
 #[test]
 fn wrong_usage_exits_2() {
     let workspace = Workspace::new();
-    for args in [
-        &["--protocol", "carrier-pigeon"][..],
-        &["--timeout", "soon"],
-        &["--no-such-flag"],
-    ] {
-        workspace
-            .program("once")
-            .arg(workspace.exports())
-            .args(args)
-            .run()
-            .expect_code(2);
+    for args in [&["--protocol", "carrier-pigeon"][..], &["--timeout", "soon"], &["--no-such-flag"]]
+    {
+        workspace.program("once").arg(workspace.exports()).args(args).run().expect_code(2);
     }
     let missing = workspace.root().join("none.yaml");
-    let output = workspace
-        .program("once")
-        .arg("-c")
-        .arg(&missing)
-        .run()
-        .expect_code(2);
+    let output = workspace.program("once").arg("-c").arg(&missing).run().expect_code(2);
     output.expect_said(&[missing.to_str().unwrap()]);
 }
 
@@ -265,14 +207,10 @@ async fn what_is_not_delivered_in_time_exits_1_and_stays() {
     let snapshot = workspace.export("a", &presets::one()).snapshot;
     let server = FakeOtlp::builder().may_be_unused().start().await;
     let down = server.address();
-    let run = workspace
-        .once(&server, Protocol::Grpc)
-        .args(&["--timeout", "2s"]);
+    let run = workspace.once(&server, Protocol::Grpc).args(&["--timeout", "2s"]);
     server.stop();
     let run = run.deadline(Duration::from_secs(20));
-    run.run()
-        .expect_code(1)
-        .expect_said(&[snapshot.path.to_str().unwrap()]);
+    run.run().expect_code(1).expect_said(&[snapshot.path.to_str().unwrap()]);
     assert!(snapshot.is_untouched());
 
     // The state on disk has it; the next run brings it home.

@@ -35,12 +35,7 @@ impl Delivery {
         let workspace = Workspace::new();
         let written = workspace.export("a", &presets::typical());
         let pipeline = workspace.pipeline(server.endpoint(), protocol, exporter);
-        Self {
-            workspace,
-            written,
-            server,
-            pipeline,
-        }
+        Self { workspace, written, server, pipeline }
     }
 
     fn once(&self) -> Output {
@@ -49,25 +44,15 @@ impl Delivery {
 
     #[track_caller]
     fn assert_delivered_once(&self) {
-        assert_eq!(
-            self.written.snapshot.check(&self.server.accepted()),
-            [""; 0]
-        );
+        assert_eq!(self.written.snapshot.check(&self.server.accepted()), [""; 0]);
         assert_eq!(self.written.snapshot.check_written_back(), [""; 0]);
     }
 
     #[track_caller]
     fn assert_refused_for_good(&self, output: Output) {
         output.expect_code(3);
-        assert_eq!(
-            self.server.attempts().len(),
-            1,
-            "a permanent refusal is not retried"
-        );
-        assert!(
-            self.written.snapshot.is_untouched(),
-            "an id was written for what is not there"
-        );
+        assert_eq!(self.server.attempts().len(), 1, "a permanent refusal is not retried");
+        assert!(self.written.snapshot.is_untouched(), "an id was written for what is not there");
     }
 
     /// Between the first attempt and the second.
@@ -79,10 +64,7 @@ impl Delivery {
 
 fn ids(request: &ExportTraceServiceRequest) -> Vec<Vec<u8>> {
     let spans = spans_of(std::slice::from_ref(request));
-    spans
-        .into_iter()
-        .map(|span| [span.trace_id, span.span_id].concat())
-        .collect()
+    spans.into_iter().map(|span| [span.trace_id, span.span_id].concat()).collect()
 }
 
 fn retryable(protocol: Protocol) -> Vec<Fault> {
@@ -129,12 +111,7 @@ async fn what_may_work_later_is_tried_again_with_the_same_ids() {
         let attempts = delivery.server.attempts();
         assert_eq!(attempts.len(), tries, "{protocol:?}");
         let first = ids(&attempts[0].request);
-        assert!(
-            attempts
-                .iter()
-                .all(|attempt| ids(&attempt.request) == first),
-            "{protocol:?}"
-        );
+        assert!(attempts.iter().all(|attempt| ids(&attempt.request) == first), "{protocol:?}");
     }
 }
 
@@ -163,10 +140,7 @@ async fn a_partial_success_is_said_and_not_sent_again() {
 async fn a_warning_in_a_success_is_said_and_changes_nothing() {
     for protocol in Protocol::BOTH {
         let delivery = Delivery::new(protocol, [Fault::partial(0, "mind the gap")]).await;
-        delivery
-            .once()
-            .expect_code(0)
-            .expect_said(&["mind the gap"]);
+        delivery.once().expect_code(0).expect_said(&["mind the gap"]);
         delivery.assert_delivered_once();
     }
 }
@@ -177,11 +151,9 @@ async fn the_hint_of_a_busy_server_is_obeyed() {
     let exhausted = Fault::grpc(Code::ResourceExhausted).with_retry_info(second);
     let seconds = Fault::http(429).with_retry_after(RetryAfter::Seconds(1));
     let date = Fault::http(503).with_retry_after(RetryAfter::Date(second));
-    for (protocol, fault) in [
-        (Protocol::Grpc, exhausted),
-        (Protocol::Http, seconds),
-        (Protocol::Http, date),
-    ] {
+    for (protocol, fault) in
+        [(Protocol::Grpc, exhausted), (Protocol::Http, seconds), (Protocol::Http, date)]
+    {
         let delivery = Delivery::new(protocol, [fault.clone()]).await;
         delivery.once().expect_code(0);
         delivery.assert_delivered_once();
@@ -241,16 +213,9 @@ async fn what_is_too_large_is_halved_until_it_fits() {
         let pipeline = workspace.pipeline(server.endpoint(), protocol, Value::Null);
         workspace.configured("once", &pipeline).run().expect_code(0);
 
-        let accepted = server
-            .attempts()
-            .into_iter()
-            .filter(|attempt| attempt.fault == Fault::Ok);
+        let accepted = server.attempts().into_iter().filter(|attempt| attempt.fault == Fault::Ok);
         assert!(accepted.clone().count() > 1);
-        assert!(
-            accepted
-                .map(|attempt| attempt.encoded_bytes)
-                .all(|size| size <= LIMIT)
-        );
+        assert!(accepted.map(|attempt| attempt.encoded_bytes).all(|size| size <= LIMIT));
         assert_eq!(snapshot.check(&server.accepted()), [""; 0], "{protocol:?}");
         assert_eq!(snapshot.check_written_back(), [""; 0]);
     }

@@ -54,9 +54,7 @@ fn quoted(page: &str) -> Vec<String> {
 fn path_of(quoted: &str) -> Option<&str> {
     let path = quoted.split("::").next().unwrap_or_default();
     let in_root = !path.contains(['/', ' '])
-        && [".md", ".toml", ".yaml", ".lock"]
-            .iter()
-            .any(|end| path.ends_with(end));
+        && [".md", ".toml", ".yaml", ".lock"].iter().any(|end| path.ends_with(end));
     let placed = PLACES.iter().any(|place| path.starts_with(place));
     (placed || in_root || ["LICENSE", ".ci/run"].contains(&path)).then_some(path)
 }
@@ -67,10 +65,7 @@ fn every_path_exists() {
         let quoted = quoted(page);
         let paths: BTreeSet<&str> = quoted.iter().filter_map(|text| path_of(text)).collect();
         assert!(paths.len() > 10, "{page} names too few: {paths:?}");
-        let missing: Vec<_> = paths
-            .iter()
-            .filter(|path| !root().join(path).exists())
-            .collect();
+        let missing: Vec<_> = paths.iter().filter(|path| !root().join(path).exists()).collect();
         assert!(missing.is_empty(), "{page} names {missing:?}");
     }
 }
@@ -116,10 +111,7 @@ fn every_link_leads_somewhere() {
     ];
     for page in pages {
         let text = read(page);
-        let targets = text
-            .split("](")
-            .skip(1)
-            .filter_map(|rest| rest.split(')').next());
+        let targets = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
         for target in targets.filter(|target| !target.contains("://")) {
             let file = target.split('#').next().unwrap_or_default();
             let beside = root().join(page).with_file_name(file);
@@ -179,10 +171,7 @@ fn yaml_files(directory: &Path, recursive: bool) -> Vec<PathBuf> {
         let path = entry.expect("an entry").path();
         if path.is_dir() && recursive {
             found.extend(yaml_files(&path, recursive));
-        } else if path
-            .extension()
-            .is_some_and(|end| end == "yaml" || end == "yml")
-        {
+        } else if path.extension().is_some_and(|end| end == "yaml" || end == "yml") {
             found.push(path);
         }
     }

@@ -30,10 +30,7 @@ async fn endpoint_and_protocol() {
         let server = FakeOtlp::builder().start().await;
         let (_workspace, snapshot, program) = once();
         let program = program.env("OTEL_EXPORTER_OTLP_ENDPOINT", server.endpoint());
-        program
-            .env("OTEL_EXPORTER_OTLP_PROTOCOL", protocol.name())
-            .run()
-            .expect_code(0);
+        program.env("OTEL_EXPORTER_OTLP_PROTOCOL", protocol.name()).run().expect_code(0);
         assert_eq!(server.attempts()[0].protocol, protocol);
         assert_eq!(snapshot.check(&server.accepted()), [""; 0]);
     }
@@ -41,17 +38,11 @@ async fn endpoint_and_protocol() {
 
 #[tokio::test]
 async fn a_generic_endpoint_is_a_base_and_a_specific_one_is_used_as_it_is() {
-    let base = FakeOtlp::builder()
-        .http_path("/base/v1/traces")
-        .start()
-        .await;
+    let base = FakeOtlp::builder().http_path("/base/v1/traces").start().await;
     let (_workspace, snapshot, program) = once();
     let program = program.env("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf");
     let url = format!("{}/base", base.endpoint());
-    program
-        .env("OTEL_EXPORTER_OTLP_ENDPOINT", url)
-        .run()
-        .expect_code(0);
+    program.env("OTEL_EXPORTER_OTLP_ENDPOINT", url).run().expect_code(0);
     assert_eq!(snapshot.check(&base.accepted()), [""; 0]);
 
     let exact = FakeOtlp::builder().http_path("/take/this").start().await;
@@ -59,27 +50,18 @@ async fn a_generic_endpoint_is_a_base_and_a_specific_one_is_used_as_it_is() {
     let program = program.env("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf");
     let program = program.env("OTEL_EXPORTER_OTLP_ENDPOINT", base.endpoint());
     let url = format!("{}/take/this", exact.endpoint());
-    program
-        .env("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", url)
-        .run()
-        .expect_code(0);
+    program.env("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", url).run().expect_code(0);
     assert_eq!(snapshot.check(&exact.accepted()), [""; 0]);
     assert_eq!(base.attempts().len(), 1, "the specific variable wins");
 }
 
 #[tokio::test]
 async fn flags_beat_the_environment() {
-    let (flag, env) = (
-        FakeOtlp::builder().start().await,
-        FakeOtlp::builder().may_be_unused(),
-    );
+    let (flag, env) = (FakeOtlp::builder().start().await, FakeOtlp::builder().may_be_unused());
     let env = env.start().await;
     let (_workspace, _, program) = once();
     let program = program.env("OTEL_EXPORTER_OTLP_ENDPOINT", env.endpoint());
-    program
-        .args(&["--endpoint", flag.endpoint()])
-        .run()
-        .expect_code(0);
+    program.args(&["--endpoint", flag.endpoint()]).run().expect_code(0);
     assert!(env.attempts().is_empty());
 }
 
@@ -91,21 +73,14 @@ async fn headers_are_sent_decoded_and_the_user_agent_names_the_program() {
         let program = program
             .env("OTEL_EXPORTER_OTLP_ENDPOINT", server.endpoint())
             .env("OTEL_EXPORTER_OTLP_PROTOCOL", protocol.name())
-            .env(
-                "OTEL_EXPORTER_OTLP_HEADERS",
-                "authorization=Bearer%20abc%3D, X-Tenant=shop",
-            );
+            .env("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20abc%3D, X-Tenant=shop");
         let output = program.arg("-v").run().expect_code(0);
         let headers = &server.attempts()[0].headers;
         assert_eq!(headers["authorization"], "Bearer abc=");
         assert_eq!(headers["x-tenant"], "shop");
         let agent = concat!("OTel-OTLP-Exporter-taskspan/", env!("CARGO_PKG_VERSION"));
         assert!(headers["user-agent"].contains(agent), "{headers:?}");
-        assert!(
-            !output.stderr.contains("abc="),
-            "a secret in the log:\n{}",
-            output.stderr
-        );
+        assert!(!output.stderr.contains("abc="), "a secret in the log:\n{}", output.stderr);
     }
 }
 
@@ -124,11 +99,7 @@ async fn headers_of_traces_replace_the_generic_ones() {
 #[tokio::test]
 async fn compression() {
     for protocol in Protocol::BOTH {
-        let key = if protocol == Protocol::Grpc {
-            "grpc-encoding"
-        } else {
-            "content-encoding"
-        };
+        let key = if protocol == Protocol::Grpc { "grpc-encoding" } else { "content-encoding" };
         for compression in ["gzip", "none"] {
             let server = FakeOtlp::builder().start().await;
             let (_workspace, snapshot, program) = once();
@@ -138,15 +109,9 @@ async fn compression() {
                 .env("OTEL_EXPORTER_OTLP_COMPRESSION", compression);
             program.run().expect_code(0);
             let attempt = &server.attempts()[0];
-            let zipped = attempt
-                .headers
-                .get(key)
-                .is_some_and(|value| value == "gzip");
+            let zipped = attempt.headers.get(key).is_some_and(|value| value == "gzip");
             assert_eq!(zipped, compression == "gzip", "{:?}", attempt.headers);
-            assert_eq!(
-                attempt.wire_bytes < attempt.encoded_bytes,
-                compression == "gzip"
-            );
+            assert_eq!(attempt.wire_bytes < attempt.encoded_bytes, compression == "gzip");
             assert_eq!(snapshot.check(&server.accepted()), [""; 0]);
         }
     }
@@ -161,10 +126,7 @@ async fn the_timeout_is_in_milliseconds() {
     pipeline["exporters"]["otlp_grpc"]["timeout"] = json!("50s");
     let program = workspace.configured("once", &pipeline);
     let program = program.env("OTEL_EXPORTER_OTLP_ENDPOINT", server.endpoint());
-    program
-        .env("OTEL_EXPORTER_OTLP_TIMEOUT", "300")
-        .run()
-        .expect_code(0);
+    program.env("OTEL_EXPORTER_OTLP_TIMEOUT", "300").run().expect_code(0);
     let attempts = server.attempts();
     let waited = attempts[1].at - attempts[0].at;
     assert!((250..20_000).contains(&waited.as_millis()), "{waited:?}");
@@ -187,16 +149,8 @@ async fn what_makes_no_sense_is_said_and_ignored() {
 #[tokio::test]
 async fn service_name_and_resource_attributes() {
     let cases = [
-        (
-            None,
-            "service.name=from-attributes,deployment=pro%20d",
-            "from-attributes",
-        ),
-        (
-            Some("from-name"),
-            "service.name=from-attributes,deployment=pro%20d",
-            "from-name",
-        ),
+        (None, "service.name=from-attributes,deployment=pro%20d", "from-attributes"),
+        (Some("from-name"), "service.name=from-attributes,deployment=pro%20d", "from-name"),
     ];
     for (name, attributes, expected) in cases {
         let server = FakeOtlp::builder().start().await;
@@ -223,10 +177,7 @@ async fn a_disabled_sdk_sends_and_writes_nothing() {
     let server = FakeOtlp::builder().may_be_unused().start().await;
     let (_workspace, snapshot, program) = once();
     let program = program.env("OTEL_EXPORTER_OTLP_ENDPOINT", server.endpoint());
-    program
-        .env("OTEL_SDK_DISABLED", "true")
-        .run()
-        .expect_code(0);
+    program.env("OTEL_SDK_DISABLED", "true").run().expect_code(0);
     assert!(server.attempts().is_empty());
     assert!(snapshot.is_untouched());
 }
@@ -242,10 +193,7 @@ async fn certificates() {
             .env("OTEL_EXPORTER_OTLP_ENDPOINT", server.endpoint())
             .env("OTEL_EXPORTER_OTLP_PROTOCOL", protocol.name())
             .env("OTEL_EXPORTER_OTLP_CERTIFICATE", files.ca)
-            .env(
-                "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE",
-                files.client_certificate,
-            )
+            .env("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", files.client_certificate)
             .env("OTEL_EXPORTER_OTLP_CLIENT_KEY", files.client_key);
         program.run().expect_code(0);
         assert_eq!(snapshot.check(&server.accepted()), [""; 0]);
@@ -254,17 +202,10 @@ async fn certificates() {
 
 #[tokio::test]
 async fn an_unknown_authority_is_not_trusted() {
-    let server = FakeOtlp::builder()
-        .tls(&TestPki::new())
-        .may_be_unused()
-        .start()
-        .await;
+    let server = FakeOtlp::builder().tls(&TestPki::new()).may_be_unused().start().await;
     let (_workspace, snapshot, program) = once();
     let program = program.env("OTEL_EXPORTER_OTLP_ENDPOINT", server.endpoint());
-    let output = program
-        .args(&["--timeout", "2s"])
-        .deadline(Duration::from_secs(30))
-        .run();
+    let output = program.args(&["--timeout", "2s"]).deadline(Duration::from_secs(30)).run();
     assert_ne!(output.code, 0, "{output:?}");
     assert!(server.attempts().is_empty());
     assert!(snapshot.is_untouched());

@@ -37,11 +37,7 @@ async fn every_preset_becomes_what_the_conventions_say() {
             let workspace = Workspace::new();
             let snapshot = workspace.export(name, &export).snapshot;
             let faults = faults_after_once(&workspace, &snapshot, protocol).await;
-            assert!(
-                faults.is_empty(),
-                "{name} over {}: {faults:#?}",
-                protocol.name()
-            );
+            assert!(faults.is_empty(), "{name} over {}: {faults:#?}", protocol.name());
         }
     }
 }
@@ -50,9 +46,7 @@ async fn every_preset_becomes_what_the_conventions_say() {
 async fn every_style_of_file_keeps_its_bytes() {
     for style in Style::ALL {
         let workspace = Workspace::new();
-        let snapshot = workspace
-            .export("a", &presets::unicode().style(style))
-            .snapshot;
+        let snapshot = workspace.export("a", &presets::unicode().style(style)).snapshot;
         let faults = faults_after_once(&workspace, &snapshot, Protocol::Grpc).await;
         assert!(faults.is_empty(), "{style:?}: {faults:#?}");
     }
@@ -60,11 +54,7 @@ async fn every_style_of_file_keeps_its_bytes() {
 
 #[tokio::test]
 async fn the_manifest_may_be_json_or_missing_or_another() {
-    let presets = [
-        presets::typical(),
-        presets::every_status(),
-        presets::gap_not_in_manifest(),
-    ];
+    let presets = [presets::typical(), presets::every_status(), presets::gap_not_in_manifest()];
     for export in presets {
         for variant in [
             export.clone().manifest(Manifest::Json),
@@ -140,9 +130,7 @@ async fn many_exports_each_get_their_own_trace() {
     let exports = presets::all().into_iter().enumerate();
     let written: Vec<_> = exports
         .map(|(index, (name, export))| {
-            workspace
-                .export(&format!("{index}/{name}"), &export)
-                .snapshot
+            workspace.export(&format!("{index}/{name}"), &export).snapshot
         })
         .collect();
     workspace.once(&server, Protocol::Http).run().expect_code(0);
@@ -169,15 +157,10 @@ async fn the_project_id_can_be_given() {
     let workspace = Workspace::new();
     let server = FakeOtlp::builder().start().await;
     let snapshot = workspace.export("a", &presets::typical()).snapshot;
-    let run = workspace
-        .once(&server, Protocol::Grpc)
-        .args(&["--project-id", "another"]);
+    let run = workspace.once(&server, Protocol::Grpc).args(&["--project-id", "another"]);
     run.run().expect_code(0);
 
-    let settings = Settings {
-        project_id: Some("another".to_owned()),
-        ..Settings::default()
-    };
+    let settings = Settings { project_id: Some("another".to_owned()), ..Settings::default() };
     let trace = trace_id(&snapshot.canonical, snapshot.mtime_ns, &snapshot.bytes);
     let dir = snapshot.canonical.parent().unwrap();
     let faults = check_with(&settings, dir, &snapshot.bytes, trace, &server.accepted());
@@ -192,17 +175,10 @@ async fn preview_sends_nothing_and_writes_nothing() {
         let snapshot = workspace.export("a", &presets::typical()).snapshot;
         let mut run = workspace.once(&server, Protocol::Grpc).arg("--dry-run");
         if command == "preview" {
-            run = workspace
-                .program("preview")
-                .arg(workspace.exports())
-                .args(&["--format", "json"]);
+            run = workspace.program("preview").arg(workspace.exports()).args(&["--format", "json"]);
         }
         let output = run.run().expect_code(0);
-        assert!(
-            output.stdout.contains("cart-dashboard"),
-            "{}",
-            output.stdout
-        );
+        assert!(output.stdout.contains("cart-dashboard"), "{}", output.stdout);
         if command == "preview" {
             serde_json::from_str::<Value>(&output.stdout).unwrap();
         }

@@ -21,18 +21,12 @@ const T0: UnixNanos = UnixNanos(1_795_414_500_000_000_000);
 fn trace(group_by: GroupBy) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("examples/sample-export/onboarding-metadata.json");
-    let options = ReadOptions {
-        max_file_size: 1 << 20,
-        project_id: None,
-    };
+    let options = ReadOptions { max_file_size: 1 << 20, project_id: None };
     let Ok(Export::Fresh(fresh)) = plan::read(&path, &options) else {
         panic!("the sample is no fresh export");
     };
     let converter = Converter {
-        spans: SpanOptions {
-            group_by,
-            ..SpanOptions::default()
-        },
+        spans: SpanOptions { group_by, ..SpanOptions::default() },
         redaction: Redaction::new(&RedactionConfig::default()).expect("the defaults"),
         resource: ResourceConfig::default(),
         limits: SpanLimits::default(),
@@ -42,17 +36,9 @@ fn trace(group_by: GroupBy) -> String {
     let conversion = converter.convert(&fresh.plan, trace_id, T0);
     assert_eq!(conversion.warnings, []);
     let mut text = String::new();
-    for group in conversion
-        .requests
-        .iter()
-        .flat_map(|request| &request.resource_spans)
-    {
+    for group in conversion.requests.iter().flat_map(|request| &request.resource_spans) {
         writeln!(text, "resource").unwrap();
-        attributes(
-            &mut text,
-            "  ",
-            &group.resource.as_ref().unwrap().attributes,
-        );
+        attributes(&mut text, "  ", &group.resource.as_ref().unwrap().attributes);
         for span in group.scope_spans.iter().flat_map(|scope| &scope.spans) {
             describe(&mut text, span);
         }
@@ -66,21 +52,12 @@ fn describe(text: &mut String, span: &Span) {
     let status = span.status.as_ref().map_or(0, |status| status.code);
     let (id, parent) = (hex(&span.span_id), hex(&span.parent_span_id));
     writeln!(text, "\nspan {}", span.name).unwrap();
-    writeln!(
-        text,
-        "  {id} below {parent}, {from}..{to} us, kind {}, status {status}",
-        span.kind
-    )
-    .unwrap();
+    writeln!(text, "  {id} below {parent}, {from}..{to} us, kind {}, status {status}", span.kind)
+        .unwrap();
     attributes(text, "  ", &span.attributes);
     for event in &span.events {
-        writeln!(
-            text,
-            "  event {} at {} us",
-            event.name,
-            (event.time_unix_nano - T0.0) / 1_000
-        )
-        .unwrap();
+        writeln!(text, "  event {} at {} us", event.name, (event.time_unix_nano - T0.0) / 1_000)
+            .unwrap();
         attributes(text, "    ", &event.attributes);
     }
     for link in &span.links {
@@ -91,11 +68,7 @@ fn describe(text: &mut String, span: &Span) {
 
 fn attributes(text: &mut String, indent: &str, attributes: &[KeyValue]) {
     for attribute in attributes {
-        let value = attribute
-            .value
-            .as_ref()
-            .and_then(|value| value.value.as_ref())
-            .unwrap();
+        let value = attribute.value.as_ref().and_then(|value| value.value.as_ref()).unwrap();
         writeln!(text, "{indent}{} = {}", attribute.key, show(value)).unwrap();
     }
 }
@@ -131,9 +104,7 @@ fn the_other_groupings() {
         let spans: Vec<String> = trace(group_by)
             .lines()
             .filter(|line| {
-                ["span ", "  task.id", "  task.parent_id"]
-                    .iter()
-                    .any(|it| line.starts_with(it))
+                ["span ", "  task.id", "  task.parent_id"].iter().any(|it| line.starts_with(it))
             })
             .map(str::to_owned)
             .collect();

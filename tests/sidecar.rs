@@ -70,11 +70,7 @@ async fn exports_that_come_all_at_once_each_get_their_id() {
     let server = FakeOtlp::builder().start().await;
     let running = sidecar(&workspace, &server).spawn();
     let snapshots: Vec<_> = (0..40)
-        .map(|n| {
-            workspace
-                .export(&format!("job-{n}/deep/er"), &presets::typical())
-                .snapshot
-        })
+        .map(|n| workspace.export(&format!("job-{n}/deep/er"), &presets::typical()).snapshot)
         .collect();
     for snapshot in &snapshots {
         snapshot.wait_for_trace_id(PATIENCE).await;
@@ -142,15 +138,10 @@ async fn half_a_file_is_waited_out() {
 #[tokio::test]
 async fn an_interrupted_delivery_is_finished_by_the_next_run() {
     let workspace = Workspace::new();
-    let server = FakeOtlp::builder()
-        .forever(Fault::unavailable(Protocol::Grpc))
-        .start()
-        .await;
+    let server = FakeOtlp::builder().forever(Fault::unavailable(Protocol::Grpc)).start().await;
     let snapshot = workspace.export("a", &presets::typical()).snapshot;
     let running = sidecar(&workspace, &server).spawn();
-    server
-        .wait_for(|state| state.attempts.len() > 1, PATIENCE)
-        .await;
+    server.wait_for(|state| state.attempts.len() > 1, PATIENCE).await;
     terminate(running);
     assert!(snapshot.is_untouched());
 
@@ -168,9 +159,7 @@ async fn a_stalled_delivery_does_not_hold_the_shutdown_up() {
     let server = FakeOtlp::builder().forever(Fault::Stall).start().await;
     let snapshot = workspace.export("a", &presets::one()).snapshot;
     let running = sidecar(&workspace, &server).spawn();
-    server
-        .wait_for(|state| !state.attempts.is_empty(), PATIENCE)
-        .await;
+    server.wait_for(|state| !state.attempts.is_empty(), PATIENCE).await;
     terminate(running);
     assert!(snapshot.is_untouched());
 }
@@ -178,16 +167,10 @@ async fn a_stalled_delivery_does_not_hold_the_shutdown_up() {
 async fn a_killed_sidecar_loses_nothing_and_repeats_nothing_acknowledged() {
     let workspace = Workspace::new();
     // The first request of the trace is acknowledged, the second hangs when the kill comes.
-    let server = FakeOtlp::builder()
-        .script([Fault::Ok])
-        .forever(Fault::Stall)
-        .start()
-        .await;
+    let server = FakeOtlp::builder().script([Fault::Ok]).forever(Fault::Stall).start().await;
     let snapshot = workspace.export("a", &presets::many(2500)).snapshot;
     let mut running = sidecar(&workspace, &server).spawn();
-    server
-        .wait_for(|state| state.attempts.len() == 2, PATIENCE)
-        .await;
+    server.wait_for(|state| state.attempts.len() == 2, PATIENCE).await;
     running.kill9();
     assert!(snapshot.is_untouched());
 

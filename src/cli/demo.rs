@@ -35,10 +35,7 @@ const SAMPLE: [(&str, &[u8]); 3] = [
         "parcel-tracker-projectcontext.yaml",
         include_bytes!("../../examples/sample-export/parcel-tracker-projectcontext.yaml"),
     ),
-    (
-        METADATA_FILE,
-        include_bytes!("../../examples/sample-export/onboarding-metadata.json"),
-    ),
+    (METADATA_FILE, include_bytes!("../../examples/sample-export/onboarding-metadata.json")),
 ];
 
 #[derive(Debug, Args)]
@@ -56,10 +53,7 @@ impl Demo {
             receiver.endpoint()
         ))?;
 
-        let args = ConfigArgs {
-            endpoint: Some(receiver.endpoint()),
-            ..ConfigArgs::default()
-        };
+        let args = ConfigArgs { endpoint: Some(receiver.endpoint()), ..ConfigArgs::default() };
         // The demo is the same wherever it runs, so OTEL_* variables have no say in it.
         let setup = Setup::without_environment(&args, std::slice::from_ref(&output))?;
         setup.start_logging(global);
@@ -76,21 +70,14 @@ impl Demo {
         let requests = receiver.stop();
         let roots = view::trees(&requests);
         let spans: usize = roots.iter().map(|root| root.walk().len()).sum();
-        say(&format!(
-            "\n3. What arrived, {spans} spans in {} request(s):\n\n",
-            requests.len()
-        ))?;
+        say(&format!("\n3. What arrived, {spans} spans in {} request(s):\n\n", requests.len()))?;
         for root in &roots {
             say(&tree::tree(root))?;
         }
         say(&written_back(&output.join(METADATA_FILE))?)?;
         say(NEXT)?;
         let counts = tally.counts();
-        Ok(if counts.done == 1 && counts.spans == spans {
-            Exit::Done
-        } else {
-            Exit::NotDelivered
-        })
+        Ok(if counts.done == 1 && counts.spans == spans { Exit::Done } else { Exit::NotDelivered })
     }
 }
 
@@ -116,13 +103,9 @@ fn write_sample(output: &Path) -> anyhow::Result<()> {
 
 fn written_back(path: &Path) -> anyhow::Result<String> {
     let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
-    let lines = text
-        .lines()
-        .filter(|line| line.contains(TRACE_ID) || line.contains(EMITTED_AT));
+    let lines = text.lines().filter(|line| line.contains(TRACE_ID) || line.contains(EMITTED_AT));
     let lines: String = lines.map(|line| format!("     {line}\n")).collect();
-    Ok(format!(
-        "\n4. What was written back into {METADATA_FILE}:\n\n{lines}"
-    ))
+    Ok(format!("\n4. What was written back into {METADATA_FILE}:\n\n{lines}"))
 }
 
 fn say(text: &str) -> anyhow::Result<()> {

@@ -8,10 +8,7 @@ use crate::config::{LogEncoding, LogsConfig};
 
 /// Starts logging. `RUST_LOG` beats `-v` beats the configuration.
 pub fn start(global: &Global, config: &LogsConfig) {
-    let configured = config
-        .level
-        .parse::<LevelFilter>()
-        .unwrap_or(LevelFilter::INFO);
+    let configured = config.level.parse::<LevelFilter>().unwrap_or(LevelFilter::INFO);
     let level = match global.verbose {
         0 => configured,
         1 => configured.max(LevelFilter::DEBUG),

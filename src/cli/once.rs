@@ -72,20 +72,10 @@ impl Once {
 }
 
 fn conclude(counts: &Counts) -> Exit {
-    let Counts {
-        done,
-        spans,
-        refused,
-        already_emitted,
-        not_written,
-        ..
-    } = *counts;
+    let Counts { done, spans, refused, already_emitted, not_written, .. } = *counts;
     let waiting = counts.undelivered;
     let summary = (done, spans, refused, already_emitted, waiting, not_written);
-    tracing::debug!(
-        ?summary,
-        "emitted, spans, refused, emitted before, waiting, not written"
-    );
+    tracing::debug!(?summary, "emitted, spans, refused, emitted before, waiting, not written");
     match () {
         () if refused > 0 => Exit::Refused,
         () if waiting > 0 || not_written > 0 || counts.given_up > 0 => {

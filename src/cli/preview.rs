@@ -83,11 +83,7 @@ pub fn show(setup: &Setup, paths: &[PathBuf], format: Format) -> Result<Exit, Fa
     let mut previews = Vec::new();
     let mut exit = Exit::Done;
     for (config, converter) in sources {
-        let paths = if paths.is_empty() {
-            &config.directories
-        } else {
-            paths
-        };
+        let paths = if paths.is_empty() { &config.directories } else { paths };
         for path in metadata_files(paths, &config) {
             let options = ReadOptions {
                 max_file_size: config.max_file_size.0,
@@ -118,23 +114,11 @@ pub fn show(setup: &Setup, paths: &[PathBuf], format: Format) -> Result<Exit, Fa
 
 fn preview(path: PathBuf, fresh: plan::Fresh, converter: &Converter) -> Previewed {
     let plan::Fresh { plan, trace_id, .. } = fresh;
-    let Conversion {
-        requests, warnings, ..
-    } = converter.convert(&plan, trace_id, UnixNanos::now());
+    let Conversion { requests, warnings, .. } =
+        converter.convert(&plan, trace_id, UnixNanos::now());
     let warnings = warnings.iter().map(ToString::to_string);
-    let warnings = plan
-        .warnings
-        .iter()
-        .map(ToString::to_string)
-        .chain(warnings)
-        .collect();
-    Previewed {
-        path,
-        plan,
-        trace_id,
-        requests,
-        warnings,
-    }
+    let warnings = plan.warnings.iter().map(ToString::to_string).chain(warnings).collect();
+    Previewed { path, plan, trace_id, requests, warnings }
 }
 
 /// The metadata files below some directories; a file stands for itself.
@@ -159,17 +143,10 @@ fn render(previews: Vec<Previewed>, format: Format) -> Result<String, Failure> {
                 .iter()
                 .map(|it| serde_json::to_string_pretty(&json::document(it)))
                 .collect();
-            documents
-                .map_err(anyhow::Error::from)?
-                .iter()
-                .map(|it| format!("{it}\n"))
-                .collect()
+            documents.map_err(anyhow::Error::from)?.iter().map(|it| format!("{it}\n")).collect()
         }
         Format::Otlp => {
-            let requests = previews
-                .into_iter()
-                .flat_map(|preview| preview.requests)
-                .collect();
+            let requests = previews.into_iter().flat_map(|preview| preview.requests).collect();
             let json = serde_json::to_string_pretty(&view::merged(requests));
             format!("{}\n", json.map_err(anyhow::Error::from)?)
         }

@@ -21,10 +21,7 @@ struct Requests {
 
 impl Progress {
     pub fn start() -> Progress {
-        Progress {
-            on_terminal: super::is_rich(&std::io::stderr()),
-            requests: Mutex::default(),
-        }
+        Progress { on_terminal: super::is_rich(&std::io::stderr()), requests: Mutex::default() }
     }
 
     pub fn observe(&self, event: &Event) {
@@ -39,11 +36,7 @@ impl Progress {
         event.log();
         // One request is over before anybody has read the line.
         if requests.expected > 1 && requests.open > 0 {
-            let Requests {
-                expected,
-                acknowledged,
-                ..
-            } = *requests;
+            let Requests { expected, acknowledged, .. } = *requests;
             draw(&format!("sending: {acknowledged} of {expected} requests"));
         }
     }

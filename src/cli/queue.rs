@@ -81,9 +81,7 @@ impl QueueCommand {
             Action::Retry(which) => {
                 let ids = which.dead_letters(&listed)?;
                 let done = source.change(Question::Retry { ids }).await?;
-                self.print(&done, || {
-                    format!("{} export(s) are sent again\n", done.len())
-                })?;
+                self.print(&done, || format!("{} export(s) are sent again\n", done.len()))?;
             }
             Action::Drop(which) => {
                 let ids = which.dead_letters(&listed)?;
@@ -96,11 +94,8 @@ impl QueueCommand {
                     other => return Err(unexpected(other).into()),
                 };
                 self.print(&verified, || {
-                    let missing: String = verified
-                        .missing
-                        .iter()
-                        .map(|it| format!("missing: {it}\n"))
-                        .collect();
+                    let missing: String =
+                        verified.missing.iter().map(|it| format!("missing: {it}\n")).collect();
                     let (exports, requests) = (verified.exports, verified.requests);
                     let bytes = verified.bytes;
                     format!("{exports} export(s), {requests} request(s), {bytes} bytes\n{missing}")
@@ -118,10 +113,7 @@ impl QueueCommand {
             return Ok(directory.clone());
         }
         if !self.config.is_empty() {
-            let args = ConfigArgs {
-                config: self.config.clone(),
-                ..ConfigArgs::default()
-            };
+            let args = ConfigArgs { config: self.config.clone(), ..ConfigArgs::default() };
             if let Some(Location::Directory(directory)) = Setup::load(&args, &[])?.location() {
                 return Ok(directory);
             }
@@ -156,21 +148,13 @@ impl Which {
                 .any(|state| matches!(state, ListedState::Rejected | ListedState::Incomplete))
         };
         if self.all {
-            return Ok(listed
-                .iter()
-                .filter(|one| is_dead(one))
-                .map(|one| one.id)
-                .collect());
+            return Ok(listed.iter().filter(|one| is_dead(one)).map(|one| one.id).collect());
         }
         let mut ids = Vec::new();
         for id in &self.ids {
             let one = find(listed, id)?;
             if !is_dead(one) {
-                bail!(
-                    "export {} was not refused; it is {}",
-                    one.id,
-                    one.state.as_str()
-                );
+                bail!("export {} was not refused; it is {}", one.id, one.state.as_str());
             }
             ids.push(one.id);
         }
@@ -187,10 +171,7 @@ enum Source {
 impl Source {
     async fn find(directory: &Path) -> Result<Source, Failure> {
         let there = control::ask(directory, &Question::List).await;
-        if there
-            .with_context(|| directory.display().to_string())?
-            .is_some()
-        {
+        if there.with_context(|| directory.display().to_string())?.is_some() {
             return Ok(Source::Running(directory.to_owned()));
         }
         if !directory.is_dir() {
@@ -233,9 +214,7 @@ fn unexpected(answer: Answer) -> anyhow::Error {
 
 fn find<'a>(listed: &'a [Listed], id: &str) -> anyhow::Result<&'a Listed> {
     let by_number = listed.iter().find(|one| one.id.to_string() == id);
-    let mut by_trace = listed
-        .iter()
-        .filter(|one| !id.is_empty() && one.trace_id.starts_with(id));
+    let mut by_trace = listed.iter().filter(|one| !id.is_empty() && one.trace_id.starts_with(id));
     match (by_number, by_trace.next(), by_trace.next()) {
         (Some(one), ..) | (None, Some(one), None) => Ok(one),
         (None, Some(_), Some(_)) => bail!("`{id}` begins more than one trace id"),
@@ -247,16 +226,11 @@ fn table(listed: &[Listed]) -> String {
     if listed.is_empty() {
         return "the queue is empty\n".to_owned();
     }
-    let mut text = format!(
-        "{:>5}  {:<12}  {:<32}  {:>6}  PATH\n",
-        "ID", "STATE", "TRACE", "SPANS"
-    );
+    let mut text = format!("{:>5}  {:<12}  {:<32}  {:>6}  PATH\n", "ID", "STATE", "TRACE", "SPANS");
     for one in listed {
         let (id, state, trace, spans) = (one.id, one.state.as_str(), &one.trace_id, one.spans);
         let path = one.path.display();
-        text.push_str(&format!(
-            "{id:>5}  {state:<12}  {trace:<32}  {spans:>6}  {path}\n"
-        ));
+        text.push_str(&format!("{id:>5}  {state:<12}  {trace:<32}  {spans:>6}  {path}\n"));
     }
     text
 }
@@ -284,10 +258,9 @@ fn details(one: &Listed) -> String {
             item.attempts,
             item.requests_waiting,
         ));
-        for (label, value) in [
-            ("last error", &item.last_error),
-            ("next attempt", &item.next_attempt),
-        ] {
+        for (label, value) in
+            [("last error", &item.last_error), ("next attempt", &item.next_attempt)]
+        {
             if let Some(value) = value {
                 text.push_str(&format!("    {label}: {value}\n"));
             }

@@ -36,13 +36,7 @@ impl Run {
         }
         tracing::info!(to = session.destinations().join(", "), "watching");
         let progress = Progress::start();
-        session
-            .run(
-                Mode::Watch,
-                observer(move |event| progress.observe(event)),
-                stop,
-            )
-            .await?;
+        session.run(Mode::Watch, observer(move |event| progress.observe(event)), stop).await?;
         tracing::info!("stopped");
         Ok(Exit::Done)
     }

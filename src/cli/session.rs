@@ -40,23 +40,15 @@ impl Session {
             Some(Location::Memory) | None => None,
         };
         let opened = match location {
-            Some(location) => pipelines
-                .open_queue(location)
-                .map_err(|error| trouble(&error)),
-            None => Err(
-                "there is no directory for the queue: set XDG_STATE_HOME or HOME, or \
+            Some(location) => pipelines.open_queue(location).map_err(|error| trouble(&error)),
+            None => Err("there is no directory for the queue: set XDG_STATE_HOME or HOME, or \
                          give one with --state-dir"
-                    .to_owned(),
-            ),
+                .to_owned()),
         };
         match opened {
             Ok(ready) => {
                 tell(&ready);
-                Ok(Session {
-                    pipelines,
-                    ready,
-                    directory,
-                })
+                Ok(Session { pipelines, ready, directory })
             }
             Err(reason) if on_trouble == OnTrouble::GoWithout => {
                 tracing::warn!("this run keeps its queue in memory: {reason}");
@@ -71,14 +63,8 @@ impl Session {
     /// # Errors
     /// The system gives no thread.
     pub fn in_memory(pipelines: Pipelines) -> Result<Session, Failure> {
-        let ready = pipelines
-            .open_queue(Location::Memory)
-            .map_err(anyhow::Error::from)?;
-        Ok(Session {
-            pipelines,
-            ready,
-            directory: None,
-        })
+        let ready = pipelines.open_queue(Location::Memory).map_err(anyhow::Error::from)?;
+        Ok(Session { pipelines, ready, directory: None })
     }
 
     pub fn destinations(&self) -> Vec<String> {
@@ -132,10 +118,7 @@ fn tell(ready: &Ready) {
         );
     }
     if ready.waiting > 0 {
-        tracing::info!(
-            exports = ready.waiting,
-            "going on with what an earlier run left"
-        );
+        tracing::info!(exports = ready.waiting, "going on with what an earlier run left");
     }
     if ready.dead_letters > 0 {
         tracing::warn!(

@@ -28,15 +28,9 @@ pub struct Setup {
 
 /// `$XDG_STATE_HOME/taskspan`, which is `~/.local/state/taskspan` unless it is set.
 pub fn default_state_dir(env: Env<'_>) -> Option<PathBuf> {
-    let absolute = |name: &str| {
-        env(name)
-            .map(PathBuf::from)
-            .filter(|path| path.is_absolute())
-    };
+    let absolute = |name: &str| env(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let home = || absolute("HOME").map(|home| home.join(".local/state"));
-    absolute("XDG_STATE_HOME")
-        .or_else(home)
-        .map(|state| state.join("taskspan"))
+    absolute("XDG_STATE_HOME").or_else(home).map(|state| state.join("taskspan"))
 }
 
 impl Setup {
@@ -67,10 +61,7 @@ impl Setup {
     ) -> Result<Setup, Failure> {
         let (otel, mut warnings) = otel_env::parse(env);
         let flags = Flags {
-            endpoint: args
-                .endpoint
-                .clone()
-                .filter(|endpoint| !endpoint.is_empty()),
+            endpoint: args.endpoint.clone().filter(|endpoint| !endpoint.is_empty()),
             protocol: args.protocol,
             project_id: args.project_id.clone().filter(|id| !id.is_empty()),
             directories: directories.to_vec(),
@@ -127,14 +118,8 @@ impl Setup {
             .map_err(|message| Faults(vec![Fault::nowhere(format!("--verify: {message}"))]))?;
         for exporter in self.config.exporters.values_mut() {
             if let ExporterConfig::OtlpGrpc(config) | ExporterConfig::OtlpHttp(config) = exporter {
-                let timeout = config
-                    .verify
-                    .as_ref()
-                    .map_or_else(verify_timeout, |it| it.timeout);
-                config.verify = Some(VerifyConfig {
-                    endpoint: url.to_owned(),
-                    timeout,
-                });
+                let timeout = config.verify.as_ref().map_or_else(verify_timeout, |it| it.timeout);
+                config.verify = Some(VerifyConfig { endpoint: url.to_owned(), timeout });
             }
         }
         Ok(())
@@ -151,14 +136,8 @@ impl Setup {
     /// Where the queue lives: the flag, the configured extension, or the user's state directory.
     /// None: nowhere that could be told.
     pub fn location(&self) -> Option<Location> {
-        let queues = self
-            .config
-            .exporters
-            .values()
-            .filter_map(ExporterConfig::otlp);
-        let mut durable = queues
-            .map(|(_, config)| &config.sending_queue)
-            .filter(|it| it.enabled);
+        let queues = self.config.exporters.values().filter_map(ExporterConfig::otlp);
+        let mut durable = queues.map(|(_, config)| &config.sending_queue).filter(|it| it.enabled);
         let Some(first) = durable.next() else {
             return Some(Location::Memory);
         };
@@ -167,13 +146,8 @@ impl Setup {
             Some(ExtensionConfig::FileStorage(storage)) => storage.directory.clone(),
             _ => None,
         });
-        let directory = self
-            .state_dir
-            .clone()
-            .or_else(|| configured.into_iter().next());
-        directory
-            .or_else(|| self.default_state_dir.clone())
-            .map(Location::Directory)
+        let directory = self.state_dir.clone().or_else(|| configured.into_iter().next());
+        directory.or_else(|| self.default_state_dir.clone()).map(Location::Directory)
     }
 
     /// Builds the pipelines.

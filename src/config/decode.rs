@@ -82,11 +82,7 @@ impl std::error::Error for Error {}
 
 impl de::Error for Error {
     fn custom<M: Display>(message: M) -> Self {
-        Self {
-            mark: None,
-            path: Vec::new(),
-            message: message.to_string(),
-        }
+        Self { mark: None, path: Vec::new(), message: message.to_string() }
     }
 
     fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {
@@ -104,9 +100,7 @@ struct Reader<'a>(&'a Node);
 impl<'a> Reader<'a> {
     fn wrong<T>(self, expected: &str) -> Result<T, Error> {
         let found = self.0.noun();
-        Err(de::Error::custom(format_args!(
-            "expected {expected}, found {found}"
-        )))
+        Err(de::Error::custom(format_args!("expected {expected}, found {found}")))
     }
 
     /// Reads the scalar with `FromStr`; the text is shown when that fails.
@@ -121,26 +115,15 @@ impl<'a> Reader<'a> {
 
     fn map<V: Visitor<'a>>(self, fields: &'a [&'a str], visitor: V) -> Result<V::Value, Error> {
         match &self.0.value {
-            Value::Null => visitor.visit_map(Entries {
-                fields,
-                entries: &[],
-                next: 0,
-            }),
-            Value::Map(entries) => visitor.visit_map(Entries {
-                fields,
-                entries,
-                next: 0,
-            }),
+            Value::Null => visitor.visit_map(Entries { fields, entries: &[], next: 0 }),
+            Value::Map(entries) => visitor.visit_map(Entries { fields, entries, next: 0 }),
             _ => self.wrong("a map"),
         }
     }
 
     fn seq<V: Visitor<'a>>(self, visitor: V) -> Result<V::Value, Error> {
         match &self.0.value {
-            Value::Null => visitor.visit_seq(Items {
-                items: &[],
-                next: 0,
-            }),
+            Value::Null => visitor.visit_seq(Items { items: &[], next: 0 }),
             Value::Seq(items) => visitor.visit_seq(Items { items, next: 0 }),
             _ => self.wrong("a list"),
         }
@@ -161,14 +144,8 @@ impl<'a> Reader<'a> {
             Value::Null => return visitor.visit_unit(),
             Value::Seq(_) => return self.seq(visitor),
             Value::Map(_) => return self.map(&[], visitor),
-            Value::Scalar {
-                text,
-                style: Style::Quoted,
-            } => return visitor.visit_str(text),
-            Value::Scalar {
-                text,
-                style: Style::Plain,
-            } => text,
+            Value::Scalar { text, style: Style::Quoted } => return visitor.visit_str(text),
+            Value::Scalar { text, style: Style::Plain } => text,
         };
         // Rust reads `inf` and `nan` as floats; YAML does not.
         let numeric = text.starts_with(|c: char| c.is_ascii_digit() || "+-.".contains(c));
@@ -290,9 +267,7 @@ impl<'de> de::SeqAccess<'de> for Items<'de> {
             return Ok(None);
         };
         self.next += 1;
-        seed.deserialize(Reader(item))
-            .map(Some)
-            .map_err(|e| e.at(&item.mark).inside(index))
+        seed.deserialize(Reader(item)).map(Some).map_err(|e| e.at(&item.mark).inside(index))
     }
 }
 
@@ -320,10 +295,7 @@ impl<'de> de::MapAccess<'de> for Entries<'de> {
                 continue;
             }
             let text: StrDeserializer<Error> = key.text.as_str().into_deserializer();
-            return seed
-                .deserialize(text)
-                .map(Some)
-                .map_err(|e| e.at(&key.mark).inside(index));
+            return seed.deserialize(text).map(Some).map_err(|e| e.at(&key.mark).inside(index));
         }
     }
 
@@ -332,8 +304,7 @@ impl<'de> de::MapAccess<'de> for Entries<'de> {
         let Some((_, node)) = self.entries.get(index) else {
             return Err(de::Error::custom("a value was asked for before its key"));
         };
-        seed.deserialize(Reader(node))
-            .map_err(|e| e.at(&node.mark).inside(index))
+        seed.deserialize(Reader(node)).map_err(|e| e.at(&node.mark).inside(index))
     }
 }
 

@@ -19,19 +19,12 @@ pub fn expand(node: &mut Node, env: Env, report: &mut Report) {
     match &mut node.value {
         Value::Null => {}
         Value::Seq(items) => items.iter_mut().for_each(|item| expand(item, env, report)),
-        Value::Map(entries) => entries
-            .iter_mut()
-            .for_each(|(_, node)| expand(node, env, report)),
+        Value::Map(entries) => entries.iter_mut().for_each(|(_, node)| expand(node, env, report)),
         Value::Scalar { text, style } => {
             if !text.contains('$') {
                 return;
             }
-            let expanded = Expander {
-                env,
-                mark: &node.mark,
-                report,
-            }
-            .text(text);
+            let expanded = Expander { env, mark: &node.mark, report }.text(text);
             // Text around an expansion makes it text; alone it may still become a number or null.
             let style = match style {
                 Style::Plain if expanded.is_empty() || is_one_expansion(text) => Style::Plain,
@@ -62,8 +55,7 @@ impl Expander<'_> {
                 after
             } else if let Some(body) = after.strip_prefix('{') {
                 let Some((body, after)) = body.split_once('}') else {
-                    self.report
-                        .fault(self.mark, "`${` without its `}` (a plain `$` is `$$`)");
+                    self.report.fault(self.mark, "`${` without its `}` (a plain `$` is `$$`)");
                     return out;
                 };
                 out.push_str(&self.reference(body));
@@ -105,14 +97,10 @@ fn complaint(body: &str, name: &str) -> Option<String> {
         return Some("an expansion inside an expansion".to_owned());
     }
     if let Some((scheme, _)) = name.split_once(':') {
-        return Some(format!(
-            "`${{{scheme}:…}}` is not known; only `${{env:NAME}}` is"
-        ));
+        return Some(format!("`${{{scheme}:…}}` is not known; only `${{env:NAME}}` is"));
     }
     let mut chars = name.chars();
-    let starts_well = chars
-        .next()
-        .is_some_and(|c| c == '_' || c.is_ascii_alphabetic());
+    let starts_well = chars.next().is_some_and(|c| c == '_' || c.is_ascii_alphabetic());
     if starts_well && chars.all(|c| c == '_' || c.is_ascii_alphanumeric()) {
         return None;
     }
@@ -161,14 +149,7 @@ mod tests {
             ("a: \"x${EMPTY}\"", "x", Quoted),
         ] {
             let (value, faults, warnings) = run(yaml);
-            assert_eq!(
-                value,
-                Value::Scalar {
-                    text: text.into(),
-                    style
-                },
-                "{yaml}"
-            );
+            assert_eq!(value, Value::Scalar { text: text.into(), style }, "{yaml}");
             assert_eq!((faults.as_str(), warnings.len()), ("", 0), "{yaml}");
         }
     }
@@ -176,41 +157,20 @@ mod tests {
     #[test]
     fn unset_is_a_warning_and_empty() {
         let warning = "p:1:4: the environment has no NONE; it is taken as empty";
-        let quoted = Value::Scalar {
-            text: String::new(),
-            style: Style::Quoted,
-        };
-        assert_eq!(
-            run("a: ${NONE}"),
-            (Value::Null, String::new(), vec![warning.into()])
-        );
-        assert_eq!(
-            run("a: '${NONE}'"),
-            (quoted, String::new(), vec![warning.into()])
-        );
+        let quoted = Value::Scalar { text: String::new(), style: Style::Quoted };
+        assert_eq!(run("a: ${NONE}"), (Value::Null, String::new(), vec![warning.into()]));
+        assert_eq!(run("a: '${NONE}'"), (quoted, String::new(), vec![warning.into()]));
         assert_eq!(run("a: ${EMPTY}"), (Value::Null, String::new(), vec![]));
-        assert_eq!(
-            run("a: ${EMPTY}${EMPTY}"),
-            (Value::Null, String::new(), vec![])
-        );
+        assert_eq!(run("a: ${EMPTY}${EMPTY}"), (Value::Null, String::new(), vec![]));
     }
 
     #[test]
     fn faults_are_located_and_keys_are_left_alone() {
         for (yaml, expected) in [
-            (
-                "a: ${foo:bar}",
-                "p:1:4: `${foo:…}` is not known; only `${env:NAME}` is",
-            ),
-            (
-                "a: 'x ${env:HOST'",
-                "p:1:4: `${` without its `}` (a plain `$` is `$$`)",
-            ),
+            ("a: ${foo:bar}", "p:1:4: `${foo:…}` is not known; only `${env:NAME}` is"),
+            ("a: 'x ${env:HOST'", "p:1:4: `${` without its `}` (a plain `$` is `$$`)"),
             ("a: ${}", "p:1:4: `` cannot be the name of a variable"),
-            (
-                "a: ${env:A-B}",
-                "p:1:4: `A-B` cannot be the name of a variable",
-            ),
+            ("a: ${env:A-B}", "p:1:4: `A-B` cannot be the name of a variable"),
             ("a: ${N:-${N}}", "p:1:4: an expansion inside an expansion"),
             ("${foo:bar}: 1", ""),
         ] {

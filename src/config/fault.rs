@@ -35,18 +35,12 @@ pub struct Fault {
 
 impl Fault {
     pub fn at(mark: &Mark, message: impl Into<String>) -> Self {
-        Self {
-            mark: Some(mark.clone()),
-            message: message.into(),
-        }
+        Self { mark: Some(mark.clone()), message: message.into() }
     }
 
     /// A fault that belongs to no place in a file.
     pub fn nowhere(message: impl Into<String>) -> Self {
-        Self {
-            mark: None,
-            message: message.into(),
-        }
+        Self { mark: None, message: message.into() }
     }
 }
 
@@ -117,21 +111,15 @@ pub fn hint(given: &str, known: &[&str]) -> String {
         Some(near) => format!("; did you mean `{near}`?"),
         None => ".".to_owned(),
     };
-    let known = if known.is_empty() {
-        "none".to_owned()
-    } else {
-        known.join(", ")
-    };
+    let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
     format!("{near} Known: {known}")
 }
 
 /// The known word that a slip or two may have turned into `given`.
 fn nearest<'a>(given: &str, known: &[&'a str]) -> Option<&'a str> {
     let allowed = 1 + given.chars().count() / 4;
-    let (distance, near) = known
-        .iter()
-        .map(|word| (distance(given, word), *word))
-        .min_by_key(|(steps, _)| *steps)?;
+    let (distance, near) =
+        known.iter().map(|word| (distance(given, word), *word)).min_by_key(|(steps, _)| *steps)?;
     (distance <= allowed).then_some(near)
 }
 
@@ -157,11 +145,7 @@ mod tests {
 
     #[test]
     fn faults_print_in_the_order_of_the_file() {
-        let mark = |line, column| Mark {
-            file: "p.yaml".into(),
-            line,
-            column,
-        };
+        let mark = |line, column| Mark { file: "p.yaml".into(), line, column };
         let mut faults = Faults::default();
         faults.push(&mark(10, 1), "last");
         faults.push(&mark(2, 7), "second");

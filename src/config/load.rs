@@ -40,11 +40,7 @@ pub fn load(sources: &[Source], sets: &[String], env: Env, report: &mut Report) 
         })
         .unwrap_or_else(|| Node {
             value: Value::Map(Vec::new()),
-            mark: Mark {
-                file: "configuration".into(),
-                line: 1,
-                column: 1,
-            },
+            mark: Mark { file: "configuration".into(), line: 1, column: 1 },
         });
     expand(&mut root, env, report);
     Some(root)
@@ -84,25 +80,15 @@ fn read(source: &Source, report: &mut Report) -> Option<Node> {
 fn read_set(set: &str, report: &mut Report) -> Option<Node> {
     let (path, text) = set.split_once('=').unwrap_or((set, ""));
     let file: Arc<str> = format!("--set {path}").into();
-    let mark = Mark {
-        file: file.clone(),
-        line: 1,
-        column: 1,
-    };
+    let mark = Mark { file: file.clone(), line: 1, column: 1 };
     if !set.contains('=') || path.split('.').any(|part| part.trim().is_empty()) {
         report.fault(&mark, "write it as key.key=value");
         return None;
     }
     let value = Node::parse(&file, text, report)?;
     Some(path.rsplit('.').fold(value, |inner, part| {
-        let key = Key {
-            text: part.trim().to_owned(),
-            mark: mark.clone(),
-        };
-        Node {
-            value: Value::Map(vec![(key, inner)]),
-            mark: mark.clone(),
-        }
+        let key = Key { text: part.trim().to_owned(), mark: mark.clone() };
+        Node { value: Value::Map(vec![(key, inner)]), mark: mark.clone() }
     }))
 }
 
@@ -129,10 +115,7 @@ mod tests {
     use super::*;
 
     fn text(name: &str, text: &str) -> Source {
-        Source::Text {
-            name: name.into(),
-            text: text.into(),
-        }
+        Source::Text { name: name.into(), text: text.into() }
     }
 
     fn run(sources: &[Source], sets: &[&str]) -> (Option<Node>, Report) {
@@ -146,10 +129,7 @@ mod tests {
     fn maps_merge_and_everything_else_replaces() {
         let base = text("a", "m: {x: 1, y: [1, 2], z: {k: v}}\nn: ${env:GONE}\n");
         let over = text("b", "m:\n  y: [3]\n  z:\n  w: 4\n");
-        let (node, report) = run(
-            &[base, over],
-            &["n=5", "m.z.k='q'", "m.new/1.deep=[a, {b: c}]"],
-        );
+        let (node, report) = run(&[base, over], &["n=5", "m.z.k='q'", "m.new/1.deep=[a, {b: c}]"]);
         let node = node.unwrap();
         // The variable is overridden, so nobody misses it.
         assert!(report.faults.is_empty() && report.warnings.is_empty());
@@ -168,24 +148,15 @@ mod tests {
 
     #[test]
     fn every_source_that_cannot_be_read_is_named() {
-        let sources = [
-            Source::File("/no/such.yaml".into()),
-            text("list", "- a\n"),
-            text("broken", "a: ["),
-        ];
+        let sources =
+            [Source::File("/no/such.yaml".into()), text("list", "- a\n"), text("broken", "a: [")];
         let (node, report) = run(&sources, &["token", "a..b=1", "x=[s3cret"]);
         assert!(node.is_none());
         let faults = report.faults.to_string();
         let lines: Vec<_> = faults.lines().collect();
         assert_eq!(lines.len(), 6, "{faults}");
-        assert!(
-            lines[0].starts_with("/no/such.yaml: cannot be read: No such file"),
-            "{faults}"
-        );
-        assert!(
-            faults.contains("--set token:1:1: write it as key.key=value"),
-            "{faults}"
-        );
+        assert!(lines[0].starts_with("/no/such.yaml: cannot be read: No such file"), "{faults}");
+        assert!(faults.contains("--set token:1:1: write it as key.key=value"), "{faults}");
         assert!(!faults.contains("s3cret"), "{faults}");
     }
 }

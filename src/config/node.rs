@@ -66,27 +66,15 @@ impl Node {
     }
 
     pub fn entries(&self) -> &[(Key, Node)] {
-        if let Value::Map(entries) = &self.value {
-            entries
-        } else {
-            &[]
-        }
+        if let Value::Map(entries) = &self.value { entries } else { &[] }
     }
 
     pub fn items(&self) -> &[Node] {
-        if let Value::Seq(items) = &self.value {
-            items
-        } else {
-            &[]
-        }
+        if let Value::Seq(items) = &self.value { items } else { &[] }
     }
 
     pub fn text(&self) -> Option<&str> {
-        if let Value::Scalar { text, .. } = &self.value {
-            Some(text)
-        } else {
-            None
-        }
+        if let Value::Scalar { text, .. } = &self.value { Some(text) } else { None }
     }
 
     /// The value at a dotted path, and where to point when it is wrong: at a scalar itself, at the
@@ -97,11 +85,7 @@ impl Node {
 
     fn find_below<'a>(&'a self, above: &'a Mark, path: &str) -> Option<(&'a Mark, &'a Node)> {
         if path.is_empty() {
-            let mark = if self.text().is_some() {
-                &self.mark
-            } else {
-                above
-            };
+            let mark = if self.text().is_some() { &self.mark } else { above };
             return Some((mark, self));
         }
         if let Value::Seq(items) = &self.value {
@@ -111,11 +95,7 @@ impl Node {
         }
         self.entries().iter().find_map(|(key, node)| {
             let rest = path.strip_prefix(&key.text)?;
-            let rest = if rest.is_empty() {
-                rest
-            } else {
-                rest.strip_prefix('.')?
-            };
+            let rest = if rest.is_empty() { rest } else { rest.strip_prefix('.')? };
             node.find_below(&key.mark, rest)
         })
     }
@@ -138,9 +118,7 @@ impl Node {
     }
 
     fn children(&self) -> impl Iterator<Item = &Node> {
-        self.items()
-            .iter()
-            .chain(self.entries().iter().map(|(_, node)| node))
+        self.items().iter().chain(self.entries().iter().map(|(_, node)| node))
     }
 
     fn size(&self) -> usize {
@@ -148,10 +126,7 @@ impl Node {
     }
 
     fn depth(&self) -> usize {
-        self.children()
-            .map(|child| 1 + child.depth())
-            .max()
-            .unwrap_or(0)
+        self.children().map(|child| 1 + child.depth()).max().unwrap_or(0)
     }
 }
 
@@ -170,13 +145,7 @@ impl<'a> Builder<'a> {
     fn new(file: &'a Arc<str>, text: &'a str, report: &'a mut Report) -> Self {
         let options = granit::options! { emit_comments: false };
         let parser = Parser::new_from_str_with_options(text, options);
-        Self {
-            parser,
-            file,
-            report,
-            anchors: HashMap::new(),
-            nodes: 0,
-        }
+        Self { parser, file, report, anchors: HashMap::new(), nodes: 0 }
     }
 
     fn document(mut self) -> Option<Node> {
@@ -186,22 +155,14 @@ impl<'a> Builder<'a> {
                 Event::StreamEnd => break,
                 Event::StreamStart | Event::DocumentStart(..) | Event::DocumentEnd => {}
                 _ if root.is_some() => {
-                    self.report
-                        .fault(&mark, "a second document; a file holds one");
+                    self.report.fault(&mark, "a second document; a file holds one");
                     return None;
                 }
                 node => root = Some(self.node(node, mark, 0).ok()?),
             }
         }
-        let start = Mark {
-            file: self.file.clone(),
-            line: 1,
-            column: 1,
-        };
-        Some(root.unwrap_or(Node {
-            value: Value::Null,
-            mark: start,
-        }))
+        let start = Mark { file: self.file.clone(), line: 1, column: 1 };
+        Some(root.unwrap_or(Node { value: Value::Null, mark: start }))
     }
 
     fn next(&mut self) -> Result<Option<(Event<'a>, Mark)>, Stopped> {
@@ -214,10 +175,7 @@ impl<'a> Builder<'a> {
             None => Ok(None),
             Some(Ok((event, span))) => Ok(Some((event, place(&span.start)))),
             Some(Err(error)) => {
-                self.report.fault(
-                    &place(error.marker()),
-                    format!("not YAML: {}", error.info()),
-                );
+                self.report.fault(&place(error.marker()), format!("not YAML: {}", error.info()));
                 Err(Stopped)
             }
         }
@@ -238,9 +196,7 @@ impl<'a> Builder<'a> {
         self.count(1, &mark)?;
         let (value, anchor) = match event {
             Event::Scalar(text, style, anchor, tag) => {
-                let text_tag = tag
-                    .as_ref()
-                    .is_some_and(|tag| tag.is_yaml_core_schema_tag("str"));
+                let text_tag = tag.as_ref().is_some_and(|tag| tag.is_yaml_core_schema_tag("str"));
                 let plain = style == ScalarStyle::Plain && !text_tag;
                 let style = if plain { Style::Plain } else { Style::Quoted };
                 (Value::scalar(text.into_owned(), style), anchor)
@@ -272,10 +228,7 @@ impl<'a> Builder<'a> {
         loop {
             let key = match self.inner(start)? {
                 (Event::MappingEnd, _) => return Ok(Value::Map(entries)),
-                (Event::Scalar(text, ..), mark) => Key {
-                    text: text.into_owned(),
-                    mark,
-                },
+                (Event::Scalar(text, ..), mark) => Key { text: text.into_owned(), mark },
                 (_, mark) => return self.stop(&mark, "a key has to be plain text"),
             };
             self.count(1, &key.mark)?;
@@ -285,10 +238,8 @@ impl<'a> Builder<'a> {
                 None => entries.push((key, node)),
                 Some((first, _)) => {
                     let Mark { line, column, .. } = first.mark;
-                    let message = format!(
-                        "`{}` is written twice; the first is at {line}:{column}",
-                        key.text
-                    );
+                    let message =
+                        format!("`{}` is written twice; the first is at {line}:{column}", key.text);
                     self.report.fault(&key.mark, message);
                 }
             }
@@ -312,10 +263,7 @@ impl<'a> Builder<'a> {
         if self.nodes <= MAX_NODES {
             return Ok(());
         }
-        self.stop(
-            mark,
-            format!("more than {MAX_NODES} values, aliases written out"),
-        )
+        self.stop(mark, format!("more than {MAX_NODES} values, aliases written out"))
     }
 
     fn stop<T>(&mut self, mark: &Mark, message: impl Into<String>) -> Result<T, Stopped> {
@@ -354,21 +302,14 @@ mod tests {
     fn nothing_is_null() {
         for text in ["", "# a comment\n", "---\n", "~"] {
             let (node, faults) = parse(text);
-            assert_eq!(
-                (node.unwrap().value, faults.as_str()),
-                (Value::Null, ""),
-                "{text}"
-            );
+            assert_eq!((node.unwrap().value, faults.as_str()), (Value::Null, ""), "{text}");
         }
     }
 
     #[test]
     fn aliases_are_copies_within_bounds() {
         let (node, _) = parse("a: &x {b: 1}\nc: *x\n");
-        assert_eq!(
-            node.unwrap().find("c.b").unwrap().0.to_string(),
-            "p.yaml:1:11"
-        );
+        assert_eq!(node.unwrap().find("c.b").unwrap().0.to_string(), "p.yaml:1:11");
 
         let mut bomb = "a0: &a0 [1, 1]\n".to_owned();
         for i in 1..40 {
@@ -376,33 +317,18 @@ mod tests {
         }
         let (node, faults) = parse(&bomb);
         assert!(node.is_none());
-        assert_eq!(
-            faults,
-            "p.yaml:12:12: more than 10000 values, aliases written out"
-        );
+        assert_eq!(faults, "p.yaml:12:12: more than 10000 values, aliases written out");
         let (_, faults) = parse("&a [*a]");
-        assert_eq!(
-            faults,
-            "p.yaml:1:5: an alias inside the value it stands for"
-        );
+        assert_eq!(faults, "p.yaml:1:5: an alias inside the value it stands for");
     }
 
     #[test]
     fn what_is_not_a_tree_is_a_fault() {
         let deep = "[".repeat(100) + &"]".repeat(100);
         for (text, expected) in [
-            (
-                "a: 1\nb: 2\na: 3\n",
-                "p.yaml:3:1: `a` is written twice; the first is at 1:1",
-            ),
-            (
-                "a: b: c",
-                "p.yaml:1:5: not YAML: mapping values are not allowed in this context",
-            ),
-            (
-                "a\n---\nb",
-                "p.yaml:3:1: a second document; a file holds one",
-            ),
+            ("a: 1\nb: 2\na: 3\n", "p.yaml:3:1: `a` is written twice; the first is at 1:1"),
+            ("a: b: c", "p.yaml:1:5: not YAML: mapping values are not allowed in this context"),
+            ("a\n---\nb", "p.yaml:3:1: a second document; a file holds one"),
             ("[a]: b", "p.yaml:1:1: a key has to be plain text"),
             (deep.as_str(), "p.yaml:1:66: nested deeper than 64 levels"),
         ] {

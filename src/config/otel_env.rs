@@ -65,14 +65,9 @@ pub struct SpanLimits {
 
 /// Reads all variables; nothing here fails.
 pub fn parse(env: Env) -> (OtelEnv, Vec<Fault>) {
-    let mut reader = Reader {
-        env,
-        warnings: Vec::new(),
-    };
+    let mut reader = Reader { env, warnings: Vec::new() };
     let otel = OtelEnv {
-        disabled: reader
-            .first(&["OTEL_SDK_DISABLED"], boolean)
-            .unwrap_or(false),
+        disabled: reader.first(&["OTEL_SDK_DISABLED"], boolean).unwrap_or(false),
         service_name: reader.first(&["OTEL_SERVICE_NAME"], text),
         resource_attributes: reader
             .first(&["OTEL_RESOURCE_ATTRIBUTES"], attributes)
@@ -112,20 +107,12 @@ impl Reader<'_> {
 
     fn limits(&mut self) -> SpanLimits {
         SpanLimits {
-            attribute_count: self.first(
-                &[
-                    "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT",
-                    "OTEL_ATTRIBUTE_COUNT_LIMIT",
-                ],
-                count,
-            ),
+            attribute_count: self
+                .first(&["OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "OTEL_ATTRIBUTE_COUNT_LIMIT"], count),
             event_count: self.first(&["OTEL_SPAN_EVENT_COUNT_LIMIT"], count),
             link_count: self.first(&["OTEL_SPAN_LINK_COUNT_LIMIT"], count),
             attribute_value_length: self.first(
-                &[
-                    "OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT",
-                    "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT",
-                ],
+                &["OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT", "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT"],
                 count,
             ),
         }
@@ -195,9 +182,7 @@ fn boolean(value: &str) -> Result<bool, String> {
 }
 
 fn count(value: &str) -> Result<usize, String> {
-    value
-        .parse()
-        .map_err(|_| "has to be a whole number, 0 or more".into())
+    value.parse().map_err(|_| "has to be a whole number, 0 or more".into())
 }
 
 fn milliseconds(value: &str) -> Result<Duration, String> {

@@ -63,11 +63,7 @@ pub fn apply(config: &mut Config, flags: &Flags, otel: &OtelEnv) -> Result<Vec<F
             }
         }
     }
-    if faults.is_empty() {
-        Ok(warnings)
-    } else {
-        Err(faults)
-    }
+    if faults.is_empty() { Ok(warnings) } else { Err(faults) }
 }
 
 fn apply_to_receivers(config: &mut Config, flags: &Flags, faults: &mut Faults) {
@@ -89,16 +85,9 @@ fn apply_to_receivers(config: &mut Config, flags: &Flags, faults: &mut Faults) {
 /// The OTLP exporters that the traces pipelines use.
 fn otlp_exporters(config: &Config) -> Vec<ComponentId> {
     let mut found: Vec<ComponentId> = Vec::new();
-    let pipelines = config
-        .service
-        .pipelines
-        .iter()
-        .filter(|(id, _)| id.kind == "traces");
+    let pipelines = config.service.pipelines.iter().filter(|(id, _)| id.kind == "traces");
     for id in pipelines.flat_map(|(_, pipeline)| &pipeline.exporters) {
-        let is_otlp = config
-            .exporters
-            .get(id)
-            .is_some_and(|exporter| exporter.otlp().is_some());
+        let is_otlp = config.exporters.get(id).is_some_and(|exporter| exporter.otlp().is_some());
         if is_otlp && !found.contains(id) {
             found.push(id.clone());
         }
@@ -107,13 +96,8 @@ fn otlp_exporters(config: &Config) -> Vec<ComponentId> {
 }
 
 fn add_exporter(config: &mut Config) {
-    let id = ComponentId {
-        kind: "otlp_grpc".to_owned(),
-        name: Some("endpoint".to_owned()),
-    };
-    config
-        .exporters
-        .insert(id.clone(), ExporterConfig::OtlpGrpc(OtlpConfig::default()));
+    let id = ComponentId { kind: "otlp_grpc".to_owned(), name: Some("endpoint".to_owned()) };
+    config.exporters.insert(id.clone(), ExporterConfig::OtlpGrpc(OtlpConfig::default()));
     for (pipeline_id, pipeline) in &mut config.service.pipelines {
         if pipeline_id.kind == "traces" {
             pipeline.exporters.push(id.clone());
@@ -126,10 +110,7 @@ fn overlaid(exporter: &ExporterConfig, flags: &Flags, env: &OtlpEnv) -> Exporter
         return exporter.clone();
     };
     let mut config = config.clone();
-    let given = flags
-        .endpoint
-        .as_deref()
-        .or(env.endpoint.as_ref().map(|it| it.url.as_str()));
+    let given = flags.endpoint.as_deref().or(env.endpoint.as_ref().map(|it| it.url.as_str()));
     match (&flags.endpoint, &env.endpoint) {
         (Some(url), _) | (None, Some(EndpointEnv { url, exact: false })) => {
             config.endpoint = Some(url.clone());
@@ -141,14 +122,9 @@ fn overlaid(exporter: &ExporterConfig, flags: &Flags, env: &OtlpEnv) -> Exporter
         (None, None) => {}
     }
     // The environment's protocol belongs to its endpoint; alone it would bend a file's component.
-    let of_env = env
-        .protocol
-        .filter(|_| given.is_some() || config.endpoint.is_none());
-    let protocol = flags
-        .protocol
-        .or(of_env)
-        .or_else(|| given.and_then(protocol_of_port))
-        .unwrap_or(of_file);
+    let of_env = env.protocol.filter(|_| given.is_some() || config.endpoint.is_none());
+    let protocol =
+        flags.protocol.or(of_env).or_else(|| given.and_then(protocol_of_port)).unwrap_or(of_file);
 
     config.headers.extend(env.headers.clone());
     config.timeout = env.timeout.map_or(config.timeout, HumanDuration);
@@ -185,9 +161,7 @@ fn check(id: &ComponentId, exporter: &ExporterConfig, faults: &mut Faults) {
         return;
     };
     config.check(protocol, &mut |key, message| {
-        faults
-            .0
-            .push(Fault::nowhere(format!("exporter `{id}`, {key}: {message}")));
+        faults.0.push(Fault::nowhere(format!("exporter `{id}`, {key}: {message}")));
     });
 }
 
@@ -207,31 +181,20 @@ exporters: {otlp_grpc: {endpoint: http://a:4317}, otlp_http: {endpoint: http://b
 service: {pipelines: {traces: {receivers: [export_dir], exporters: [otlp_grpc, otlp_http]}}}";
 
     fn loaded(text: &str) -> Config {
-        let source = Source::Text {
-            name: "t.yaml".into(),
-            text: text.into(),
-        };
+        let source = Source::Text { name: "t.yaml".into(), text: text.into() };
         let no_env: Env<'_> = &|_| None;
-        Config::from_sources(&[source], &[], no_env)
-            .expect("a valid configuration")
-            .0
+        Config::from_sources(&[source], &[], no_env).expect("a valid configuration").0
     }
 
     fn env(pairs: &[(&str, &str)]) -> OtelEnv {
         let find = |name: &str| {
-            pairs
-                .iter()
-                .find(|(key, _)| *key == name)
-                .map(|(_, value)| (*value).to_owned())
+            pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
         };
         otel_env::parse(&find).0
     }
 
     fn endpoint_flag(url: &str) -> Flags {
-        Flags {
-            endpoint: Some(url.into()),
-            ..Flags::default()
-        }
+        Flags { endpoint: Some(url.into()), ..Flags::default() }
     }
 
     fn only(config: &Config) -> (Protocol, OtlpConfig) {
@@ -277,10 +240,7 @@ service: {pipelines: {traces: {receivers: [export_dir], exporters: [otlp_grpc, o
             ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://base:4318"),
         ]);
         apply(&mut config, &Flags::default(), &otel).expect("fits");
-        assert_eq!(
-            only(&config).1.traces_endpoint.as_deref(),
-            Some("http://env:4318/x")
-        );
+        assert_eq!(only(&config).1.traces_endpoint.as_deref(), Some("http://env:4318/x"));
     }
 
     #[test]
@@ -301,12 +261,7 @@ service: {pipelines: {traces: {receivers: [export_dir], exporters: [otlp_grpc, o
 exporters: {debug: {}}
 service: {pipelines: {traces: {receivers: [export_dir], exporters: [debug]}}}",
         );
-        apply(
-            &mut config,
-            &endpoint_flag("http://x:4318"),
-            &OtelEnv::default(),
-        )
-        .expect("fits");
+        apply(&mut config, &endpoint_flag("http://x:4318"), &OtelEnv::default()).expect("fits");
         let pipeline = &config.service.pipelines[0];
         assert_eq!(pipeline.exporters.len(), 2);
         assert!(matches!(config.exporters[1], ExporterConfig::OtlpHttp(_)));
@@ -314,16 +269,7 @@ service: {pipelines: {traces: {receivers: [export_dir], exporters: [debug]}}}",
 
     #[test]
     fn a_bad_flag_is_a_fault() {
-        let faults = apply(
-            &mut loaded(ONE),
-            &endpoint_flag("ftp://x"),
-            &OtelEnv::default(),
-        );
-        assert!(
-            faults
-                .expect_err("no such scheme")
-                .to_string()
-                .contains("endpoint")
-        );
+        let faults = apply(&mut loaded(ONE), &endpoint_flag("ftp://x"), &OtelEnv::default());
+        assert!(faults.expect_err("no such scheme").to_string().contains("endpoint"));
     }
 }

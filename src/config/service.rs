@@ -58,10 +58,7 @@ pub enum LogEncoding {
 
 impl Default for LogsConfig {
     fn default() -> Self {
-        Self {
-            level: "info".into(),
-            encoding: LogEncoding::default(),
-        }
+        Self { level: "info".into(), encoding: LogEncoding::default() }
     }
 }
 
@@ -82,10 +79,7 @@ impl Service {
     /// Reports what is out of range: key path, message.
     pub fn check(&self, at: &mut dyn FnMut(&str, String)) {
         let level = &self.telemetry.logs.level;
-        if !Self::LEVELS
-            .iter()
-            .any(|known| known.eq_ignore_ascii_case(level))
-        {
+        if !Self::LEVELS.iter().any(|known| known.eq_ignore_ascii_case(level)) {
             let message = super::fault::unknown("level", level, &Self::LEVELS);
             at("telemetry.logs.level", message);
         }
@@ -110,8 +104,6 @@ pub struct HealthCheckConfig {
 
 impl Default for HealthCheckConfig {
     fn default() -> Self {
-        Self {
-            endpoint: "127.0.0.1:13133".into(),
-        }
+        Self { endpoint: "127.0.0.1:13133".into() }
     }
 }

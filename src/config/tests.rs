@@ -25,10 +25,7 @@ fn no_env(_: &str) -> Option<String> {
 }
 
 fn load(yaml: &str) -> Result<(Config, String), String> {
-    let source = Source::Text {
-        name: "p".into(),
-        text: yaml.into(),
-    };
+    let source = Source::Text { name: "p".into(), text: yaml.into() };
     let lines = |faults: Vec<Fault>| Faults(faults).to_string();
     match Config::from_sources(&[source], &[], &no_env) {
         Ok((config, warnings)) => Ok((config, lines(warnings))),
@@ -40,23 +37,14 @@ fn load(yaml: &str) -> Result<(Config, String), String> {
 fn a_good_file_loads_and_prints_without_secrets() {
     let (config, warnings) = load(GOOD).unwrap();
     assert_eq!(warnings, "");
-    let kinds: Vec<_> = config
-        .exporters
-        .values()
-        .map(ExporterConfig::kind)
-        .collect();
+    let kinds: Vec<_> = config.exporters.values().map(ExporterConfig::kind).collect();
     assert_eq!(kinds, ["otlp_grpc", "otlp_http"]);
-    let ExporterConfig::OtlpGrpc(otlp) = &config.exporters[0] else {
-        panic!("{config:?}")
-    };
+    let ExporterConfig::OtlpGrpc(otlp) = &config.exporters[0] else { panic!("{config:?}") };
     assert_eq!(otlp.headers["authorization"].expose(), "Bearer hunter2");
 
     let printed = serde_json::to_string(&config).unwrap() + &format!("{config:?}");
     assert!(!printed.contains("hunter2"), "{printed}");
-    assert!(
-        printed.contains("\"otlp/a\":{\"endpoint\":\"localhost:4317\""),
-        "{printed}"
-    );
+    assert!(printed.contains("\"otlp/a\":{\"endpoint\":\"localhost:4317\""), "{printed}");
 }
 
 #[test]
@@ -136,14 +124,8 @@ p:37:45: unknown value `xml`. Known: text, json";
 fn no_pipeline_is_a_fault() {
     let message = "no pipeline: service.pipelines needs a `traces` at least";
     assert_eq!(load("").unwrap_err(), format!("p:1:1: {message}"));
-    assert_eq!(
-        load("\nservice:\n").unwrap_err(),
-        format!("p:2:1: {message}")
-    );
-    assert_eq!(
-        load("service:\n  pipelines: {}").unwrap_err(),
-        format!("p:2:3: {message}")
-    );
+    assert_eq!(load("\nservice:\n").unwrap_err(), format!("p:2:1: {message}"));
+    assert_eq!(load("service:\n  pipelines: {}").unwrap_err(), format!("p:2:3: {message}"));
     assert_eq!(
         load("service: {pipelines: {traces: }}").unwrap_err(),
         "p:1:23: pipeline `traces` has no exporters\np:1:23: pipeline `traces` has no receivers"
@@ -152,10 +134,8 @@ fn no_pipeline_is_a_fault() {
 
 #[test]
 fn what_is_odd_is_a_warning() {
-    let yaml = GOOD.replace(
-        "service:\n",
-        "  debug:\nservice:\n  extensions: [health_check]\n",
-    ) + "extensions: {health_check: , file_storage/x: {directory: d}}\n";
+    let yaml = GOOD.replace("service:\n", "  debug:\nservice:\n  extensions: [health_check]\n")
+        + "extensions: {health_check: , file_storage/x: {directory: d}}\n";
     let (config, warnings) = load(&yaml).unwrap();
     assert_eq!(
         warnings,
@@ -182,12 +162,7 @@ fn files_sets_and_the_environment_come_together() {
     assert_eq!(receiver.max_concurrent_exports, 9);
 
     let faults = Config::load(&["/no/such.yaml".into()], &[], &env).unwrap_err();
-    assert!(
-        faults
-            .to_string()
-            .starts_with("/no/such.yaml: cannot be read"),
-        "{faults}"
-    );
+    assert!(faults.to_string().starts_with("/no/such.yaml: cannot be read"), "{faults}");
 }
 
 fn without_file() -> Config {
@@ -213,10 +188,8 @@ fn the_shipped_file_loads_without_a_word() {
     let ReceiverConfig::ExportDir(receiver) = &mut expected.receivers[0];
     receiver.directories = vec!["./output".into()];
     let endpoint = Some("http://localhost:4317".into());
-    expected.exporters[0] = ExporterConfig::OtlpGrpc(OtlpConfig {
-        endpoint,
-        ..OtlpConfig::default()
-    });
+    expected.exporters[0] =
+        ExporterConfig::OtlpGrpc(OtlpConfig { endpoint, ..OtlpConfig::default() });
     assert_eq!(config, expected);
 }
 
@@ -242,18 +215,9 @@ fn the_shipped_file_shows_every_option_with_its_default() {
         ("exporters.otlp_grpc", json(&OtlpConfig::default())),
         ("exporters.file", json(&FileConfig::default())),
         ("exporters.debug", json(&DebugConfig::default())),
-        (
-            "extensions.file_storage",
-            json(&FileStorageConfig::default()),
-        ),
-        (
-            "extensions.health_check",
-            json(&HealthCheckConfig::default()),
-        ),
-        (
-            "service.shutdown_timeout",
-            json(&Service::default().shutdown_timeout),
-        ),
+        ("extensions.file_storage", json(&FileStorageConfig::default())),
+        ("extensions.health_check", json(&HealthCheckConfig::default())),
+        ("service.shutdown_timeout", json(&Service::default().shutdown_timeout)),
         ("service.telemetry", json(&TelemetryConfig::default())),
     ] {
         shows(&root, path, &defaults);
@@ -265,15 +229,11 @@ fn json<T: Serialize>(value: &T) -> Json {
 }
 
 fn shows(root: &Node, path: &str, default: &Json) {
-    let (_, node) = root
-        .find(path)
-        .unwrap_or_else(|| panic!("{path} is not in the file"));
+    let (_, node) = root.find(path).unwrap_or_else(|| panic!("{path} is not in the file"));
     let text = node.text().unwrap_or_default();
     match default {
         Json::Object(fields) => {
-            fields
-                .iter()
-                .for_each(|(key, value)| shows(root, &format!("{path}.{key}"), value));
+            fields.iter().for_each(|(key, value)| shows(root, &format!("{path}.{key}"), value));
         }
         Json::Array(items) if !items.is_empty() => {
             let shown: Vec<_> = node.items().iter().filter_map(Node::text).collect();

@@ -58,28 +58,17 @@ impl FromStr for HumanDuration {
         let mut rest = text;
         while !rest.is_empty() {
             let (number, after) = split_number(rest);
-            let end = after
-                .find(|c: char| c.is_ascii_digit() || c == '.')
-                .unwrap_or(after.len());
+            let end = after.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(after.len());
             let (unit, after) = after.split_at(end);
             if unit.is_empty() && !number.is_empty() {
                 return Err(format!("`{text}` needs a unit, as in {text}s or {text}ms"));
             }
-            let (_, size) = Self::UNITS
-                .iter()
-                .find(|(name, _)| *name == unit)
-                .ok_or_else(wrong)?;
+            let (_, size) = Self::UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(wrong)?;
             let part = scale(number, *size).ok_or_else(wrong)?;
-            nanos = nanos
-                .checked_add(part)
-                .ok_or_else(|| format!("`{text}` is too long"))?;
+            nanos = nanos.checked_add(part).ok_or_else(|| format!("`{text}` is too long"))?;
             rest = after;
         }
-        if text.is_empty() {
-            Err(wrong())
-        } else {
-            Ok(Self(Duration::from_nanos(nanos)))
-        }
+        if text.is_empty() { Err(wrong()) } else { Ok(Self(Duration::from_nanos(nanos))) }
     }
 }
 
@@ -119,10 +108,7 @@ fn decimal(whole: impl fmt::Display, fraction: u32, digits: usize) -> String {
 
 /// The digits and dots that `text` starts with, and what follows.
 fn split_number(text: &str) -> (&str, &str) {
-    text.split_at(
-        text.find(|c: char| !c.is_ascii_digit() && c != '.')
-            .unwrap_or(text.len()),
-    )
+    text.split_at(text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len()))
 }
 
 /// `number`, a decimal, times `unit`, rounded down; `None` when it is no decimal or too large.
@@ -194,10 +180,7 @@ impl fmt::Display for ByteSize {
                 (whole, tenth) => format!("{whole}.{tenth}{name}"),
             })
         };
-        let candidates = Self::UNITS
-            .into_iter()
-            .filter_map(in_unit)
-            .chain([self.0.to_string()]);
+        let candidates = Self::UNITS.into_iter().filter_map(in_unit).chain([self.0.to_string()]);
         f.write_str(&candidates.min_by_key(String::len).unwrap_or_default())
     }
 }
@@ -240,10 +223,7 @@ pub struct ComponentId {
 impl ComponentId {
     /// An id without a name.
     pub fn of(kind: impl Into<String>) -> Self {
-        Self {
-            kind: kind.into(),
-            name: None,
-        }
+        Self { kind: kind.into(), name: None }
     }
 }
 
@@ -261,14 +241,9 @@ impl FromStr for ComponentId {
             !name.is_empty() && !name.contains(|c: char| c.is_whitespace() || c.is_control())
         });
         if kind_is_good && name_is_good {
-            return Ok(Self {
-                kind: kind.to_owned(),
-                name: name.map(str::to_owned),
-            });
+            return Ok(Self { kind: kind.to_owned(), name: name.map(str::to_owned) });
         }
-        Err(format!(
-            "`{text}` is not a component id: write `type` or `type/name`"
-        ))
+        Err(format!("`{text}` is not a component id: write `type` or `type/name`"))
     }
 }
 

@@ -18,11 +18,7 @@ const SECTIONS: [&str; 4] = ["receivers", "processors", "exporters", "extensions
 
 /// Adds what does not fit to the report.
 pub fn check(root: &Node, report: &mut Report) {
-    let mut wiring = Wiring {
-        root,
-        report,
-        used: HashSet::new(),
-    };
+    let mut wiring = Wiring { root, report, used: HashSet::new() };
     wiring.pipelines();
     wiring.extensions();
     wiring.unused();
@@ -43,31 +39,21 @@ impl<'a> Wiring<'a> {
                 .iter()
                 .find_map(|path| self.root.find(path))
                 .map_or(&self.root.mark, |(mark, _)| mark);
-            self.report.fault(
-                mark,
-                "no pipeline: service.pipelines needs a `traces` at least",
-            );
+            self.report.fault(mark, "no pipeline: service.pipelines needs a `traces` at least");
         }
         for (key, pipeline) in pipelines {
             match key.text.split('/').next().unwrap_or_default() {
                 "traces" => {}
-                "logs" => self
-                    .report
-                    .fault(&key.mark, "logs pipelines are not built yet"),
-                kind => self
-                    .report
-                    .fault(&key.mark, unknown("pipeline kind", kind, &["traces"])),
+                "logs" => self.report.fault(&key.mark, "logs pipelines are not built yet"),
+                kind => self.report.fault(&key.mark, unknown("pipeline kind", kind, &["traces"])),
             }
             self.roles(key, pipeline);
         }
     }
 
     fn roles(&mut self, key: &Key, pipeline: &'a Node) {
-        for (section, required) in [
-            ("receivers", true),
-            ("processors", false),
-            ("exporters", true),
-        ] {
+        for (section, required) in [("receivers", true), ("processors", false), ("exporters", true)]
+        {
             let ids = items(pipeline, section);
             self.references(section, ids);
             if required && ids.is_empty() {
@@ -83,8 +69,7 @@ impl<'a> Wiring<'a> {
             if let Some((mark, storage)) = exporter.find("sending_queue.storage") {
                 let Some(id) = storage.text() else { continue };
                 if self.reference("extensions", id, mark) && !is_kind(id, "file_storage") {
-                    self.report
-                        .fault(mark, format!("`{id}` is not a file_storage extension"));
+                    self.report.fault(mark, format!("`{id}` is not a file_storage extension"));
                 }
             }
         }
@@ -106,8 +91,7 @@ impl<'a> Wiring<'a> {
                 continue;
             };
             if !seen.insert(id) {
-                self.report
-                    .fault(&node.mark, format!("`{id}` is listed twice"));
+                self.report.fault(&node.mark, format!("`{id}` is listed twice"));
             }
             self.reference(section, id, &node.mark);
         }
@@ -115,11 +99,7 @@ impl<'a> Wiring<'a> {
 
     /// Whether `id` is defined in `section`; says so when it is not.
     fn reference(&mut self, section: &'static str, id: &'a str, mark: &Mark) -> bool {
-        let has = |section| {
-            entries(self.root, section)
-                .iter()
-                .any(|(key, _)| key.text == id)
-        };
+        let has = |section| entries(self.root, section).iter().any(|(key, _)| key.text == id);
         if has(section) {
             self.used.insert((section, id));
             return true;

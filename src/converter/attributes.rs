@@ -42,11 +42,7 @@ impl Cutter {
         if !whole {
             self.note(key);
         }
-        let value = if whole {
-            value.to_owned()
-        } else {
-            cut(value, self.max_bytes)
-        };
+        let value = if whole { value.to_owned() } else { cut(value, self.max_bytes) };
         attribute(key, Value::StringValue(value))
     }
 
@@ -61,11 +57,7 @@ impl Cutter {
             if !whole {
                 self.note(key);
             }
-            let value = if whole {
-                value.to_owned()
-            } else {
-                cut(value, self.max_element_bytes)
-            };
+            let value = if whole { value.to_owned() } else { cut(value, self.max_element_bytes) };
             elements.push(Value::StringValue(value));
         }
         array(key, elements)
@@ -99,10 +91,7 @@ pub fn boolean(key: &str, value: bool) -> KeyValue {
 
 /// An array; OTLP wants all elements of one type, which the callers see to.
 pub fn array(key: &str, values: Vec<Value>) -> KeyValue {
-    let values = values
-        .into_iter()
-        .map(|value| AnyValue { value: Some(value) })
-        .collect();
+    let values = values.into_iter().map(|value| AnyValue { value: Some(value) }).collect();
     attribute(key, Value::ArrayValue(ArrayValue { values }))
 }
 
@@ -119,11 +108,7 @@ pub fn cut(text: &str, max_bytes: usize) -> String {
     if text.len() <= max_bytes {
         return text.to_owned();
     }
-    let ellipsis = if max_bytes >= ELLIPSIS.len() {
-        ELLIPSIS
-    } else {
-        ""
-    };
+    let ellipsis = if max_bytes >= ELLIPSIS.len() { ELLIPSIS } else { "" };
     let end = text.floor_char_boundary(max_bytes - ellipsis.len());
     format!("{}{ellipsis}", &text[..end])
 }
@@ -159,17 +144,12 @@ mod tests {
         cutter.string("long", "123456789");
         cutter.string("long", "987654321");
         cutter.strings("array", ["123456789"]);
-        let Some(Value::ArrayValue(keys)) = cutter
-            .truncated()
-            .and_then(|attribute| attribute.value?.value)
+        let Some(Value::ArrayValue(keys)) =
+            cutter.truncated().and_then(|attribute| attribute.value?.value)
         else {
             panic!("no list of keys");
         };
-        let keys: Vec<_> = keys
-            .values
-            .into_iter()
-            .filter_map(|key| key.value)
-            .collect();
+        let keys: Vec<_> = keys.values.into_iter().filter_map(|key| key.value).collect();
         assert_eq!(keys, [Value::StringValue("long".into())]);
     }
 

@@ -44,14 +44,7 @@ pub fn task_span_contract(context: &Context<'_>, span: &SpanContract<'_>, max: u
         set("parent_task_id", json!(parent));
     }
     set("phase", json!(PHASE));
-    set(
-        "status",
-        json!(if span.completed {
-            "completed"
-        } else {
-            "not_started"
-        }),
-    );
+    set("status", json!(if span.completed { "completed" } else { "not_started" }));
     let criteria = filled(span.acceptance_criteria);
     if !criteria.is_empty() {
         set("acceptance_criteria", json!(criteria));
@@ -61,10 +54,7 @@ pub fn task_span_contract(context: &Context<'_>, span: &SpanContract<'_>, max: u
         set("checksums", Value::Object(checksums));
     }
     let Figures { gaps, total, .. } = span.figures;
-    set(
-        "metrics",
-        json!({"gap_count": gaps, "artifact_count": total}),
-    );
+    set("metrics", json!({"gap_count": gaps, "artifact_count": total}));
     fit(contract, &["acceptance_criteria", "checksums"], max)
 }
 
@@ -72,10 +62,7 @@ fn checksums(context: &Context<'_>) -> Map<String, Value> {
     let export = &context.plan.export;
     let known = [
         ("source_checksum", &export.source_checksum),
-        (
-            "artifact_manifest_checksum",
-            &export.artifact_manifest_checksum,
-        ),
+        ("artifact_manifest_checksum", &export.artifact_manifest_checksum),
         ("project_context_checksum", &export.project_context_checksum),
     ];
     known
@@ -129,26 +116,18 @@ pub fn artifact_intent(
         contract["acceptance_criteria"] = json!(criteria);
     }
     if contract.to_string().len() <= max {
-        return Fitted {
-            json: contract.to_string(),
-            reduced: false,
-        };
+        return Fitted { json: contract.to_string(), reduced: false };
     }
     contract["parameter_sources"] = fallback();
     let fitted = fit(contract, &["acceptance_criteria", "output_convention"], max);
-    Fitted {
-        reduced: true,
-        ..fitted
-    }
+    Fitted { reduced: true, ..fitted }
 }
 
 /// The ProjectContext's owner, else the artifact's `owner` parameter, else the project.
 fn owner<'a>(context: &'a Context<'_>, parameters: &'a Map<String, Value>) -> &'a str {
     let parameter = || parameters.get("owner").and_then(Value::as_str);
     let owner = context.plan.project.owner.as_deref().or_else(parameter);
-    owner
-        .filter(|owner| !owner.is_empty())
-        .unwrap_or(&context.plan.project.id)
+    owner.filter(|owner| !owner.is_empty()).unwrap_or(&context.plan.project.id)
 }
 
 /// The schemas want every criterion to say something.
@@ -164,15 +143,10 @@ fn fit(mut contract: Value, optional: &[&str], max: usize) -> Fitted {
         if contract.to_string().len() <= max {
             break;
         }
-        let removed = contract
-            .as_object_mut()
-            .and_then(|map| map.shift_remove(*key));
+        let removed = contract.as_object_mut().and_then(|map| map.shift_remove(*key));
         reduced |= removed.is_some();
     }
-    Fitted {
-        json: contract.to_string(),
-        reduced,
-    }
+    Fitted { json: contract.to_string(), reduced }
 }
 
 /// Derivation rules as JSON arrays that each fit, in order; and whether a rule had to be cut
@@ -228,14 +202,12 @@ fn shrink(mut value: Value, max: usize) -> Value {
 fn longest_string(value: &mut Value) -> Option<&mut String> {
     match value {
         Value::String(text) => Some(text),
-        Value::Array(items) => items
-            .iter_mut()
-            .filter_map(longest_string)
-            .max_by_key(|text| text.len()),
-        Value::Object(map) => map
-            .values_mut()
-            .filter_map(longest_string)
-            .max_by_key(|text| text.len()),
+        Value::Array(items) => {
+            items.iter_mut().filter_map(longest_string).max_by_key(|text| text.len())
+        }
+        Value::Object(map) => {
+            map.values_mut().filter_map(longest_string).max_by_key(|text| text.len())
+        }
         _ => None,
     }
 }

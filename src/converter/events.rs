@@ -15,12 +15,7 @@ use crate::plan::{Artifact, TypeInfo};
 const SOURCE: &str = "contextcore.manifest.export";
 
 fn event(name: &str, time: UnixNanos, attributes: Vec<KeyValue>) -> Event {
-    Event {
-        time_unix_nano: time.0,
-        name: name.to_owned(),
-        attributes,
-        dropped_attributes_count: 0,
-    }
+    Event { time_unix_nano: time.0, name: name.to_owned(), attributes, dropped_attributes_count: 0 }
 }
 
 /// `task.created`, on every span.
@@ -30,10 +25,8 @@ pub fn created(
     task_type: TaskType,
     artifact: Option<&Artifact>,
 ) -> Event {
-    let mut attributes = vec![
-        cutter.string("source", SOURCE),
-        cutter.string("task.type", task_type.as_str()),
-    ];
+    let mut attributes =
+        vec![cutter.string("source", SOURCE), cutter.string("task.type", task_type.as_str())];
     if let Some(artifact) = artifact {
         attributes.extend([
             cutter.string("artifact_type", &artifact.kind),
@@ -120,14 +113,8 @@ pub fn intent(
 ) -> Option<Event> {
     let intent = contracts::intent_of(artifact.status)?;
     let max = cutter.max_bytes();
-    let fitted = contracts::artifact_intent(
-        context,
-        artifact,
-        parameters,
-        intent,
-        acceptance_criteria,
-        max,
-    );
+    let fitted =
+        contracts::artifact_intent(context, artifact, parameters, intent, acceptance_criteria, max);
     if fitted.reduced {
         cutter.note("contract");
     }
@@ -151,9 +138,7 @@ pub fn span_contract(
     if fitted.reduced {
         cutter.note("contract");
     }
-    let attributes = vec![
-        cutter.string("schema_version", "v1"),
-        cutter.string("contract", &fitted.json),
-    ];
+    let attributes =
+        vec![cutter.string("schema_version", "v1"), cutter.string("contract", &fitted.json)];
     event("task.span_contract", time, attributes)
 }

@@ -39,12 +39,8 @@ pub fn hierarchy<'a>(
     artifacts: &[&'a Artifact],
     group_by: GroupBy,
 ) -> Hierarchy<'a> {
-    let mut grouping = Grouping {
-        project_id,
-        stories: Vec::new(),
-        by_key: HashMap::new(),
-        ids: HashSet::new(),
-    };
+    let mut grouping =
+        Grouping { project_id, stories: Vec::new(), by_key: HashMap::new(), ids: HashSet::new() };
     let story_of = artifacts
         .iter()
         .enumerate()
@@ -60,10 +56,7 @@ pub fn hierarchy<'a>(
             }
         })
         .collect();
-    Hierarchy {
-        stories: grouping.stories,
-        story_of,
-    }
+    Hierarchy { stories: grouping.stories, story_of }
 }
 
 type Key<'a> = (Option<&'a str>, Option<&'a str>);
@@ -123,9 +116,7 @@ impl<'a> Grouping<'_, 'a> {
 
 /// `prometheus_rule` → `PrometheusRule`.
 fn pascal_case(kind: &str) -> String {
-    let words = kind
-        .split(|c: char| !c.is_alphanumeric())
-        .filter(|word| !word.is_empty());
+    let words = kind.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
     words
         .map(|word| {
             let mut rest = word.chars();
@@ -161,12 +152,7 @@ mod tests {
         let ids: Vec<&str> = stories.iter().map(|story| story.id.as_str()).collect();
         assert_eq!(
             ids,
-            [
-                "p-a-artifacts",
-                "p-a-b-artifacts",
-                "p-a-b-artifacts~2",
-                "p-a-b-c-artifacts"
-            ]
+            ["p-a-artifacts", "p-a-b-artifacts", "p-a-b-artifacts~2", "p-a-b-c-artifacts"]
         );
     }
 }

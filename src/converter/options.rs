@@ -65,19 +65,13 @@ impl SpanOptions {
     /// Reports what is out of range: key path, message.
     pub fn check(&self, at: &mut dyn FnMut(&str, String)) {
         if !(64..=1 << 20).contains(&self.max_attribute_bytes) {
-            at(
-                "max_attribute_bytes",
-                "has to be between 64 and 1048576".into(),
-            );
+            at("max_attribute_bytes", "has to be between 64 and 1048576".into());
         }
         if !(ByteSize::kib(64)..=ByteSize::mib(1024)).contains(&self.max_trace_bytes) {
             at("max_trace_bytes", "has to be between 64KiB and 1GiB".into());
         }
         if !(ByteSize::kib(16)..=ByteSize::mib(20)).contains(&self.max_request_bytes) {
-            at(
-                "max_request_bytes",
-                "has to be between 16KiB and 20MiB".into(),
-            );
+            at("max_request_bytes", "has to be between 16KiB and 20MiB".into());
         }
     }
 }
@@ -102,9 +96,7 @@ impl Default for RedactionConfig {
             "private[_-]?key",
             "credential",
         ];
-        Self {
-            keys: keys.map(str::to_owned).to_vec(),
-        }
+        Self { keys: keys.map(str::to_owned).to_vec() }
     }
 }
 
@@ -124,12 +116,8 @@ fn check_pattern(pattern: &str) -> Result<(), String> {
     if pattern.is_empty() {
         return Err("an empty pattern matches every key".into());
     }
-    let config = RedactionConfig {
-        keys: vec![pattern.to_owned()],
-    };
-    super::Redaction::new(&config)
-        .map(drop)
-        .map_err(|error| error.to_string())
+    let config = RedactionConfig { keys: vec![pattern.to_owned()] };
+    super::Redaction::new(&config).map(drop).map_err(|error| error.to_string())
 }
 
 /// Attributes of the resource that all telemetry carries.

@@ -25,10 +25,8 @@ pub fn ranks(dependencies: &[Vec<usize>]) -> Vec<u64> {
 
     let mut unranked: Vec<usize> = members.iter().map(Vec::len).collect();
     let ready = (0..group_count).filter(|&group| waits_for[group] == 0);
-    let mut ready: BinaryHeap<_> = ready
-        .flat_map(|group| members[group].iter().copied())
-        .map(Reverse)
-        .collect();
+    let mut ready: BinaryHeap<_> =
+        ready.flat_map(|group| members[group].iter().copied()).map(Reverse).collect();
     let mut ranks = vec![0; dependencies.len()];
     let mut rank = 0;
     while let Some(Reverse(task)) = ready.pop() {
@@ -111,11 +109,7 @@ mod tests {
             ("chain backwards", &[&[1], &[2], &[]], &[3, 2, 1]),
             ("self edge", &[&[0], &[]], &[1, 2]),
             ("cycle keeps manifest order", &[&[1], &[0], &[]], &[1, 2, 3]),
-            (
-                "what waits for a cycle comes after it",
-                &[&[1], &[2], &[1]],
-                &[3, 1, 2],
-            ),
+            ("what waits for a cycle comes after it", &[&[1], &[2], &[1]], &[3, 1, 2]),
             ("a cycle waits as one", &[&[1], &[0, 2], &[]], &[2, 3, 1]),
             ("repeated edge", &[&[1, 1], &[]], &[2, 1]),
         ];
@@ -128,12 +122,7 @@ mod tests {
     #[test]
     fn a_long_chain_does_not_overflow_the_stack() {
         let edges: Vec<Vec<usize>> = (0..200_000)
-            .map(|task| {
-                (task + 1 < 200_000)
-                    .then_some(task + 1)
-                    .into_iter()
-                    .collect()
-            })
+            .map(|task| (task + 1 < 200_000).then_some(task + 1).into_iter().collect())
             .collect();
         assert_eq!(ranks(&edges)[0], 200_000);
     }

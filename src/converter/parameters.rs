@@ -36,10 +36,7 @@ fn elements(cutter: &mut Cutter, key: &str, items: &[Value]) -> KeyValue {
     }
     let texts: Vec<String> = items
         .iter()
-        .map(|item| {
-            item.as_str()
-                .map_or_else(|| item.to_string(), str::to_owned)
-        })
+        .map(|item| item.as_str().map_or_else(|| item.to_string(), str::to_owned))
         .collect();
     cutter.strings(key, texts.iter().map(String::as_str))
 }
@@ -50,11 +47,7 @@ fn as_int(value: &Value) -> Option<i64> {
 }
 
 fn as_double(value: &Value) -> Option<f64> {
-    if as_int(value).is_some() {
-        None
-    } else {
-        value.as_f64()
-    }
+    if as_int(value).is_some() { None } else { value.as_f64() }
 }
 
 #[cfg(test)]
@@ -64,9 +57,7 @@ mod tests {
     use super::*;
 
     fn converted(value: Value) -> Option<AnyValue> {
-        attribute(&mut Cutter::new(2_048, None), "k", &value)?
-            .value?
-            .value
+        attribute(&mut Cutter::new(2_048, None), "k", &value)?.value?.value
     }
 
     fn list(values: Vec<AnyValue>) -> Option<AnyValue> {
@@ -93,24 +84,13 @@ mod tests {
             (json!([]), list(vec![])),
             (json!(["a", "b"]), list(vec![text("a"), text("b")])),
             (json!([1, 2]), list(vec![IntValue(1), IntValue(2)])),
-            (
-                json!([1.5, 2.0]),
-                list(vec![DoubleValue(1.5), DoubleValue(2.0)]),
-            ),
+            (json!([1.5, 2.0]), list(vec![DoubleValue(1.5), DoubleValue(2.0)])),
             (json!([true]), list(vec![BoolValue(true)])),
             (json!([1, 2.5]), list(vec![text("1"), text("2.5")])),
             (json!(["a", 1, null, {"k": [1]}]), {
-                list(vec![
-                    text("a"),
-                    text("1"),
-                    text("null"),
-                    text("{\"k\":[1]}"),
-                ])
+                list(vec![text("a"), text("1"), text("null"), text("{\"k\":[1]}")])
             }),
-            (
-                json!({"b": 1, "a": [true]}),
-                Some(text("{\"b\":1,\"a\":[true]}")),
-            ),
+            (json!({"b": 1, "a": [true]}), Some(text("{\"b\":1,\"a\":[true]}"))),
         ];
         for (value, expected) in cases {
             assert_eq!(converted(value.clone()), expected, "{value}");

@@ -27,20 +27,14 @@ impl Redaction {
     pub fn new(config: &RedactionConfig) -> Result<Redaction, BadPattern> {
         let compile = |pattern: &String| {
             let built = RegexBuilder::new(pattern).case_insensitive(true).build();
-            built.map_err(|source| BadPattern {
-                pattern: pattern.clone(),
-                source,
-            })
+            built.map_err(|source| BadPattern { pattern: pattern.clone(), source })
         };
-        Ok(Redaction {
-            secrets: config.keys.iter().map(compile).collect::<Result<_, _>>()?,
-        })
+        Ok(Redaction { secrets: config.keys.iter().map(compile).collect::<Result<_, _>>()? })
     }
 
     /// What either of two takes for a secret.
     pub fn and(mut self, other: Option<Redaction>) -> Redaction {
-        self.secrets
-            .extend(other.into_iter().flat_map(|other| other.secrets));
+        self.secrets.extend(other.into_iter().flat_map(|other| other.secrets));
         self
     }
 
@@ -75,9 +69,7 @@ impl Default for Redaction {
     fn default() -> Redaction {
         let keys = RedactionConfig::default().keys;
         let compile = |key: &String| RegexBuilder::new(key).case_insensitive(true).build().ok();
-        Redaction {
-            secrets: keys.iter().filter_map(compile).collect(),
-        }
+        Redaction { secrets: keys.iter().filter_map(compile).collect() }
     }
 }
 
@@ -105,15 +97,7 @@ mod tests {
 
     #[test]
     fn a_bad_pattern_is_named() {
-        let error = Redaction::new(&RedactionConfig {
-            keys: vec!["(".into()],
-        })
-        .expect_err("bad");
-        assert!(
-            error
-                .to_string()
-                .starts_with("`(` is not a regular expression"),
-            "{error}"
-        );
+        let error = Redaction::new(&RedactionConfig { keys: vec!["(".into()] }).expect_err("bad");
+        assert!(error.to_string().starts_with("`(` is not a regular expression"), "{error}");
     }
 }

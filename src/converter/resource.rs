@@ -10,19 +10,12 @@ const SERVICE_NAME: &str = "service.name";
 const DEFAULT_SERVICE_NAME: &str = "contextcore-export";
 
 /// What this program says of itself and of the export; no configuration overrides it.
-const OWN: [&str; 4] = [
-    "project.id",
-    "project.name",
-    "telemetry.distro.name",
-    "telemetry.distro.version",
-];
+const OWN: [&str; 4] =
+    ["project.id", "project.name", "telemetry.distro.name", "telemetry.distro.version"];
 
 /// There is no `service.instance.id`: each value would open a log stream of its own in Loki.
 pub fn resource(config: &ResourceConfig, project: &Project, mut cutter: Cutter) -> Resource {
-    let service = config
-        .attributes
-        .get(SERVICE_NAME)
-        .map_or(DEFAULT_SERVICE_NAME, String::as_str);
+    let service = config.attributes.get(SERVICE_NAME).map_or(DEFAULT_SERVICE_NAME, String::as_str);
     let mut attributes = vec![
         cutter.string(SERVICE_NAME, service),
         cutter.string(OWN[0], &project.id),
@@ -33,8 +26,5 @@ pub fn resource(config: &ResourceConfig, project: &Project, mut cutter: Cutter) 
     let reserved = |key: &str| key == SERVICE_NAME || OWN.contains(&key);
     let added = config.attributes.iter().filter(|(key, _)| !reserved(key));
     attributes.extend(added.map(|(key, value)| cutter.string(key, value)));
-    Resource {
-        attributes,
-        ..Resource::default()
-    }
+    Resource { attributes, ..Resource::default() }
 }

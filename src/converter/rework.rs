@@ -19,9 +19,7 @@ pub fn restamp(encoded: &[u8], made_at: UnixNanos, now: UnixNanos) -> Option<Byt
     for span in spans_mut(&mut request) {
         moved(&mut span.start_time_unix_nano);
         moved(&mut span.end_time_unix_nano);
-        span.events
-            .iter_mut()
-            .for_each(|event| moved(&mut event.time_unix_nano));
+        span.events.iter_mut().for_each(|event| moved(&mut event.time_unix_nano));
     }
     Some(request.encode_to_vec().into())
 }
@@ -31,19 +29,13 @@ pub fn span_ids(encoded: &[u8]) -> Vec<Vec<u8>> {
     let Ok(mut request) = ExportTraceServiceRequest::decode(encoded) else {
         return Vec::new();
     };
-    spans_mut(&mut request)
-        .map(|span| std::mem::take(&mut span.span_id))
-        .collect()
+    spans_mut(&mut request).map(|span| std::mem::take(&mut span.span_id)).collect()
 }
 
 /// The request with only these spans; none when it has none of them.
 pub fn only(encoded: &[u8], wanted: &HashSet<Vec<u8>>) -> Option<Bytes> {
     let mut request = ExportTraceServiceRequest::decode(encoded).ok()?;
-    for scope in request
-        .resource_spans
-        .iter_mut()
-        .flat_map(|group| &mut group.scope_spans)
-    {
+    for scope in request.resource_spans.iter_mut().flat_map(|group| &mut group.scope_spans) {
         scope.spans.retain(|span| wanted.contains(&span.span_id));
     }
     let any = spans_mut(&mut request).next().is_some();
@@ -51,10 +43,7 @@ pub fn only(encoded: &[u8], wanted: &HashSet<Vec<u8>>) -> Option<Bytes> {
 }
 
 fn spans_mut(request: &mut ExportTraceServiceRequest) -> impl Iterator<Item = &mut Span> {
-    let scopes = request
-        .resource_spans
-        .iter_mut()
-        .flat_map(|group| &mut group.scope_spans);
+    let scopes = request.resource_spans.iter_mut().flat_map(|group| &mut group.scope_spans);
     scopes.flat_map(|scope| &mut scope.spans)
 }
 
@@ -70,24 +59,12 @@ mod tests {
             span_id: vec![*id; 8],
             start_time_unix_nano: 1_000 + u64::from(*id),
             end_time_unix_nano: 2_000,
-            events: vec![Event {
-                time_unix_nano: 1_500,
-                ..Event::default()
-            }],
+            events: vec![Event { time_unix_nano: 1_500, ..Event::default() }],
             ..Span::default()
         });
-        let scope = ScopeSpans {
-            spans: spans.collect(),
-            ..ScopeSpans::default()
-        };
-        let group = ResourceSpans {
-            scope_spans: vec![scope],
-            ..ResourceSpans::default()
-        };
-        ExportTraceServiceRequest {
-            resource_spans: vec![group],
-        }
-        .encode_to_vec()
+        let scope = ScopeSpans { spans: spans.collect(), ..ScopeSpans::default() };
+        let group = ResourceSpans { scope_spans: vec![scope], ..ResourceSpans::default() };
+        ExportTraceServiceRequest { resource_spans: vec![group] }.encode_to_vec()
     }
 
     #[test]
@@ -97,11 +74,7 @@ mod tests {
         let mut request = ExportTraceServiceRequest::decode(after.clone()).expect("a request");
         let span = spans_mut(&mut request).next().expect("a span");
         assert_eq!(
-            (
-                span.start_time_unix_nano,
-                span.end_time_unix_nano,
-                span.events[0].time_unix_nano
-            ),
+            (span.start_time_unix_nano, span.end_time_unix_nano, span.events[0].time_unix_nano),
             (50_001, 51_000, 50_500)
         );
         let back = restamp(&after, UnixNanos(50_000), UnixNanos(1_000)).expect("ours");

@@ -8,18 +8,18 @@
 
 use std::collections::{HashMap, HashSet};
 
-use opentelemetry_proto::tonic::common::v1::KeyValue;
-use opentelemetry_proto::tonic::trace::v1::span::{Event, Link, SpanKind};
-use opentelemetry_proto::tonic::trace::v1::{Span, Status as SpanStatus, status::StatusCode};
+use opentelemetry_proto::tonic::trace::v1::Span;
+use opentelemetry_proto::tonic::trace::v1::span::Link;
 use serde_json::{Map, Value};
 
-use super::attributes::{Cutter, count, double, int};
+use super::attributes::{count, double, int};
 use super::contracts::{PHASE, SpanContract};
+use super::draft::Draft;
+use super::expected::Expected;
 use super::hierarchy::{Hierarchy, Story, hierarchy};
-use super::options::SpanNames;
 use super::{ContractPlacement, Converter, events, order, parameters};
 use crate::clock::UnixNanos;
-use crate::ids::{SpanId, TaskId, TaskType, TraceId};
+use crate::ids::{TaskId, TaskType, TraceId};
 use crate::plan::{Artifact, Plan, Status, TypeInfo};
 
 /// What every span of a trace is made from.
@@ -56,27 +56,8 @@ impl Figures {
     fn percent(&self) -> f64 {
         #[expect(clippy::cast_precision_loss, reason = "a percentage of some thousands")]
         let percent = |completed: usize, total: usize| 100.0 * completed as f64 / total as f64;
-        if self.total == 0 {
-            100.0
-        } else {
-            percent(self.completed, self.total)
-        }
+        if self.total == 0 { 100.0 } else { percent(self.completed, self.total) }
     }
-}
-
-/// One span on its way, before limits are applied.
-struct Draft {
-    task_type: TaskType,
-    task_id: TaskId,
-    title: String,
-    parent: Option<(TaskType, TaskId)>,
-    start: UnixNanos,
-    end: UnixNanos,
-    done: bool,
-    cutter: Cutter,
-    attributes: Vec<KeyValue>,
-    events: Vec<Event>,
-    links: Vec<Link>,
 }
 
 pub struct Builder<'a> {
@@ -104,11 +85,8 @@ impl<'a> Builder<'a> {
             converter.spans.include_existing || artifact.status != Status::Exists
         };
         let artifacts: Vec<&Artifact> = plan.artifacts.iter().filter(wanted).collect();
-        let index_of: HashMap<&TaskId, usize> = artifacts
-            .iter()
-            .enumerate()
-            .map(|(index, artifact)| (&artifact.id, index))
-            .collect();
+        let index_of: HashMap<&TaskId, usize> =
+            artifacts.iter().enumerate().map(|(index, artifact)| (&artifact.id, index)).collect();
         let known = |id: &TaskId| index_of.get(id).copied();
         let dependencies: Vec<Vec<usize>> = artifacts
             .iter()
@@ -141,59 +119,25 @@ impl<'a> Builder<'a> {
     }
 
     fn epic(&self) -> Span {
-        let Plan {
-            project,
-            coverage,
-            export,
-            ..
-        } = self.context.plan;
+        let Plan { project, coverage, export, .. } = self.context.plan;
         let figures = Figures::of(self.artifacts.iter().copied());
-        let figures = Figures {
-            gaps: coverage.total_gaps,
-            ..figures
-        };
+        let figures = Figures { gaps: coverage.total_gaps, ..figures };
         let title = format!("{} Observability Artifact Generation", project.name);
-        let end = self
-            .t0
-            .plus_micros(self.ranks.iter().max().map_or(0, |last| last + 1));
-        let mut draft = self.draft(
-            TaskType::Epic,
-            self.epic_id.clone(),
-            title,
-            None,
-            (self.t0, end),
-            figures,
-        );
+        let end = self.t0.plus_micros(self.ranks.iter().max().map_or(0, |last| last + 1));
+        let mut draft =
+            self.draft(TaskType::Epic, self.epic_id.clone(), title, None, (self.t0, end), figures);
 
         let known_int = |key, value: Option<i64>| value.map(|value| int(key, value));
-        draft.attributes.extend(known_int(
-            "coverage.total_required",
-            coverage.total_required,
-        ));
-        draft.attributes.extend(known_int(
-            "coverage.total_existing",
-            coverage.total_existing,
-        ));
-        draft
-            .attributes
-            .push(int("coverage.total_gaps", coverage.total_gaps));
-        draft.attributes.extend(
-            coverage
-                .percent
-                .map(|value| double("coverage.percent", value)),
-        );
+        draft.attributes.extend(known_int("coverage.total_required", coverage.total_required));
+        draft.attributes.extend(known_int("coverage.total_existing", coverage.total_existing));
+        draft.attributes.push(int("coverage.total_gaps", coverage.total_gaps));
+        draft.attributes.extend(coverage.percent.map(|value| double("coverage.percent", value)));
         let export_id = format!("export-{}-{}", project.id, self.t0.compact());
         draft.string("export.id", &export_id);
         for (key, value) in [
             ("export.source_checksum", &export.source_checksum),
-            (
-                "export.artifact_manifest_checksum",
-                &export.artifact_manifest_checksum,
-            ),
-            (
-                "export.project_context_checksum",
-                &export.project_context_checksum,
-            ),
+            ("export.artifact_manifest_checksum", &export.artifact_manifest_checksum),
+            ("export.project_context_checksum", &export.project_context_checksum),
             ("export.generated_at", &export.generated_at),
             ("export.schema_version", &export.schema_version),
             ("export.generation_profile", &export.generation_profile),
@@ -201,64 +145,30 @@ impl<'a> Builder<'a> {
             draft.known_string(key, value.as_deref());
         }
         draft.string("export.manifest", export.manifest.as_str());
-        draft.events.push(events::created(
-            &mut draft.cutter,
-            self.t0,
-            TaskType::Epic,
-            None,
-        ));
+        draft.events.push(events::created(&mut draft.cutter, self.t0, TaskType::Epic, None));
         self.finish(draft, figures, &[])
     }
 
     fn story(&self, story: &Story<'_>) -> Span {
         let figures = Figures::of(story.tasks.iter().map(|&task| self.artifacts[task]));
-        let parent = story
-            .parent
-            .map_or((TaskType::Epic, self.epic_id.clone()), |parent| {
-                (TaskType::Story, self.hierarchy.stories[parent].id.clone())
-            });
-        let first = story
-            .tasks
-            .iter()
-            .map(|&task| self.ranks[task])
-            .min()
-            .unwrap_or(0);
-        let last = story
-            .tasks
-            .iter()
-            .map(|&task| self.ranks[task])
-            .max()
-            .unwrap_or(0);
+        let parent = story.parent.map_or((TaskType::Epic, self.epic_id.clone()), |parent| {
+            (TaskType::Story, self.hierarchy.stories[parent].id.clone())
+        });
+        let first = story.tasks.iter().map(|&task| self.ranks[task]).min().unwrap_or(0);
+        let last = story.tasks.iter().map(|&task| self.ranks[task]).max().unwrap_or(0);
         let times = (self.t0.plus_micros(first), self.t0.plus_micros(last + 1));
         let (id, title) = (story.id.clone(), story.title.clone());
         let mut draft = self.draft(TaskType::Story, id, title, Some(parent), times, figures);
 
         draft.known_string("artifact.type", story.kind);
         draft.known_string("artifact.target", story.target);
-        draft
-            .attributes
-            .push(int("artifact.gap_count", figures.gaps));
-        draft
-            .attributes
-            .push(count("artifact.total_count", figures.total));
-        let expected = Expected::of(
-            story
-                .kind
-                .and_then(|kind| self.context.plan.types.get(kind)),
-        );
+        draft.attributes.push(int("artifact.gap_count", figures.gaps));
+        draft.attributes.push(count("artifact.total_count", figures.total));
+        let expected = Expected::of(story.kind.and_then(|kind| self.context.plan.types.get(kind)));
         draft.known_string("expected_output.depth", expected.depth);
-        draft.attributes.extend(
-            expected
-                .max_lines
-                .map(|n| int("expected_output.max_lines", n)),
-        );
+        draft.attributes.extend(expected.max_lines.map(|n| int("expected_output.max_lines", n)));
         let start = draft.start;
-        draft.events.push(events::created(
-            &mut draft.cutter,
-            start,
-            TaskType::Story,
-            None,
-        ));
+        draft.events.push(events::created(&mut draft.cutter, start, TaskType::Story, None));
         if self.placement == ContractPlacement::OnStories && story.is_leaf {
             self.contracts_of_types(&mut draft, story);
         }
@@ -274,11 +184,7 @@ impl<'a> Builder<'a> {
             }
             let info = self.context.plan.types.get(&artifact.kind);
             let rules = info.map(|info| info.rules.as_slice()).unwrap_or_default();
-            let rules = if rules.is_empty() {
-                &artifact.derived_from
-            } else {
-                rules
-            };
+            let rules = if rules.is_empty() { &artifact.derived_from } else { rules };
             let contract = info.and_then(|info| info.contract.as_ref());
             // A story of one type says so in its attributes already.
             let kind = story.kind.is_none().then_some(artifact.kind.as_str());
@@ -314,9 +220,7 @@ impl<'a> Builder<'a> {
         expected.describe(&mut draft);
         for (key, value) in &parameters {
             let key = format!("artifact.parameters.{key}");
-            draft
-                .attributes
-                .extend(parameters::attribute(&mut draft.cutter, &key, value));
+            draft.attributes.extend(parameters::attribute(&mut draft.cutter, &key, value));
         }
         self.task_events(&mut draft, artifact, info, &parameters, &expected.markers);
         self.task_links(&mut draft, artifact);
@@ -332,18 +236,11 @@ impl<'a> Builder<'a> {
         markers: &[String],
     ) {
         let (cutter, start) = (&mut draft.cutter, draft.start);
-        draft.events.push(events::created(
-            cutter,
-            start,
-            TaskType::Task,
-            Some(artifact),
-        ));
+        draft.events.push(events::created(cutter, start, TaskType::Task, Some(artifact)));
         if self.placement == ContractPlacement::OnTasks {
             let rules = events::rules_of(artifact, info);
             let contract = info.and_then(|info| info.contract.as_ref());
-            draft
-                .events
-                .extend(events::contract(cutter, start, rules, contract, None));
+            draft.events.extend(events::contract(cutter, start, rules, contract, None));
         }
         let mut unresolved: Vec<&TaskId> = Vec::new();
         for id in &artifact.depends_on {
@@ -352,24 +249,16 @@ impl<'a> Builder<'a> {
             }
         }
         let depends_on = &artifact.depends_on;
-        draft
-            .events
-            .extend(events::dependencies(cutter, start, depends_on, &unresolved));
+        draft.events.extend(events::dependencies(cutter, start, depends_on, &unresolved));
         let context = &self.context;
-        draft.events.extend(events::intent(
-            context, cutter, start, artifact, parameters, markers,
-        ));
+        draft.events.extend(events::intent(context, cutter, start, artifact, parameters, markers));
     }
 
     /// One link for each edge to a task of this trace (R3.2, R3.3). Ids are computed, so forward
     /// references, cycles and self-edges need no care.
     fn task_links(&self, draft: &mut Draft, artifact: &Artifact) {
         let mut linked = HashSet::new();
-        for id in artifact
-            .depends_on
-            .iter()
-            .filter(|id| self.index_of.contains_key(id))
-        {
+        for id in artifact.depends_on.iter().filter(|id| self.index_of.contains_key(id)) {
             if !linked.insert(id) {
                 continue;
             }
@@ -379,12 +268,7 @@ impl<'a> Builder<'a> {
             ];
             draft.links.push(Link {
                 trace_id: self.context.trace_id.bytes().to_vec(),
-                span_id: self
-                    .context
-                    .trace_id
-                    .span(TaskType::Task, id)
-                    .bytes()
-                    .to_vec(),
+                span_id: self.context.trace_id.span(TaskType::Task, id).bytes().to_vec(),
                 attributes,
                 ..Link::default()
             });
@@ -418,11 +302,7 @@ impl<'a> Builder<'a> {
             title: title.clone(),
             start,
             end,
-            done: if task_type == TaskType::Task {
-                figures.completed == 1
-            } else {
-                done
-            },
+            done: if task_type == TaskType::Task { figures.completed == 1 } else { done },
             cutter: self.converter.cutter(),
             attributes: Vec::new(),
             events: Vec::new(),
@@ -439,22 +319,14 @@ impl<'a> Builder<'a> {
             draft.string("task.parent_id", parent_id.as_str());
         }
         draft.parent = parent;
-        draft
-            .attributes
-            .push(double("task.percent_complete", figures.percent()));
+        draft.attributes.push(double("task.percent_complete", figures.percent()));
         draft.attributes.push(count("task.subtask_count", below));
-        draft
-            .attributes
-            .push(count("task.subtask_completed", below_done));
+        draft.attributes.push(count("task.subtask_completed", below_done));
         draft
     }
 
     fn task_status(&self, id: &TaskId) -> &'static str {
-        match self
-            .index_of
-            .get(id)
-            .map(|&index| self.artifacts[index].status)
-        {
+        match self.index_of.get(id).map(|&index| self.artifacts[index].status) {
             Some(Status::Exists) => "done",
             Some(Status::Skipped) => "cancelled",
             Some(Status::Needed | Status::Outdated) | None => "todo",
@@ -475,125 +347,6 @@ impl<'a> Builder<'a> {
         };
         let event = events::span_contract(&self.context, &mut draft.cutter, draft.start, &contract);
         draft.events.push(event);
-        draft.attributes.extend(draft.cutter.truncated());
-
-        let limits = &self.converter.limits;
-        let parent: Option<SpanId> = draft
-            .parent
-            .map(|(task_type, id)| trace_id.span(task_type, &id));
-        let code = if draft.done {
-            StatusCode::Ok
-        } else {
-            StatusCode::Unset
-        };
-        Span {
-            trace_id: trace_id.bytes().to_vec(),
-            span_id: span_id.bytes().to_vec(),
-            parent_span_id: parent.map(|id| id.bytes().to_vec()).unwrap_or_default(),
-            name: match self.converter.spans.span_names {
-                SpanNames::Readable if draft.task_type == TaskType::Task => {
-                    draft.task_id.to_string()
-                }
-                SpanNames::Readable => draft.title,
-                SpanNames::LowCardinality => {
-                    format!("contextcore.task.{}", draft.task_type.as_str())
-                }
-            },
-            kind: SpanKind::Internal.into(),
-            start_time_unix_nano: draft.start.0,
-            end_time_unix_nano: draft.end.0,
-            dropped_attributes_count: drop_over(&mut draft.attributes, limits.attribute_count),
-            attributes: draft.attributes,
-            dropped_events_count: drop_over(&mut draft.events, limits.event_count),
-            events: draft.events,
-            dropped_links_count: drop_over(&mut draft.links, limits.link_count),
-            links: draft.links,
-            status: Some(SpanStatus {
-                code: code.into(),
-                ..SpanStatus::default()
-            }),
-            ..Span::default()
-        }
+        draft.into_span(trace_id, self.converter.spans.span_names, &self.converter.limits)
     }
-}
-
-impl Draft {
-    fn string(&mut self, key: &str, value: &str) {
-        let attribute = self.cutter.string(key, value);
-        self.attributes.push(attribute);
-    }
-
-    fn known_string(&mut self, key: &str, value: Option<&str>) {
-        if let Some(value) = value {
-            self.string(key, value);
-        }
-    }
-}
-
-/// The fields of a type's contract that are attributes (R2.5, Q4).
-#[derive(Default)]
-struct Expected<'a> {
-    depth: Option<&'a str>,
-    max_lines: Option<i64>,
-    max_tokens: Option<i64>,
-    markers: Vec<String>,
-    fields: Vec<String>,
-    present: bool,
-}
-
-impl<'a> Expected<'a> {
-    fn of(info: Option<&'a TypeInfo>) -> Expected<'a> {
-        let Some(contract) = info.and_then(|info| info.contract.as_ref()) else {
-            return Expected::default();
-        };
-        let int = |key: &str| contract.get(key).and_then(Value::as_i64);
-        let strings = |key: &str| {
-            let items = contract.get(key).and_then(Value::as_array);
-            let items = items.map(Vec::as_slice).unwrap_or_default();
-            items
-                .iter()
-                .filter_map(Value::as_str)
-                .map(str::to_owned)
-                .collect()
-        };
-        Expected {
-            depth: contract.get("expected_depth").and_then(Value::as_str),
-            max_lines: int("max_lines"),
-            max_tokens: int("max_tokens"),
-            markers: strings("completeness_markers"),
-            fields: strings("fields"),
-            present: true,
-        }
-    }
-
-    fn describe(&self, draft: &mut Draft) {
-        draft.known_string("expected_output.depth", self.depth);
-        let numbers = [
-            ("expected_output.max_lines", self.max_lines),
-            ("expected_output.max_tokens", self.max_tokens),
-        ];
-        draft.attributes.extend(
-            numbers
-                .into_iter()
-                .filter_map(|(key, n)| Some(int(key, n?))),
-        );
-        for (key, list) in [
-            ("expected_output.completeness_markers", &self.markers),
-            ("expected_output.fields", &self.fields),
-        ] {
-            if self.present && !list.is_empty() {
-                let attribute = draft.cutter.strings(key, list.iter().map(String::as_str));
-                draft.attributes.push(attribute);
-            }
-        }
-    }
-}
-
-/// Shortens a list to its limit and says how many went, as OTLP counts them.
-fn drop_over<T>(list: &mut Vec<T>, limit: Option<usize>) -> u32 {
-    let Some(over) = limit.and_then(|limit| list.len().checked_sub(limit)) else {
-        return 0;
-    };
-    list.truncate(list.len() - over);
-    u32::try_from(over).unwrap_or(u32::MAX)
 }

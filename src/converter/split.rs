@@ -47,12 +47,7 @@ pub fn split(
 /// span (or is no request of ours).
 pub fn halve(encoded: &[u8]) -> Option<(Bytes, Bytes)> {
     let mut first = ExportTraceServiceRequest::decode(encoded).ok()?;
-    let spans = &mut first
-        .resource_spans
-        .first_mut()?
-        .scope_spans
-        .first_mut()?
-        .spans;
+    let spans = &mut first.resource_spans.first_mut()?.scope_spans.first_mut()?.spans;
     if spans.len() < 2 {
         return None;
     }
@@ -69,19 +64,13 @@ fn request(
     scope: &InstrumentationScope,
     spans: Vec<Span>,
 ) -> ExportTraceServiceRequest {
-    let scope_spans = ScopeSpans {
-        scope: Some(scope.clone()),
-        spans,
-        ..ScopeSpans::default()
-    };
+    let scope_spans = ScopeSpans { scope: Some(scope.clone()), spans, ..ScopeSpans::default() };
     let resource_spans = ResourceSpans {
         resource: Some(resource.clone()),
         scope_spans: vec![scope_spans],
         ..ResourceSpans::default()
     };
-    ExportTraceServiceRequest {
-        resource_spans: vec![resource_spans],
-    }
+    ExportTraceServiceRequest { resource_spans: vec![resource_spans] }
 }
 
 /// A span as it stands within its list: tag, length, content.
@@ -97,20 +86,13 @@ mod tests {
     use super::*;
 
     fn span(number: usize, size: usize) -> Span {
-        Span {
-            name: "x".repeat(size),
-            flags: number as u32,
-            ..Span::default()
-        }
+        Span { name: "x".repeat(size), flags: number as u32, ..Span::default() }
     }
 
     fn numbers(requests: &[ExportTraceServiceRequest]) -> Vec<u32> {
         let groups = requests.iter().flat_map(|request| &request.resource_spans);
         let scopes = groups.flat_map(|group| &group.scope_spans);
-        scopes
-            .flat_map(|scope| &scope.spans)
-            .map(|span| span.flags)
-            .collect()
+        scopes.flat_map(|scope| &scope.spans).map(|span| span.flags).collect()
     }
 
     proptest! {
@@ -150,12 +132,7 @@ mod tests {
     #[test]
     fn a_span_over_the_limit_goes_alone() {
         let spans = vec![span(0, 10), span(1, 9_000), span(2, 10)];
-        let requests = split(
-            Resource::default(),
-            InstrumentationScope::default(),
-            spans,
-            4_000,
-        );
+        let requests = split(Resource::default(), InstrumentationScope::default(), spans, 4_000);
         assert_eq!(requests.len(), 3);
     }
 

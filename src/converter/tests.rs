@@ -32,16 +32,9 @@ pub(crate) fn artifact(id: &str, kind: &str, target: &str) -> Artifact {
 
 fn plan(artifacts: Vec<Artifact>) -> Plan {
     Plan {
-        project: Project {
-            id: "p".into(),
-            name: "Project".into(),
-            owner: None,
-        },
+        project: Project { id: "p".into(), name: "Project".into(), owner: None },
         export: ExportInfo::default(),
-        coverage: Coverage {
-            total_gaps: 1,
-            ..Coverage::default()
-        },
+        coverage: Coverage { total_gaps: 1, ..Coverage::default() },
         artifacts,
         types: IndexMap::new(),
         warnings: Vec::new(),
@@ -64,21 +57,12 @@ fn trace_id() -> TraceId {
 const T0: UnixNanos = UnixNanos(1_795_414_500_000_000_000);
 
 fn spans(conversion: &Conversion) -> Vec<&Span> {
-    let groups = conversion
-        .requests
-        .iter()
-        .flat_map(|request| &request.resource_spans);
-    groups
-        .flat_map(|group| &group.scope_spans)
-        .flat_map(|scope| &scope.spans)
-        .collect()
+    let groups = conversion.requests.iter().flat_map(|request| &request.resource_spans);
+    groups.flat_map(|group| &group.scope_spans).flat_map(|scope| &scope.spans).collect()
 }
 
 fn event_names(span: &Span) -> Vec<&str> {
-    span.events
-        .iter()
-        .map(|event| event.name.as_str())
-        .collect()
+    span.events.iter().map(|event| event.name.as_str()).collect()
 }
 
 fn has_attribute(span: &Span, key: &str) -> bool {
@@ -164,22 +148,12 @@ proptest! {
 }
 
 fn plan_with_contracts(count: usize) -> Plan {
-    let artifacts = (0..count)
-        .map(|n| artifact(&format!("a{n}"), "dashboard", "api"))
-        .collect();
-    let rules: Vec<Value> = (0..4)
-        .map(|n| json!({"property": n, "why": "x".repeat(300)}))
-        .collect();
+    let artifacts = (0..count).map(|n| artifact(&format!("a{n}"), "dashboard", "api")).collect();
+    let rules: Vec<Value> =
+        (0..4).map(|n| json!({"property": n, "why": "x".repeat(300)})).collect();
     let contract = json!({"expected_depth": "standard", "max_lines": 10, "fields": ["a"]});
-    let info = TypeInfo {
-        contract: contract.as_object().cloned(),
-        rules,
-        ..TypeInfo::default()
-    };
-    Plan {
-        types: [("dashboard".to_owned(), info)].into(),
-        ..plan(artifacts)
-    }
+    let info = TypeInfo { contract: contract.as_object().cloned(), rules, ..TypeInfo::default() };
+    Plan { types: [("dashboard".to_owned(), info)].into(), ..plan(artifacts) }
 }
 
 #[test]
@@ -187,38 +161,25 @@ fn a_trace_over_the_limit_keeps_each_contract_once() {
     let plan = plan_with_contracts(60);
     let mut converter = converter();
     let full = converter.convert(&plan, trace_id(), T0);
-    assert!(
-        spans(&full)[2..]
-            .iter()
-            .all(|task| event_names(task).contains(&"task.contract"))
-    );
+    assert!(spans(&full)[2..].iter().all(|task| event_names(task).contains(&"task.contract")));
 
     converter.spans.max_trace_bytes = ByteSize(full.trace_bytes as u64 - 1);
     let slim = converter.convert(&plan, trace_id(), T0);
     let slim_spans = spans(&slim);
     assert!(event_names(slim_spans[1]).contains(&"task.contract"));
-    assert!(
-        slim_spans[2..]
-            .iter()
-            .all(|task| !event_names(task).contains(&"task.contract"))
-    );
+    assert!(slim_spans[2..].iter().all(|task| !event_names(task).contains(&"task.contract")));
     assert_eq!((slim.span_count, slim.warnings.len()), (full.span_count, 0));
 
     converter.spans.max_trace_bytes = ByteSize(1_000);
     let warned = converter.convert(&plan, trace_id(), T0);
-    assert!(matches!(
-        warned.warnings[..],
-        [ConversionWarning::TraceTooLarge { limit: 1_000, .. }]
-    ));
+    assert!(matches!(warned.warnings[..], [ConversionWarning::TraceTooLarge { limit: 1_000, .. }]));
 }
 
 #[test]
 fn the_limits_of_the_environment_are_obeyed_and_counted() {
     let mut first = artifact("a", "dashboard", "api");
     first.depends_on = vec![TaskId::new("a"), TaskId::new("b")];
-    first
-        .parameters
-        .insert("long".into(), json!("x".repeat(500)));
+    first.parameters.insert("long".into(), json!("x".repeat(500)));
     let plan = plan(vec![first, artifact("b", "dashboard", "api")]);
     let mut converter = converter();
     converter.limits = SpanLimits {
@@ -229,19 +190,10 @@ fn the_limits_of_the_environment_are_obeyed_and_counted() {
     };
     let conversion = converter.convert(&plan, trace_id(), T0);
     let spans = spans(&conversion);
-    let task = spans
-        .iter()
-        .find(|span| span.name == "a")
-        .expect("the task");
-    assert_eq!(
-        (task.attributes.len(), task.events.len(), task.links.len()),
-        (12, 1, 1)
-    );
+    let task = spans.iter().find(|span| span.name == "a").expect("the task");
+    assert_eq!((task.attributes.len(), task.events.len(), task.links.len()), (12, 1, 1));
     assert!(task.dropped_attributes_count > 0);
-    assert_eq!(
-        (task.dropped_events_count, task.dropped_links_count),
-        (3, 1)
-    );
+    assert_eq!((task.dropped_events_count, task.dropped_links_count), (3, 1));
 }
 
 #[test]
@@ -254,22 +206,12 @@ fn existing_artifacts_can_be_left_out() {
     let mut converter = converter();
     converter.spans.include_existing = false;
     let conversion = converter.convert(&plan, trace_id(), T0);
-    let names: Vec<&str> = spans(&conversion)
-        .iter()
-        .map(|span| span.name.as_str())
-        .collect();
+    let names: Vec<&str> = spans(&conversion).iter().map(|span| span.name.as_str()).collect();
     assert_eq!(
         names,
-        [
-            "Project Observability Artifact Generation",
-            "Runbook Artifacts",
-            "waiting"
-        ]
+        ["Project Observability Artifact Generation", "Runbook Artifacts", "waiting"]
     );
-    assert!(
-        spans(&conversion)[2].links.is_empty(),
-        "there is no span to link to"
-    );
+    assert!(spans(&conversion)[2].links.is_empty(), "there is no span to link to");
 }
 
 #[test]

@@ -25,25 +25,17 @@ pub struct SpanView {
 impl SpanView {
     /// A text attribute, or nothing.
     pub fn text(&self, key: &str) -> &str {
-        self.attributes
-            .get(key)
-            .and_then(Value::as_str)
-            .unwrap_or_default()
+        self.attributes.get(key).and_then(Value::as_str).unwrap_or_default()
     }
 
     pub fn number(&self, key: &str) -> i64 {
-        self.attributes
-            .get(key)
-            .and_then(Value::as_i64)
-            .unwrap_or_default()
+        self.attributes.get(key).and_then(Value::as_i64).unwrap_or_default()
     }
 
     /// The texts of an array attribute.
     pub fn texts(&self, key: &str) -> Vec<&str> {
         let items = self.attributes.get(key).and_then(Value::as_array);
-        items
-            .map(|items| items.iter().filter_map(Value::as_str).collect())
-            .unwrap_or_default()
+        items.map(|items| items.iter().filter_map(Value::as_str).collect()).unwrap_or_default()
     }
 
     /// This span and all below it, parents first.
@@ -58,15 +50,10 @@ impl SpanView {
 /// there counts as a root.
 pub fn trees(requests: &[ExportTraceServiceRequest]) -> Vec<SpanView> {
     let groups = requests.iter().flat_map(|request| &request.resource_spans);
-    let spans: Vec<&Span> = groups
-        .flat_map(|group| &group.scope_spans)
-        .flat_map(|scope| &scope.spans)
-        .collect();
-    let ids: HashMap<&[u8], usize> = spans
-        .iter()
-        .enumerate()
-        .map(|(index, span)| (span.span_id.as_slice(), index))
-        .collect();
+    let spans: Vec<&Span> =
+        groups.flat_map(|group| &group.scope_spans).flat_map(|scope| &scope.spans).collect();
+    let ids: HashMap<&[u8], usize> =
+        spans.iter().enumerate().map(|(index, span)| (span.span_id.as_slice(), index)).collect();
     let mut children: HashMap<usize, Vec<usize>> = HashMap::new();
     let mut roots = Vec::new();
     for (index, span) in spans.iter().enumerate() {
@@ -75,18 +62,12 @@ pub fn trees(requests: &[ExportTraceServiceRequest]) -> Vec<SpanView> {
             _ => roots.push(index),
         }
     }
-    roots
-        .into_iter()
-        .map(|root| view(root, &spans, &children))
-        .collect()
+    roots.into_iter().map(|root| view(root, &spans, &children)).collect()
 }
 
 /// One request that holds them all, with the groups as they are.
 pub fn merged(requests: Vec<ExportTraceServiceRequest>) -> ExportTraceServiceRequest {
-    let resource_spans = requests
-        .into_iter()
-        .flat_map(|request| request.resource_spans)
-        .collect();
+    let resource_spans = requests.into_iter().flat_map(|request| request.resource_spans).collect();
     ExportTraceServiceRequest { resource_spans }
 }
 
@@ -94,34 +75,22 @@ fn view(index: usize, spans: &[&Span], children: &HashMap<usize, Vec<usize>>) ->
     let span = spans[index];
     let below = children.get(&index).map(Vec::as_slice).unwrap_or_default();
     let task_id = |attributes: &[KeyValue]| {
-        let found = attributes
-            .iter()
-            .find(|attribute| attribute.key == "task.id")?;
+        let found = attributes.iter().find(|attribute| attribute.key == "task.id")?;
         json(found.value.as_ref()).as_str().map(str::to_owned)
     };
     SpanView {
         trace_id: hex(&span.trace_id),
         span_id: hex(&span.span_id),
         name: span.name.clone(),
-        is_ok: span
-            .status
-            .as_ref()
-            .is_some_and(|status| status.code == i32::from(StatusCode::Ok)),
+        is_ok: span.status.as_ref().is_some_and(|status| status.code == i32::from(StatusCode::Ok)),
         attributes: span
             .attributes
             .iter()
             .map(|attribute| (attribute.key.clone(), json(attribute.value.as_ref())))
             .collect(),
-        links: span
-            .links
-            .iter()
-            .filter_map(|link| task_id(&link.attributes))
-            .collect(),
+        links: span.links.iter().filter_map(|link| task_id(&link.attributes)).collect(),
         events: span.events.iter().map(|event| event.name.clone()).collect(),
-        children: below
-            .iter()
-            .map(|&child| view(child, spans, children))
-            .collect(),
+        children: below.iter().map(|&child| view(child, spans, children)).collect(),
     }
 }
 

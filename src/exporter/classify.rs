@@ -87,11 +87,7 @@ pub fn grpc(
     // A proxy that answers with a page instead of gRPC: tonic makes INTERNAL of it.
     let not_grpc = code == Code::Internal && message.starts_with("protocol error:");
     if retryable || from_transport || not_grpc {
-        return Reply::Retry {
-            reason,
-            after: retry_info.map(clamp),
-            delivery,
-        };
+        return Reply::Retry { reason, after: retry_info.map(clamp), delivery };
     }
     Reply::Refused { reason }
 }
@@ -106,17 +102,13 @@ pub fn http(status: u16, body: &str, retry_after: Option<Duration>) -> Reply {
         413 => Reply::TooLarge { reason },
         // Tempo answers 400 to a body over its limit.
         400 if speaks_of_size(body) => Reply::TooLarge { reason },
-        429 | 503 => Reply::Retry {
-            reason,
-            after: retry_after.map(clamp),
-            delivery: Delivery::NotDelivered,
-        },
+        429 | 503 => {
+            Reply::Retry { reason, after: retry_after.map(clamp), delivery: Delivery::NotDelivered }
+        }
         // A gateway does not know whether the server behind it took the request.
-        502 | 504 => Reply::Retry {
-            reason,
-            after: retry_after.map(clamp),
-            delivery: Delivery::InDoubt,
-        },
+        502 | 504 => {
+            Reply::Retry { reason, after: retry_after.map(clamp), delivery: Delivery::InDoubt }
+        }
         300..=399 => Reply::Refused {
             reason: format!("{reason} (a redirect is not followed; configure the final address)"),
         },
@@ -131,16 +123,11 @@ pub fn http(status: u16, body: &str, retry_after: Option<Duration>) -> Reply {
 pub fn acknowledgement(body: &[u8]) -> Reply {
     let Ok(response) = ExportTraceServiceResponse::decode(body) else {
         let reason = "the server said OK, but its answer is not OTLP; is this the right endpoint?";
-        return Reply::Refused {
-            reason: reason.to_owned(),
-        };
+        return Reply::Refused { reason: reason.to_owned() };
     };
     match response.partial_success {
         Some(partial) if partial.rejected_spans != 0 || !partial.error_message.is_empty() => {
-            Reply::Partial {
-                rejected: partial.rejected_spans,
-                message: partial.error_message,
-            }
+            Reply::Partial { rejected: partial.rejected_spans, message: partial.error_message }
         }
         _ => Reply::Accepted,
     }
@@ -159,15 +146,10 @@ pub fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
 /// The RetryInfo within a gRPC status' details.
 pub fn retry_info(details: &[u8]) -> Option<Duration> {
     let status = RpcStatus::decode(details).ok()?;
-    let info = status
-        .details
-        .iter()
-        .find(|any| any.type_url.ends_with("/google.rpc.RetryInfo"))?;
+    let info = status.details.iter().find(|any| any.type_url.ends_with("/google.rpc.RetryInfo"))?;
     let delay = RetryInfo::decode(info.value.as_slice()).ok()?.retry_delay?;
     let seconds = u64::try_from(delay.seconds).ok()?;
-    let nanos = u32::try_from(delay.nanos)
-        .ok()
-        .filter(|nanos| *nanos < 1_000_000_000)?;
+    let nanos = u32::try_from(delay.nanos).ok().filter(|nanos| *nanos < 1_000_000_000)?;
     Some(clamp(Duration::new(seconds, nanos)))
 }
 
@@ -178,14 +160,9 @@ fn clamp(wait: Duration) -> Duration {
 /// The words with which servers refuse a message for its size.
 fn speaks_of_size(message: &str) -> bool {
     let message = message.to_ascii_lowercase();
-    [
-        "larger than max",
-        "too large",
-        "exceeds the maximum",
-        "message size",
-    ]
-    .iter()
-    .any(|words| message.contains(words))
+    ["larger than max", "too large", "exceeds the maximum", "message size"]
+        .iter()
+        .any(|words| message.contains(words))
 }
 
 /// `google.rpc.Status`, as far as it is read.
@@ -262,11 +239,7 @@ mod tests {
             (Code::Unauthenticated, Kind::Refused),
         ];
         for (code, expected) in cases {
-            assert_eq!(
-                kind(&grpc(code, "injected", None, false)),
-                expected,
-                "{code:?}"
-            );
+            assert_eq!(kind(&grpc(code, "injected", None, false)), expected, "{code:?}");
         }
     }
 
@@ -291,19 +264,10 @@ mod tests {
             ),
         ];
         for (code, message) in messages {
-            assert_eq!(
-                kind(&grpc(code, message, None, false)),
-                Kind::TooLarge,
-                "{message}"
-            );
+            assert_eq!(kind(&grpc(code, message, None, false)), Kind::TooLarge, "{message}");
         }
         assert_eq!(
-            kind(&grpc(
-                Code::ResourceExhausted,
-                "rate limit exceeded",
-                None,
-                false
-            )),
+            kind(&grpc(Code::ResourceExhausted, "rate limit exceeded", None, false)),
             Kind::Retry(NotDelivered)
         );
     }
@@ -345,34 +309,20 @@ mod tests {
             ("-1", None),
         ];
         for (text, seconds) in cases {
-            assert_eq!(
-                retry_after(text, now),
-                seconds.map(Duration::from_secs),
-                "{text}"
-            );
+            assert_eq!(retry_after(text, now), seconds.map(Duration::from_secs), "{text}");
         }
     }
 
     #[test]
     fn retry_info_is_found_among_the_details() {
         let info = |seconds, nanos| {
-            let delay = RetryInfo {
-                retry_delay: Some(Wait { seconds, nanos }),
-            };
+            let delay = RetryInfo { retry_delay: Some(Wait { seconds, nanos }) };
             let any = Any {
                 type_url: "type.googleapis.com/google.rpc.RetryInfo".into(),
                 value: delay.encode_to_vec(),
             };
-            let other = Any {
-                type_url: "type.googleapis.com/x".into(),
-                value: vec![1],
-            };
-            retry_info(
-                &RpcStatus {
-                    details: vec![other, any],
-                }
-                .encode_to_vec(),
-            )
+            let other = Any { type_url: "type.googleapis.com/x".into(), value: vec![1] };
+            retry_info(&RpcStatus { details: vec![other, any] }.encode_to_vec())
         };
         assert_eq!(info(5, 500_000_000), Some(Duration::from_millis(5_500)));
         assert_eq!(info(7_000, 0), Some(MAX_SERVER_WAIT));
@@ -384,34 +334,15 @@ mod tests {
     fn acknowledgements() {
         use opentelemetry_proto::tonic::collector::trace::v1::ExportTracePartialSuccess;
         let answer = |rejected_spans, message: &str| {
-            let partial = ExportTracePartialSuccess {
-                rejected_spans,
-                error_message: message.to_owned(),
-            };
-            let response = ExportTraceServiceResponse {
-                partial_success: Some(partial),
-            };
+            let partial =
+                ExportTracePartialSuccess { rejected_spans, error_message: message.to_owned() };
+            let response = ExportTraceServiceResponse { partial_success: Some(partial) };
             acknowledgement(&response.encode_to_vec())
         };
         assert_eq!(acknowledgement(b""), Reply::Accepted);
         assert_eq!(answer(0, ""), Reply::Accepted);
-        assert_eq!(
-            answer(3, "x"),
-            Reply::Partial {
-                rejected: 3,
-                message: "x".into()
-            }
-        );
-        assert_eq!(
-            answer(0, "hm"),
-            Reply::Partial {
-                rejected: 0,
-                message: "hm".into()
-            }
-        );
-        assert_eq!(
-            kind(&acknowledgement(b"<html>Sign in</html>")),
-            Kind::Refused
-        );
+        assert_eq!(answer(3, "x"), Reply::Partial { rejected: 3, message: "x".into() });
+        assert_eq!(answer(0, "hm"), Reply::Partial { rejected: 0, message: "hm".into() });
+        assert_eq!(kind(&acknowledgement(b"<html>Sign in</html>")), Kind::Refused);
     }
 }

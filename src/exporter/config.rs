@@ -147,10 +147,7 @@ pub struct FileConfig {
 
 impl Default for FileConfig {
     fn default() -> Self {
-        Self {
-            path: PathBuf::new(),
-            required: true,
-        }
+        Self { path: PathBuf::new(), required: true }
     }
 }
 
@@ -231,8 +228,7 @@ impl OtlpConfig {
                 at("verify.timeout", "has to be more than 0".into());
             }
         }
-        self.tls
-            .check(&mut |path, message| at(&format!("tls.{path}"), message));
+        self.tls.check(&mut |path, message| at(&format!("tls.{path}"), message));
         self.retry_on_failure
             .check(&mut |path, message| at(&format!("retry_on_failure.{path}"), message));
         self.sending_queue
@@ -270,10 +266,7 @@ pub fn check_endpoint(url: &str, protocol: Protocol) -> Result<(), String> {
 fn header_complaints(name: &str, value: &Secret) -> impl Iterator<Item = String> {
     let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
     let bad_name = name.is_empty() || !name.bytes().all(token);
-    let bad_value = !value
-        .expose()
-        .bytes()
-        .all(|b| b == b'\t' || (b' '..=b'~').contains(&b));
+    let bad_value = !value.expose().bytes().all(|b| b == b'\t' || (b' '..=b'~').contains(&b));
     let name_message = bad_name.then(|| "not a valid header name".to_owned());
     let value_message = bad_value
         .then(|| "the value may hold printable ASCII only, without line breaks".to_owned());
@@ -351,10 +344,7 @@ mod tests {
                 .map(|(name, value)| (name.to_owned(), Secret::new(value)))
                 .into(),
             timeout: HumanDuration::ZERO,
-            tls: TlsConfig {
-                cert_file: Some("c.pem".into()),
-                ..TlsConfig::default()
-            },
+            tls: TlsConfig { cert_file: Some("c.pem".into()), ..TlsConfig::default() },
             retry_on_failure: RetryConfig {
                 multiplier: f64::NAN,
                 randomization_factor: 1.5,
@@ -368,9 +358,7 @@ mod tests {
             ..OtlpConfig::default()
         };
         let mut found = Vec::new();
-        config.check(Protocol::Grpc, &mut |path, message| {
-            found.push(format!("{path}: {message}"))
-        });
+        config.check(Protocol::Grpc, &mut |path, message| found.push(format!("{path}: {message}")));
         let text = found.join("\n");
         for path in [
             "endpoint",

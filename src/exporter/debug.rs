@@ -14,24 +14,17 @@ pub struct Debug {
 
 impl Debug {
     pub fn new(config: &DebugConfig) -> Debug {
-        Debug {
-            verbosity: config.verbosity,
-        }
+        Debug { verbosity: config.verbosity }
     }
 
     pub fn send_traces(&self, request: &[u8]) -> Reply {
         let request = match ExportTraceServiceRequest::decode(request) {
             Ok(request) => request,
             Err(error) => {
-                return Reply::Refused {
-                    reason: error.to_string(),
-                };
+                return Reply::Refused { reason: error.to_string() };
             }
         };
-        let groups = request
-            .resource_spans
-            .iter()
-            .flat_map(|group| &group.scope_spans);
+        let groups = request.resource_spans.iter().flat_map(|group| &group.scope_spans);
         let spans: Vec<&Span> = groups.flat_map(|scope| &scope.spans).collect();
         tracing::info!(spans = spans.len(), "debug exporter: traces");
         match self.verbosity {

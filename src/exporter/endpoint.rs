@@ -6,9 +6,7 @@ use super::config::OtlpConfig;
 /// The URI a gRPC channel connects to. A scheme decides about TLS; without one `tls.insecure` does.
 pub fn grpc(config: &OtlpConfig) -> Result<String, BuildError> {
     let endpoint = config.traces_endpoint.as_ref().or(config.endpoint.as_ref());
-    let endpoint = endpoint
-        .map(|text| text.trim())
-        .filter(|text| !text.is_empty());
+    let endpoint = endpoint.map(|text| text.trim()).filter(|text| !text.is_empty());
     let endpoint = endpoint.ok_or(BuildError::NoEndpoint)?;
     match endpoint.split_once("://") {
         Some(("http" | "https", _)) => Ok(endpoint.to_owned()),
@@ -24,10 +22,7 @@ pub fn grpc(config: &OtlpConfig) -> Result<String, BuildError> {
 /// The URL that traces are posted to: `traces_endpoint` as it is, or `endpoint` and the path.
 pub fn http(config: &OtlpConfig) -> Result<String, BuildError> {
     let filled = |text: &&String| !text.trim().is_empty();
-    let url = match (
-        config.traces_endpoint.as_ref().filter(filled),
-        &config.endpoint,
-    ) {
+    let url = match (config.traces_endpoint.as_ref().filter(filled), &config.endpoint) {
         (Some(exact), _) => exact.trim().to_owned(),
         (None, Some(base)) if filled(&base) => {
             format!("{}/v1/traces", base.trim().trim_end_matches('/'))
@@ -53,11 +48,7 @@ pub fn redacted(url: &str) -> String {
             let slash = if path.is_empty() { "" } else { "/" };
             format!("{scheme}://{host}{slash}{path}")
         }
-        None => without_query
-            .rsplit('@')
-            .next()
-            .unwrap_or_default()
-            .to_owned(),
+        None => without_query.rsplit('@').next().unwrap_or_default().to_owned(),
     }
 }
 
@@ -66,10 +57,7 @@ mod tests {
     use super::*;
 
     fn config(endpoint: &str, insecure: bool) -> OtlpConfig {
-        let mut config = OtlpConfig {
-            endpoint: Some(endpoint.into()),
-            ..OtlpConfig::default()
-        };
+        let mut config = OtlpConfig { endpoint: Some(endpoint.into()), ..OtlpConfig::default() };
         config.tls.insecure = insecure;
         config
     }

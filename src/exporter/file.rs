@@ -17,9 +17,7 @@ pub struct File {
 
 impl File {
     pub fn new(config: &FileConfig) -> File {
-        File {
-            path: config.path.clone(),
-        }
+        File { path: config.path.clone() }
     }
 
     pub fn destination(&self) -> String {
@@ -45,9 +43,7 @@ impl File {
                 after: None,
                 delivery: Delivery::InDoubt,
             },
-            Err(error) => Reply::Refused {
-                reason: error.to_string(),
-            },
+            Err(error) => Reply::Refused { reason: error.to_string() },
         }
     }
 }

@@ -51,12 +51,7 @@ impl Grpc {
             client = client.send_compressed(CompressionEncoding::Gzip);
         }
         let client = client.accept_compressed(CompressionEncoding::Gzip);
-        Ok(Grpc {
-            client,
-            metadata: metadata(config)?,
-            timeout,
-            destination,
-        })
+        Ok(Grpc { client, metadata: metadata(config)?, timeout, destination })
     }
 
     pub fn destination(&self) -> String {
@@ -79,27 +74,18 @@ impl Grpc {
 
     async fn call(&self, body: Bytes) -> Result<Bytes, Status> {
         let mut client = self.client.clone();
-        client
-            .ready()
-            .await
-            .map_err(|error| Status::from_error(error.into()))?;
+        client.ready().await.map_err(|error| Status::from_error(error.into()))?;
         let mut request = Request::new(body);
         *request.metadata_mut() = self.metadata.clone();
         request.set_timeout(self.timeout);
-        client
-            .unary(request, TRACES, EncodedCodec)
-            .await
-            .map(tonic::Response::into_inner)
+        client.unary(request, TRACES, EncodedCodec).await.map(tonic::Response::into_inner)
     }
 }
 
 fn metadata(config: &OtlpConfig) -> Result<MetadataMap, BuildError> {
     let mut metadata = MetadataMap::new();
     for (name, value) in &config.headers {
-        let bad = |reason| BuildError::BadHeader {
-            name: name.clone(),
-            reason,
-        };
+        let bad = |reason| BuildError::BadHeader { name: name.clone(), reason };
         let key = MetadataKey::<Ascii>::from_bytes(name.to_ascii_lowercase().as_bytes())
             .map_err(|_| bad("its name is not a header name"))?;
         let mut value = MetadataValue::<Ascii>::try_from(value.expose())
@@ -119,11 +105,7 @@ fn classified(status: &Status) -> Reply {
             delivery: Delivery::NotDelivered,
         };
     }
-    let message = if from_transport {
-        chain(status)
-    } else {
-        status.message().to_owned()
-    };
+    let message = if from_transport { chain(status) } else { status.message().to_owned() };
     let retry_info = classify::retry_info(status.details());
     classify::grpc(status.code(), &message, retry_info, from_transport)
 }

@@ -42,12 +42,10 @@ impl Http {
     pub fn build(config: &OtlpConfig) -> Result<Http, BuildError> {
         let url = endpoint::http(config)?;
         let destination = endpoint::redacted(&url);
-        let traces = url
-            .parse::<Uri>()
-            .map_err(|error| BuildError::BadEndpoint {
-                endpoint: destination.clone(),
-                reason: error.to_string(),
-            })?;
+        let traces = url.parse::<Uri>().map_err(|error| BuildError::BadEndpoint {
+            endpoint: destination.clone(),
+            reason: error.to_string(),
+        })?;
         let gzip = config.compression == Compression::Gzip;
         Ok(Http {
             client: client(&config.tls, config.timeout.0, &traces)?,
@@ -64,13 +62,11 @@ impl Http {
     }
 
     pub async fn send_traces(&self, body: Bytes) -> Reply {
-        tokio::time::timeout(self.timeout, self.post(body))
-            .await
-            .unwrap_or_else(|_| Reply::Retry {
-                reason: format!("no answer within {:?}", self.timeout),
-                after: None,
-                delivery: Delivery::InDoubt,
-            })
+        tokio::time::timeout(self.timeout, self.post(body)).await.unwrap_or_else(|_| Reply::Retry {
+            reason: format!("no answer within {:?}", self.timeout),
+            after: None,
+            delivery: Delivery::InDoubt,
+        })
     }
 
     async fn post(&self, body: Bytes) -> Reply {
@@ -120,15 +116,9 @@ where
 
 fn headers(config: &OtlpConfig, gzip: bool) -> Result<HeaderMap, BuildError> {
     let mut headers = HeaderMap::new();
-    headers.insert(
-        hyper::header::USER_AGENT,
-        HeaderValue::from_static(USER_AGENT),
-    );
+    headers.insert(hyper::header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
     for (name, value) in &config.headers {
-        let bad = |reason| BuildError::BadHeader {
-            name: name.clone(),
-            reason,
-        };
+        let bad = |reason| BuildError::BadHeader { name: name.clone(), reason };
         let key = HeaderName::from_bytes(name.as_bytes())
             .map_err(|_| bad("its name is not a header name"))?;
         let mut value = HeaderValue::from_str(value.expose())
@@ -153,27 +143,15 @@ fn gzipped(body: &[u8]) -> Bytes {
 
 async fn answer(response: Response<Incoming>) -> Reply {
     let status = response.status();
-    let header = |name| {
-        response
-            .headers()
-            .get(name)
-            .and_then(|value| value.to_str().ok())
-    };
+    let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
     let retry_after =
         header(RETRY_AFTER).and_then(|text| classify::retry_after(text, SystemTime::now()));
     let is_protobuf = response.headers().get(CONTENT_TYPE) == Some(&PROTOBUF);
-    let body = match Limited::new(response.into_body(), MAX_ANSWER_BYTES)
-        .collect()
-        .await
-    {
+    let body = match Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await {
         Ok(body) => body.to_bytes(),
         Err(error) if status.is_success() => {
             let reason = format!("the answer broke off: {error}");
-            return Reply::Retry {
-                reason,
-                after: None,
-                delivery: Delivery::InDoubt,
-            };
+            return Reply::Retry { reason, after: None, delivery: Delivery::InDoubt };
         }
         Err(_) => Bytes::new(),
     };
@@ -198,17 +176,10 @@ fn status_message(body: &[u8]) -> String {
         #[prost(string, tag = "2")]
         message: String,
     }
-    RpcStatus::decode(body)
-        .map(|status| status.message)
-        .unwrap_or_default()
+    RpcStatus::decode(body).map(|status| status.message).unwrap_or_default()
 }
 
 fn one_line(text: &str) -> String {
     let words: Vec<&str> = text.split_whitespace().collect();
-    words
-        .join(" ")
-        .chars()
-        .filter(|c| !c.is_control())
-        .take(MAX_REASON_CHARS)
-        .collect()
+    words.join(" ").chars().filter(|c| !c.is_control()).take(MAX_REASON_CHARS).collect()
 }

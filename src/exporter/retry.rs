@@ -28,9 +28,7 @@ impl Retry {
             .with_max_interval(config.max_interval.0)
             .with_max_elapsed_time((!cap.is_zero()).then_some(cap))
             .build();
-        Retry {
-            backoff: config.enabled.then_some(backoff),
-        }
+        Retry { backoff: config.enabled.then_some(backoff) }
     }
 
     /// The wait before the next attempt: the larger of the backoff and what the server asked for.
@@ -47,24 +45,16 @@ mod tests {
     use crate::config::values::HumanDuration;
 
     fn steady() -> RetryConfig {
-        RetryConfig {
-            randomization_factor: 0.0,
-            ..RetryConfig::default()
-        }
+        RetryConfig { randomization_factor: 0.0, ..RetryConfig::default() }
     }
 
     #[test]
     fn waits_grow_to_the_maximum_and_never_end() {
         let mut retry = Retry::new(&steady());
-        let waits: Vec<f64> = (0..200)
-            .filter_map(|_| retry.next(None))
-            .map(|wait| wait.as_secs_f64())
-            .collect();
+        let waits: Vec<f64> =
+            (0..200).filter_map(|_| retry.next(None)).map(|wait| wait.as_secs_f64()).collect();
         assert_eq!(waits.len(), 200);
-        assert!(
-            (waits[0] - 1.0).abs() < 0.01 && (waits[1] - 1.5).abs() < 0.01,
-            "{waits:?}"
-        );
+        assert!((waits[0] - 1.0).abs() < 0.01 && (waits[1] - 1.5).abs() < 0.01, "{waits:?}");
         assert!(waits.iter().all(|wait| *wait <= 30.01));
         assert!((waits[199] - 30.0).abs() < 0.01);
     }
@@ -72,33 +62,17 @@ mod tests {
     #[test]
     fn the_servers_word_counts_when_it_is_longer() {
         let mut retry = Retry::new(&steady());
-        assert_eq!(
-            retry.next(Some(Duration::from_secs(5))),
-            Some(Duration::from_secs(5))
-        );
+        assert_eq!(retry.next(Some(Duration::from_secs(5))), Some(Duration::from_secs(5)));
         assert!(retry.next(Some(Duration::from_millis(1))) > Some(Duration::from_secs(1)));
-        assert_eq!(
-            retry.next(Some(Duration::from_secs(9_999))),
-            Some(MAX_SERVER_WAIT)
-        );
+        assert_eq!(retry.next(Some(Duration::from_secs(9_999))), Some(MAX_SERVER_WAIT));
     }
 
     #[test]
     fn off_and_capped() {
-        let mut off = Retry::new(&RetryConfig {
-            enabled: false,
-            ..steady()
-        });
+        let mut off = Retry::new(&RetryConfig { enabled: false, ..steady() });
         assert_eq!(off.next(None), None);
         let cap = HumanDuration(Duration::from_millis(10));
-        let mut capped = Retry::new(&RetryConfig {
-            max_elapsed_time: cap,
-            ..steady()
-        });
-        assert_eq!(
-            capped.next(None),
-            None,
-            "the first wait is past the cap already"
-        );
+        let mut capped = Retry::new(&RetryConfig { max_elapsed_time: cap, ..steady() });
+        assert_eq!(capped.next(None), None, "the first wait is past the cap already");
     }
 }

@@ -48,9 +48,7 @@ pub fn client_config(config: &TlsConfig, is_used: bool) -> Result<ClientConfig, 
     let chain = certificates(cert)?;
     let private_key = PrivateKeyDer::from_pem_slice(&read(key)?)
         .map_err(|error| bad(key, format!("no private key in PEM: {error}")))?;
-    builder
-        .with_client_auth_cert(chain, private_key)
-        .map_err(|error| bad(key, error.to_string()))
+    builder.with_client_auth_cert(chain, private_key).map_err(|error| bad(key, error.to_string()))
 }
 
 /// The name to verify instead of the endpoint's host.
@@ -68,9 +66,7 @@ fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, BuildError> {
     match ca_file {
         Some(path) => {
             for certificate in certificates(path)? {
-                roots
-                    .add(certificate)
-                    .map_err(|error| bad(path, error.to_string()))?;
+                roots.add(certificate).map_err(|error| bad(path, error.to_string()))?;
             }
         }
         None => {
@@ -101,8 +97,5 @@ fn read(path: &Path) -> Result<Vec<u8>, BuildError> {
 }
 
 fn bad(path: &Path, reason: String) -> BuildError {
-    BuildError::BadTlsFile {
-        path: path.to_owned(),
-        reason,
-    }
+    BuildError::BadTlsFile { path: path.to_owned(), reason }
 }

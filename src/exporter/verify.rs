@@ -52,10 +52,8 @@ impl Verifier {
         let mut headers = HeaderMap::new();
         headers.insert(USER_AGENT_HEADER, HeaderValue::from_static(USER_AGENT));
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
-        let tenant = config
-            .headers
-            .iter()
-            .find(|(name, _)| name.eq_ignore_ascii_case(TENANT.as_str()));
+        let tenant =
+            config.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case(TENANT.as_str()));
         if let Some((name, value)) = tenant {
             let value =
                 HeaderValue::from_str(value.expose()).map_err(|_| BuildError::BadHeader {
@@ -65,12 +63,7 @@ impl Verifier {
             headers.insert(TENANT, value);
         }
         let client = client(&config.tls, config.timeout.0, &uri)?;
-        Ok(Some(Verifier {
-            client,
-            base,
-            headers,
-            timeout: verify.timeout.0,
-        }))
+        Ok(Some(Verifier { client, base, headers, timeout: verify.timeout.0 }))
     }
 
     /// The span ids that the backend has of a trace; none of a trace that it does not know.
@@ -83,11 +76,7 @@ impl Verifier {
         // An older Tempo has no v2, and says so with the same 404 as for an unknown trace.
         match self.get(&v2).await? {
             Some(trace) => Ok(span_ids(&trace)),
-            None => Ok(self
-                .get(&v1)
-                .await?
-                .map(|trace| span_ids(&trace))
-                .unwrap_or_default()),
+            None => Ok(self.get(&v1).await?.map(|trace| span_ids(&trace)).unwrap_or_default()),
         }
     }
 
@@ -100,23 +89,15 @@ impl Verifier {
         let mut request = Request::new(Empty::new());
         *request.uri_mut() = url.parse().map_err(|error| format!("{error}"))?;
         *request.headers_mut() = self.headers.clone();
-        let response = self
-            .client
-            .request(request)
-            .await
-            .map_err(|error| chain(&error))?;
+        let response = self.client.request(request).await.map_err(|error| chain(&error))?;
         match response.status() {
             StatusCode::NOT_FOUND => return Ok(None),
             status if !status.is_success() => return Err(format!("HTTP {}", status.as_u16())),
             _ => {}
         }
-        let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES)
-            .collect()
-            .await;
+        let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await;
         let body = body.map_err(|error| error.to_string())?.to_bytes();
-        serde_json::from_slice(&body)
-            .map(Some)
-            .map_err(|error| format!("not JSON: {error}"))
+        serde_json::from_slice(&body).map(Some).map_err(|error| format!("not JSON: {error}"))
     }
 }
 

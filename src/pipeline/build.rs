@@ -45,9 +45,7 @@ impl Pipelines {
                 let times = fed.entry(receiver).or_default();
                 *times += 1;
                 if *times == 2 {
-                    errors.push(PipelineError::SharedReceiver {
-                        id: receiver.clone(),
-                    });
+                    errors.push(PipelineError::SharedReceiver { id: receiver.clone() });
                 }
             }
             let mut destinations = Vec::new();
@@ -56,27 +54,18 @@ impl Pipelines {
                     continue;
                 };
                 let required = config.is_required();
-                destinations.push(Destination {
-                    exporter: id.to_string(),
-                    required,
-                });
+                destinations.push(Destination { exporter: id.to_string(), required });
                 capacity = capacity.min(config.queue_size().unwrap_or(u64::MAX));
                 if exporters.contains_key(id) {
                     continue;
                 }
                 match Exporter::build(&id.to_string(), config) {
                     Ok(exporter) => drop(exporters.insert(id.clone(), exporter)),
-                    Err(source) => errors.push(PipelineError::Exporter {
-                        id: id.clone(),
-                        source,
-                    }),
+                    Err(source) => errors.push(PipelineError::Exporter { id: id.clone(), source }),
                 }
             }
             let receivers = Source::of_pipeline(config, pipeline, otel, &mut errors);
-            pipelines.push(Pipeline {
-                receivers,
-                destinations,
-            });
+            pipelines.push(Pipeline { receivers, destinations });
         }
         if !errors.is_empty() {
             return Err(errors);
@@ -103,23 +92,13 @@ impl Pipelines {
         for (_, pipeline) in traces_pipelines(config) {
             sources.extend(Source::of_pipeline(config, pipeline, otel, &mut errors));
         }
-        let converters = sources
-            .into_iter()
-            .map(|source| (source.config, source.converter));
-        if errors.is_empty() {
-            Ok(converters.collect())
-        } else {
-            Err(errors)
-        }
+        let converters = sources.into_iter().map(|source| (source.config, source.converter));
+        if errors.is_empty() { Ok(converters.collect()) } else { Err(errors) }
     }
 }
 
 fn traces_pipelines(config: &Config) -> impl Iterator<Item = (&ComponentId, &PipelineConfig)> {
-    config
-        .service
-        .pipelines
-        .iter()
-        .filter(|(id, _)| id.kind == "traces")
+    config.service.pipelines.iter().filter(|(id, _)| id.kind == "traces")
 }
 
 impl Source {
@@ -136,10 +115,7 @@ impl Source {
             match config.processors.get(id) {
                 Some(ProcessorConfig::Redaction(config)) => match Redaction::new(config) {
                     Ok(built) => redaction = Some(built.and(redaction)),
-                    Err(source) => errors.push(PipelineError::Redaction {
-                        id: id.clone(),
-                        source,
-                    }),
+                    Err(source) => errors.push(PipelineError::Redaction { id: id.clone(), source }),
                 },
                 Some(ProcessorConfig::Resource(more)) => {
                     resource.attributes.extend(more.attributes.clone());
@@ -150,18 +126,11 @@ impl Source {
         // Secrets stay here even where nobody thought of the processor.
         let redaction = redaction.unwrap_or_default();
         // Environment beats file.
-        resource
-            .attributes
-            .extend(otel.resource_attributes.iter().cloned());
+        resource.attributes.extend(otel.resource_attributes.iter().cloned());
         let service_name = otel.service_name.iter().cloned();
-        resource
-            .attributes
-            .extend(service_name.map(|name| ("service.name".to_owned(), name)));
+        resource.attributes.extend(service_name.map(|name| ("service.name".to_owned(), name)));
 
-        let receivers = pipeline
-            .receivers
-            .iter()
-            .filter_map(|id| config.receivers.get(id));
+        let receivers = pipeline.receivers.iter().filter_map(|id| config.receivers.get(id));
         receivers
             .map(|ReceiverConfig::ExportDir(config)| Source {
                 config: with_absolute_directories(config),

@@ -62,13 +62,7 @@ impl Deliverer {
         observer: Observer,
         stopping: Stopping,
     ) -> Deliverer {
-        Deliverer {
-            exporter,
-            queue,
-            observer,
-            stopping,
-            down_since: None,
-        }
+        Deliverer { exporter, queue, observer, stopping, down_since: None }
     }
 
     pub async fn run(mut self) -> Result<(), StageDied> {
@@ -131,15 +125,10 @@ impl Deliverer {
                     self.acknowledged(lease, lost).await?;
                     self.remark(lease, rejected, message);
                 }
-                Reply::Retry {
-                    reason,
-                    after,
-                    delivery,
-                } => {
+                Reply::Retry { reason, after, delivery } => {
                     self.is_down(&reason);
                     let in_doubt = delivery == Arrival::InDoubt;
-                    self.wait(lease, &mut retry, &reason, after, in_doubt)
-                        .await?;
+                    self.wait(lease, &mut retry, &reason, after, in_doubt).await?;
                     continue;
                 }
                 Reply::TooLarge { reason } => match split::halve(&request) {
@@ -163,10 +152,7 @@ impl Deliverer {
     ) -> Result<(), Stop> {
         let Some(wait) = retry.next(after) else {
             let reason = format!("no more tries: {reason}");
-            return Err(Stop::Rejected(Rejection {
-                reason,
-                kind: RejectionKind::GivenUp,
-            }));
+            return Err(Stop::Rejected(Rejection { reason, kind: RejectionKind::GivenUp }));
         };
         let next = UnixNanos(UnixNanos::now().0.saturating_add(nanos(wait)));
         lease.failed(reason, in_doubt, next).await?;
@@ -185,9 +171,7 @@ impl Deliverer {
 
     async fn acknowledged(&self, lease: &mut Lease, lost: Option<String>) -> Result<(), Lost> {
         lease.acknowledged(lost).await?;
-        (self.observer)(&Event::Acknowledged {
-            trace_id: lease.head().trace_id,
-        });
+        (self.observer)(&Event::Acknowledged { trace_id: lease.head().trace_id });
         Ok(())
     }
 
@@ -195,10 +179,8 @@ impl Deliverer {
     async fn verify(&mut self, lease: &mut Lease) -> Result<(), Stop> {
         loop {
             let requests = lease.all_requests().await?;
-            let sent: HashSet<Vec<u8>> = requests
-                .iter()
-                .flat_map(|request| rework::span_ids(request))
-                .collect();
+            let sent: HashSet<Vec<u8>> =
+                requests.iter().flat_map(|request| rework::span_ids(request)).collect();
             let missing = self.missing(lease, &sent).await?;
             if missing.is_empty() {
                 return Ok(());
@@ -208,12 +190,7 @@ impl Deliverer {
             }
             let (found, all) = (sent.len() - missing.len(), sent.len());
             let path = lease.head().source.path.display().to_string();
-            tracing::warn!(
-                path,
-                found,
-                all,
-                "the backend lost spans; sending those once more"
-            );
+            tracing::warn!(path, found, all, "the backend lost spans; sending those once more");
             // They are taken from the export as it came in, and its times may have moved since.
             let (from, to) = (lease.head().first_seen, lease.item().made_at);
             let lost: Vec<Bytes> = requests
@@ -234,11 +211,7 @@ impl Deliverer {
         sent: &HashSet<Vec<u8>>,
     ) -> Result<HashSet<Vec<u8>>, Stop> {
         let trace_id = lease.head().trace_id;
-        let timeout = self
-            .exporter
-            .verifier
-            .as_ref()
-            .map_or(Duration::ZERO, |it| it.timeout);
+        let timeout = self.exporter.verifier.as_ref().map_or(Duration::ZERO, |it| it.timeout);
         let mut deadline = Instant::now() + timeout;
         let mut pause = FIRST_LOOK;
         loop {
@@ -268,12 +241,7 @@ impl Deliverer {
     fn remark(&self, lease: &Lease, rejected: i64, message: String) {
         let path = lease.head().source.path.clone();
         let exporter = self.exporter.id.clone();
-        (self.observer)(&Event::Remark {
-            path,
-            exporter,
-            rejected,
-            message,
-        });
+        (self.observer)(&Event::Remark { path, exporter, rejected, message });
     }
 
     /// One line when it goes …
@@ -310,10 +278,8 @@ async fn bring_up_to_date(lease: &mut Lease) -> Result<(), Lost> {
         return Ok(());
     }
     let requests = lease.pending_requests().await?;
-    let moved: Option<Vec<Bytes>> = requests
-        .iter()
-        .map(|request| rework::restamp(request, made_at, now))
-        .collect();
+    let moved: Option<Vec<Bytes>> =
+        requests.iter().map(|request| rework::restamp(request, made_at, now)).collect();
     match moved {
         Some(moved) => lease.replace_pending(moved, now).await,
         // What cannot be read here is for the server to refuse.
@@ -322,10 +288,7 @@ async fn bring_up_to_date(lease: &mut Lease) -> Result<(), Lost> {
 }
 
 fn refused(reason: String) -> Rejection {
-    Rejection {
-        reason,
-        kind: RejectionKind::Refused,
-    }
+    Rejection { reason, kind: RejectionKind::Refused }
 }
 
 fn incomplete(lease: &Lease, sent: usize, missing: usize) -> Rejection {
@@ -340,10 +303,7 @@ fn incomplete(lease: &Lease, sent: usize, missing: usize) -> Rejection {
         "every span was acknowledged, but the backend has {found} of {sent}, after the missing \
          ones were sent again; {cause}"
     );
-    Rejection {
-        reason,
-        kind: RejectionKind::Incomplete,
-    }
+    Rejection { reason, kind: RejectionKind::Incomplete }
 }
 
 fn nanos(duration: Duration) -> u64 {

@@ -19,65 +19,27 @@ pub enum Event {
     /// Something odd that did not stop it.
     Odd { path: PathBuf, warning: String },
     /// It is in the queue.
-    Accepted {
-        path: PathBuf,
-        trace_id: TraceId,
-        spans: usize,
-        requests: usize,
-    },
+    Accepted { path: PathBuf, trace_id: TraceId, spans: usize, requests: usize },
     /// A request of it was acknowledged by an exporter.
     Acknowledged { trace_id: TraceId },
     /// An exporter's endpoint stopped taking requests.
-    Down {
-        exporter: String,
-        destination: String,
-        reason: String,
-    },
+    Down { exporter: String, destination: String, reason: String },
     /// It takes them again.
-    Up {
-        exporter: String,
-        destination: String,
-        after: Duration,
-        waiting: usize,
-    },
+    Up { exporter: String, destination: String, after: Duration, waiting: usize },
     /// The server took a request but had something to say about it.
-    Remark {
-        path: PathBuf,
-        exporter: String,
-        rejected: i64,
-        message: String,
-    },
+    Remark { path: PathBuf, exporter: String, rejected: i64, message: String },
     /// Everything was acknowledged and the file carries the id (or is not to carry one).
-    Done {
-        path: PathBuf,
-        trace_id: TraceId,
-        project_id: String,
-        spans: usize,
-        written: bool,
-    },
+    Done { path: PathBuf, trace_id: TraceId, project_id: String, spans: usize, written: bool },
     /// Everything was acknowledged, but the file has been replaced or removed since.
-    Superseded {
-        path: PathBuf,
-        trace_id: TraceId,
-        gone: bool,
-    },
+    Superseded { path: PathBuf, trace_id: TraceId, gone: bool },
     /// Everything was acknowledged, but the id could not be written.
-    NotWritten {
-        path: PathBuf,
-        trace_id: TraceId,
-        reason: String,
-    },
+    NotWritten { path: PathBuf, trace_id: TraceId, reason: String },
     /// Exports are, or are no longer, taken in.
     Health { health: Health },
     /// The program ends before it was delivered.
     Undelivered { path: PathBuf },
     /// An exporter will not deliver it.
-    Rejected {
-        path: PathBuf,
-        exporter: String,
-        reason: String,
-        permanent: bool,
-    },
+    Rejected { path: PathBuf, exporter: String, reason: String, permanent: bool },
 }
 
 impl Event {
@@ -94,124 +56,58 @@ impl Event {
             Event::Odd { path, warning } => {
                 tracing::warn!(path = %path.display(), "{warning}");
             }
-            Event::Accepted {
-                path,
-                trace_id,
-                spans,
-                requests,
-            } => {
+            Event::Accepted { path, trace_id, spans, requests } => {
                 tracing::debug!(path = %path.display(), %trace_id, spans, requests, "export accepted");
             }
             Event::Acknowledged { trace_id } => tracing::trace!(%trace_id, "request acknowledged"),
-            Event::Down {
-                exporter,
-                destination,
-                reason,
-            } => {
-                tracing::warn!(
-                    exporter,
-                    destination,
-                    "endpoint is down, trying again: {reason}"
-                );
+            Event::Down { exporter, destination, reason } => {
+                tracing::warn!(exporter, destination, "endpoint is down, trying again: {reason}");
             }
-            Event::Up {
-                exporter,
-                destination,
-                after,
-                waiting,
-            } => {
+            Event::Up { exporter, destination, after, waiting } => {
                 let after = humantime::format_duration(Duration::from_millis(
                     u64::try_from(after.as_millis()).unwrap_or(u64::MAX),
                 ));
-                tracing::info!(
-                    exporter,
-                    destination,
-                    waiting,
-                    "endpoint is back after {after}"
-                );
+                tracing::info!(exporter, destination, waiting, "endpoint is back after {after}");
             }
-            Event::Remark {
-                path,
-                exporter,
-                rejected: 0,
-                message,
-            } => {
+            Event::Remark { path, exporter, rejected: 0, message } => {
                 tracing::warn!(path = %path.display(), exporter, "the server remarks: {message}");
             }
-            Event::Remark {
-                path,
-                exporter,
-                rejected,
-                message,
-            } => {
+            Event::Remark { path, exporter, rejected, message } => {
                 let path = path.display();
                 tracing::error!(%path, exporter, rejected, "the server rejected spans: {message}");
             }
-            Event::Done {
-                path,
-                trace_id,
-                project_id,
-                spans,
-                written,
-            } => {
+            Event::Done { path, trace_id, project_id, spans, written } => {
                 let path = path.display();
                 tracing::info!(%path, %trace_id, project_id, spans, written, "export emitted");
             }
-            Event::Superseded {
-                path,
-                trace_id,
-                gone,
-            } => {
-                let what = if *gone {
-                    "removed"
-                } else {
-                    "replaced by a newer one"
-                };
+            Event::Superseded { path, trace_id, gone } => {
+                let what = if *gone { "removed" } else { "replaced by a newer one" };
                 let path = path.display();
                 tracing::info!(%path, %trace_id, "export emitted; meanwhile its file was {what}");
             }
-            Event::NotWritten {
-                path,
-                trace_id,
-                reason,
-            } => {
+            Event::NotWritten { path, trace_id, reason } => {
                 let path = path.display();
                 tracing::error!(%path, %trace_id, "export emitted, but not written back: {reason}");
             }
-            Event::Health {
-                health: Health::Good,
-            } => {
+            Event::Health { health: Health::Good } => {
                 tracing::info!("the queue takes exports again");
             }
-            Event::Health {
-                health: Health::Full,
-            } => {
+            Event::Health { health: Health::Full } => {
                 tracing::warn!(
                     "the queue is full (queue_size): exports stay in their directories until there \
                      is room"
                 );
             }
-            Event::Health {
-                health: Health::Failing(reason),
-            } => {
+            Event::Health { health: Health::Failing(reason) } => {
                 tracing::error!("{reason}; exports stay in their directories until it works again");
             }
             Event::Undelivered { path } => {
                 let path = path.display();
                 tracing::warn!(%path, "not delivered yet; the next run goes on with it");
             }
-            Event::Rejected {
-                path,
-                exporter,
-                reason,
-                permanent,
-            } => {
+            Event::Rejected { path, exporter, reason, permanent } => {
                 let path = path.display();
-                let verb = if *permanent {
-                    "rejected"
-                } else {
-                    "not delivered"
-                };
+                let verb = if *permanent { "rejected" } else { "not delivered" };
                 tracing::error!(%path, exporter, "export {verb}: {reason}");
             }
         }
@@ -253,14 +149,10 @@ impl Tally {
             }
             Event::Superseded { .. } => counts.done += 1,
             Event::NotWritten { .. } => counts.not_written += 1,
-            Event::Rejected {
-                permanent: true, ..
-            } => {
+            Event::Rejected { permanent: true, .. } => {
                 counts.refused += 1;
             }
-            Event::Rejected {
-                permanent: false, ..
-            } => counts.given_up += 1,
+            Event::Rejected { permanent: false, .. } => counts.given_up += 1,
             Event::Undelivered { .. } => counts.undelivered += 1,
             Event::Health { .. }
             | Event::Odd { .. }
@@ -272,9 +164,6 @@ impl Tally {
     }
 
     pub fn counts(&self) -> Counts {
-        self.counts
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

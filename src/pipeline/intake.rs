@@ -53,10 +53,7 @@ struct Shared {
 
 /// What one look at a file came to.
 enum Seen {
-    Ready {
-        delivery: Delivery,
-        warnings: Vec<String>,
-    },
+    Ready { delivery: Delivery, warnings: Vec<String> },
     AlreadyEmitted,
     Refused(PlanError),
     Later(Look),
@@ -72,10 +69,7 @@ impl Intake {
         mode: Mode,
     ) -> Intake {
         let shared = Shared {
-            settling: Settling {
-                settle: config.settle.0,
-                timeout: config.settle_timeout.0,
-            },
+            settling: Settling { settle: config.settle.0, timeout: config.settle_timeout.0 },
             read: ReadOptions {
                 max_file_size: config.max_file_size.0,
                 project_id: config.project_id.clone(),
@@ -88,9 +82,7 @@ impl Intake {
             concurrency: Semaphore::new(config.max_concurrent_exports),
             in_work: Mutex::default(),
         };
-        Intake {
-            shared: Arc::new(shared),
-        }
+        Intake { shared: Arc::new(shared) }
     }
 
     /// Works candidates off until there are no more, or until stopped.
@@ -235,14 +227,10 @@ impl Shared {
         let made_at = UnixNanos::now();
         let conversion = self.converter.convert(&fresh.plan, fresh.trace_id, made_at);
         let warnings = fresh.plan.warnings.iter().map(ToString::to_string);
-        let warnings = warnings
-            .chain(conversion.warnings.iter().map(ToString::to_string))
-            .collect();
-        let requests = conversion
-            .requests
-            .iter()
-            .map(|request| request.encode_to_vec().into())
-            .collect();
+        let warnings =
+            warnings.chain(conversion.warnings.iter().map(ToString::to_string)).collect();
+        let requests =
+            conversion.requests.iter().map(|request| request.encode_to_vec().into()).collect();
         let delivery = Delivery {
             trace_id: fresh.trace_id,
             source: fresh.source,
@@ -262,10 +250,7 @@ impl Shared {
                 tracing::debug!(path = %path.display(), "gone before it was read");
             }
             Seen::Refused(error) => {
-                (self.observer)(&Event::Refused {
-                    path,
-                    reason: error.to_string(),
-                });
+                (self.observer)(&Event::Refused { path, reason: error.to_string() });
             }
             Seen::Later(_) => {}
             Seen::Ready { delivery, warnings } => {
@@ -278,23 +263,15 @@ impl Shared {
                 match self.queue.accept(&delivery, &self.destinations).await {
                     Accepted::New => {
                         for warning in warnings {
-                            (self.observer)(&Event::Odd {
-                                path: path.clone(),
-                                warning,
-                            });
+                            (self.observer)(&Event::Odd { path: path.clone(), warning });
                         }
                         (self.observer)(&event);
                     }
                     Accepted::Impossible(reason) => {
                         (self.observer)(&Event::Refused { path, reason });
                     }
-                    Accepted::DeadLetter {
-                        id,
-                        reason,
-                        may_be_retried,
-                    } => {
-                        self.meet_dead_letter(path, id, reason, may_be_retried, &event)
-                            .await;
+                    Accepted::DeadLetter { id, reason, may_be_retried } => {
+                        self.meet_dead_letter(path, id, reason, may_be_retried, &event).await;
                     }
                     Accepted::Known | Accepted::Closed => {}
                 }
@@ -336,13 +313,7 @@ struct Quiet<'a> {
 impl<'a> Quiet<'a> {
     fn new(path: &'a Path) -> Quiet<'a> {
         let now = Instant::now();
-        Quiet {
-            path,
-            since: now,
-            changes: Vec::new(),
-            seen_change: now,
-            last: Duration::ZERO,
-        }
+        Quiet { path, since: now, changes: Vec::new(), seen_change: now, last: Duration::ZERO }
     }
 
     /// Looks again.

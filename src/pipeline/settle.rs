@@ -30,11 +30,7 @@ impl Settler {
         // Delivered, but not written back for now. They stay in the queue, so that a scan that
         // comes upon the file again does not send it again.
         let mut unwritten: Vec<(Settlement, UnixNanos)> = Vec::new();
-        let interval = self
-            .configs
-            .iter()
-            .map(|config| config.rescan_interval.0)
-            .min();
+        let interval = self.configs.iter().map(|config| config.rescan_interval.0).min();
         let mut again = tokio::time::interval(interval.unwrap_or(TRY_AGAIN));
         again.set_missed_tick_behavior(MissedTickBehavior::Delay);
         again.reset();
@@ -59,10 +55,7 @@ impl Settler {
     async fn settle(&self, settlement: Settlement) -> Option<(Settlement, UnixNanos)> {
         match settlement.outcome.clone() {
             Outcome::Delivered { at } => self.write(settlement, at, false).await,
-            Outcome::Rejected {
-                exporter,
-                rejection,
-            } => {
+            Outcome::Rejected { exporter, rejection } => {
                 (self.observer)(&Event::Rejected {
                     path: settlement.head.source.path.clone(),
                     exporter,
@@ -107,16 +100,10 @@ impl Settler {
                 settlement.written().await;
                 (self.observer)(&match outcome {
                     writeback::Outcome::Written => done,
-                    writeback::Outcome::Superseded => Event::Superseded {
-                        path,
-                        trace_id,
-                        gone: false,
-                    },
-                    writeback::Outcome::Gone => Event::Superseded {
-                        path,
-                        trace_id,
-                        gone: true,
-                    },
+                    writeback::Outcome::Superseded => {
+                        Event::Superseded { path, trace_id, gone: false }
+                    }
+                    writeback::Outcome::Gone => Event::Superseded { path, trace_id, gone: true },
                 });
                 return None;
             }
@@ -124,11 +111,7 @@ impl Settler {
             Err(error) => error.to_string(),
         };
         if !is_retry {
-            (self.observer)(&Event::NotWritten {
-                path,
-                trace_id,
-                reason: failure,
-            });
+            (self.observer)(&Event::NotWritten { path, trace_id, reason: failure });
         }
         match self.mode {
             Mode::Watch => Some((settlement, at)),
@@ -142,10 +125,7 @@ impl Settler {
 
     fn config_of(&self, path: &Path) -> Option<&ExportDirConfig> {
         let holds = |config: &&ExportDirConfig| {
-            config
-                .directories
-                .iter()
-                .any(|directory| path.starts_with(directory))
+            config.directories.iter().any(|directory| path.starts_with(directory))
         };
         self.configs.iter().find(holds)
     }

@@ -47,16 +47,9 @@ pub struct Stopping {
 impl Stopping {
     /// `timeout`: how long requests in flight have to finish.
     pub fn new(stop: CancellationToken, timeout: Duration) -> Stopping {
-        let stopping = Stopping {
-            stop,
-            abort: CancellationToken::new(),
-            finished: CancellationToken::new(),
-        };
-        let Stopping {
-            stop,
-            abort,
-            finished,
-        } = stopping.clone();
+        let stopping =
+            Stopping { stop, abort: CancellationToken::new(), finished: CancellationToken::new() };
+        let Stopping { stop, abort, finished } = stopping.clone();
         tokio::spawn(async move {
             tokio::select! {
                 () = stop.cancelled() => {}

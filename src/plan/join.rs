@@ -72,20 +72,14 @@ fn choose_project_id(
     warnings: &mut Vec<Warning>,
 ) -> String {
     let of_manifest = manifest.and_then(|manifest| manifest.metadata.project_id.clone());
-    [
-        wanted.map(str::to_owned),
-        onboarding.project_id.clone(),
-        of_manifest,
-    ]
-    .into_iter()
-    .flatten()
-    .find(|id| !id.is_empty())
-    .unwrap_or_else(|| {
-        warnings.push(Warning::NoProjectId {
-            id: UNKNOWN_PROJECT.to_owned(),
-        });
-        UNKNOWN_PROJECT.to_owned()
-    })
+    [wanted.map(str::to_owned), onboarding.project_id.clone(), of_manifest]
+        .into_iter()
+        .flatten()
+        .find(|id| !id.is_empty())
+        .unwrap_or_else(|| {
+            warnings.push(Warning::NoProjectId { id: UNKNOWN_PROJECT.to_owned() });
+            UNKNOWN_PROJECT.to_owned()
+        })
 }
 
 /// The metadata file by artifact id.
@@ -104,20 +98,14 @@ impl<'a> Lookup<'a> {
             }
         }
         let gaps = onboarding.gaps.iter().map(String::as_str).collect();
-        Lookup {
-            onboarding,
-            gaps,
-            target_of_gap,
-        }
+        Lookup { onboarding, gaps, target_of_gap }
     }
 
     /// An artifact from its manifest entry, completed from the metadata.
     fn artifact(&self, id: String, entry: Entry, warnings: &mut Vec<Warning>) -> Artifact {
         let owned = self.onboarding.ownership.get(&id);
-        let kind = entry
-            .kind
-            .filter(|it| filled(it))
-            .or_else(|| owned.and_then(|(_, kind)| kind.clone()));
+        let kind =
+            entry.kind.filter(|it| filled(it)).or_else(|| owned.and_then(|(_, kind)| kind.clone()));
         let target = entry.target.filter(|it| filled(it));
         let target =
             target.or_else(|| self.target_of_gap.get(id.as_str()).map(|t| (*t).to_owned()));
@@ -125,15 +113,9 @@ impl<'a> Lookup<'a> {
         let status = self.status(&id, entry.status.as_deref(), warnings);
         Artifact {
             kind: kind.unwrap_or_else(unknown),
-            name: entry
-                .name
-                .filter(|it| filled(it))
-                .unwrap_or_else(|| id.clone()),
+            name: entry.name.filter(|it| filled(it)).unwrap_or_else(|| id.clone()),
             target: target.unwrap_or_else(unknown),
-            priority: entry
-                .priority
-                .filter(|it| filled(it))
-                .unwrap_or_else(|| self.priority(&id)),
+            priority: entry.priority.filter(|it| filled(it)).unwrap_or_else(|| self.priority(&id)),
             status,
             depends_on: self.depends_on(&id, entry.depends_on),
             parameters: self.parameters(&id, entry.parameters),
@@ -151,10 +133,7 @@ impl<'a> Lookup<'a> {
             // To call it existing would hide work that somebody may still have to do.
             Some((text, None)) => {
                 let status = text.to_owned();
-                warnings.push(Warning::UnknownStatus {
-                    id: TaskId::new(id),
-                    status,
-                });
+                warnings.push(Warning::UnknownStatus { id: TaskId::new(id), status });
                 Status::Needed
             }
             None if self.gaps.contains(id) => Status::Needed,
@@ -173,12 +152,7 @@ impl<'a> Lookup<'a> {
 
     /// The graph has the last word on what an artifact waits for.
     fn depends_on(&self, id: &str, of_manifest: Vec<String>) -> Vec<TaskId> {
-        let list = self
-            .onboarding
-            .graph
-            .get(id)
-            .cloned()
-            .unwrap_or(of_manifest);
+        let list = self.onboarding.graph.get(id).cloned().unwrap_or(of_manifest);
         list.into_iter().map(TaskId::new).collect()
     }
 
@@ -213,9 +187,7 @@ fn from_manifest(
             continue;
         };
         if !seen.insert(id.clone()) {
-            warnings.push(Warning::DuplicateArtifact {
-                id: TaskId::new(id),
-            });
+            warnings.push(Warning::DuplicateArtifact { id: TaskId::new(id) });
             continue;
         }
         artifacts.push(lookup.artifact(id, entry, warnings));
@@ -229,12 +201,7 @@ fn from_manifest(
 }
 
 fn from_metadata_alone(lookup: &Lookup<'_>) -> Vec<Artifact> {
-    let Onboarding {
-        gaps,
-        parameters,
-        graph,
-        ..
-    } = lookup.onboarding;
+    let Onboarding { gaps, parameters, graph, .. } = lookup.onboarding;
     let mut seen = HashSet::new();
     let ids = gaps.iter().chain(parameters.keys()).chain(graph.keys());
     ids.filter(|id| filled(id) && seen.insert(id.as_str()))
@@ -272,18 +239,11 @@ mod tests {
     }
 
     fn entry(id: &str, status: &str) -> Entry {
-        Entry {
-            id: Some(id.into()),
-            status: Some(status.into()),
-            ..Entry::default()
-        }
+        Entry { id: Some(id.into()), status: Some(status.into()), ..Entry::default() }
     }
 
     fn ids(plan: &Plan) -> Vec<&str> {
-        plan.artifacts
-            .iter()
-            .map(|artifact| artifact.id.as_str())
-            .collect()
+        plan.artifacts.iter().map(|artifact| artifact.id.as_str()).collect()
     }
 
     #[test]
@@ -305,14 +265,9 @@ mod tests {
         assert_eq!(
             plan.warnings,
             [
-                Warning::DuplicateArtifact {
-                    id: TaskId::new("b")
-                },
+                Warning::DuplicateArtifact { id: TaskId::new("b") },
                 Warning::ArtifactWithoutId { index: 3 },
-                Warning::UnknownStatus {
-                    id: TaskId::new("odd"),
-                    status: "brewing".into()
-                },
+                Warning::UnknownStatus { id: TaskId::new("odd"), status: "brewing".into() },
             ]
         );
     }
@@ -326,24 +281,12 @@ mod tests {
             "file_ownership": {"out/a.json": {"artifact_ids": ["a"], "artifact_types": ["dash"]}},
             "artifact_task_mapping": {"a": "PI-1"},
         }));
-        let plan = join(
-            metadata,
-            Err(ManifestUse::Missing),
-            ProjectContext::default(),
-            None,
-        );
+        let plan = join(metadata, Err(ManifestUse::Missing), ProjectContext::default(), None);
         assert_eq!(ids(&plan), ["a", "b", "c", "d"]);
         let summary: Vec<_> = plan
             .artifacts
             .iter()
-            .map(|a| {
-                (
-                    a.status,
-                    a.kind.as_str(),
-                    a.target.as_str(),
-                    a.priority.as_str(),
-                )
-            })
+            .map(|a| (a.status, a.kind.as_str(), a.target.as_str(), a.priority.as_str()))
             .collect();
         assert_eq!(
             summary,
@@ -369,9 +312,7 @@ mod tests {
             Ok(Manifest::parse("m.yaml", yaml).expect("YAML"))
         };
         let id = |metadata, wanted| {
-            join(metadata, manifest(), ProjectContext::default(), wanted)
-                .project
-                .id
+            join(metadata, manifest(), ProjectContext::default(), wanted).project.id
         };
         assert_eq!(id(with("own"), Some("flag")), "flag");
         assert_eq!(id(with("own"), None), "own");
@@ -385,14 +326,8 @@ mod tests {
             "resolved_artifact_parameters": {"a": {"x": 2, "new": true}},
         }));
         let parameters = json!({"w": 0, "x": 1}).as_object().cloned().expect("a map");
-        let entry = Entry {
-            parameters,
-            ..entry("a", "exists")
-        };
-        let manifest = Manifest {
-            artifacts: vec![entry],
-            ..Manifest::default()
-        };
+        let entry = Entry { parameters, ..entry("a", "exists") };
+        let manifest = Manifest { artifacts: vec![entry], ..Manifest::default() };
         let plan = join(metadata, Ok(manifest), ProjectContext::default(), Some("p"));
         assert_eq!(
             Value::Object(plan.artifacts[0].parameters.clone()),

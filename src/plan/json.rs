@@ -5,31 +5,18 @@ use serde_json::{Map, Value};
 
 /// A non-empty string.
 pub fn text(value: Option<&Value>) -> Option<String> {
-    value
-        .and_then(Value::as_str)
-        .filter(|text| !text.is_empty())
-        .map(str::to_owned)
+    value.and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned)
 }
 
 /// The first of several spellings of a key that has a value.
 pub fn any<'a>(map: &'a Map<String, Value>, names: &[&str]) -> Option<&'a Value> {
-    names
-        .iter()
-        .filter_map(|name| map.get(*name))
-        .find(|value| !value.is_null())
+    names.iter().filter_map(|name| map.get(*name)).find(|value| !value.is_null())
 }
 
 /// The strings of an array; other elements are passed over.
 pub fn strings(value: Option<&Value>) -> Vec<String> {
-    let items = value
-        .and_then(Value::as_array)
-        .map(Vec::as_slice)
-        .unwrap_or_default();
-    items
-        .iter()
-        .filter_map(Value::as_str)
-        .map(str::to_owned)
-        .collect()
+    let items = value.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    items.iter().filter_map(Value::as_str).map(str::to_owned).collect()
 }
 
 /// Whether the exporter replaced this section by a note that it left it out.

@@ -44,20 +44,13 @@ pub struct Onboarding {
 pub enum OnboardingError {
     /// Not JSON, or not yet: a writer may be in the middle of it.
     #[error("{line}:{column}: not valid JSON: {message}")]
-    Syntax {
-        line: usize,
-        column: usize,
-        message: String,
-    },
+    Syntax { line: usize, column: usize, message: String },
     #[error("1:1: not valid JSON: the file is not UTF-8 (is it UTF-16?)")]
     NotUtf8,
     #[error("the top level is {found}, not an object")]
     NotAnObject { found: &'static str },
     #[error("the key `{key}` is missing or not {expected}")]
-    MissingKey {
-        key: &'static str,
-        expected: &'static str,
-    },
+    MissingKey { key: &'static str, expected: &'static str },
 }
 
 /// The keys as they stand in the file. Everything else is skipped without being kept.
@@ -97,17 +90,11 @@ impl Onboarding {
 
         if !raw.coverage.as_ref().is_some_and(Value::is_object) {
             let expected = "an object";
-            return Err(OnboardingError::MissingKey {
-                key: "coverage",
-                expected,
-            });
+            return Err(OnboardingError::MissingKey { key: "coverage", expected });
         }
         let coverage = section("coverage", raw.coverage);
         let graph = section("artifact_dependency_graph", raw.artifact_dependency_graph);
-        let parameters = section(
-            "resolved_artifact_parameters",
-            raw.resolved_artifact_parameters,
-        );
+        let parameters = section("resolved_artifact_parameters", raw.resolved_artifact_parameters);
         let contracts = section("expected_output_contracts", raw.expected_output_contracts);
         let rules = section("derivation_rules", raw.derivation_rules);
         let artifact_types = section("artifact_types", raw.artifact_types);
@@ -128,10 +115,7 @@ impl Onboarding {
             coverage: figures(&coverage, gaps.len()),
             gaps,
             by_target: by_target(&coverage),
-            graph: graph
-                .iter()
-                .map(|(id, deps)| (id.clone(), json::strings(Some(deps))))
-                .collect(),
+            graph: graph.iter().map(|(id, deps)| (id.clone(), json::strings(Some(deps)))).collect(),
             parameters: parameters
                 .into_iter()
                 .filter_map(|(id, value)| match value {
@@ -170,9 +154,7 @@ fn parse_object(bytes: &[u8]) -> Result<Raw, OnboardingError> {
                 message: without_position(&error),
             })
         }
-        (_, found) => Err(OnboardingError::NotAnObject {
-            found: found.unwrap_or("no object"),
-        }),
+        (_, found) => Err(OnboardingError::NotAnObject { found: found.unwrap_or("no object") }),
     }
 }
 
@@ -190,26 +172,20 @@ fn object(name: &str, value: Option<Value>, warnings: &mut Vec<Warning>) -> Map<
         Some(Value::Object(map)) if !json::is_omitted(&map) => map,
         Some(Value::Object(_) | Value::Null) | None => Map::new(),
         Some(_) => {
-            warnings.push(Warning::MalformedSection {
-                section: name.to_owned(),
-            });
+            warnings.push(Warning::MalformedSection { section: name.to_owned() });
             Map::new()
         }
     }
 }
 
 fn gaps(coverage: &Map<String, Value>) -> Result<Vec<String>, OnboardingError> {
-    let missing = OnboardingError::MissingKey {
-        key: "coverage.gaps",
-        expected: "an array of strings",
-    };
+    let missing =
+        OnboardingError::MissingKey { key: "coverage.gaps", expected: "an array of strings" };
     let Some(list) = coverage.get("gaps").and_then(Value::as_array) else {
         return Err(missing);
     };
-    let gaps: Option<Vec<String>> = list
-        .iter()
-        .map(|gap| gap.as_str().map(str::to_owned))
-        .collect();
+    let gaps: Option<Vec<String>> =
+        list.iter().map(|gap| gap.as_str().map(str::to_owned)).collect();
     gaps.ok_or(missing)
 }
 
@@ -229,10 +205,7 @@ fn by_target(coverage: &Map<String, Value>) -> Vec<(String, Vec<String>)> {
     let list = list.map(Vec::as_slice).unwrap_or_default();
     list.iter()
         .filter_map(|entry| {
-            Some((
-                json::text(entry.get("target"))?,
-                json::strings(entry.get("gaps")),
-            ))
+            Some((json::text(entry.get("target"))?, json::strings(entry.get("gaps"))))
         })
         .collect()
 }
@@ -245,14 +218,8 @@ fn owners(ownership: &Map<String, Value>) -> IndexMap<String, (String, Option<St
         let types = json::strings(entry.get("artifact_types"));
         for (index, id) in ids.iter().enumerate() {
             // The types are listed per artifact, or once for all of them.
-            let kind = if types.len() == ids.len() {
-                types.get(index)
-            } else {
-                types.first()
-            };
-            owners
-                .entry(id.clone())
-                .or_insert_with(|| (path.clone(), kind.cloned()));
+            let kind = if types.len() == ids.len() { types.get(index) } else { types.first() };
+            owners.entry(id.clone()).or_insert_with(|| (path.clone(), kind.cloned()));
         }
     }
     owners
@@ -269,18 +236,8 @@ mod tests {
     #[test]
     fn both_spellings_of_coverage() {
         for (required, existing, percent, targets) in [
-            (
-                "totalRequired",
-                "totalExisting",
-                "overallCoverage",
-                "byTarget",
-            ),
-            (
-                "total_required",
-                "total_existing",
-                "overall_coverage",
-                "by_target",
-            ),
+            ("totalRequired", "totalExisting", "overallCoverage", "byTarget"),
+            ("total_required", "total_existing", "overall_coverage", "by_target"),
         ] {
             let text = format!(
                 r#"{{"coverage": {{"{required}": 3, "{existing}": 1, "{percent}": 33,
@@ -294,27 +251,18 @@ mod tests {
                 percent: Some(33.0),
             };
             assert_eq!(onboarding.coverage, coverage);
-            assert_eq!(
-                onboarding.by_target,
-                [("api".to_owned(), vec!["a".to_owned()])]
-            );
+            assert_eq!(onboarding.by_target, [("api".to_owned(), vec!["a".to_owned()])]);
         }
     }
 
     #[test]
     fn refusals_name_the_place() {
         let cases = [
-            (
-                "{\"coverage\": {\n \"gaps\": [",
-                "2:10: not valid JSON: EOF while parsing a list",
-            ),
+            ("{\"coverage\": {\n \"gaps\": [", "2:10: not valid JSON: EOF while parsing a list"),
             ("", "1:0: not valid JSON: EOF while parsing a value"),
             ("[]", "the top level is an array, not an object"),
             ("5", "the top level is a number, not an object"),
-            (
-                "{\"coverage\": NaN}",
-                "1:14: not valid JSON: expected value",
-            ),
+            ("{\"coverage\": NaN}", "1:14: not valid JSON: expected value"),
             ("{} x", "1:4: not valid JSON: trailing characters"),
             ("{}", "the key `coverage` is missing or not an object"),
             (
@@ -333,10 +281,7 @@ mod tests {
         for (text, message) in cases {
             assert_eq!(parse(text).expect_err(text).to_string(), message);
         }
-        assert_eq!(
-            Onboarding::parse(b"\xff\xfe{\0}\0"),
-            Err(OnboardingError::NotUtf8)
-        );
+        assert_eq!(Onboarding::parse(b"\xff\xfe{\0}\0"), Err(OnboardingError::NotUtf8));
     }
 
     #[test]
@@ -347,9 +292,7 @@ mod tests {
         )
         .expect("an export");
         assert!(onboarding.rules.is_empty() && onboarding.graph.is_empty());
-        let warning = Warning::MalformedSection {
-            section: "artifact_dependency_graph".into(),
-        };
+        let warning = Warning::MalformedSection { section: "artifact_dependency_graph".into() };
         assert_eq!(onboarding.warnings, [warning]);
     }
 
@@ -362,10 +305,7 @@ mod tests {
         )
         .expect("an export");
         let owner = |id: &str| onboarding.ownership.get(id).cloned();
-        assert_eq!(
-            owner("a"),
-            Some(("x.json".into(), Some("dashboard".into())))
-        );
+        assert_eq!(owner("a"), Some(("x.json".into(), Some("dashboard".into()))));
         assert_eq!(owner("c"), Some(("y.yaml".into(), Some("rule".into()))));
     }
 }

@@ -37,9 +37,6 @@ mod tests {
         let context = ProjectContext::parse(text.as_bytes()).expect("YAML");
         assert_eq!(context.name.as_deref(), Some("Shop"));
         assert_eq!(context.owner.as_deref(), Some("team-a"));
-        assert_eq!(
-            ProjectContext::parse(b"spec: 5"),
-            Ok(ProjectContext::default())
-        );
+        assert_eq!(ProjectContext::parse(b"spec: 5"), Ok(ProjectContext::default()));
     }
 }

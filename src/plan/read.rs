@@ -46,10 +46,7 @@ pub struct Fresh {
 #[derive(Debug)]
 pub enum PlanError {
     Source(SourceError),
-    Onboarding {
-        path: PathBuf,
-        error: OnboardingError,
-    },
+    Onboarding { path: PathBuf, error: OnboardingError },
 }
 
 impl PlanError {
@@ -58,10 +55,7 @@ impl PlanError {
         match self {
             PlanError::Source(error) => error.is_transient(),
             PlanError::Onboarding { error, .. } => {
-                matches!(
-                    error,
-                    OnboardingError::Syntax { .. } | OnboardingError::NotUtf8
-                )
+                matches!(error, OnboardingError::Syntax { .. } | OnboardingError::NotUtf8)
             }
         }
     }
@@ -73,10 +67,8 @@ impl fmt::Display for PlanError {
             PlanError::Source(error) => error.fmt(f),
             PlanError::Onboarding { path, error } => {
                 // `path:line:column:` is what editors jump to.
-                let position = matches!(
-                    error,
-                    OnboardingError::Syntax { .. } | OnboardingError::NotUtf8
-                );
+                let position =
+                    matches!(error, OnboardingError::Syntax { .. } | OnboardingError::NotUtf8);
                 let gap = if position { "" } else { " " };
                 write!(f, "{}:{gap}{error}", path.display())
             }
@@ -92,10 +84,8 @@ impl std::error::Error for PlanError {}
 /// The metadata file cannot be read, is too large, or is not an export.
 pub fn read(path: &Path, options: &ReadOptions) -> Result<Export, PlanError> {
     let loaded = source::load(path, options.max_file_size).map_err(PlanError::Source)?;
-    let onboarding = Onboarding::parse(&loaded.bytes).map_err(|error| PlanError::Onboarding {
-        path: path.to_owned(),
-        error,
-    })?;
+    let onboarding = Onboarding::parse(&loaded.bytes)
+        .map_err(|error| PlanError::Onboarding { path: path.to_owned(), error })?;
     if let Some(task_trace_id) = onboarding.task_trace_id {
         return Ok(Export::Emitted { task_trace_id });
     }
@@ -110,12 +100,7 @@ pub fn read(path: &Path, options: &ReadOptions) -> Result<Export, PlanError> {
     let provisional = manifest.is_err() && onboarding.artifact_manifest_path.is_some();
     let mut plan = join::join(onboarding, manifest, context, options.project_id.as_deref());
     plan.warnings.append(&mut warnings);
-    Ok(Export::Fresh(Box::new(Fresh {
-        source,
-        trace_id,
-        plan,
-        provisional,
-    })))
+    Ok(Export::Fresh(Box::new(Fresh { source, trace_id, plan, provisional })))
 }
 
 fn read_manifest(
@@ -149,12 +134,8 @@ fn read_manifest(
             return refuse(ManifestUse::ChecksumMismatch, reason);
         }
     }
-    Manifest::parse(name, &bytes).or_else(|error| {
-        refuse(
-            ManifestUse::Unreadable,
-            format!("{}: {error}", path.display()),
-        )
-    })
+    Manifest::parse(name, &bytes)
+        .or_else(|error| refuse(ManifestUse::Unreadable, format!("{}: {error}", path.display())))
 }
 
 fn read_context(

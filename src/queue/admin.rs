@@ -127,16 +127,10 @@ impl Queue {
                 }
             }
         }
-        let ops: Result<Vec<Op>, _> = again
-            .iter()
-            .map(|(index, item)| Op::put_item(seq, *index, item))
-            .collect();
+        let ops: Result<Vec<Op>, _> =
+            again.iter().map(|(index, item)| Op::put_item(seq, *index, item)).collect();
         let ops = ops.map_err(|error| error.to_string())?;
-        self.shared
-            .journal
-            .write(ops)
-            .await
-            .map_err(|error| error.to_string())?;
+        self.shared.journal.write(ops).await.map_err(|error| error.to_string())?;
         if let Some(entry) = self.state().entries.get_mut(&seq) {
             for (index, item) in &again {
                 if let Some(known) = entry.record.items.get_mut(*index) {
@@ -155,11 +149,8 @@ impl Queue {
     /// The disk failed.
     pub async fn discard(&self, id: u64) -> Result<bool, String> {
         let seq = Seq(id);
-        let is_dead = self
-            .state()
-            .entries
-            .get(&seq)
-            .is_some_and(|entry| entry.record.is_dead_letter());
+        let is_dead =
+            self.state().entries.get(&seq).is_some_and(|entry| entry.record.is_dead_letter());
         if !is_dead {
             return Ok(false);
         }
@@ -179,9 +170,7 @@ impl Queue {
         let listed: Vec<_> = {
             let state = self.state();
             let entries = state.entries.iter();
-            entries
-                .map(|(seq, entry)| (*seq, entry.record.clone()))
-                .collect()
+            entries.map(|(seq, entry)| (*seq, entry.record.clone())).collect()
         };
         for (seq, record) in listed {
             verified.exports += 1;
@@ -195,9 +184,9 @@ impl Queue {
                         }
                         // Delivered and removed since the list was made.
                         None if !self.state().entries.contains_key(&seq) => {}
-                        None => verified
-                            .missing
-                            .push(format!("export {}, request {}", seq.0, blob.0)),
+                        None => {
+                            verified.missing.push(format!("export {}, request {}", seq.0, blob.0))
+                        }
                     }
                 }
             }

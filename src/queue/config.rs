@@ -19,11 +19,7 @@ pub struct QueueConfig {
 
 impl Default for QueueConfig {
     fn default() -> Self {
-        Self {
-            enabled: true,
-            queue_size: ByteSize::mib(512),
-            storage: None,
-        }
+        Self { enabled: true, queue_size: ByteSize::mib(512), storage: None }
     }
 }
 

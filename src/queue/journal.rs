@@ -77,10 +77,7 @@ impl Journal {
         order: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Order,
     ) -> Result<T, StoreError> {
         let (done, answer) = oneshot::channel();
-        self.orders
-            .send(order(done))
-            .await
-            .map_err(|_| StoreError::Closed)?;
+        self.orders.send(order(done)).await.map_err(|_| StoreError::Closed)?;
         answer.await.unwrap_or(Err(StoreError::Closed))
     }
 }
@@ -91,9 +88,7 @@ fn work(mut store: Store, mut orders: mpsc::Receiver<Order>) {
     // An answer that nobody waits for any more is no loss.
     while orders.blocking_recv_many(&mut batch, MAX_WAITING) > 0 {
         if failed && let Err(error) = store.reopen() {
-            batch
-                .drain(..)
-                .for_each(|order| order.refuse(error.clone()));
+            batch.drain(..).for_each(|order| order.refuse(error.clone()));
             continue;
         }
         failed = false;

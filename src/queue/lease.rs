@@ -30,13 +30,7 @@ pub struct Lease {
 
 impl Lease {
     pub(super) fn new(queue: Queue, seq: Seq, index: usize, head: Head, item: Item) -> Lease {
-        Lease {
-            queue,
-            seq,
-            index,
-            head,
-            item,
-        }
+        Lease { queue, seq, index, head, item }
     }
 
     pub fn head(&self) -> &Head {
@@ -90,10 +84,7 @@ impl Lease {
         if self.item.state == ItemState::Delivering {
             return Ok(());
         }
-        let item = Item {
-            state: ItemState::Delivering,
-            ..self.item.clone()
-        };
+        let item = Item { state: ItemState::Delivering, ..self.item.clone() };
         self.save(item, Vec::new()).await
     }
 
@@ -157,10 +148,7 @@ impl Lease {
         let (blobs, ops) = self.new_blobs(&mut item, requests);
         // The form before, if it was this exporter's own, is of no more use.
         let old = item.pending.iter().filter(|blob| item.owns(**blob));
-        let old = old.map(|blob| Op::RemoveBlob {
-            seq: self.seq,
-            blob: *blob,
-        });
+        let old = old.map(|blob| Op::RemoveBlob { seq: self.seq, blob: *blob });
         let ops = ops.into_iter().chain(old).collect();
         item.pending = blobs;
         item.made_at = made_at;
@@ -196,11 +184,7 @@ impl Lease {
     }
 
     async fn finish(&mut self, state: ItemState) -> Result<(), Lost> {
-        let item = Item {
-            state,
-            next_attempt: None,
-            ..self.item.clone()
-        };
+        let item = Item { state, next_attempt: None, ..self.item.clone() };
         self.save(item, Vec::new()).await?;
         self.queue.remove_if_over(self.seq).await;
         Ok(())
@@ -217,11 +201,7 @@ impl Lease {
             let blob = Blob(item.next_blob);
             item.next_blob = item.next_blob.saturating_add(1);
             blobs.push(blob);
-            ops.push(Op::PutBlob {
-                seq: self.seq,
-                blob,
-                bytes,
-            });
+            ops.push(Op::PutBlob { seq: self.seq, blob, bytes });
         }
         (blobs, ops)
     }
@@ -289,20 +269,12 @@ pub struct Settlement {
 
 impl Settlement {
     pub(super) fn new(queue: Queue, seq: Seq, head: Head, outcome: Outcome) -> Settlement {
-        Settlement {
-            queue,
-            seq,
-            head,
-            outcome,
-        }
+        Settlement { queue, seq, head, outcome }
     }
 
     /// The file says so, or is not to, or is not there any more.
     pub async fn written(self) {
-        let head = Head {
-            written: true,
-            ..self.head.clone()
-        };
+        let head = Head { written: true, ..self.head.clone() };
         {
             let mut state = self.queue.state();
             let Some(entry) = state.entries.get_mut(&self.seq) else {
@@ -310,12 +282,7 @@ impl Settlement {
             };
             entry.record.head = head.clone();
         }
-        let over = self
-            .queue
-            .state()
-            .entries
-            .get(&self.seq)
-            .is_some_and(|it| it.record.is_over());
+        let over = self.queue.state().entries.get(&self.seq).is_some_and(|it| it.record.is_over());
         if over {
             self.queue.remove_if_over(self.seq).await;
         } else if let Ok(op) = Op::put_head(self.seq, &head) {

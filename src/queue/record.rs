@@ -103,7 +103,9 @@ pub enum RejectionKind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// Every required exporter has delivered it, the last one at this time.
-    Delivered { at: UnixNanos },
+    Delivered {
+        at: UnixNanos,
+    },
     Rejected {
         exporter: String,
         rejection: Rejection,
@@ -169,10 +171,7 @@ impl Record {
                 State::Delivered { at } => last = last.max(*at),
                 State::Rejected(rejection) => {
                     let (exporter, rejection) = (item.exporter.clone(), rejection.clone());
-                    rejected.get_or_insert(Outcome::Rejected {
-                        exporter,
-                        rejection,
-                    });
+                    rejected.get_or_insert(Outcome::Rejected { exporter, rejection });
                 }
             }
         }
@@ -182,17 +181,12 @@ impl Record {
     /// Nothing is left to do, for anybody.
     pub fn is_over(&self) -> bool {
         self.head.written
-            && self
-                .items
-                .iter()
-                .all(|item| matches!(item.state, State::Delivered { .. }))
+            && self.items.iter().all(|item| matches!(item.state, State::Delivered { .. }))
     }
 
     /// Some exporter refused it.
     pub fn is_dead_letter(&self) -> bool {
-        self.items
-            .iter()
-            .any(|item| matches!(item.state, State::Rejected(_)))
+        self.items.iter().any(|item| matches!(item.state, State::Rejected(_)))
     }
 }
 
@@ -224,10 +218,7 @@ mod tests {
     }
 
     fn item(exporter: &str, required: bool, state: State) -> Item {
-        Item {
-            state,
-            ..Item::new(exporter, required, 0, 1, UnixNanos(1))
-        }
+        Item { state, ..Item::new(exporter, required, 0, 1, UnixNanos(1)) }
     }
 
     fn delivered(at: u64) -> State {
@@ -235,10 +226,7 @@ mod tests {
     }
 
     fn refused() -> State {
-        State::Rejected(Rejection {
-            reason: "no".into(),
-            kind: RejectionKind::Refused,
-        })
+        State::Rejected(Rejection { reason: "no".into(), kind: RejectionKind::Refused })
     }
 
     #[test]
@@ -263,10 +251,7 @@ mod tests {
 
     #[test]
     fn a_dead_letter_is_never_over() {
-        let mut refused = record(vec![
-            item("a", true, delivered(1)),
-            item("b", false, refused()),
-        ]);
+        let mut refused = record(vec![item("a", true, delivered(1)), item("b", false, refused())]);
         refused.head.written = true;
         assert!(refused.is_dead_letter() && !refused.is_over());
         let mut done = record(vec![item("a", true, delivered(1))]);
@@ -291,9 +276,6 @@ mod tests {
         let json = serde_json::to_vec(&head).expect("JSON");
         assert_eq!(serde_json::from_slice::<Head>(&json).expect("a head"), head);
         let json = serde_json::to_vec(&items).expect("JSON");
-        assert_eq!(
-            serde_json::from_slice::<Vec<Item>>(&json).expect("items"),
-            items
-        );
+        assert_eq!(serde_json::from_slice::<Vec<Item>>(&json).expect("items"), items);
     }
 }

@@ -72,20 +72,13 @@ impl Op {
     /// # Errors
     /// A path that is not UTF-8 cannot be recorded.
     pub fn put_head(seq: Seq, head: &Head) -> Result<Op, StoreError> {
-        Ok(Op::PutHead {
-            seq,
-            json: encode(head)?,
-        })
+        Ok(Op::PutHead { seq, json: encode(head)? })
     }
 
     /// # Errors
     /// None that is known of.
     pub fn put_item(seq: Seq, index: usize, item: &Item) -> Result<Op, StoreError> {
-        Ok(Op::PutItem {
-            seq,
-            index: item_key(index),
-            json: encode(item)?,
-        })
+        Ok(Op::PutItem { seq, index: item_key(index), json: encode(item)? })
     }
 }
 
@@ -164,29 +157,18 @@ impl Store {
             .recursive(true)
             .mode(0o700)
             .create(&directory)
-            .map_err(|source| OpenError::Directory {
-                path: directory.clone(),
-                source,
-            })?;
+            .map_err(|source| OpenError::Directory { path: directory.clone(), source })?;
         let path = directory.join(FILE);
         let open = || {
             let path = path.clone();
-            Store::open_with(
-                Some(path.clone()),
-                Box::new(move || builder().create(&path)),
-            )
+            Store::open_with(Some(path.clone()), Box::new(move || builder().create(&path)))
         };
         match open() {
             Err(Refusal::Corrupt(reason)) => {
-                let aside = set_aside(&path).map_err(|source| OpenError::Directory {
-                    path: path.clone(),
-                    source,
-                })?;
+                let aside = set_aside(&path)
+                    .map_err(|source| OpenError::Directory { path: path.clone(), source })?;
                 let opened = open().map_err(|refusal| refusal.into_error(&path))?;
-                Ok(Opened {
-                    set_aside: Some((aside, reason)),
-                    ..opened
-                })
+                Ok(Opened { set_aside: Some((aside, reason)), ..opened })
             }
             opened => opened.map_err(|refusal| refusal.into_error(&path)),
         }
@@ -197,17 +179,9 @@ impl Store {
         // assertion in it. That is one more way to be corrupt.
         let opened = catch_unwind(AssertUnwindSafe(move || {
             let database = open()?;
-            let store = Store {
-                path,
-                open,
-                database: Some(database),
-            };
+            let store = Store { path, open, database: Some(database) };
             let records = store.records()?;
-            Ok(Opened {
-                store,
-                records,
-                set_aside: None,
-            })
+            Ok(Opened { store, records, set_aside: None })
         }));
         opened.unwrap_or_else(|_| Err(Refusal::Corrupt("it cannot be read".to_owned())))
     }
@@ -228,12 +202,7 @@ impl Store {
     /// The disk fails.
     pub fn start_over(&mut self) -> Result<Option<PathBuf>, StoreError> {
         self.database = None;
-        let aside = self
-            .path
-            .as_deref()
-            .map(set_aside)
-            .transpose()
-            .map_err(redb::Error::from)?;
+        let aside = self.path.as_deref().map(set_aside).transpose().map_err(redb::Error::from)?;
         self.reopen()?;
         Ok(aside)
     }
@@ -255,21 +224,15 @@ impl Store {
             for op in ops {
                 match op {
                     Op::PutHead { seq, json } => {
-                        heads
-                            .insert(seq.0, json.as_slice())
-                            .map_err(redb::Error::from)?;
+                        heads.insert(seq.0, json.as_slice()).map_err(redb::Error::from)?;
                     }
                     Op::PutItem { seq, index, json } => {
                         let key = (seq.0, *index);
-                        items
-                            .insert(key, json.as_slice())
-                            .map_err(redb::Error::from)?;
+                        items.insert(key, json.as_slice()).map_err(redb::Error::from)?;
                     }
                     Op::PutBlob { seq, blob, bytes } => {
                         let key = (seq.0, blob.0);
-                        blobs
-                            .insert(key, bytes.as_ref())
-                            .map_err(redb::Error::from)?;
+                        blobs.insert(key, bytes.as_ref()).map_err(redb::Error::from)?;
                     }
                     Op::RemoveBlob { seq, blob } => {
                         blobs.remove((seq.0, blob.0)).map_err(redb::Error::from)?;
@@ -277,12 +240,8 @@ impl Store {
                     Op::Remove { seq } => {
                         heads.remove(seq.0).map_err(redb::Error::from)?;
                         let all = || (seq.0, u32::MIN)..=(seq.0, u32::MAX);
-                        items
-                            .retain_in(all(), |_, _| false)
-                            .map_err(redb::Error::from)?;
-                        blobs
-                            .retain_in(all(), |_, _| false)
-                            .map_err(redb::Error::from)?;
+                        items.retain_in(all(), |_, _| false).map_err(redb::Error::from)?;
+                        blobs.retain_in(all(), |_, _| false).map_err(redb::Error::from)?;
                     }
                 }
             }
@@ -336,9 +295,7 @@ fn decode<T: DeserializeOwned>(json: &[u8]) -> Result<T, redb::Error> {
 
 fn builder() -> Builder {
     let mut builder = Database::builder();
-    builder
-        .set_cache_size(CACHE_BYTES)
-        .set_check_integrity_on_open(true);
+    builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true);
     builder
 }
 
@@ -357,9 +314,7 @@ fn set_aside(path: &Path) -> io::Result<PathBuf> {
 
 impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Store")
-            .field("path", &self.path)
-            .finish_non_exhaustive()
+        f.debug_struct("Store").field("path", &self.path).finish_non_exhaustive()
     }
 }
 

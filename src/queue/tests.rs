@@ -20,10 +20,7 @@ fn delivery(number: u8, requests: &[&'static str]) -> Delivery {
         project_id: "p".into(),
         span_count: 1,
         made_at: UnixNanos(1),
-        requests: requests
-            .iter()
-            .map(|text| Bytes::from_static(text.as_bytes()))
-            .collect(),
+        requests: requests.iter().map(|text| Bytes::from_static(text.as_bytes())).collect(),
     }
 }
 
@@ -32,17 +29,12 @@ fn names() -> HashSet<String> {
 }
 
 fn to(exporters: &[&str]) -> Vec<Destination> {
-    let destination = |id: &&str| Destination {
-        exporter: (*id).to_owned(),
-        required: true,
-    };
+    let destination = |id: &&str| Destination { exporter: (*id).to_owned(), required: true };
     exporters.iter().map(destination).collect()
 }
 
 fn in_memory(capacity: u64) -> Queue {
-    Queue::open(Location::Memory, names(), capacity)
-        .expect("memory")
-        .queue
+    Queue::open(Location::Memory, names(), capacity).expect("memory").queue
 }
 
 fn at(directory: &Path) -> Ready {
@@ -58,38 +50,17 @@ fn end(ready: Ready) {
 const AT: UnixNanos = UnixNanos(7);
 
 fn no() -> Rejection {
-    Rejection {
-        reason: "no".into(),
-        kind: RejectionKind::Refused,
-    }
+    Rejection { reason: "no".into(), kind: RejectionKind::Refused }
 }
 
 #[tokio::test]
 async fn all_required_exporters_settle_an_export() {
     let queue = in_memory(100);
-    assert_eq!(
-        queue.accept(&delivery(1, &["x"]), &to(&["a", "b"])).await,
-        Accepted::New
-    );
-    assert_eq!(
-        queue.accept(&delivery(1, &["x"]), &to(&["a", "b"])).await,
-        Accepted::Known
-    );
-    queue
-        .lease("a")
-        .await
-        .expect("waiting")
-        .delivered(UnixNanos(9))
-        .await
-        .expect("held");
+    assert_eq!(queue.accept(&delivery(1, &["x"]), &to(&["a", "b"])).await, Accepted::New);
+    assert_eq!(queue.accept(&delivery(1, &["x"]), &to(&["a", "b"])).await, Accepted::Known);
+    queue.lease("a").await.expect("waiting").delivered(UnixNanos(9)).await.expect("held");
     assert!(at_once(queue.settlement()).await.is_none(), "b is not done");
-    queue
-        .lease("b")
-        .await
-        .expect("waiting")
-        .delivered(AT)
-        .await
-        .expect("held");
+    queue.lease("b").await.expect("waiting").delivered(AT).await.expect("held");
     let settlement = queue.settlement().await.expect("done");
     assert_eq!(settlement.outcome, Outcome::Delivered { at: UnixNanos(9) });
     settlement.written().await;
@@ -104,27 +75,10 @@ async fn an_exporter_that_is_not_required_holds_nothing_back() {
     let mut destinations = to(&["a", "b"]);
     destinations[1].required = false;
     queue.accept(&delivery(1, &["x"]), &destinations).await;
-    queue
-        .lease("a")
-        .await
-        .expect("waiting")
-        .delivered(AT)
-        .await
-        .expect("held");
-    queue
-        .settlement()
-        .await
-        .expect("a is enough")
-        .written()
-        .await;
+    queue.lease("a").await.expect("waiting").delivered(AT).await.expect("held");
+    queue.settlement().await.expect("a is enough").written().await;
     assert_eq!(queue.list().len(), 1, "b has still to deliver");
-    queue
-        .lease("b")
-        .await
-        .expect("waiting")
-        .delivered(AT)
-        .await
-        .expect("held");
+    queue.lease("b").await.expect("waiting").delivered(AT).await.expect("held");
     assert_eq!(queue.list(), []);
 }
 
@@ -137,43 +91,21 @@ async fn a_dropped_lease_is_deferred_and_keeps_what_was_acknowledged() {
     lease.acknowledged(None).await.expect("held");
     drop(lease);
     let mut lease = queue.lease("a").await.expect("deferred");
-    assert_eq!(
-        lease.next_request().await.expect("held").as_deref(),
-        Some(b"y".as_slice())
-    );
+    assert_eq!(lease.next_request().await.expect("held").as_deref(), Some(b"y".as_slice()));
 }
 
 #[tokio::test]
 async fn a_refusal_is_a_dead_letter_that_can_be_retried_or_dropped() {
     let queue = in_memory(100);
     queue.accept(&delivery(1, &["x"]), &to(&["a"])).await;
-    queue
-        .lease("a")
-        .await
-        .expect("waiting")
-        .rejected(no())
-        .await
-        .expect("held");
+    queue.lease("a").await.expect("waiting").rejected(no()).await.expect("held");
     let settlement = queue.settlement().await.expect("done");
-    let expected = Outcome::Rejected {
-        exporter: "a".into(),
-        rejection: no(),
-    };
+    let expected = Outcome::Rejected { exporter: "a".into(), rejection: no() };
     assert_eq!(settlement.outcome, expected);
     settlement.reported();
-    assert!(
-        at_once(queue.settlement()).await.is_none(),
-        "it is told once"
-    );
+    assert!(at_once(queue.settlement()).await.is_none(), "it is told once");
     let known = queue.accept(&delivery(1, &["x"]), &to(&["a"])).await;
-    assert_eq!(
-        known,
-        Accepted::DeadLetter {
-            id: 0,
-            reason: "no".into(),
-            may_be_retried: true
-        }
-    );
+    assert_eq!(known, Accepted::DeadLetter { id: 0, reason: "no".into(), may_be_retried: true });
 
     assert_eq!(queue.retry(0).await, Ok(true));
     let mut lease = queue.lease("a").await.expect("another chance");
@@ -181,10 +113,7 @@ async fn a_refusal_is_a_dead_letter_that_can_be_retried_or_dropped() {
     lease.rejected(no()).await.expect("held");
     assert!(queue.settlement().await.is_some(), "it is told again");
 
-    assert_eq!(
-        (queue.discard(0).await, queue.discard(0).await),
-        (Ok(true), Ok(false))
-    );
+    assert_eq!((queue.discard(0).await, queue.discard(0).await), (Ok(true), Ok(false)));
     assert_eq!(queue.list(), []);
 }
 
@@ -195,13 +124,7 @@ async fn a_full_queue_makes_the_next_export_wait() {
     let next = delivery(2, &["q"]);
     assert!(at_once(queue.accept(&next, &to(&["a"]))).await.is_none());
     assert_eq!(*queue.health().borrow(), Health::Full);
-    queue
-        .lease("a")
-        .await
-        .expect("waiting")
-        .delivered(AT)
-        .await
-        .expect("held");
+    queue.lease("a").await.expect("waiting").delivered(AT).await.expect("held");
     queue.settlement().await.expect("done").written().await;
     assert_eq!(queue.accept(&next, &to(&["a"])).await, Accepted::New);
     assert_eq!(*queue.health().borrow(), Health::Good);
@@ -211,15 +134,10 @@ async fn a_full_queue_makes_the_next_export_wait() {
 async fn a_closed_queue_is_worked_off() {
     let queue = in_memory(100);
     for number in 1..=2 {
-        queue
-            .accept(&delivery(number, &["x"]), &to(&["a", "b"]))
-            .await;
+        queue.accept(&delivery(number, &["x"]), &to(&["a", "b"])).await;
     }
     queue.close();
-    assert_eq!(
-        queue.accept(&delivery(3, &["z"]), &to(&["a"])).await,
-        Accepted::Closed
-    );
+    assert_eq!(queue.accept(&delivery(3, &["z"]), &to(&["a"])).await, Accepted::Closed);
     for exporter in ["a", "b"] {
         while let Some(lease) = queue.lease(exporter).await {
             lease.delivered(AT).await.expect("held");
@@ -236,18 +154,10 @@ async fn a_closed_queue_is_worked_off() {
 #[tokio::test]
 async fn requests_that_one_exporter_splits_or_renews_stay_whole_for_the_others() {
     let queue = in_memory(100);
-    queue
-        .accept(&delivery(1, &["xy", "z"]), &to(&["a", "b"]))
-        .await;
+    queue.accept(&delivery(1, &["xy", "z"]), &to(&["a", "b"])).await;
     let mut lease = queue.lease("a").await.expect("waiting");
-    lease
-        .split_next(Bytes::from_static(b"x"), Bytes::from_static(b"y"))
-        .await
-        .expect("held");
-    assert_eq!(
-        lease.pending_requests().await.expect("held"),
-        ["x", "y", "z"]
-    );
+    lease.split_next(Bytes::from_static(b"x"), Bytes::from_static(b"y")).await.expect("held");
+    assert_eq!(lease.pending_requests().await.expect("held"), ["x", "y", "z"]);
     let renewed = vec![Bytes::from_static(b"1"), Bytes::from_static(b"2")];
     lease.replace_pending(renewed, AT).await.expect("held");
     assert_eq!(lease.pending_requests().await.expect("held"), ["1", "2"]);
@@ -262,10 +172,7 @@ async fn requests_that_one_exporter_splits_or_renews_stay_whole_for_the_others()
 async fn a_reopened_queue_goes_on_where_it_was() {
     let directory = tempfile::tempdir().expect("a directory");
     let ready = at(directory.path());
-    ready
-        .queue
-        .accept(&delivery(1, &["x", "y"]), &to(&["a"]))
-        .await;
+    ready.queue.accept(&delivery(1, &["x", "y"]), &to(&["a"])).await;
     ready.queue.accept(&delivery(2, &["z"]), &to(&["a"])).await;
     let mut lease = ready.queue.lease("a").await.expect("waiting");
     lease.begin().await.expect("held");
@@ -287,11 +194,7 @@ async fn a_reopened_queue_goes_on_where_it_was() {
     let ready = at(directory.path());
     assert_eq!((ready.waiting, ready.dead_letters), (1, 1));
     assert!(at_once(ready.queue.lease("a")).await.is_none());
-    let settlement = ready
-        .queue
-        .settlement()
-        .await
-        .expect("delivered, not written back");
+    let settlement = ready.queue.settlement().await.expect("delivered, not written back");
     settlement.written().await;
     end(ready);
     assert_eq!(at(directory.path()).waiting, 0);
@@ -309,11 +212,7 @@ async fn what_waits_for_an_exporter_that_is_gone_is_parked() {
     assert_eq!(ready.parked, 1);
     assert!(ready.queue.waiting().is_empty());
     let again = ready.queue.accept(&delivery(1, &["x"]), &to(&["c"])).await;
-    assert_eq!(
-        again,
-        Accepted::New,
-        "a file that is still there goes to the new exporter"
-    );
+    assert_eq!(again, Accepted::New, "a file that is still there goes to the new exporter");
 }
 
 #[test]
@@ -322,12 +221,7 @@ fn a_second_process_is_told_who_holds_the_store() {
     let first = at(directory.path());
     let location = Location::Directory(directory.path().to_owned());
     let error = Queue::open(location, names(), 1).expect_err("held");
-    assert!(
-        error
-            .to_string()
-            .contains("another taskspan holds this queue"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("another taskspan holds this queue"), "{error}");
     end(first);
     end(at(directory.path()));
 }
@@ -350,10 +244,7 @@ async fn a_corrupt_store_is_set_aside_and_a_new_one_begun() {
         let ready = at(directory.path());
         let held = ready.queue.list().len();
         assert_eq!(held == 0, ready.set_aside.is_some(), "damage at {damage}");
-        assert_eq!(
-            ready.queue.accept(&delivery(2, &["y"]), &to(&["a"])).await,
-            Accepted::New
-        );
+        assert_eq!(ready.queue.accept(&delivery(2, &["y"]), &to(&["a"])).await, Accepted::New);
         end(ready);
     }
     for torn in [&sound[..sound.len() / 3], b"not a store".as_slice()] {
@@ -371,7 +262,5 @@ mod model;
 /// Polls once: some when ready, none when it would wait.
 async fn at_once<T>(future: impl Future<Output = T>) -> Option<T> {
     // The journal answers from its thread, so "at once" is a moment for it to do so.
-    tokio::time::timeout(Duration::from_millis(100), future)
-        .await
-        .ok()
+    tokio::time::timeout(Duration::from_millis(100), future).await.ok()
 }

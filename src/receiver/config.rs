@@ -79,32 +79,18 @@ impl ExportDirConfig {
         if self.rescan_interval < HumanDuration::from_secs(1) {
             at("rescan_interval", "has to be 1s or more".into());
         }
-        if self
-            .poll_interval
-            .is_some_and(|interval| interval.is_zero())
-        {
+        if self.poll_interval.is_some_and(|interval| interval.is_zero()) {
             at("poll_interval", "has to be more than 0".into());
         }
         if !(ByteSize::kib(1)..=ByteSize::mib(1024)).contains(&self.max_file_size) {
             at("max_file_size", "has to be between 1KiB and 1GiB".into());
         }
         if !(1..=64).contains(&self.max_concurrent_exports) {
-            at(
-                "max_concurrent_exports",
-                "has to be between 1 and 64".into(),
-            );
+            at("max_concurrent_exports", "has to be between 1 and 64".into());
         }
-        if self
-            .project_id
-            .as_deref()
-            .is_some_and(|id| id.trim().is_empty())
-        {
-            at(
-                "project_id",
-                "is empty; leave it out to use the export's own".into(),
-            );
+        if self.project_id.as_deref().is_some_and(|id| id.trim().is_empty()) {
+            at("project_id", "is empty; leave it out to use the export's own".into());
         }
-        self.spans
-            .check(&mut |path, message| at(&format!("spans.{path}"), message));
+        self.spans.check(&mut |path, message| at(&format!("spans.{path}"), message));
     }
 }

@@ -67,12 +67,7 @@ impl Scanner {
         watcher: Option<Watcher>,
         visit: Option<Visit>,
     ) -> Scanner {
-        Scanner {
-            recursive,
-            watcher,
-            visit,
-            known: HashSet::new(),
-        }
+        Scanner { recursive, watcher, visit, known: HashSet::new() }
     }
 
     pub fn is_watching(&self) -> bool {
@@ -112,11 +107,7 @@ impl Scanner {
     /// watched in any case, since only the parent tells that a root was made anew.
     fn scan_root(&mut self, root: &Path, found: &mut Found) {
         let above = root.ancestors().skip(1).find(|above| above.is_dir());
-        self.watch(
-            above
-                .filter(|above| !above.as_os_str().is_empty())
-                .unwrap_or(Path::new(".")),
-        );
+        self.watch(above.filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new(".")));
         self.scan_tree(root, found);
     }
 
@@ -177,8 +168,6 @@ impl Scanner {
 
 impl std::fmt::Debug for Scanner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Scanner")
-            .field("recursive", &self.recursive)
-            .finish_non_exhaustive()
+        f.debug_struct("Scanner").field("recursive", &self.recursive).finish_non_exhaustive()
     }
 }

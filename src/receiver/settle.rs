@@ -36,17 +36,13 @@ impl Settling {
         if waited >= self.timeout {
             return None;
         }
-        self.settle
-            .checked_sub(quiet)
-            .filter(|left| !left.is_zero())
+        self.settle.checked_sub(quiet).filter(|left| !left.is_zero())
     }
 
     /// How long to wait before the next look; none when this one is final. `looks` counts those
     /// that were made.
     pub fn before_next_look(&self, look: Look, looks: u32, quiet: Duration) -> Option<Duration> {
-        let wait = self
-            .settle
-            .saturating_mul(1 << looks.saturating_sub(1).min(10));
+        let wait = self.settle.saturating_mul(1 << looks.saturating_sub(1).min(10));
         match look {
             Look::Unfinished if quiet < self.timeout => {
                 Some(wait.min(self.timeout - quiet).max(Duration::from_millis(1)))
@@ -60,19 +56,15 @@ impl Settling {
 /// Time since the last of some changes. What lies in the future counts as just now.
 pub fn quiet_since(changes: &[SystemTime], now: SystemTime) -> Duration {
     let last = changes.iter().max();
-    last.map_or(Duration::MAX, |last| {
-        now.duration_since(*last).unwrap_or_default()
-    })
+    last.map_or(Duration::MAX, |last| now.duration_since(*last).unwrap_or_default())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const SETTLING: Settling = Settling {
-        settle: Duration::from_millis(100),
-        timeout: Duration::from_secs(10),
-    };
+    const SETTLING: Settling =
+        Settling { settle: Duration::from_millis(100), timeout: Duration::from_secs(10) };
 
     fn ms(millis: u64) -> Duration {
         Duration::from_millis(millis)
@@ -89,11 +81,7 @@ mod tests {
             (ms(0), ms(10_000), None),
         ];
         for (quiet, waited, left) in cases {
-            assert_eq!(
-                SETTLING.before_reading(quiet, waited),
-                left,
-                "{quiet:?} {waited:?}"
-            );
+            assert_eq!(SETTLING.before_reading(quiet, waited), left, "{quiet:?} {waited:?}");
         }
     }
 

@@ -41,14 +41,8 @@ pub fn channel() -> (Sender, Hints) {
     let (sender, receiver) = mpsc::channel(MAX_WAITING);
     let overflow = Arc::new(AtomicBool::new(false));
     (
-        Sender {
-            directories: sender,
-            overflow: Arc::clone(&overflow),
-        },
-        Hints {
-            directories: receiver,
-            overflow,
-        },
+        Sender { directories: sender, overflow: Arc::clone(&overflow) },
+        Hints { directories: receiver, overflow },
     )
 }
 
@@ -142,10 +136,7 @@ impl Watcher {
     pub fn new(hints: Sender) -> Result<Watcher, WatchError> {
         let handler = move |event| hints.take(event);
         let inner = RecommendedWatcher::new(handler, Config::default()).map_err(WatchError)?;
-        Ok(Watcher {
-            inner,
-            watched: HashMap::new(),
-        })
+        Ok(Watcher { inner, watched: HashMap::new() })
     }
 
     /// Watches a directory, unless it is watched already. One that does not exist is no error.

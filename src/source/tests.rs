@@ -38,19 +38,13 @@ fn the_directory_may_be_reached_by_a_link() {
     symlink(dir.path(), &link).unwrap();
     let source = load(&link.join("a.json"), MAX).unwrap().source;
     assert_eq!(source.path, link.join("a.json"));
-    assert_eq!(
-        source.canonical,
-        dir.path().canonicalize().unwrap().join("a.json")
-    );
+    assert_eq!(source.canonical, dir.path().canonicalize().unwrap().join("a.json"));
 }
 
 #[test]
 fn a_bare_file_name_is_one_in_the_current_directory() {
     let source = load(Path::new("Cargo.toml"), 1 << 20).unwrap().source;
-    assert_eq!(
-        source.canonical,
-        Path::new("Cargo.toml").canonicalize().unwrap()
-    );
+    assert_eq!(source.canonical, Path::new("Cargo.toml").canonicalize().unwrap());
     assert!(load_sibling(Path::new(""), "Cargo.toml", 1 << 20).is_ok());
 }
 
@@ -69,36 +63,19 @@ fn what_is_no_regular_file_is_refused_by_name_and_never_waited_for() {
     assert!(refusal(&at("sub")).contains("a directory"));
     assert!(refusal(&at("sub/..")).contains("a directory"));
     assert!(refusal(Path::new("/dev/null")).contains("a device"));
-    assert!(matches!(
-        load(&at("none"), MAX),
-        Err(SourceError::Missing { .. })
-    ));
-    assert!(matches!(
-        load(&at("a.json/b"), MAX),
-        Err(SourceError::Missing { .. })
-    ));
+    assert!(matches!(load(&at("none"), MAX), Err(SourceError::Missing { .. })));
+    assert!(matches!(load(&at("a.json/b"), MAX), Err(SourceError::Missing { .. })));
 }
 
 #[test]
 fn size_is_checked_before_a_byte_is_read() {
     let dir = dir_with("sparse", "");
     let path = dir.path().join("sparse");
-    File::options()
-        .write(true)
-        .open(&path)
-        .unwrap()
-        .set_len(1 << 40)
-        .unwrap();
+    File::options().write(true).open(&path).unwrap().set_len(1 << 40).unwrap();
     let error = load(&path, MAX).unwrap_err();
     assert!(matches!(error, SourceError::TooLarge { size, limit: MAX, .. } if size == 1 << 40));
     assert!(!error.is_transient());
-    assert!(
-        load(
-            &dir_with("exact", &"x".repeat(1024)).path().join("exact"),
-            MAX
-        )
-        .is_ok()
-    );
+    assert!(load(&dir_with("exact", &"x".repeat(1024)).path().join("exact"), MAX).is_ok());
 }
 
 #[test]
@@ -144,19 +121,10 @@ fn siblings_are_read_below_the_directory_only() {
     }
     let absolute = outside.path().join("secret");
     for relative in ["../m.yaml", "sub/../m.yaml", "outside", "outdir/secret"] {
-        assert!(
-            matches!(read(relative), Err(SourceError::Escapes { .. })),
-            "{relative}"
-        );
+        assert!(matches!(read(relative), Err(SourceError::Escapes { .. })), "{relative}");
     }
-    assert!(matches!(
-        read(absolute.to_str().unwrap()),
-        Err(SourceError::Escapes { .. })
-    ));
-    assert!(matches!(
-        read("none.yaml"),
-        Err(SourceError::Missing { .. })
-    ));
+    assert!(matches!(read(absolute.to_str().unwrap()), Err(SourceError::Escapes { .. })));
+    assert!(matches!(read("none.yaml"), Err(SourceError::Missing { .. })));
     assert!(matches!(read("sub"), Err(SourceError::NotRegular { .. })));
     assert!(matches!(read(""), Err(SourceError::NotRegular { .. })));
     assert!(matches!(read("loop"), Err(SourceError::Unreadable { .. })));

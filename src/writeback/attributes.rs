@@ -59,10 +59,7 @@ fn copy_extended(old: &File, new: &File) -> rustix::io::Result<()> {
     for name in &wanted {
         let value = value(old, name)?;
         if self::value(new, name).as_ref() != Ok(&value) {
-            settle(
-                name,
-                rustix::fs::fsetxattr(new, &**name, &value, XattrFlags::empty()),
-            )?;
+            settle(name, rustix::fs::fsetxattr(new, &**name, &value, XattrFlags::empty()))?;
         }
     }
     Ok(())
@@ -71,9 +68,7 @@ fn copy_extended(old: &File, new: &File) -> rustix::io::Result<()> {
 /// Users' attributes and ACLs must come along. Labels such as `security.selinux` are the kernel's:
 /// it gives them to the new file by its own policy, and refuses most programs a say in it.
 fn settle(name: &OsStr, result: rustix::io::Result<()>) -> rustix::io::Result<()> {
-    let ours = [b"user.".as_slice(), b"system."]
-        .iter()
-        .any(|p| name.as_bytes().starts_with(p));
+    let ours = [b"user.".as_slice(), b"system."].iter().any(|p| name.as_bytes().starts_with(p));
     if ours { result } else { Ok(()) }
 }
 
@@ -83,12 +78,8 @@ const XATTR_MAX: usize = 64 * 1024;
 fn names(file: &File) -> rustix::io::Result<Vec<OsString>> {
     let mut list = vec![0; XATTR_MAX];
     let length = rustix::fs::flistxattr(file, &mut list[..])?;
-    let names = list[..length]
-        .split(|&byte| byte == 0)
-        .filter(|name| !name.is_empty());
-    Ok(names
-        .map(|name| OsString::from_vec(name.to_vec()))
-        .collect())
+    let names = list[..length].split(|&byte| byte == 0).filter(|name| !name.is_empty());
+    Ok(names.map(|name| OsString::from_vec(name.to_vec())).collect())
 }
 
 fn value(file: &File, name: &OsStr) -> rustix::io::Result<Vec<u8>> {
@@ -123,11 +114,7 @@ mod tests {
             prepare(dir.path(), &old);
             fs::write(&new, "").unwrap();
             fs::set_permissions(&new, fs::Permissions::from_mode(0o600)).unwrap();
-            let case = Case {
-                _dir: dir,
-                old,
-                new,
-            };
+            let case = Case { _dir: dir, old, new };
             let file = File::options().write(true).open(&case.new).unwrap();
             copy(&File::open(&case.old).unwrap(), &file, &case.old).unwrap();
             case
@@ -151,13 +138,8 @@ mod tests {
     /// `user::rw-,user:12345:r--,group::r--,mask::r--,other::---` as the kernel lays it out.
     fn acl() -> Vec<u8> {
         const NOBODY: u32 = u32::MAX;
-        let entries = [
-            (1u16, 6u16, NOBODY),
-            (2, 4, 12345),
-            (4, 4, NOBODY),
-            (16, 4, NOBODY),
-            (32, 0, NOBODY),
-        ];
+        let entries =
+            [(1u16, 6u16, NOBODY), (2, 4, 12345), (4, 4, NOBODY), (16, 4, NOBODY), (32, 0, NOBODY)];
         let mut acl = 2u32.to_le_bytes().to_vec();
         for (tag, rights, id) in entries {
             acl.extend([tag.to_le_bytes(), rights.to_le_bytes()].concat());

@@ -15,33 +15,20 @@ pub enum WriteBackError {
     #[error("{}: {source}", path.display())]
     Splice { path: PathBuf, source: SpliceError },
     #[error("{}: cannot {action}: {source}{}", path.display(), advice(source))]
-    System {
-        path: PathBuf,
-        action: &'static str,
-        source: io::Error,
-    },
+    System { path: PathBuf, action: &'static str, source: io::Error },
     #[error(
         "{}: cannot give the new file to uid {uid}, gid {gid}, who own the present one: {source}; \
          run taskspan as that user, or give it CAP_CHOWN and CAP_FOWNER",
         path.display()
     )]
-    Owner {
-        path: PathBuf,
-        uid: u32,
-        gid: u32,
-        source: io::Error,
-    },
+    Owner { path: PathBuf, uid: u32, gid: u32, source: io::Error },
     #[error(
         "{}: a newer version came in meanwhile, lies in {} and could not be put back: {source}; \
          the next clean-up of this directory tries again",
         path.display(),
         kept.display()
     )]
-    Stranded {
-        path: PathBuf,
-        kept: PathBuf,
-        source: io::Error,
-    },
+    Stranded { path: PathBuf, kept: PathBuf, source: io::Error },
 }
 
 fn advice(error: &io::Error) -> &'static str {

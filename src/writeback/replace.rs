@@ -50,13 +50,7 @@ pub fn write_back(
     task_emission_timestamp: &str,
     max_bytes: u64,
 ) -> Result<Outcome, WriteBackError> {
-    write_back_with(
-        source,
-        task_trace_id,
-        task_emission_timestamp,
-        max_bytes,
-        &mut |_| Ok(()),
-    )
+    write_back_with(source, task_trace_id, task_emission_timestamp, max_bytes, &mut |_| Ok(()))
 }
 
 /// A system call about to be made. Tests hook in here: to meddle with the files just before it, or
@@ -98,14 +92,8 @@ fn write_back_with(
     if !current.source.same_version(source) {
         return Ok(Outcome::Superseded);
     }
-    let text = splice(
-        &current.bytes,
-        &[(TRACE_ID, trace_id), (EMITTED_AT, emitted_at)],
-    )
-    .map_err(|source| WriteBackError::Splice {
-        path: path.clone(),
-        source,
-    })?;
+    let text = splice(&current.bytes, &[(TRACE_ID, trace_id), (EMITTED_AT, emitted_at)])
+        .map_err(|source| WriteBackError::Splice { path: path.clone(), source })?;
 
     if let Ok(stat) = rustix::fs::fstat(&original)
         && stat.st_nlink > 1
@@ -116,14 +104,7 @@ fn write_back_with(
     before(Step::Create).map_err(|errno| failed(path, "create a file beside it", errno))?;
     let (temp, placed) = Temp::create(&dir, name, (&original, &source.sha256), &text)?;
     drop(original); // NFS would keep a replaced file that is open under yet another name
-    Swap {
-        dir: &dir,
-        name,
-        temp,
-        placed,
-        before,
-    }
-    .replace(source, max_bytes)
+    Swap { dir: &dir, name, temp, placed, before }.replace(source, max_bytes)
 }
 
 /// A temp file about to change places with the file called `name`.
@@ -184,10 +165,7 @@ impl Swap<'_> {
     /// someone after us, is therefore the later one, and has to go back in turn.
     pub(super) fn put_back(mut self) -> Result<Outcome, WriteBackError> {
         self.temp.disposable = false;
-        let mut held = self
-            .dir
-            .stamp(&self.temp.name)
-            .map_err(|errno| self.stranded(errno))?;
+        let mut held = self.dir.stamp(&self.temp.name).map_err(|errno| self.stranded(errno))?;
         loop {
             match self.exchange(Step::PutBack) {
                 Ok(()) => {}
@@ -198,10 +176,7 @@ impl Swap<'_> {
                 }
                 Err(errno) => return Err(self.stranded(errno)),
             }
-            let out = self
-                .dir
-                .stamp(&self.temp.name)
-                .map_err(|errno| self.stranded(errno))?;
+            let out = self.dir.stamp(&self.temp.name).map_err(|errno| self.stranded(errno))?;
             if out == self.placed {
                 self.temp.disposable = true;
                 self.sync();
@@ -258,11 +233,7 @@ impl Swap<'_> {
 }
 
 fn failed(path: &Path, action: &'static str, errno: Errno) -> WriteBackError {
-    WriteBackError::System {
-        path: path.to_path_buf(),
-        action,
-        source: errno.into(),
-    }
+    WriteBackError::System { path: path.to_path_buf(), action, source: errno.into() }
 }
 
 #[cfg(test)]

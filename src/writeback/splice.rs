@@ -33,27 +33,14 @@ pub fn splice(original: &[u8], entries: &[(&str, &str)]) -> Result<Vec<u8>, Spli
     let style = last.style(original);
     let mut added = String::new();
     for (index, (key, value)) in entries.iter().enumerate() {
-        let comma = if index == 0 && object.is_empty() {
-            ""
-        } else {
-            ","
-        };
+        let comma = if index == 0 && object.is_empty() { "" } else { "," };
         added.push_str(comma);
-        added.push_str(if comma.is_empty() {
-            &style.first_lead
-        } else {
-            &style.lead
-        });
+        added.push_str(if comma.is_empty() { &style.first_lead } else { &style.lead });
         push_quoted(&mut added, key);
         added.push_str(&style.colon);
         push_quoted(&mut added, value);
     }
-    Ok([
-        &original[..last.end],
-        added.as_bytes(),
-        &original[last.end..],
-    ]
-    .concat())
+    Ok([&original[..last.end], added.as_bytes(), &original[last.end..]].concat())
 }
 
 /// The string that stands under `key` in the top-level object, if this is one and has it.
@@ -82,13 +69,7 @@ struct Last {
 
 impl Last {
     fn find(text: &[u8]) -> Last {
-        let mut last = Last {
-            start: 0,
-            colon: None,
-            end: 0,
-            close: text.len(),
-            only: true,
-        };
+        let mut last = Last { start: 0, colon: None, end: 0, close: text.len(), only: true };
         let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
         for (at, &byte) in text.iter().enumerate() {
             if in_string {
@@ -141,11 +122,7 @@ impl Last {
             None if self.only && lead.is_empty() && colon.ends_with(' ') => " ".to_owned(),
             None => lead.to_owned(),
         };
-        Style {
-            first_lead: lead.clone(),
-            lead,
-            colon,
-        }
+        Style { first_lead: lead.clone(), lead, colon }
     }
 }
 
@@ -166,22 +143,14 @@ impl Style {
             }
             None => (inner.to_owned(), " ".to_owned()),
         };
-        Style {
-            first_lead,
-            lead,
-            colon: ": ".to_owned(),
-        }
+        Style { first_lead, lead, colon: ": ".to_owned() }
     }
 }
 
 /// The last line break in some white space, and what stands between it and the next character.
 fn newline(space: &str) -> Option<(&str, &str)> {
     let at = space.rfind(['\n', '\r'])?;
-    let start = if space[..=at].ends_with("\r\n") {
-        at - 1
-    } else {
-        at
-    };
+    let start = if space[..=at].ends_with("\r\n") { at - 1 } else { at };
     Some((&space[start..=at], &space[at + 1..]))
 }
 

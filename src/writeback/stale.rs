@@ -63,14 +63,7 @@ fn settle(
         None => drop(temp),
         Some((it, _)) => {
             let placed = it.source.stamp();
-            Swap {
-                dir,
-                name: target,
-                temp,
-                placed,
-                before: &mut |_| Ok(()),
-            }
-            .put_back()?;
+            Swap { dir, name: target, temp, placed, before: &mut |_| Ok(()) }.put_back()?;
             let path = it.source.canonical.display();
             tracing::warn!(%path, "a newer version that a crash had left aside is back in place");
         }
@@ -96,9 +89,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let digest = |text: &str| short(&Sha256::digest(text).into());
         let (original, prepared) = (digest(OLD), digest(PREPARED));
-        let temp_path = dir.path().join(format!(
-            ".{TARGET}.taskspan-64-{original:x}-{prepared:x}-1.tmp"
-        ));
+        let temp_path =
+            dir.path().join(format!(".{TARGET}.taskspan-64-{original:x}-{prepared:x}-1.tmp"));
         fs::write(dir.path().join(TARGET), target).unwrap();
         fs::write(&temp_path, temp).unwrap();
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(0x64) + age;
@@ -127,21 +119,13 @@ mod tests {
     #[test]
     fn what_may_be_in_use_stays() {
         let young = STALE - Duration::from_secs(1);
-        assert_eq!(
-            cleaned(OLD, PREPARED, young),
-            (OLD.to_owned(), Some(PREPARED.to_owned()))
-        );
+        assert_eq!(cleaned(OLD, PREPARED, young), (OLD.to_owned(), Some(PREPARED.to_owned())));
     }
 
     #[test]
     fn other_files_are_never_touched() {
         let dir = tempfile::tempdir().unwrap();
-        for name in [
-            ".o.json.tmp",
-            ".o.json.taskspan-x.tmp",
-            "o.json.bak",
-            "o.json",
-        ] {
+        for name in [".o.json.tmp", ".o.json.taskspan-x.tmp", "o.json.bak", "o.json"] {
             fs::write(dir.path().join(name), "{}").unwrap();
         }
         assert_eq!(remove_stale(dir.path(), MAX).unwrap(), 0);

@@ -54,13 +54,7 @@ impl TempName {
     }
 
     fn text(&self) -> String {
-        let TempName {
-            target,
-            born,
-            original,
-            prepared,
-            random,
-        } = self;
+        let TempName { target, born, original, prepared, random } = self;
         format!(".{target}{MARK}{born:x}-{original:016x}-{prepared:016x}-{random:08x}.tmp")
     }
 
@@ -83,16 +77,11 @@ impl TempName {
 
 /// As much of a digest as a name has room for.
 pub(super) fn short(digest: &[u8; 32]) -> u64 {
-    digest
-        .iter()
-        .take(8)
-        .fold(0, |sum, &byte| sum << 8 | u64::from(byte))
+    digest.iter().take(8).fold(0, |sum, &byte| sum << 8 | u64::from(byte))
 }
 
 pub(super) fn seconds(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_secs()
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// A temp file that goes when the guard does, unless what it holds is not ours to remove.
@@ -114,11 +103,7 @@ impl<'a> Temp<'a> {
         let path = dir.canonical.join(target);
         let failed = |action| {
             let path = path.clone();
-            move |source| WriteBackError::System {
-                path,
-                action,
-                source,
-            }
+            move |source| WriteBackError::System { path, action, source }
         };
         let name = PathBuf::from(TempName::new(target, digest, text).text());
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
@@ -130,8 +115,7 @@ impl<'a> Temp<'a> {
         let mut file = File::from(fd);
         file.write_all(text).map_err(failed("write the new file"))?;
         attributes::copy(original, &file, &path)?;
-        file.sync_all()
-            .map_err(failed("bring the new file to the disk"))?;
+        file.sync_all().map_err(failed("bring the new file to the disk"))?;
         let stamp = rustix::fs::fstat(&file)
             .map_err(|errno| failed("look at the new file")(errno.into()))?;
         Ok((temp, Stamp::from(&stamp)))
@@ -139,11 +123,7 @@ impl<'a> Temp<'a> {
 
     /// Takes charge of a temp file that is there already.
     pub(super) fn adopt(dir: &'a Directory, name: PathBuf) -> Self {
-        Temp {
-            dir,
-            name,
-            disposable: true,
-        }
+        Temp { dir, name, disposable: true }
     }
 
     pub(super) fn path(&self) -> PathBuf {

@@ -47,13 +47,7 @@ pub fn check(
     requests: &[ExportTraceServiceRequest],
 ) -> Vec<String> {
     let trace_id = ids::trace_id(canonical, mtime_ns, metadata_before);
-    check_with(
-        &Settings::default(),
-        export_dir,
-        metadata_before,
-        trace_id,
-        requests,
-    )
+    check_with(&Settings::default(), export_dir, metadata_before, trace_id, requests)
 }
 
 pub fn check_with(
@@ -72,11 +66,7 @@ pub fn check_with(
     for (index, request) in requests.iter().enumerate() {
         faults.extend(requests::check(index, request, settings, &export));
     }
-    faults.extend(check_trace(
-        &export,
-        trace_id,
-        &super::fake_otlp::spans_of(requests),
-    ));
+    faults.extend(check_trace(&export, trace_id, &super::fake_otlp::spans_of(requests)));
     faults
 }
 
@@ -144,23 +134,12 @@ fn expected_spans(export: &Export, trace_id: [u8; 16]) -> Vec<Expected<'_>> {
     let epic = Expected::new(export, trace_id, Kind::Epic, None);
     let mut expected = Vec::new();
     for kind in export.kinds() {
-        let tasks: Vec<&Task> = export
-            .tasks
-            .iter()
-            .filter(|task| task.kind == kind)
-            .collect();
-        expected.push(Expected::new(
-            export,
-            trace_id,
-            Kind::Story { kind, tasks },
-            Some(&epic),
-        ));
+        let tasks: Vec<&Task> = export.tasks.iter().filter(|task| task.kind == kind).collect();
+        expected.push(Expected::new(export, trace_id, Kind::Story { kind, tasks }, Some(&epic)));
     }
     let stories = expected.len();
     for task in &export.tasks {
-        let story = expected[..stories]
-            .iter()
-            .find(|story| story.artifact_type() == task.kind);
+        let story = expected[..stories].iter().find(|story| story.artifact_type() == task.kind);
         let task = Expected::new(export, trace_id, Kind::Task(task), story);
         expected.push(task);
     }

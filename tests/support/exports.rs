@@ -120,13 +120,8 @@ pub enum Style {
 }
 
 impl Style {
-    pub const ALL: [Self; 5] = [
-        Self::Indent2,
-        Self::OneLine,
-        Self::Crlf,
-        Self::Bom,
-        Self::TrailingNewline,
-    ];
+    pub const ALL: [Self; 5] =
+        [Self::Indent2, Self::OneLine, Self::Crlf, Self::Bom, Self::TrailingNewline];
 }
 
 /// What the ProjectContext says beyond its id; `None` for what it leaves out.
@@ -307,12 +302,7 @@ impl ExportBuilder {
             path
         });
         let snapshot = write_metadata(dir, &self.metadata());
-        Written {
-            metadata: snapshot.path.clone(),
-            snapshot,
-            manifest,
-            context,
-        }
+        Written { metadata: snapshot.path.clone(), snapshot, manifest, context }
     }
 }
 

@@ -81,11 +81,7 @@ impl State {
 
 pub fn spans_of(requests: &[ExportTraceServiceRequest]) -> Vec<Span> {
     let resources = requests.iter().flat_map(|r| &r.resource_spans);
-    resources
-        .flat_map(|r| &r.scope_spans)
-        .flat_map(|s| &s.spans)
-        .cloned()
-        .collect()
+    resources.flat_map(|r| &r.scope_spans).flat_map(|s| &s.spans).cloned().collect()
 }
 
 pub struct Builder {
@@ -154,18 +150,12 @@ impl Builder {
         });
         let (ready, is_ready) = oneshot::channel();
         let (stop, stopped) = oneshot::channel();
-        let scheme = if self.tls.is_some() {
-            "https://localhost"
-        } else {
-            "http://127.0.0.1"
-        };
+        let scheme = if self.tls.is_some() { "https://localhost" } else { "http://127.0.0.1" };
         let thread = std::thread::spawn({
             let shared = shared.clone();
             move || serve::run(self.address, self.tls, shared, ready, stopped)
         });
-        let address = is_ready
-            .await
-            .expect("the fake endpoint could not bind its address");
+        let address = is_ready.await.expect("the fake endpoint could not bind its address");
         FakeOtlp {
             address,
             endpoint: format!("{scheme}:{}", address.port()),
@@ -190,10 +180,7 @@ impl FakeOtlp {
     pub fn builder() -> Builder {
         Builder {
             address: (Ipv4Addr::LOCALHOST, 0).into(),
-            script: Script {
-                next: VecDeque::new(),
-                forever: Fault::Ok,
-            },
+            script: Script { next: VecDeque::new(), forever: Fault::Ok },
             message_limit: 4 << 20,
             http_path: "/v1/traces".to_owned(),
             tls: None,
@@ -254,11 +241,7 @@ impl Drop for FakeOtlp {
             }
             outcome.expect("the fake endpoint itself panicked");
             let used = !self.shared.state.borrow().attempts.is_empty();
-            assert!(
-                used || self.may_be_unused,
-                "nobody called {}",
-                self.endpoint
-            );
+            assert!(used || self.may_be_unused, "nobody called {}", self.endpoint);
         }
     }
 }
@@ -279,9 +262,6 @@ struct Shared {
 impl Shared {
     fn next_fault(&self) -> Fault {
         let mut script = self.script.lock().unwrap();
-        script
-            .next
-            .pop_front()
-            .unwrap_or_else(|| script.forever.clone())
+        script.next.pop_front().unwrap_or_else(|| script.forever.clone())
     }
 }

@@ -36,15 +36,8 @@ impl Output {
     /// Fails the test with everything the program said, unless it exited with this code.
     #[track_caller]
     pub fn expect_code(self, code: i32) -> Self {
-        let Self {
-            code: actual,
-            stdout,
-            stderr,
-        } = &self;
-        assert_eq!(
-            *actual, code,
-            "\n--- stdout\n{stdout}\n--- stderr\n{stderr}"
-        );
+        let Self { code: actual, stdout, stderr } = &self;
+        assert_eq!(*actual, code, "\n--- stdout\n{stdout}\n--- stderr\n{stderr}");
         self
     }
 
@@ -52,11 +45,7 @@ impl Output {
     #[track_caller]
     pub fn expect_said(self, words: &[&str]) -> Self {
         for word in words {
-            assert!(
-                self.stderr.contains(word),
-                "nothing of {word:?} in:\n{}",
-                self.stderr
-            );
+            assert!(self.stderr.contains(word), "nothing of {word:?} in:\n{}", self.stderr);
         }
         self
     }
@@ -75,11 +64,7 @@ impl Program {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        Self {
-            command,
-            deadline: PATIENCE,
-            home,
-        }
+        Self { command, deadline: PATIENCE, home }
     }
 
     pub fn arg(mut self, arg: impl AsRef<std::ffi::OsStr>) -> Self {
@@ -123,13 +108,7 @@ impl Program {
             lines.collect(child.stderr.take().unwrap(), Stream::Err),
         ];
         let ended = notice_end(Pid::from_child(&child));
-        Running {
-            child,
-            lines,
-            readers,
-            ended,
-            _home: self.home,
-        }
+        Running { child, lines, readers, ended, _home: self.home }
     }
 }
 
@@ -152,10 +131,7 @@ impl Running {
     pub fn wait_for_line(&self, words: &str, deadline: Duration) -> String {
         let lines = self.lines.seen.lock().unwrap();
         let find = |lines: &[(Stream, String)]| {
-            lines
-                .iter()
-                .find(|(_, line)| line.contains(words))
-                .map(|(_, line)| line.clone())
+            lines.iter().find(|(_, line)| line.contains(words)).map(|(_, line)| line.clone())
         };
         let more = &self.lines.more;
         let waiting = |lines: &mut Vec<_>| find(lines).is_none();
@@ -201,11 +177,7 @@ impl Running {
                 },
             )
         };
-        Output {
-            code,
-            stdout: of(Stream::Out),
-            stderr: of(Stream::Err),
-        }
+        Output { code, stdout: of(Stream::Out), stderr: of(Stream::Err) }
     }
 }
 

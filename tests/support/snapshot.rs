@@ -66,11 +66,7 @@ impl Snapshot {
             if let Some(id) = self.written_trace_id() {
                 return id;
             }
-            assert!(
-                Instant::now() < end,
-                "{} has no id after {deadline:?}",
-                self.path.display()
-            );
+            assert!(Instant::now() < end, "{} has no id after {deadline:?}", self.path.display());
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }

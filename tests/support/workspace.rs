@@ -44,12 +44,7 @@ impl Workspace {
 
     /// `once` over the exports, told everything by flags.
     pub fn once(&self, server: &FakeOtlp, protocol: Protocol) -> Program {
-        let told = [
-            "--endpoint",
-            server.endpoint(),
-            "--protocol",
-            protocol.name(),
-        ];
+        let told = ["--endpoint", server.endpoint(), "--protocol", protocol.name()];
         self.program("once").arg(self.exports()).args(&told)
     }
 

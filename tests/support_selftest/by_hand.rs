@@ -33,9 +33,9 @@ fn any(value: &Value) -> AnyValue {
         Value::Bool(flag) => Proto::BoolValue(*flag),
         Value::Number(number) if number.is_i64() => Proto::IntValue(number.as_i64().unwrap()),
         Value::Number(number) => Proto::DoubleValue(number.as_f64().unwrap()),
-        Value::Array(items) => Proto::ArrayValue(ArrayValue {
-            values: items.iter().map(any).collect(),
-        }),
+        Value::Array(items) => {
+            Proto::ArrayValue(ArrayValue { values: items.iter().map(any).collect() })
+        }
         other => panic!("{other} is no attribute"),
     };
     AnyValue { value: Some(value) }
@@ -55,23 +55,16 @@ fn export() -> ExportBuilder {
     let rule = |n: usize| json!({"property": format!("p{n}"), "transformation": "x".repeat(1200)});
     ExportBuilder::new("pair")
         .owner("team-a")
-        .contract(
-            "dashboard",
-            json!({"expected_depth": "brief", "max_lines": 9, "fields": ["f"]}),
-        )
+        .contract("dashboard", json!({"expected_depth": "brief", "max_lines": 9, "fields": ["f"]}))
         .artifact(
             Artifact::new("a", "dashboard")
                 .depends_on(&["b", "nowhere", "b"])
                 .derived_from(json!([rule(1), rule(2)])),
         )
-        .artifact(
-            Artifact::new("b", "dashboard")
-                .status("exists")
-                .parameters(json!({
-                    "int": 1, "double": 2.0, "list": ["x"], "mixed": ["x", 1], "null": null,
-                    "object": {"k": "v"}, "my_token": "hunter2", "long": "ü".repeat(1500),
-                })),
-        )
+        .artifact(Artifact::new("b", "dashboard").status("exists").parameters(json!({
+            "int": 1, "double": 2.0, "list": ["x"], "mixed": ["x", 1], "null": null,
+            "object": {"k": "v"}, "my_token": "hunter2", "long": "ü".repeat(1500),
+        })))
 }
 
 pub struct Case {
@@ -86,17 +79,11 @@ impl Case {
         let dir = TempDir::new().unwrap();
         let written = export().write_into(dir.path());
         let request = by_hand(&written);
-        Self {
-            _dir: dir,
-            written,
-            request,
-        }
+        Self { _dir: dir, written, request }
     }
 
     pub fn faults(&self) -> Vec<String> {
-        self.written
-            .snapshot
-            .check(std::slice::from_ref(&self.request))
+        self.written.snapshot.check(std::slice::from_ref(&self.request))
     }
 
     pub fn scope(&mut self) -> &mut ScopeSpans {
@@ -109,11 +96,7 @@ impl Case {
     }
 
     pub fn event(&mut self, span: usize, name: &str) -> &mut Event {
-        self.span(span)
-            .events
-            .iter_mut()
-            .find(|event| event.name == name)
-            .unwrap()
+        self.span(span).events.iter_mut().find(|event| event.name == name).unwrap()
     }
 }
 
@@ -128,10 +111,7 @@ fn by_hand(written: &Written) -> ExportTraceServiceRequest {
     let snapshot = &written.snapshot;
     let metadata: Value = serde_json::from_slice(&snapshot.bytes).unwrap();
     let trace = trace_id(&snapshot.canonical, snapshot.mtime_ns, &snapshot.bytes);
-    let t0 = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap()
-        .as_nanos() as u64;
+    let t0 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64;
     let id = |kind: &str, task: &str| span_id(&trace, kind, task).to_vec();
     let epic_id = "pair-artifact-generation";
     let story_id = "pair-dashboard-artifacts";
@@ -167,21 +147,14 @@ fn by_hand(written: &Written) -> ExportTraceServiceRequest {
         Span {
             trace_id: trace.to_vec(),
             span_id: id(kind, task),
-            parent_span_id: if parent.is_empty() {
-                Vec::new()
-            } else {
-                id(parent_type, parent)
-            },
+            parent_span_id: if parent.is_empty() { Vec::new() } else { id(parent_type, parent) },
             name: name.to_owned(),
             kind: 1,
             start_time_unix_nano: t0,
             end_time_unix_nano: t0 + 3000,
             attributes: attributes(values),
             events: vec![event(t0, "task.span_contract", contract)],
-            status: Some(Status {
-                code: i32::from(done),
-                message: String::new(),
-            }),
+            status: Some(Status { code: i32::from(done), message: String::new() }),
             ..Span::default()
         }
     };
@@ -272,11 +245,7 @@ fn by_hand(written: &Written) -> ExportTraceServiceRequest {
         }
         a.events.push(event(t0, "task.contract", values));
     }
-    b.events.push(event(
-        t0,
-        "task.contract",
-        json!({"expected_output_contract": output}),
-    ));
+    b.events.push(event(t0, "task.contract", json!({"expected_output_contract": output})));
     let dependencies = json!({
         "depends_on": ["b", "nowhere", "b"], "dependency_count": 3, "unresolved": ["nowhere"],
     });
@@ -309,10 +278,7 @@ fn by_hand(written: &Written) -> ExportTraceServiceRequest {
     });
     ExportTraceServiceRequest {
         resource_spans: vec![ResourceSpans {
-            resource: Some(Resource {
-                attributes: attributes(resource),
-                ..Resource::default()
-            }),
+            resource: Some(Resource { attributes: attributes(resource), ..Resource::default() }),
             scope_spans: vec![ScopeSpans {
                 scope: Some(scope),
                 spans: vec![epic, story, a, b],

@@ -20,16 +20,9 @@ fn exports_are_deterministic_and_readable() {
         assert!(metadata["coverage"].is_object(), "{name}");
         let manifest = fs::read_to_string(one.manifest.unwrap()).unwrap();
         let read: Value = serde_saphyr::from_str(&manifest).unwrap();
-        let json = export
-            .clone()
-            .manifest(Manifest::Json)
-            .write_into(second.path());
+        let json = export.clone().manifest(Manifest::Json).write_into(second.path());
         let json = fs::read(json.manifest.unwrap()).unwrap();
-        assert_eq!(
-            read,
-            serde_json::from_slice::<Value>(&json).unwrap(),
-            "{name}: YAML and JSON"
-        );
+        assert_eq!(read, serde_json::from_slice::<Value>(&json).unwrap(), "{name}: YAML and JSON");
     }
 }
 
@@ -42,39 +35,12 @@ fn styles_differ_in_bytes_and_not_in_meaning() {
     let plain = export.metadata();
     assert!(plain.is_ascii() && plain.ends_with(b"\n}"));
     for style in Style::ALL {
-        assert_eq!(
-            meaning(&export.clone().style(style).metadata()),
-            meaning(&plain),
-            "{style:?}"
-        );
+        assert_eq!(meaning(&export.clone().style(style).metadata()), meaning(&plain), "{style:?}");
     }
-    assert!(
-        !export
-            .clone()
-            .style(Style::OneLine)
-            .metadata()
-            .contains(&b'\n')
-    );
-    assert!(
-        export
-            .clone()
-            .style(Style::Crlf)
-            .metadata()
-            .ends_with(b"\r\n}")
-    );
-    assert!(
-        export
-            .clone()
-            .style(Style::Bom)
-            .metadata()
-            .starts_with(b"\xef\xbb\xbf{")
-    );
-    assert!(
-        export
-            .style(Style::TrailingNewline)
-            .metadata()
-            .ends_with(b"}\n")
-    );
+    assert!(!export.clone().style(Style::OneLine).metadata().contains(&b'\n'));
+    assert!(export.clone().style(Style::Crlf).metadata().ends_with(b"\r\n}"));
+    assert!(export.clone().style(Style::Bom).metadata().starts_with(b"\xef\xbb\xbf{"));
+    assert!(export.style(Style::TrailingNewline).metadata().ends_with(b"}\n"));
 }
 
 #[test]
@@ -91,10 +57,7 @@ fn options_show_in_the_metadata() {
     let absent = read(&export.clone().checksum(Checksum::Absent));
     assert!(absent.get("artifact_manifest_checksum").is_none());
     assert_eq!(read(&export)["coverage"]["totalRequired"], 1);
-    assert_eq!(
-        read(&export.clone().snake_case_coverage())["coverage"]["total_required"],
-        1
-    );
+    assert_eq!(read(&export.clone().snake_case_coverage())["coverage"]["total_required"], 1);
     assert_eq!(read(&export.clone().empty_project_id())["project_id"], "");
     assert_eq!(
         read(&export.omit("derivation_rules"))["derivation_rules"]["_omitted"],
@@ -147,11 +110,7 @@ fn metadata_is_renamed_into_place() {
     write_metadata(dir.path(), b"first");
     let path = write_metadata(dir.path(), b"second").path;
     assert_eq!(fs::read(path).unwrap(), b"second");
-    assert_eq!(
-        fs::read_dir(dir.path()).unwrap().count(),
-        1,
-        "no temp file stays behind"
-    );
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no temp file stays behind");
 }
 
 #[test]

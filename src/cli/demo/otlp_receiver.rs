@@ -41,11 +41,7 @@ impl OtlpReceiver {
                 tokio::spawn(async { drop(connection.await) });
             }
         });
-        Ok(OtlpReceiver {
-            address,
-            received,
-            server,
-        })
+        Ok(OtlpReceiver { address, received, server })
     }
 
     pub fn endpoint(&self) -> String {

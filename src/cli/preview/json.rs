@@ -15,12 +15,8 @@ pub fn document(preview: &Previewed) -> Value {
             .map(|it| entry(it))
             .collect()
     };
-    let count = |status: &str| {
-        spans
-            .iter()
-            .filter(|span| span.text("artifact.status") == status)
-            .count()
-    };
+    let count =
+        |status: &str| spans.iter().filter(|span| span.text("artifact.status") == status).count();
     let (stories, tasks) = (of_type("story"), of_type("task"));
     let totals = json!({
         "spans": spans.len(),

@@ -13,11 +13,7 @@ pub fn graph(plan: &Plan) -> String {
     for (number, artifact) in plan.artifacts.iter().enumerate() {
         nodes.insert(&artifact.id, number);
         let class = artifact.status.as_str();
-        let _ = writeln!(
-            text,
-            "    n{number}[\"{}\"]:::{class}",
-            label(artifact.id.as_str())
-        );
+        let _ = writeln!(text, "    n{number}[\"{}\"]:::{class}", label(artifact.id.as_str()));
     }
     let mut missing: HashMap<&TaskId, usize> = HashMap::new();
     for artifact in &plan.artifacts {
@@ -34,34 +30,18 @@ pub fn graph(plan: &Plan) -> String {
             }
             let number = missing.len();
             let from = *missing.entry(needed).or_insert_with(|| {
-                let _ = writeln!(
-                    text,
-                    "    u{number}[\"{}\"]:::unknown",
-                    label(needed.as_str())
-                );
+                let _ = writeln!(text, "    u{number}[\"{}\"]:::unknown", label(needed.as_str()));
                 number
             });
             let _ = writeln!(text, "    u{from} -.-> n{node}");
         }
     }
     for (status, style) in [
-        (
-            Status::Needed.as_str(),
-            "fill:#fff3cd,stroke:#b8860b,color:#000",
-        ),
-        (
-            Status::Exists.as_str(),
-            "fill:#d4edda,stroke:#2e7d32,color:#000",
-        ),
-        (
-            Status::Outdated.as_str(),
-            "fill:#d1ecf1,stroke:#0c5460,color:#000",
-        ),
+        (Status::Needed.as_str(), "fill:#fff3cd,stroke:#b8860b,color:#000"),
+        (Status::Exists.as_str(), "fill:#d4edda,stroke:#2e7d32,color:#000"),
+        (Status::Outdated.as_str(), "fill:#d1ecf1,stroke:#0c5460,color:#000"),
         (Status::Skipped.as_str(), "fill:#eee,stroke:#999,color:#555"),
-        (
-            "unknown",
-            "fill:#fff,stroke:#999,stroke-dasharray:4,color:#555",
-        ),
+        ("unknown", "fill:#fff,stroke:#999,stroke-dasharray:4,color:#555"),
     ] {
         let _ = writeln!(text, "    classDef {status} {style}");
     }

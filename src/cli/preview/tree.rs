@@ -20,12 +20,7 @@ pub(super) fn of_preview(preview: &Previewed) -> String {
         text.push_str(&tree(root));
     }
     let spans: usize = roots.iter().map(|root| root.walk().len()).sum();
-    let Previewed {
-        path,
-        trace_id,
-        requests,
-        ..
-    } = preview;
+    let Previewed { path, trace_id, requests, .. } = preview;
     let _ = writeln!(
         text,
         "{DIM}{}: {spans} spans in {} request(s), trace {trace_id}; nothing was sent{DIM:#}\n",
@@ -46,29 +41,17 @@ pub fn tree(root: &SpanView) -> String {
 
 fn coverage(epic: &SpanView) -> String {
     let gaps = epic.number("coverage.total_gaps");
-    let percent = epic
-        .attributes
-        .get("coverage.percent")
-        .and_then(serde_json::Value::as_f64);
-    let percent = percent
-        .map(|percent| format!("{percent:.1} % covered, "))
-        .unwrap_or_default();
+    let percent = epic.attributes.get("coverage.percent").and_then(serde_json::Value::as_f64);
+    let percent = percent.map(|percent| format!("{percent:.1} % covered, ")).unwrap_or_default();
     format!("  {DIM}{percent}{gaps} gap(s){DIM:#}")
 }
 
 fn branches(text: &mut String, parent: &SpanView, indent: &str) {
     for (index, child) in parent.children.iter().enumerate() {
         let is_last = index + 1 == parent.children.len();
-        let (branch, rest) = if is_last {
-            ("└── ", "    ")
-        } else {
-            ("├── ", "│   ")
-        };
-        let line = if child.text("task.type") == "task" {
-            task(child)
-        } else {
-            story(child)
-        };
+        let (branch, rest) =
+            if is_last { ("└── ", "    ") } else { ("├── ", "│   ") };
+        let line = if child.text("task.type") == "task" { task(child) } else { story(child) };
         let _ = writeln!(text, "{DIM}{indent}{branch}{DIM:#}{line}");
         branches(text, child, &format!("{indent}{rest}"));
     }
@@ -77,10 +60,7 @@ fn branches(text: &mut String, parent: &SpanView, indent: &str) {
 fn story(story: &SpanView) -> String {
     let done = story.number("task.subtask_completed");
     let count = story.number("task.subtask_count");
-    format!(
-        "{BOLD}{}{BOLD:#}  {DIM}{done} of {count} done{DIM:#}",
-        story.name
-    )
+    format!("{BOLD}{}{BOLD:#}  {DIM}{done} of {count} done{DIM:#}", story.name)
 }
 
 fn task(task: &SpanView) -> String {

@@ -46,10 +46,7 @@ any: [1, 1.5, yes, true, '1', ~, {a: 0}, .inf, 1_000]
 ";
     let (value, faults) = run(yaml);
     assert_eq!(faults, "");
-    let inner = |name: &str| Sample {
-        name: name.into(),
-        ..Sample::default()
-    };
+    let inner = |name: &str| Sample { name: name.into(), ..Sample::default() };
     let expected = Sample {
         name: "1.10".into(),
         count: 7,
@@ -108,8 +105,5 @@ unknown_thing:
 #[test]
 fn what_cannot_be_mended_is_none() {
     let (value, faults) = run("[1]");
-    assert_eq!(
-        (value, faults.as_str()),
-        (None, "p:1:1: expected a map, found a list")
-    );
+    assert_eq!((value, faults.as_str()), (None, "p:1:1: expected a map, found a list"));
 }

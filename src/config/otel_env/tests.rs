@@ -2,30 +2,17 @@ use super::*;
 
 fn run(vars: &[(&str, &str)]) -> (OtelEnv, String) {
     let env = |name: &str| {
-        vars.iter()
-            .find(|(key, _)| *key == name)
-            .map(|(_, value)| (*value).to_owned())
+        vars.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
     };
     let (otel, warnings) = parse(&env);
-    (
-        otel,
-        warnings
-            .iter()
-            .map(ToString::to_string)
-            .collect::<Vec<_>>()
-            .join("\n"),
-    )
+    (otel, warnings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
 }
 
 #[test]
 fn nothing_set_is_nothing_said() {
     let expected = (OtelEnv::default(), String::new());
     assert_eq!(run(&[]), expected);
-    let empty = [
-        "OTEL_EXPORTER_OTLP_ENDPOINT",
-        "OTEL_SDK_DISABLED",
-        "OTEL_SPAN_LINK_COUNT_LIMIT",
-    ];
+    let empty = ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_SDK_DISABLED", "OTEL_SPAN_LINK_COUNT_LIMIT"];
     assert_eq!(run(&empty.map(|name| (name, " "))), expected);
 }
 
@@ -34,16 +21,10 @@ fn all_of_it() {
     let (otel, warnings) = run(&[
         ("OTEL_SDK_DISABLED", "TRUE"),
         ("OTEL_SERVICE_NAME", "exporter"),
-        (
-            "OTEL_RESOURCE_ATTRIBUTES",
-            "deployment.environment=pr%C3%B6d, team%2Fx = a%2Cb=c ",
-        ),
+        ("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment=pr%C3%B6d, team%2Fx = a%2Cb=c "),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://tempo:4317"),
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"),
-        (
-            "OTEL_EXPORTER_OTLP_HEADERS",
-            "authorization=Bearer%20x, tenant=a=b",
-        ),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20x, tenant=a=b"),
         ("OTEL_EXPORTER_OTLP_TIMEOUT", "2500"),
         ("OTEL_EXPORTER_OTLP_COMPRESSION", "none"),
         ("OTEL_EXPORTER_OTLP_INSECURE", "true"),
@@ -60,15 +41,9 @@ fn all_of_it() {
     let expected = OtelEnv {
         disabled: true,
         service_name: Some("exporter".into()),
-        resource_attributes: vec![
-            pair("deployment.environment", "pröd"),
-            pair("team/x", "a,b=c"),
-        ],
+        resource_attributes: vec![pair("deployment.environment", "pröd"), pair("team/x", "a,b=c")],
         traces: OtlpEnv {
-            endpoint: Some(EndpointEnv {
-                url: "http://tempo:4317".into(),
-                exact: false,
-            }),
+            endpoint: Some(EndpointEnv { url: "http://tempo:4317".into(), exact: false }),
             protocol: Some(Protocol::HttpProtobuf),
             headers: [("authorization", "Bearer x"), ("tenant", "a=b")]
                 .map(|(name, value)| (name.to_owned(), Secret::new(value)))
@@ -112,63 +87,20 @@ fn traces_beat_the_generic_ones() {
 #[test]
 fn nonsense_is_named_and_ignored() {
     for (name, value, warning) in [
-        (
-            "OTEL_SDK_DISABLED",
-            "1",
-            "OTEL_SDK_DISABLED has to be true or false; it is ignored",
-        ),
-        (
-            "OTEL_EXPORTER_OTLP_TIMEOUT",
-            "10s",
-            "OTEL_EXPORTER_OTLP_TIMEOUT has to be a number",
-        ),
-        (
-            "OTEL_EXPORTER_OTLP_TIMEOUT",
-            "0",
-            "OTEL_EXPORTER_OTLP_TIMEOUT has to be a number",
-        ),
-        (
-            "OTEL_EXPORTER_OTLP_PROTOCOL",
-            "http/json",
-            "OTEL_EXPORTER_OTLP_PROTOCOL has to be",
-        ),
-        (
-            "OTEL_EXPORTER_OTLP_INSECURE",
-            "yes",
-            "OTEL_EXPORTER_OTLP_INSECURE has to be",
-        ),
-        (
-            "OTEL_SPAN_EVENT_COUNT_LIMIT",
-            "-1",
-            "OTEL_SPAN_EVENT_COUNT_LIMIT has to be a whole",
-        ),
-        (
-            "OTEL_RESOURCE_ATTRIBUTES",
-            "a=1,b",
-            "OTEL_RESOURCE_ATTRIBUTES has to be key=value",
-        ),
-        (
-            "OTEL_RESOURCE_ATTRIBUTES",
-            "a=1,b=%zz",
-            "OTEL_RESOURCE_ATTRIBUTES has to be key=",
-        ),
-        (
-            "OTEL_RESOURCE_ATTRIBUTES",
-            "a=%ff",
-            "OTEL_RESOURCE_ATTRIBUTES has to be key=value",
-        ),
-        (
-            "OTEL_RESOURCE_ATTRIBUTES",
-            "=1",
-            "OTEL_RESOURCE_ATTRIBUTES has to be key=value",
-        ),
+        ("OTEL_SDK_DISABLED", "1", "OTEL_SDK_DISABLED has to be true or false; it is ignored"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "10s", "OTEL_EXPORTER_OTLP_TIMEOUT has to be a number"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "0", "OTEL_EXPORTER_OTLP_TIMEOUT has to be a number"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json", "OTEL_EXPORTER_OTLP_PROTOCOL has to be"),
+        ("OTEL_EXPORTER_OTLP_INSECURE", "yes", "OTEL_EXPORTER_OTLP_INSECURE has to be"),
+        ("OTEL_SPAN_EVENT_COUNT_LIMIT", "-1", "OTEL_SPAN_EVENT_COUNT_LIMIT has to be a whole"),
+        ("OTEL_RESOURCE_ATTRIBUTES", "a=1,b", "OTEL_RESOURCE_ATTRIBUTES has to be key=value"),
+        ("OTEL_RESOURCE_ATTRIBUTES", "a=1,b=%zz", "OTEL_RESOURCE_ATTRIBUTES has to be key="),
+        ("OTEL_RESOURCE_ATTRIBUTES", "a=%ff", "OTEL_RESOURCE_ATTRIBUTES has to be key=value"),
+        ("OTEL_RESOURCE_ATTRIBUTES", "=1", "OTEL_RESOURCE_ATTRIBUTES has to be key=value"),
     ] {
         let (otel, warnings) = run(&[(name, value)]);
         assert_eq!(otel, OtelEnv::default(), "{name}={value}");
-        assert!(
-            warnings.starts_with(warning) && !warnings.contains('\n'),
-            "{warnings}"
-        );
+        assert!(warnings.starts_with(warning) && !warnings.contains('\n'), "{warnings}");
     }
 }
 

@@ -21,34 +21,16 @@ fn durations() {
         assert_eq!(text.parse(), Ok(duration), "{text}");
         assert_eq!(duration.to_string(), printed);
     }
-    assert_eq!(
-        "10".parse::<HumanDuration>().unwrap_err(),
-        "`10` needs a unit, as in 10s or 10ms"
-    );
+    assert_eq!("10".parse::<HumanDuration>().unwrap_err(), "`10` needs a unit, as in 10s or 10ms");
     assert_eq!(
         "1m5".parse::<HumanDuration>().unwrap_err(),
         "`1m5` needs a unit, as in 1m5s or 1m5ms"
     );
-    for text in [
-        "",
-        "s",
-        "-1s",
-        "1d",
-        "1.2.3s",
-        ".s",
-        "1 s",
-        "99999999999999999999h",
-        "soon",
-    ] {
+    for text in ["", "s", "-1s", "1d", "1.2.3s", ".s", "1 s", "99999999999999999999h", "soon"] {
         let message = text.parse::<HumanDuration>().unwrap_err();
         assert!(message.contains("is not a duration"), "{text}: {message}");
     }
-    assert!(
-        "5124095h5124095h"
-            .parse::<HumanDuration>()
-            .unwrap_err()
-            .contains("too long")
-    );
+    assert!("5124095h5124095h".parse::<HumanDuration>().unwrap_err().contains("too long"));
 }
 
 #[test]
@@ -86,10 +68,7 @@ fn secrets_do_not_show() {
     let secret: Secret = serde_json::from_str("\"hunter2\"").unwrap();
     assert_eq!(secret.expose(), "hunter2");
     let json = serde_json::to_string(&secret).unwrap();
-    assert_eq!(
-        format!("{secret} {secret:?} {json}"),
-        "[redacted] [redacted] \"[redacted]\""
-    );
+    assert_eq!(format!("{secret} {secret:?} {json}"), "[redacted] [redacted] \"[redacted]\"");
 }
 
 proptest! {

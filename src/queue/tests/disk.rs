@@ -77,10 +77,7 @@ async fn a_full_disk_stops_the_intake_until_there_is_room() {
             mending: tokio::sync::Mutex::default(),
         }),
     };
-    assert_eq!(
-        queue.accept(&delivery(1, &["x"]), &to(&["a"])).await,
-        Accepted::New
-    );
+    assert_eq!(queue.accept(&delivery(1, &["x"]), &to(&["a"])).await, Accepted::New);
 
     disk.full.store(true, Ordering::Release);
     let mut health = queue.health();
@@ -88,12 +85,7 @@ async fn a_full_disk_stops_the_intake_until_there_is_room() {
         let queue = queue.clone();
         async move { queue.accept(&delivery(2, &["y"]), &to(&["a"])).await }
     });
-    drop(
-        health
-            .wait_for(|health| matches!(health, Health::Failing(_)))
-            .await
-            .expect("a queue"),
-    );
+    drop(health.wait_for(|health| matches!(health, Health::Failing(_))).await.expect("a queue"));
     assert_eq!(queue.list().len(), 1);
 
     disk.full.store(false, Ordering::Release);

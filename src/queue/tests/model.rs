@@ -57,9 +57,7 @@ struct Model {
 
 impl Model {
     fn waiting(&mut self) -> Option<&mut Modelled> {
-        self.held
-            .values_mut()
-            .find(|one| !one.delivered && !one.rejected)
+        self.held.values_mut().find(|one| !one.delivered && !one.rejected)
     }
 }
 
@@ -73,18 +71,10 @@ async fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
             Step::Accept(number) => {
                 let known = model.held.values().any(|one| one.number == number)
                     || model.delivered_in_this_run.contains(&number);
-                let accepted = queue
-                    .accept(&delivery(number, &REQUESTS), &to(&["a"]))
-                    .await;
+                let accepted = queue.accept(&delivery(number, &REQUESTS), &to(&["a"])).await;
                 prop_assert_eq!(accepted == Accepted::New, !known);
                 if !known {
-                    model.held.insert(
-                        model.next,
-                        Modelled {
-                            number,
-                            ..Modelled::default()
-                        },
-                    );
+                    model.held.insert(model.next, Modelled { number, ..Modelled::default() });
                     model.next += 1;
                 }
             }
@@ -105,10 +95,8 @@ async fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
                 let Some(one) = model.waiting() else { continue };
                 let mut lease = queue.lease("a").await.expect("the model has one");
                 let left = lease.pending_requests().await.expect("held");
-                let expected: Vec<Bytes> = REQUESTS[one.acknowledged..]
-                    .iter()
-                    .map(|text| Bytes::from(*text))
-                    .collect();
+                let expected: Vec<Bytes> =
+                    REQUESTS[one.acknowledged..].iter().map(|text| Bytes::from(*text)).collect();
                 prop_assert_eq!(left, expected);
                 prop_assert_eq!(lease.head().source.sha256[0], one.number);
                 prop_assert_eq!(lease.item().touched, one.touched);

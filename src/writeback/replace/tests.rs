@@ -25,10 +25,7 @@ impl Case {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(NAME);
         fs::write(&path, OLD).unwrap();
-        Case {
-            source: load(&path, MAX).unwrap().source,
-            dir,
-        }
+        Case { source: load(&path, MAX).unwrap().source, dir }
     }
 
     fn at(&self, name: &str) -> PathBuf {
@@ -47,16 +44,11 @@ impl Case {
 
     fn names(&self) -> Vec<String> {
         let entries = fs::read_dir(self.dir.path()).unwrap();
-        entries
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect()
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
     }
 
     fn stray(&self) -> Option<PathBuf> {
-        self.names()
-            .iter()
-            .find(|name| is_temp_name(name))
-            .map(|name| self.at(name))
+        self.names().iter().find(|name| is_temp_name(name)).map(|name| self.at(name))
     }
 
     fn run(&self) -> Result<Outcome, WriteBackError> {
@@ -122,10 +114,7 @@ fn a_newer_export_is_left_alone_whenever_it_comes() {
     // After the exchange it replaces ours, as it would have replaced the old one.
     for step in [Step::Look, Step::LookAgain] {
         let case = Case::new();
-        assert_eq!(
-            case.meddling(step, || case.export(NEW)).unwrap(),
-            Outcome::Written
-        );
+        assert_eq!(case.meddling(step, || case.export(NEW)).unwrap(), Outcome::Written);
         case.holds(NEW);
     }
 }
@@ -189,12 +178,7 @@ fn a_writer_in_place_keeps_the_name() {
 fn a_touched_file_counts_as_another() {
     let case = Case::new();
     let times = fs::FileTimes::new().set_modified(std::time::UNIX_EPOCH);
-    File::options()
-        .write(true)
-        .open(case.at(NAME))
-        .unwrap()
-        .set_times(times)
-        .unwrap();
+    File::options().write(true).open(case.at(NAME)).unwrap().set_times(times).unwrap();
     assert_eq!(case.run().unwrap(), Outcome::Superseded);
     case.holds(OLD);
 }
@@ -225,18 +209,13 @@ fn what_is_gone_is_not_made_again() {
 
     let Case { dir, source } = Case::new();
     drop(dir);
-    assert_eq!(
-        write_back(&source, "0af7", "now", MAX).unwrap(),
-        Outcome::Gone
-    );
+    assert_eq!(write_back(&source, "0af7", "now", MAX).unwrap(), Outcome::Gone);
 }
 
 #[test]
 fn a_temp_file_that_disappears_is_not_mistaken_for_a_missing_target() {
     let case = Case::new();
-    let done = case.meddling(Step::Exchange, || {
-        fs::remove_file(case.stray().unwrap()).unwrap()
-    });
+    let done = case.meddling(Step::Exchange, || fs::remove_file(case.stray().unwrap()).unwrap());
     assert!(matches!(done, Err(WriteBackError::System { .. })));
     case.holds(OLD);
 }
@@ -269,14 +248,8 @@ fn a_link_is_refused_and_what_it_leads_to_is_untouched() {
         fs::remove_file(case.at(NAME)).unwrap();
         symlink("real.json", case.at(NAME)).unwrap();
     };
-    assert_eq!(
-        case.meddling(Step::Exchange, swap).unwrap(),
-        Outcome::Superseded
-    );
-    assert_eq!(
-        fs::read_link(case.at(NAME)).unwrap(),
-        PathBuf::from("real.json")
-    );
+    assert_eq!(case.meddling(Step::Exchange, swap).unwrap(), Outcome::Superseded);
+    assert_eq!(fs::read_link(case.at(NAME)).unwrap(), PathBuf::from("real.json"));
     assert_eq!(case.stray(), None);
 }
 
@@ -294,11 +267,7 @@ fn other_hard_links_keep_the_old_text() {
 fn errors_say_what_to_do_and_leave_nothing_behind() {
     for (step, errno, advice) in [
         (Step::Create, Errno::ROFS, "mounted read-only"),
-        (
-            Step::Create,
-            Errno::ACCESS,
-            "write permission on the directory",
-        ),
+        (Step::Create, Errno::ACCESS, "write permission on the directory"),
         (Step::Exchange, Errno::BUSY, "mount its directory instead"),
         (Step::Exchange, Errno::PERM, "in a sticky one"),
         (Step::Exchange, Errno::NOSPC, "make room"),
@@ -326,10 +295,7 @@ fn a_directory_closed_to_writing_is_an_error() {
 fn without_exchange_the_file_is_renamed_over() {
     for errno in [Errno::INVAL, Errno::NOSYS, Errno::OPNOTSUPP] {
         let case = Case::new();
-        assert_eq!(
-            case.failing(Step::Exchange, errno).unwrap(),
-            Outcome::Written
-        );
+        assert_eq!(case.failing(Step::Exchange, errno).unwrap(), Outcome::Written);
         case.holds(DONE);
     }
     let fallback = |meddle: &dyn Fn(&Case)| {
@@ -355,10 +321,7 @@ fn without_exchange_the_file_is_renamed_over() {
 fn a_look_that_fails_puts_everything_back() {
     for step in [Step::Look, Step::LookAgain] {
         let case = Case::new();
-        assert!(matches!(
-            case.failing(step, Errno::IO),
-            Err(WriteBackError::Source(_))
-        ));
+        assert!(matches!(case.failing(step, Errno::IO), Err(WriteBackError::Source(_))));
         case.holds(OLD);
     }
 }
@@ -375,9 +338,7 @@ fn a_newer_export_that_cannot_be_put_back_is_kept_and_named() {
         _ => Ok(()),
     });
     let stray = case.stray().expect("the newer export is still there");
-    let Err(WriteBackError::Stranded { kept, .. }) = error else {
-        panic!("{error:?}")
-    };
+    let Err(WriteBackError::Stranded { kept, .. }) = error else { panic!("{error:?}") };
     assert_eq!(kept.file_name(), stray.file_name());
     assert_eq!(fs::read_to_string(stray).unwrap(), NEW);
 }
@@ -388,11 +349,6 @@ fn an_export_that_names_another_trace_is_not_renamed() {
     fs::write(case.at(NAME), r#"{"task_trace_id": "other"}"#).unwrap();
     let source = load(&case.at(NAME), MAX).unwrap().source;
     let error = write_back(&source, "0af7", "now", MAX).unwrap_err();
-    assert!(
-        error
-            .to_string()
-            .contains("`task_trace_id` is there already"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("`task_trace_id` is there already"), "{error}");
     assert_eq!(case.stray(), None);
 }

@@ -16,55 +16,22 @@ fn every_style_is_continued() {
         (r#"{"a":1}"#, r#"{"a":1,"k":"v","l":"w"}"#),
         (r#"{"a":1,"b":{}}"#, r#"{"a":1,"b":{},"k":"v","l":"w"}"#),
         (r#"{ "a" : 1 }"#, r#"{ "a" : 1, "k" : "v", "l" : "w" }"#),
-        (
-            "{\n  \"a\": 1\n}",
-            "{\n  \"a\": 1,\n  \"k\": \"v\",\n  \"l\": \"w\"\n}",
-        ),
-        (
-            "{\n  \"a\": 1\n}\n",
-            "{\n  \"a\": 1,\n  \"k\": \"v\",\n  \"l\": \"w\"\n}\n",
-        ),
-        (
-            "{\n\t\"a\": 1\n}",
-            "{\n\t\"a\": 1,\n\t\"k\": \"v\",\n\t\"l\": \"w\"\n}",
-        ),
-        (
-            "{\r\n \"a\": 1\r\n}\r\n",
-            "{\r\n \"a\": 1,\r\n \"k\": \"v\",\r\n \"l\": \"w\"\r\n}\r\n",
-        ),
+        ("{\n  \"a\": 1\n}", "{\n  \"a\": 1,\n  \"k\": \"v\",\n  \"l\": \"w\"\n}"),
+        ("{\n  \"a\": 1\n}\n", "{\n  \"a\": 1,\n  \"k\": \"v\",\n  \"l\": \"w\"\n}\n"),
+        ("{\n\t\"a\": 1\n}", "{\n\t\"a\": 1,\n\t\"k\": \"v\",\n\t\"l\": \"w\"\n}"),
+        ("{\r\n \"a\": 1\r\n}\r\n", "{\r\n \"a\": 1,\r\n \"k\": \"v\",\r\n \"l\": \"w\"\r\n}\r\n"),
         ("{\n\"a\":1\n}", "{\n\"a\":1,\n\"k\":\"v\",\n\"l\":\"w\"\n}"),
-        (
-            "{\n\n  \"a\": 1\n\n}",
-            "{\n\n  \"a\": 1,\n  \"k\": \"v\",\n  \"l\": \"w\"\n\n}",
-        ),
-        (
-            "{\r\"a\": 1\r}",
-            "{\r\"a\": 1,\r\"k\": \"v\",\r\"l\": \"w\"\r}",
-        ),
-        (
-            "{\n \"a\": 1, \"b\": 2\n}",
-            "{\n \"a\": 1, \"b\": 2, \"k\": \"v\", \"l\": \"w\"\n}",
-        ),
-        (
-            "{\"a\": 1\n,\"b\": 2}",
-            "{\"a\": 1\n,\"b\": 2,\"k\": \"v\",\"l\": \"w\"}",
-        ),
-        (
-            "\u{feff}{\"a\":1}",
-            "\u{feff}{\"a\":1,\"k\":\"v\",\"l\":\"w\"}",
-        ),
+        ("{\n\n  \"a\": 1\n\n}", "{\n\n  \"a\": 1,\n  \"k\": \"v\",\n  \"l\": \"w\"\n\n}"),
+        ("{\r\"a\": 1\r}", "{\r\"a\": 1,\r\"k\": \"v\",\r\"l\": \"w\"\r}"),
+        ("{\n \"a\": 1, \"b\": 2\n}", "{\n \"a\": 1, \"b\": 2, \"k\": \"v\", \"l\": \"w\"\n}"),
+        ("{\"a\": 1\n,\"b\": 2}", "{\"a\": 1\n,\"b\": 2,\"k\": \"v\",\"l\": \"w\"}"),
+        ("\u{feff}{\"a\":1}", "\u{feff}{\"a\":1,\"k\":\"v\",\"l\":\"w\"}"),
         ("{}", r#"{"k": "v", "l": "w"}"#),
         ("{ }", r#"{ "k": "v", "l": "w" }"#),
         ("{\n}", "{\n  \"k\": \"v\",\n  \"l\": \"w\"\n}"),
-        (
-            "{\r\n}\r\n",
-            "{\r\n  \"k\": \"v\",\r\n  \"l\": \"w\"\r\n}\r\n",
-        ),
+        ("{\r\n}\r\n", "{\r\n  \"k\": \"v\",\r\n  \"l\": \"w\"\r\n}\r\n"),
         (r#" {"a": 1} "#, r#" {"a": 1, "k": "v", "l": "w"} "#),
-        (
-            r#"{"}": "\"}{,:\\"}"#,
-            r#"{"}": "\"}{,:\\", "k": "v", "l": "w"}"#,
-        ),
+        (r#"{"}": "\"}{,:\\"}"#, r#"{"}": "\"}{,:\\", "k": "v", "l": "w"}"#),
         (
             r#"{"a": "\u00e4ä", "n": 1.50e+2, "n": -0}"#,
             r#"{"a": "\u00e4ä", "n": 1.50e+2, "n": -0, "k": "v", "l": "w"}"#,
@@ -80,20 +47,14 @@ fn a_python_export_gains_two_lines_and_a_comma() {
     let result = spliced(original);
     let (body, close) = original.split_at(original.len() - 2);
     assert_eq!(close, "\n}");
-    assert_eq!(
-        result,
-        format!("{body},\n  \"k\": \"v\",\n  \"l\": \"w\"\n}}")
-    );
+    assert_eq!(result, format!("{body},\n  \"k\": \"v\",\n  \"l\": \"w\"\n}}"));
 }
 
 #[test]
 fn what_is_written_is_ascii() {
     let bytes = splice(b"{}", &[("\u{e4}\"", "\u{1f600}\n\u{7f}")]).unwrap();
     assert_eq!(bytes, b"{\"\\u00e4\\\"\": \"\\ud83d\\ude00\\n\x7f\"}");
-    assert_eq!(
-        existing(&bytes, "\u{e4}\"").as_deref(),
-        Some("\u{1f600}\n\u{7f}")
-    );
+    assert_eq!(existing(&bytes, "\u{e4}\"").as_deref(), Some("\u{1f600}\n\u{7f}"));
 }
 
 #[test]
@@ -123,15 +84,9 @@ fn anything_else_is_refused() {
         &deep_object,
         &utf16,
     ] {
-        assert!(matches!(
-            splice(text.as_bytes(), &TWO),
-            Err(SpliceError::Invalid(_))
-        ));
+        assert!(matches!(splice(text.as_bytes(), &TWO), Err(SpliceError::Invalid(_))));
     }
-    assert!(matches!(
-        splice(b"{\"a\":\"\xff\"}", &TWO),
-        Err(SpliceError::Invalid(_))
-    ));
+    assert!(matches!(splice(b"{\"a\":\"\xff\"}", &TWO), Err(SpliceError::Invalid(_))));
 }
 
 #[test]
@@ -145,14 +100,8 @@ fn a_key_is_never_doubled() {
 
 #[test]
 fn existing_sees_the_top_level_only() {
-    assert_eq!(
-        existing(br#"{"a": {"k": "no"}, "k": "yes"}"#, "k").as_deref(),
-        Some("yes")
-    );
-    assert_eq!(
-        existing("\u{feff}{\"k\": \"yes\"}".as_bytes(), "k").as_deref(),
-        Some("yes")
-    );
+    assert_eq!(existing(br#"{"a": {"k": "no"}, "k": "yes"}"#, "k").as_deref(), Some("yes"));
+    assert_eq!(existing("\u{feff}{\"k\": \"yes\"}".as_bytes(), "k").as_deref(), Some("yes"));
     assert_eq!(existing(br#"{"a": {"k": "no"}}"#, "k"), None);
     assert_eq!(existing(br#"{"k": 1}"#, "k"), None);
     assert_eq!(existing(b"nothing", "k"), None);
@@ -178,12 +127,7 @@ fn value() -> impl Strategy<Value = Value> {
 
 /// White space that may stand between two tokens, in one of the manners people write it.
 fn gap() -> impl Strategy<Value = String> {
-    prop_oneof![
-        Just(String::new()),
-        Just(" ".to_owned()),
-        "\r?\n[ \t]{0,4}",
-        "[ \t\r\n]{0,4}",
-    ]
+    prop_oneof![Just(String::new()), Just(" ".to_owned()), "\r?\n[ \t]{0,4}", "[ \t\r\n]{0,4}",]
 }
 
 /// A JSON object in any style, in one style throughout or with every gap its own.

@@ -14,16 +14,10 @@ use super::rules;
 use super::spans::{Expected, Kind};
 use super::values::{Attributes, LIMIT, Val};
 
-static INTENT: LazyLock<Validator> = LazyLock::new(|| {
-    schema(include_str!(
-        "../../fixtures/schemas/artifact-intent.schema.json"
-    ))
-});
-static SPAN_CONTRACT: LazyLock<Validator> = LazyLock::new(|| {
-    schema(include_str!(
-        "../../fixtures/schemas/task-span-contract.schema.json"
-    ))
-});
+static INTENT: LazyLock<Validator> =
+    LazyLock::new(|| schema(include_str!("../../fixtures/schemas/artifact-intent.schema.json")));
+static SPAN_CONTRACT: LazyLock<Validator> =
+    LazyLock::new(|| schema(include_str!("../../fixtures/schemas/task-span-contract.schema.json")));
 
 fn schema(text: &str) -> Validator {
     jsonschema::validator_for(&serde_json::from_str(text).unwrap()).unwrap()
@@ -56,26 +50,15 @@ pub fn is_slimmed(
     faults: &mut Vec<String>,
 ) -> bool {
     let is_story = |span: &&Span| {
-        let owner = expected
-            .iter()
-            .find(|one| one.span_id == span.span_id.as_slice());
+        let owner = expected.iter().find(|one| one.span_id == span.span_id.as_slice());
         owner.is_some_and(|one| matches!(one.kind, Kind::Story { .. }))
     };
     let size: usize = spans.iter().map(Message::encoded_len).sum();
-    let slimmed = spans
-        .iter()
-        .filter(is_story)
-        .any(|s| !named(s, "task.contract").is_empty());
-    let moved: usize = export
-        .tasks
-        .iter()
-        .map(|task| rules::size(export, task))
-        .sum();
+    let slimmed = spans.iter().filter(is_story).any(|s| !named(s, "task.contract").is_empty());
+    let moved: usize = export.tasks.iter().map(|task| rules::size(export, task)).sum();
     let estimate = if slimmed { size + moved } else { size } as f64;
     if slimmed && estimate < 0.9 * MAX_TRACE {
-        faults.push(format!(
-            "slimmed, although it has some {estimate} bytes in all"
-        ));
+        faults.push(format!("slimmed, although it has some {estimate} bytes in all"));
     }
     if !slimmed && estimate > 1.1 * MAX_TRACE && moved > 0 {
         faults.push(format!("not slimmed, although it has {estimate} bytes"));
@@ -95,21 +78,13 @@ pub fn check(expected: &Expected<'_>, export: &Export, span: &Span, slimmed: boo
     for event in &span.events {
         let place = format!("{}, event {:?}", expected.place(), event.name);
         if !known.contains(&event.name.as_str()) {
-            findings
-                .faults
-                .push(format!("{place}: not in the conventions"));
+            findings.faults.push(format!("{place}: not in the conventions"));
         }
         if event.time_unix_nano == 0 || event.dropped_attributes_count != 0 {
-            findings.faults.push(format!(
-                "{place}: without a time, or with dropped attributes"
-            ));
+            findings.faults.push(format!("{place}: without a time, or with dropped attributes"));
         }
     }
-    let task = if let Kind::Task(task) = &expected.kind {
-        Some(*task)
-    } else {
-        None
-    };
+    let task = if let Kind::Task(task) = &expected.kind { Some(*task) } else { None };
     let depends = task.is_some_and(|task| !task.depends_on.is_empty());
     let intent = task.and_then(|task| match task.status.as_str() {
         "needed" => Some("create"),
@@ -128,45 +103,27 @@ pub fn check(expected: &Expected<'_>, export: &Export, span: &Span, slimmed: boo
     if let Some(bag) = findings.single(expected, span, "artifact.intent", intent.is_some()) {
         check_intent(bag, export, task.unwrap(), intent.unwrap(), &mut findings);
     }
-    let contracts: Vec<Attributes> = named(span, "task.contract")
-        .into_iter()
-        .map(|event| bag_of(expected, event))
-        .collect();
+    let contracts: Vec<Attributes> =
+        named(span, "task.contract").into_iter().map(|event| bag_of(expected, event)).collect();
     match (&expected.kind, slimmed) {
         (Kind::Task(task), false) => {
             rules::check(&expected.place(), export, task, contracts, &mut findings);
         }
         (Kind::Story { kind, tasks }, true) => {
-            rules::check_moved(
-                &expected.place(),
-                export,
-                kind,
-                tasks,
-                contracts,
-                &mut findings,
-            );
+            rules::check_moved(&expected.place(), export, kind, tasks, contracts, &mut findings);
         }
         _ if contracts.is_empty() => {}
-        _ => findings.faults.push(format!(
-            "{}: task.contract does not belong",
-            expected.place()
-        )),
+        _ => findings.faults.push(format!("{}: task.contract does not belong", expected.place())),
     }
     findings
 }
 
 fn named<'a>(span: &'a Span, name: &str) -> Vec<&'a Event> {
-    span.events
-        .iter()
-        .filter(|event| event.name == name)
-        .collect()
+    span.events.iter().filter(|event| event.name == name).collect()
 }
 
 fn bag_of(expected: &Expected<'_>, event: &Event) -> Attributes {
-    Attributes::new(
-        format!("{}, {}", expected.place(), event.name),
-        &event.attributes,
-    )
+    Attributes::new(format!("{}, {}", expected.place(), event.name), &event.attributes)
 }
 
 impl Findings {
@@ -181,13 +138,9 @@ impl Findings {
         let events = named(span, name);
         if events.len() != usize::from(due) {
             let (place, count) = (expected.place(), events.len());
-            self.faults
-                .push(format!("{place}: {count} events {name}, due: {due}"));
+            self.faults.push(format!("{place}: {count} events {name}, due: {due}"));
         }
-        events
-            .first()
-            .filter(|_| due)
-            .map(|event| bag_of(expected, event))
+        events.first().filter(|_| due).map(|event| bag_of(expected, event))
     }
 }
 
@@ -239,9 +192,8 @@ fn check_intent(
     let owner_parameter = task.parameters.get("owner").and_then(Value::as_str);
     let owner = export.owner.as_deref();
     let owner = owner.or(owner_parameter.filter(|owner| !owner.is_empty()));
-    let declared = export
-        .entry("artifact_types", &task.kind)
-        .map(|kind| &kind["parameter_sources"]);
+    let declared =
+        export.entry("artifact_types", &task.kind).map(|kind| &kind["parameter_sources"]);
     let declared = declared.filter(|sources| sources.as_object().is_some_and(|s| !s.is_empty()));
     let wanted = json!({
         "schema_version": "v1",
@@ -256,14 +208,7 @@ fn check_intent(
         "output_convention": {"output_path": task.output_path},
         "acceptance_criteria": export.completeness_markers(&task.kind),
     });
-    check_json(
-        &mut bag,
-        &INTENT,
-        wanted,
-        &["parameter_sources"],
-        &optional,
-        findings,
-    );
+    check_json(&mut bag, &INTENT, wanted, &["parameter_sources"], &optional, findings);
     findings.end(bag);
 }
 
@@ -274,20 +219,13 @@ fn check_span_contract(
     findings: &mut Findings,
 ) {
     bag.expect("schema_version", "v1");
-    let status = if expected.is_complete() {
-        "completed"
-    } else {
-        "not_started"
-    };
+    let status = if expected.is_complete() { "completed" } else { "not_started" };
     let checksum = |key: &str| Some((key.to_owned(), json!(export.text(key)?)));
-    let checksums: Map<String, Value> = [
-        "source_checksum",
-        "artifact_manifest_checksum",
-        "project_context_checksum",
-    ]
-    .into_iter()
-    .filter_map(checksum)
-    .collect();
+    let checksums: Map<String, Value> =
+        ["source_checksum", "artifact_manifest_checksum", "project_context_checksum"]
+            .into_iter()
+            .filter_map(checksum)
+            .collect();
     let metrics =
         json!({"gap_count": expected.count("needed"), "artifact_count": expected.tasks.len()});
     let mut wanted = json!({
@@ -311,14 +249,7 @@ fn check_span_contract(
         wanted["acceptance_criteria"] = json!(markers);
     }
     let optional = json!({"acceptance_criteria": markers});
-    check_json(
-        &mut bag,
-        &SPAN_CONTRACT,
-        wanted,
-        &["acceptance_criteria"],
-        &optional,
-        findings,
-    );
+    check_json(&mut bag, &SPAN_CONTRACT, wanted, &["acceptance_criteria"], &optional, findings);
     findings.end(bag);
 }
 
@@ -357,9 +288,9 @@ fn check_json(
     for (key, value) in optional.as_object().unwrap() {
         let actual = contract.get(key).filter(|_| wanted.get(key).is_none());
         let differs = |actual: &Value| match (actual, value) {
-            (Value::Object(actual), Value::Object(value)) => value
-                .iter()
-                .any(|(key, value)| actual.get(key).is_some_and(|a| a != value)),
+            (Value::Object(actual), Value::Object(value)) => {
+                value.iter().any(|(key, value)| actual.get(key).is_some_and(|a| a != value))
+            }
             (actual, value) => actual != value,
         };
         if let Some(actual) = actual.filter(|actual| differs(actual)) {
@@ -371,8 +302,6 @@ fn check_json(
     } else if whole.to_string().len() > LIMIT {
         findings.cut.insert("contract".to_owned());
     } else {
-        bag.fault(format!(
-            "contract: {may_shrink:?} incomplete without need: {text}"
-        ));
+        bag.fault(format!("contract: {may_shrink:?} incomplete without need: {text}"));
     }
 }

@@ -36,20 +36,13 @@ pub struct Export {
 
 impl Export {
     pub fn read(dir: &Path, metadata: &[u8], project_id: Option<&str>) -> Result<Self, String> {
-        let metadata = metadata
-            .strip_prefix("\u{feff}".as_bytes())
-            .unwrap_or(metadata);
+        let metadata = metadata.strip_prefix("\u{feff}".as_bytes()).unwrap_or(metadata);
         let metadata: Value = serde_json::from_slice(metadata).map_err(|e| e.to_string())?;
-        let coverage = metadata
-            .get("coverage")
-            .ok_or("the export has no coverage")?
-            .clone();
+        let coverage = metadata.get("coverage").ok_or("the export has no coverage")?.clone();
         let gaps = texts(&coverage["gaps"]);
 
         let (manifest, manifest_states) = read_manifest(dir, &metadata);
-        let context = sibling(dir, &metadata["project_context_path"])
-            .ok()
-            .and_then(|b| yaml(&b));
+        let context = sibling(dir, &metadata["project_context_path"]).ok().and_then(|b| yaml(&b));
         let context = context.unwrap_or_default();
 
         let candidates = [&metadata["project_id"], &manifest["metadata"]["projectId"]];
@@ -61,22 +54,10 @@ impl Export {
             text(&context["spec"]["project"]["name"]).unwrap_or_else(|| project_id.clone());
         let owner = text(&context["spec"]["business"]["owner"]);
 
-        let join = Join {
-            metadata: &metadata,
-            coverage: &coverage,
-            gaps: &gaps,
-        };
+        let join = Join { metadata: &metadata, coverage: &coverage, gaps: &gaps };
         let tasks = join.tasks(&manifest);
         let gap_count = gaps.len();
-        Ok(Self {
-            metadata,
-            project_id,
-            project_name,
-            owner,
-            manifest_states,
-            tasks,
-            gap_count,
-        })
+        Ok(Self { metadata, project_id, project_name, owner, manifest_states, tasks, gap_count })
     }
 
     /// A non-empty string at the top of the metadata.
@@ -92,10 +73,7 @@ impl Export {
     /// A coverage figure in either spelling.
     pub fn coverage(&self, camel: &str, snake: &str) -> Option<f64> {
         let coverage = &self.metadata["coverage"];
-        coverage
-            .get(camel)
-            .or_else(|| coverage.get(snake))?
-            .as_f64()
+        coverage.get(camel).or_else(|| coverage.get(snake))?.as_f64()
     }
 
     pub fn kinds(&self) -> Vec<&str> {
@@ -110,8 +88,7 @@ impl Export {
     }
 
     pub fn completeness_markers(&self, kind: &str) -> Vec<String> {
-        self.contract(kind)
-            .map_or_else(Vec::new, |c| texts(&c["completeness_markers"]))
+        self.contract(kind).map_or_else(Vec::new, |c| texts(&c["completeness_markers"]))
     }
 
     pub fn has_task(&self, id: &str) -> bool {
@@ -147,10 +124,7 @@ impl Join<'_> {
         // Without a manifest these are all that is known of the artifacts that exist.
         if !manifest.is_object() {
             for section in ["resolved_artifact_parameters", "artifact_dependency_graph"] {
-                for id in section_of(self.metadata, section)
-                    .into_iter()
-                    .flat_map(Map::keys)
-                {
+                for id in section_of(self.metadata, section).into_iter().flat_map(Map::keys) {
                     add(id.clone(), &Value::Null);
                 }
             }
@@ -167,20 +141,10 @@ impl Join<'_> {
 
         let mut parameters = entry["parameters"].as_object().cloned().unwrap_or_default();
         let resolved = self.entry("resolved_artifact_parameters", &id);
-        parameters.extend(
-            resolved
-                .and_then(Value::as_object)
-                .cloned()
-                .unwrap_or_default(),
-        );
+        parameters.extend(resolved.and_then(Value::as_object).cloned().unwrap_or_default());
 
-        let own_rules = entry["derivedFrom"]
-            .as_array()
-            .filter(|rules| !rules.is_empty());
-        let type_rules = || {
-            self.entry("derivation_rules", &kind)
-                .and_then(Value::as_array)
-        };
+        let own_rules = entry["derivedFrom"].as_array().filter(|rules| !rules.is_empty());
+        let type_rules = || self.entry("derivation_rules", &kind).and_then(Value::as_array);
         let rules = own_rules.or_else(type_rules).cloned().unwrap_or_default();
 
         let depends_on = match self.entry("artifact_dependency_graph", &id) {
@@ -214,14 +178,9 @@ impl Join<'_> {
 
     /// Path and type of the file that belongs to an artifact.
     fn owned_file(&self, id: &str) -> (Option<String>, Option<String>) {
-        let files = section_of(self.metadata, "file_ownership")
-            .into_iter()
-            .flatten();
+        let files = section_of(self.metadata, "file_ownership").into_iter().flatten();
         for (path, owner) in files {
-            if let Some(at) = texts(&owner["artifact_ids"])
-                .iter()
-                .position(|other| other == id)
-            {
+            if let Some(at) = texts(&owner["artifact_ids"]).iter().position(|other| other == id) {
                 let kinds = texts(&owner["artifact_types"]);
                 return (Some(path.clone()), kinds.get(at).or(kinds.first()).cloned());
             }
@@ -230,10 +189,7 @@ impl Join<'_> {
     }
 
     fn target_with_gap(&self, id: &str) -> Option<String> {
-        let by_target = self
-            .coverage
-            .get("byTarget")
-            .or_else(|| self.coverage.get("by_target"))?;
+        let by_target = self.coverage.get("byTarget").or_else(|| self.coverage.get("by_target"))?;
         let mut targets = by_target.as_array()?.iter();
         let target = targets.find(|t| words(&t["gaps"]).any(|gap| gap == id))?;
         text(&target["target"])
@@ -245,10 +201,7 @@ fn read_manifest(dir: &Path, metadata: &Value) -> (Value, &'static [&'static str
         Ok(bytes) => bytes,
         Err(states) => return (Value::Null, states),
     };
-    let digest: String = Sha256::digest(&bytes)
-        .iter()
-        .map(|b| format!("{b:02x}"))
-        .collect();
+    let digest: String = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
     let expected = text(&metadata["artifact_manifest_checksum"]);
     if expected.is_some_and(|expected| !expected.eq_ignore_ascii_case(&digest)) {
         return (Value::Null, &["checksum_mismatch"]);
@@ -287,22 +240,15 @@ fn yaml(bytes: &[u8]) -> Option<Value> {
 
 /// A section of the metadata, unless it is absent or only a note that it was left out.
 fn section_of<'a>(metadata: &'a Value, name: &str) -> Option<&'a Map<String, Value>> {
-    metadata[name]
-        .as_object()
-        .filter(|section| !section.contains_key("_omitted"))
+    metadata[name].as_object().filter(|section| !section.contains_key("_omitted"))
 }
 
 fn entry<'a>(metadata: &'a Value, section: &str, key: &str) -> Option<&'a Value> {
-    section_of(metadata, section)?
-        .get(key)
-        .filter(|value| !value.is_null())
+    section_of(metadata, section)?.get(key).filter(|value| !value.is_null())
 }
 
 fn text(value: &Value) -> Option<String> {
-    value
-        .as_str()
-        .filter(|text| !text.is_empty())
-        .map(str::to_owned)
+    value.as_str().filter(|text| !text.is_empty()).map(str::to_owned)
 }
 
 fn texts(value: &Value) -> Vec<String> {
@@ -310,9 +256,5 @@ fn texts(value: &Value) -> Vec<String> {
 }
 
 fn words(value: &Value) -> impl Iterator<Item = &str> {
-    value
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_str)
+    value.as_array().into_iter().flatten().filter_map(Value::as_str)
 }

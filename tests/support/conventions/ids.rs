@@ -7,12 +7,7 @@ use sha2::{Digest, Sha256};
 
 pub fn trace_id(canonical: &Path, mtime_ns: i128, metadata: &[u8]) -> [u8; 16] {
     let mtime = mtime_ns.to_string();
-    first(&[
-        b"taskspan/trace/v1",
-        canonical.as_os_str().as_bytes(),
-        mtime.as_bytes(),
-        metadata,
-    ])
+    first(&[b"taskspan/trace/v1", canonical.as_os_str().as_bytes(), mtime.as_bytes(), metadata])
 }
 
 pub fn span_id(trace_id: &[u8; 16], task_type: &str, task_id: &str) -> [u8; 8] {

@@ -21,27 +21,17 @@ pub fn check(export: &Export, pairs: &[(&Expected<'_>, &Span)]) -> Vec<String> {
         };
         let (start, end) = (span.start_time_unix_nano, span.end_time_unix_nano);
         if start <= t0 || !(start - t0).is_multiple_of(STEP) || end != start + STEP {
-            faults.push(format!(
-                "{}: it runs from {start} to {end}",
-                expected.place()
-            ));
+            faults.push(format!("{}: it runs from {start} to {end}", expected.place()));
         }
         rank_of.insert(&task.id, start.saturating_sub(t0) / STEP);
         last = last.max(end);
     }
     if epic.end_time_unix_nano != last {
-        faults.push(format!(
-            "the epic ends at {}, expected {last}",
-            epic.end_time_unix_nano
-        ));
+        faults.push(format!("the epic ends at {}, expected {last}", epic.end_time_unix_nano));
     }
     faults.extend(check_stories(pairs));
 
-    let ranks: Vec<u64> = export
-        .tasks
-        .iter()
-        .map(|task| rank_of[task.id.as_str()])
-        .collect();
+    let ranks: Vec<u64> = export.tasks.iter().map(|task| rank_of[task.id.as_str()]).collect();
     let mut sorted = ranks.clone();
     sorted.sort_unstable();
     if !sorted.iter().copied().eq(1..=ranks.len() as u64) {
@@ -68,11 +58,7 @@ fn check_stories(pairs: &[(&Expected<'_>, &Span)]) -> Vec<String> {
         for (task, inner) in pairs {
             if matches!(&task.kind, Kind::Task(task) if task.kind == *kind) && !covers(span, inner)
             {
-                faults.push(format!(
-                    "{}: does not cover {}",
-                    story.place(),
-                    task.place()
-                ));
+                faults.push(format!("{}: does not cover {}", story.place(), task.place()));
             }
         }
     }
@@ -87,11 +73,8 @@ struct Graph<'a> {
 
 impl<'a> Graph<'a> {
     fn new(tasks: &'a [Task]) -> Self {
-        let at: HashMap<&str, usize> = tasks
-            .iter()
-            .enumerate()
-            .map(|(index, task)| (task.id.as_str(), index))
-            .collect();
+        let at: HashMap<&str, usize> =
+            tasks.iter().enumerate().map(|(index, task)| (task.id.as_str(), index)).collect();
         let resolved = |(index, task): (usize, &Task)| {
             let ids = task.depends_on.iter().filter_map(|id| at.get(id.as_str()));
             let mut found: Vec<usize> = ids.copied().filter(|&other| other != index).collect();
@@ -127,9 +110,7 @@ impl<'a> Graph<'a> {
                     faults.push(format!("{task:?} is ranked before its dependency {on:?}"));
                 } else if let Some((first, other)) = self.broken_cycle(index, ranks) {
                     let (first, other) = (id(first), id(other));
-                    faults.push(format!(
-                        "{other:?} is ranked before {first:?} in their cycle"
-                    ));
+                    faults.push(format!("{other:?} is ranked before {first:?} in their cycle"));
                 }
             }
         }
@@ -142,9 +123,7 @@ impl<'a> Graph<'a> {
                 && !self.reach(index)[index]
             {
                 let (before, task) = (id(before), id(index));
-                faults.push(format!(
-                    "{task:?} is ranked before {before:?}, against the manifest"
-                ));
+                faults.push(format!("{task:?} is ranked before {before:?}, against the manifest"));
             }
         }
         faults
@@ -153,13 +132,10 @@ impl<'a> Graph<'a> {
     /// The first task of a cycle in manifest order, and one that was ranked before it.
     fn broken_cycle(&self, member: usize, ranks: &[u64]) -> Option<(usize, usize)> {
         let forward = self.reach(member);
-        let members: Vec<usize> = (0..ranks.len())
-            .filter(|&other| forward[other] && self.reach(other)[member])
-            .collect();
+        let members: Vec<usize> =
+            (0..ranks.len()).filter(|&other| forward[other] && self.reach(other)[member]).collect();
         let first = *members.first()?;
-        let other = members
-            .into_iter()
-            .find(|&other| ranks[other] < ranks[first])?;
+        let other = members.into_iter().find(|&other| ranks[other] < ranks[first])?;
         Some((first, other))
     }
 }

@@ -58,13 +58,8 @@ pub fn check(
 }
 
 fn check_resource(mut resource: Attributes, settings: &Settings, export: &Export) -> Vec<String> {
-    resource.expect(
-        "service.name",
-        settings
-            .service_name
-            .as_deref()
-            .unwrap_or("contextcore-export"),
-    );
+    resource
+        .expect("service.name", settings.service_name.as_deref().unwrap_or("contextcore-export"));
     resource.expect("project.id", export.project_id.as_str());
     resource.expect("project.name", export.project_name.as_str());
     resource.expect("telemetry.distro.name", "taskspan");

@@ -16,15 +16,8 @@ struct Whole {
 
 /// About how many bytes the events of a task take.
 pub fn size(export: &Export, task: &Task) -> usize {
-    let rules = task
-        .rules
-        .iter()
-        .map(|rule| rule.to_string().len() + 1)
-        .sum::<usize>();
-    rules
-        + export
-            .contract(&task.kind)
-            .map_or(0, |contract| contract.to_string().len())
+    let rules = task.rules.iter().map(|rule| rule.to_string().len() + 1).sum::<usize>();
+    rules + export.contract(&task.kind).map_or(0, |contract| contract.to_string().len())
 }
 
 pub fn check(
@@ -40,15 +33,13 @@ pub fn check(
     let json_size = Value::from(rules.clone()).to_string().len();
     // Near the limit it depends on how the keys are spelled.
     if parts > 1 && json_size < LIMIT * 9 / 10 {
-        findings.faults.push(format!(
-            "{place}: {parts} task.contract events for {json_size} bytes"
-        ));
+        findings
+            .faults
+            .push(format!("{place}: {parts} task.contract events for {json_size} bytes"));
     }
     if whole.rules.len() != rules.len() {
         let (has, due) = (whole.rules.len(), rules.len());
-        findings
-            .faults
-            .push(format!("{place}: {has} derivation rules, expected {due}"));
+        findings.faults.push(format!("{place}: {has} derivation rules, expected {due}"));
     }
     for (rule, received) in rules.iter().zip(&whole.rules) {
         if rule == received {
@@ -57,9 +48,7 @@ pub fn check(
         if rule.to_string().len() + 2 > LIMIT && is_cut_rule(rule, received) {
             findings.cut.insert("derivation_rules".to_owned());
         } else {
-            findings.faults.push(format!(
-                "{place}: derivation rule {received}, expected {rule}"
-            ));
+            findings.faults.push(format!("{place}: derivation rule {received}, expected {rule}"));
         }
     }
     check_contract(place, export.contract(&task.kind), &whole, findings);
@@ -76,9 +65,7 @@ pub fn check_moved(
 ) {
     let whole = put_together(place, events, findings);
     if whole.rules.is_empty() && tasks.iter().any(|task| !task.rules.is_empty()) {
-        findings
-            .faults
-            .push(format!("{place}: no derivation rules came along"));
+        findings.faults.push(format!("{place}: no derivation rules came along"));
     }
     check_contract(place, export.contract(kind), &whole, findings);
 }
@@ -95,9 +82,8 @@ fn put_together(place: &str, events: Vec<Attributes>, findings: &mut Findings) -
         }
         match part {
             Some(Val::Int(part)) if (1..=count as i64).contains(&part) => {
-                let received = bag
-                    .take_text("derivation_rules")
-                    .map(|text| (text.clone(), array(&text)));
+                let received =
+                    bag.take_text("derivation_rules").map(|text| (text.clone(), array(&text)));
                 match received {
                     Some((_, Some(items))) if !rules.contains_key(&part) => {
                         rules.insert(part, items);
@@ -117,49 +103,31 @@ fn put_together(place: &str, events: Vec<Attributes>, findings: &mut Findings) -
         findings.end(bag);
     }
     if count > 1 && rules.len() != count {
-        findings.faults.push(format!(
-            "{place}: {} of {count} parts have rules",
-            rules.len()
-        ));
+        findings.faults.push(format!("{place}: {} of {count} parts have rules", rules.len()));
     }
-    Whole {
-        rules: rules
-            .into_values()
-            .flatten()
-            .map(|rule| normal(&rule))
-            .collect(),
-        contracts,
-    }
+    Whole { rules: rules.into_values().flatten().map(|rule| normal(&rule)).collect(), contracts }
 }
 
 fn array(text: &str) -> Option<Vec<Value>> {
-    serde_json::from_str(text)
-        .ok()
-        .filter(|items: &Vec<Value>| !items.is_empty())
+    serde_json::from_str(text).ok().filter(|items: &Vec<Value>| !items.is_empty())
 }
 
 /// At least once, and equal wherever it is.
 fn check_contract(place: &str, due: Option<&Value>, whole: &Whole, findings: &mut Findings) {
     let Some(due) = due else {
         if !whole.contracts.is_empty() {
-            findings
-                .faults
-                .push(format!("{place}: an output contract from nowhere"));
+            findings.faults.push(format!("{place}: an output contract from nowhere"));
         }
         return;
     };
     if whole.contracts.is_empty() {
-        findings
-            .faults
-            .push(format!("{place}: no expected_output_contract"));
+        findings.faults.push(format!("{place}: no expected_output_contract"));
     }
     for text in &whole.contracts {
         if due.to_string().len() > LIMIT {
             findings.cut.insert("expected_output_contract".to_owned());
         } else if serde_json::from_str::<Value>(text).ok().as_ref() != Some(due) {
-            findings
-                .faults
-                .push(format!("{place}: expected_output_contract is {text}"));
+            findings.faults.push(format!("{place}: expected_output_contract is {text}"));
         }
     }
 }
@@ -177,20 +145,13 @@ fn normal(rule: &Value) -> Value {
         key.chars().map(letter).collect()
     };
     let known = map.iter().filter(|(_, value)| !value.is_null());
-    Value::Object(
-        known
-            .map(|(key, value)| (snake(key), value.clone()))
-            .collect::<Map<_, _>>(),
-    )
+    Value::Object(known.map(|(key, value)| (snake(key), value.clone())).collect::<Map<_, _>>())
 }
 
 fn is_cut_rule(rule: &Value, received: &Value) -> bool {
     match (rule, received) {
         (Value::String(full), Value::String(cut)) => {
-            full == cut
-                || cut
-                    .strip_suffix('…')
-                    .is_some_and(|kept| full.starts_with(kept))
+            full == cut || cut.strip_suffix('…').is_some_and(|kept| full.starts_with(kept))
         }
         (Value::Object(full), Value::Object(cut)) => {
             full.len() == cut.len()
@@ -200,10 +161,7 @@ fn is_cut_rule(rule: &Value, received: &Value) -> bool {
         }
         (Value::Array(full), Value::Array(cut)) => {
             full.len() == cut.len()
-                && full
-                    .iter()
-                    .zip(cut)
-                    .all(|(full, cut)| is_cut_rule(full, cut))
+                && full.iter().zip(cut).all(|(full, cut)| is_cut_rule(full, cut))
         }
         (full, cut) => full == cut,
     }

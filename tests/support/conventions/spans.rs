@@ -80,10 +80,7 @@ impl<'a> Expected<'a> {
     }
 
     pub fn count(&self, status: &str) -> usize {
-        self.tasks
-            .iter()
-            .filter(|task| task.status == status)
-            .count()
+        self.tasks.iter().filter(|task| task.status == status).count()
     }
 
     /// Nothing left to do.
@@ -120,10 +117,9 @@ impl<'a> Expected<'a> {
         }
         let listed: Option<BTreeSet<String>> = match bag.take("taskspan.truncated") {
             None => Some(BTreeSet::new()),
-            Some(Val::List(keys)) if !keys.is_empty() => keys
-                .iter()
-                .map(|key| key.as_str().map(str::to_owned))
-                .collect(),
+            Some(Val::List(keys)) if !keys.is_empty() => {
+                keys.iter().map(|key| key.as_str().map(str::to_owned)).collect()
+            }
             Some(_) => None,
         };
         let (mut faults, mut cut) = bag.finish();
@@ -138,10 +134,7 @@ impl<'a> Expected<'a> {
                 for key in cut.difference(&listed) {
                     faults.push(format!("{}: {key} was cut and not listed", self.place()));
                 }
-                for key in listed
-                    .difference(&cut)
-                    .filter(|key| !events.may_be_cut.contains(*key))
-                {
+                for key in listed.difference(&cut).filter(|key| !events.may_be_cut.contains(*key)) {
                     faults.push(format!("{}: {key} is listed and not cut", self.place()));
                 }
             }
@@ -151,10 +144,7 @@ impl<'a> Expected<'a> {
 
     fn check_frame(&self, bag: &mut Attributes, span: &Span) {
         if span.name != self.name {
-            bag.fault(format!(
-                "its name is {:?}, expected {:?}",
-                span.name, self.name
-            ));
+            bag.fault(format!("its name is {:?}, expected {:?}", span.name, self.name));
         }
         if span.parent_span_id != self.parent_span_id {
             bag.fault(format!("its parent is {:?}", hex(&span.parent_span_id)));
@@ -166,19 +156,12 @@ impl<'a> Expected<'a> {
             bag.fault("it ends before it starts");
         }
         let status = span.status.clone().unwrap_or_default();
-        let code = if self.is_complete() {
-            StatusCode::Ok
-        } else {
-            StatusCode::Unset
-        };
+        let code = if self.is_complete() { StatusCode::Ok } else { StatusCode::Unset };
         if status.code != code as i32 || !status.message.is_empty() {
             bag.fault(format!("its status is {status:?}, expected {code:?}"));
         }
-        let dropped = [
-            span.dropped_attributes_count,
-            span.dropped_events_count,
-            span.dropped_links_count,
-        ];
+        let dropped =
+            [span.dropped_attributes_count, span.dropped_events_count, span.dropped_links_count];
         if dropped != [0, 0, 0] {
             bag.fault(format!("dropped attributes, events, links: {dropped:?}"));
         }
@@ -188,19 +171,12 @@ impl<'a> Expected<'a> {
         bag.expect("project.id", export.project_id.as_str());
         bag.expect("task.id", self.task_id.as_str());
         bag.expect("task.type", self.task_type());
-        let title = if let Kind::Task(task) = &self.kind {
-            &task.name
-        } else {
-            &self.name
-        };
+        let title = if let Kind::Task(task) = &self.kind { &task.name } else { &self.name };
         bag.expect("task.title", title.as_str());
         bag.expect("task.status", self.task_status());
         bag.expect("task.phase", "EXPORT_CONTRACT");
         bag.expect_if_known("task.parent_id", self.parent_task_id.as_deref());
-        bag.expect(
-            "task.percent_complete",
-            Val::Double(self.percent_complete()),
-        );
+        bag.expect("task.percent_complete", Val::Double(self.percent_complete()));
         let (count, completed) = match &self.kind {
             Kind::Task(_) => (0, 0),
             _ => (self.tasks.len(), self.count("exists")),
@@ -210,26 +186,15 @@ impl<'a> Expected<'a> {
     }
 
     fn check_epic(&self, bag: &mut Attributes, export: &Export, t0: u64) {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap()
-            .as_secs();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
         let seconds = t0 / 1_000_000_000;
         if seconds > now || now - seconds > 600 {
-            bag.fault(format!(
-                "it starts at {t0}, which is not the time of emission"
-            ));
+            bag.fault(format!("it starts at {t0}, which is not the time of emission"));
         }
         let int = |figure: f64| Val::Int(figure as i64);
         let total = |camel, snake| export.coverage(camel, snake).map(int);
-        bag.expect_if_known(
-            "coverage.total_required",
-            total("totalRequired", "total_required"),
-        );
-        bag.expect_if_known(
-            "coverage.total_existing",
-            total("totalExisting", "total_existing"),
-        );
+        bag.expect_if_known("coverage.total_required", total("totalRequired", "total_required"));
+        bag.expect_if_known("coverage.total_existing", total("totalExisting", "total_existing"));
         bag.expect("coverage.total_gaps", export.gap_count);
         let percent = export.coverage("overallCoverage", "overall_coverage");
         bag.expect_if_known("coverage.percent", percent.map(Val::Double));
@@ -249,9 +214,7 @@ impl<'a> Expected<'a> {
         let manifest = bag.take_text("export.manifest").unwrap_or_default();
         if !export.manifest_states.contains(&manifest.as_str()) {
             let states = export.manifest_states;
-            bag.fault(format!(
-                "export.manifest is {manifest:?}, expected {states:?}"
-            ));
+            bag.fault(format!("export.manifest is {manifest:?}, expected {states:?}"));
         }
     }
 
@@ -305,9 +268,7 @@ impl<'a> Expected<'a> {
             bag.expect("link.type", "depends_on");
             let target = bag.take_text("task.id").unwrap_or_default();
             if !due.remove(target.as_str()) {
-                bag.fault(format!(
-                    "no edge to {target:?}, or not the only link for it"
-                ));
+                bag.fault(format!("no edge to {target:?}, or not the only link for it"));
             }
             let id = span_id(&self.trace_id, "task", &target);
             if link.trace_id != self.trace_id || link.span_id != id {
@@ -315,10 +276,7 @@ impl<'a> Expected<'a> {
             }
             faults.extend(bag.finish().0);
         }
-        faults.extend(
-            due.iter()
-                .map(|id| format!("{}: no link to {id:?}", self.place())),
-        );
+        faults.extend(due.iter().map(|id| format!("{}: no link to {id:?}", self.place())));
         faults
     }
 }
@@ -332,17 +290,10 @@ fn type_name(kind: &Kind<'_>) -> &'static str {
 }
 
 fn pascal_case(kind: &str) -> String {
-    let words = kind
-        .split(|c: char| !c.is_alphanumeric())
-        .filter(|word| !word.is_empty());
+    let words = kind.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
     let capital = |word: &str| {
         let mut letters = word.chars();
-        letters
-            .next()
-            .into_iter()
-            .flat_map(char::to_uppercase)
-            .chain(letters)
-            .collect::<String>()
+        letters.next().into_iter().flat_map(char::to_uppercase).chain(letters).collect::<String>()
     };
     words.map(capital).collect()
 }

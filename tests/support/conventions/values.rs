@@ -36,20 +36,11 @@ impl Val {
     }
 
     pub fn as_str(&self) -> Option<&str> {
-        if let Self::Str(text) = self {
-            Some(text)
-        } else {
-            None
-        }
+        if let Self::Str(text) = self { Some(text) } else { None }
     }
 
     pub fn strings<'a>(items: impl IntoIterator<Item = &'a String>) -> Self {
-        Self::List(
-            items
-                .into_iter()
-                .map(|item| Self::Str(item.clone()))
-                .collect(),
-        )
+        Self::List(items.into_iter().map(|item| Self::Str(item.clone())).collect())
     }
 
     /// Backends cut top-level strings; the elements of an array are left alone.
@@ -106,27 +97,18 @@ fn simple(value: &Value) -> Option<Val> {
     match value {
         Value::String(text) => Some(Val::Str(text.clone())),
         Value::Bool(flag) => Some(Val::Bool(*flag)),
-        Value::Number(number) => number
-            .as_i64()
-            .map(Val::Int)
-            .or_else(|| number.as_f64().map(Val::Double)),
+        Value::Number(number) => {
+            number.as_i64().map(Val::Int).or_else(|| number.as_f64().map(Val::Double))
+        }
         _ => None,
     }
 }
 
 fn is_secret(key: &str) -> bool {
     let key = key.to_lowercase().replace(['-', '_'], "");
-    [
-        "password",
-        "passwd",
-        "secret",
-        "token",
-        "apikey",
-        "privatekey",
-        "credential",
-    ]
-    .iter()
-    .any(|word| key.contains(word))
+    ["password", "passwd", "secret", "token", "apikey", "privatekey", "credential"]
+        .iter()
+        .any(|word| key.contains(word))
 }
 
 fn without_secrets(value: &Value) -> Value {
@@ -134,11 +116,7 @@ fn without_secrets(value: &Value) -> Value {
         Value::Object(map) => {
             let clean = |(key, value): (&String, &Value)| {
                 let secret = is_secret(key) && !value.is_null();
-                let value = if secret {
-                    "[redacted]".into()
-                } else {
-                    without_secrets(value)
-                };
+                let value = if secret { "[redacted]".into() } else { without_secrets(value) };
                 (key.clone(), value)
             };
             Value::Object(map.iter().map(clean).collect())
@@ -170,9 +148,8 @@ fn compare(expected: &Val, actual: &Val) -> Match {
         }
         (Val::List(expected), Val::List(actual)) if expected.len() == actual.len() => {
             let pairs = expected.iter().zip(actual);
-            let matches: Vec<_> = pairs
-                .map(|(expected, actual)| compare(expected, actual))
-                .collect();
+            let matches: Vec<_> =
+                pairs.map(|(expected, actual)| compare(expected, actual)).collect();
             match () {
                 () if matches.contains(&Match::Different) => Match::Different,
                 () if matches.contains(&Match::Cut) => Match::Cut,
@@ -205,12 +182,8 @@ pub struct Attributes {
 
 impl Attributes {
     pub fn new(place: String, attributes: &[KeyValue]) -> Self {
-        let mut bag = Self {
-            values: BTreeMap::new(),
-            place,
-            faults: Vec::new(),
-            cut: BTreeSet::new(),
-        };
+        let mut bag =
+            Self { values: BTreeMap::new(), place, faults: Vec::new(), cut: BTreeSet::new() };
         for KeyValue { key, value, .. } in attributes {
             match Val::received(value.as_ref()) {
                 None => bag.fault(format!("{key} has no value of a usable type")),
@@ -228,8 +201,7 @@ impl Attributes {
     }
 
     pub fn fault(&mut self, words: impl AsRef<str>) {
-        self.faults
-            .push(format!("{}: {}", self.place, words.as_ref()));
+        self.faults.push(format!("{}: {}", self.place, words.as_ref()));
     }
 
     pub fn take(&mut self, key: &str) -> Option<Val> {
@@ -274,10 +246,7 @@ impl Attributes {
     /// Ends the check: whatever was not asked for is a fault.
     pub fn finish(mut self) -> (Vec<String>, BTreeSet<String>) {
         for (key, value) in std::mem::take(&mut self.values) {
-            self.fault(format!(
-                "{key} = {} is not in the conventions",
-                short(&value)
-            ));
+            self.fault(format!("{key} = {} is not in the conventions", short(&value)));
         }
         (self.faults, self.cut)
     }

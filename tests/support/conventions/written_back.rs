@@ -34,33 +34,19 @@ fn difference(before: &[u8], after: &[u8]) -> Result<(), String> {
 
     // The addition sits behind the last value, before the white space and the brace.
     let brace = before.iter().rposition(|&b| b == b'}').unwrap();
-    let blank = before[..brace]
-        .iter()
-        .rev()
-        .take_while(|b| b.is_ascii_whitespace())
-        .count();
+    let blank = before[..brace].iter().rev().take_while(|b| b.is_ascii_whitespace()).count();
     let (head, tail) = before.split_at(brace - blank);
-    let added = after
-        .strip_prefix(head)
-        .and_then(|rest| rest.strip_suffix(tail));
+    let added = after.strip_prefix(head).and_then(|rest| rest.strip_suffix(tail));
     let added = added.ok_or("bytes outside of the addition changed")?;
     let added = std::str::from_utf8(added).map_err(|e| e.to_string())?;
     let style = Style::of(std::str::from_utf8(before).map_err(|e| e.to_string())?);
-    let comma = if old.as_object().is_some_and(|old| old.is_empty()) {
-        ""
-    } else {
-        ","
-    };
+    let comma = if old.as_object().is_some_and(|old| old.is_empty()) { "" } else { "," };
     let Style { gap, colon } = &style;
     let expected = format!(
         "{comma}{gap}\"{}\"{colon}{trace_id},{gap}\"{}\"{colon}{timestamp}",
         KEYS[0], KEYS[1]
     );
-    if added == expected {
-        Ok(())
-    } else {
-        Err(format!("added {added:?}, expected {expected:?}"))
-    }
+    if added == expected { Ok(()) } else { Err(format!("added {added:?}, expected {expected:?}")) }
 }
 
 /// How the file separates things, read off its first key.
@@ -96,17 +82,11 @@ fn is_trace_id(text: &str) -> bool {
 
 /// `2026-11-23T06:15:00Z`, with a fraction or not, with `Z` or `+00:00`.
 fn is_rfc3339_utc(text: &str) -> bool {
-    let Some(local) = text
-        .strip_suffix('Z')
-        .or_else(|| text.strip_suffix("+00:00"))
-    else {
+    let Some(local) = text.strip_suffix('Z').or_else(|| text.strip_suffix("+00:00")) else {
         return false;
     };
     let (whole, fraction) = local.split_once('.').unwrap_or((local, "0"));
-    let shape: String = whole
-        .chars()
-        .map(|c| if c.is_ascii_digit() { '0' } else { c })
-        .collect();
+    let shape: String = whole.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
     shape == "0000-00-00T00:00:00"
         && !fraction.is_empty()
         && fraction.chars().all(|c| c.is_ascii_digit())

@@ -46,10 +46,7 @@ pub fn typical() -> ExportBuilder {
         .owner("team-shop")
         .contract("dashboard", contract("comprehensive", 300))
         .contract("prometheus_rule", contract("standard", 150))
-        .rules(
-            "service_monitor",
-            json!([{"property": "interval", "source_field": "spec.metrics"}]),
-        )
+        .rules("service_monitor", json!([{"property": "interval", "source_field": "spec.metrics"}]))
         .artifact_type(
             "dashboard",
             json!({"parameter_sources": {"criticality": "manifest.spec.business.criticality"}}),
@@ -99,11 +96,7 @@ pub fn every_status() -> ExportBuilder {
 pub fn all_done() -> ExportBuilder {
     ExportBuilder::new("done")
         .artifact(Artifact::new("api-slo", "slo_definition").status("exists"))
-        .artifact(
-            Artifact::new("api-loki", "loki_rule")
-                .status("exists")
-                .priority("recommended"),
-        )
+        .artifact(Artifact::new("api-loki", "loki_rule").status("exists").priority("recommended"))
 }
 
 /// A ring of three, one that waits for the ring (and comes first), one that the ring waits for.
@@ -184,9 +177,8 @@ pub fn long_strings() -> ExportBuilder {
 
 /// An intent that is over the limit as JSON, because its parameter sources are.
 pub fn long_contract() -> ExportBuilder {
-    let sources: Map<String, Value> = (0..60)
-        .map(|n| (format!("key{n}"), json!("spec.".repeat(12))))
-        .collect();
+    let sources: Map<String, Value> =
+        (0..60).map(|n| (format!("key{n}"), json!("spec.".repeat(12)))).collect();
     ExportBuilder::new("long-contract")
         .artifact_type("dashboard", json!({"parameter_sources": sources}))
         .contract("dashboard", contract("comprehensive", 300))
@@ -194,9 +186,8 @@ pub fn long_contract() -> ExportBuilder {
 }
 
 pub fn many_parameters() -> ExportBuilder {
-    let parameters: Map<String, Value> = (0..200)
-        .map(|n| (format!("parameter{n:03}"), json!(n)))
-        .collect();
+    let parameters: Map<String, Value> =
+        (0..200).map(|n| (format!("parameter{n:03}"), json!(n))).collect();
     ExportBuilder::new("many-parameters")
         .artifact(Artifact::new("api-dashboard", "dashboard").parameters(Value::Object(parameters)))
 }
@@ -297,19 +288,12 @@ pub fn sparse_manifest() -> ExportBuilder {
 
 /// `n` artifacts of five types in a chain, for tests of size.
 pub fn many(n: usize) -> ExportBuilder {
-    let kinds = [
-        "dashboard",
-        "prometheus_rule",
-        "loki_rule",
-        "slo_definition",
-        "runbook",
-    ];
+    let kinds = ["dashboard", "prometheus_rule", "loki_rule", "slo_definition", "runbook"];
     let mut export = ExportBuilder::new("many").manifest(Manifest::Json);
     for kind in kinds {
-        export = export.contract(kind, contract("standard", 150)).rules(
-            kind,
-            json!([{"property": "title", "transformation": "t".repeat(600)}]),
-        );
+        export = export
+            .contract(kind, contract("standard", 150))
+            .rules(kind, json!([{"property": "title", "transformation": "t".repeat(600)}]));
     }
     for i in 0..n {
         let mut artifact = Artifact::new(&format!("artifact-{i:05}"), kinds[i % kinds.len()])

@@ -34,11 +34,7 @@ impl Artifact {
 
 impl ExportBuilder {
     pub(super) fn manifest_path(&self) -> String {
-        let extension = if self.manifest == Manifest::Json {
-            "json"
-        } else {
-            "yaml"
-        };
+        let extension = if self.manifest == Manifest::Json { "json" } else { "yaml" };
         format!("{}-artifact-manifest.{extension}", self.project_id)
     }
 
@@ -93,14 +89,7 @@ impl ExportBuilder {
         put("schema_version", json!("1.0.0"));
         put("generation_profile", json!("full"));
         put("schema", json!("contextcore.io/onboarding-metadata/v1"));
-        put(
-            "project_id",
-            json!(if self.empty_project_id {
-                ""
-            } else {
-                &self.project_id
-            }),
-        );
+        put("project_id", json!(if self.empty_project_id { "" } else { &self.project_id }));
         put("artifact_manifest_path", json!(self.manifest_path()));
         put("project_context_path", json!(self.context_path()));
         put("generated_at", json!(GENERATED_AT));
@@ -119,10 +108,7 @@ impl ExportBuilder {
             Checksum::Absent => None,
         };
         put("project_context_checksum", json!(hex_sha256(context)));
-        put(
-            "source_checksum",
-            json!(hex_sha256(self.project_id.as_bytes())),
-        );
+        put("source_checksum", json!(hex_sha256(self.project_id.as_bytes())));
         put("file_ownership", self.file_ownership());
         put("source_path_relative", json!("manifest.spec"));
         for (key, value) in &self.overrides {
@@ -153,19 +139,11 @@ impl ExportBuilder {
         let required = count(&|a| a.priority == "required");
         let existing = count(&|a| a.status == "exists");
         // Not capped: the exporter's own figure passes 100 when optional artifacts exist.
-        let percent = if required == 0 {
-            100.0
-        } else {
-            100.0 * existing as f64 / required as f64
-        };
+        let percent = if required == 0 { 100.0 } else { 100.0 * existing as f64 / required as f64 };
         let needed = self.artifacts.iter().filter(|a| a.status == "needed");
         let gaps: Vec<_> = match &self.gaps {
             Some(gaps) => gaps.clone(),
-            None => needed
-                .map(|a| &a.id)
-                .chain(&self.extra_gaps)
-                .cloned()
-                .collect(),
+            None => needed.map(|a| &a.id).chain(&self.extra_gaps).cloned().collect(),
         };
         let mut coverage = json!({
             (self.spelled("totalRequired")): required,
@@ -206,10 +184,7 @@ impl ExportBuilder {
     }
 
     fn resolved_parameters(&self) -> Value {
-        let own = self
-            .artifacts
-            .iter()
-            .map(|a| (a.id.clone(), a.parameters.clone()));
+        let own = self.artifacts.iter().map(|a| (a.id.clone(), a.parameters.clone()));
         let mut resolved = Map::from_iter(own);
         resolved.extend(self.resolved.clone());
         Value::Object(resolved)
@@ -222,11 +197,7 @@ impl ExportBuilder {
             });
             (a.output_path(), owner)
         };
-        self.artifacts
-            .iter()
-            .map(entry)
-            .collect::<Map<_, _>>()
-            .into()
+        self.artifacts.iter().map(entry).collect::<Map<_, _>>().into()
     }
 
     /// A coverage key in the spelling this export uses.
@@ -243,10 +214,7 @@ impl ExportBuilder {
 }
 
 fn hex_sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// JSON with everything beyond ASCII escaped, as Python writes it by default.

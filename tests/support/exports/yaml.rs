@@ -57,9 +57,7 @@ fn scalar(value: &Value) -> String {
 
 fn string(text: &str) -> String {
     let is_word = text.starts_with(|c: char| c.is_ascii_alphabetic())
-        && text
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || "-_./".contains(c));
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_./".contains(c));
     let has_meaning = ["y", "n", "yes", "no", "on", "off", "true", "false", "null"]
         .contains(&text.to_ascii_lowercase().as_str());
     if is_word && !has_meaning {

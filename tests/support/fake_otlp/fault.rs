@@ -55,26 +55,15 @@ pub enum RetryAfter {
 
 impl Fault {
     pub fn grpc(code: Code) -> Self {
-        Self::Grpc {
-            code,
-            message: "injected".to_owned(),
-            retry_info: None,
-        }
+        Self::Grpc { code, message: "injected".to_owned(), retry_info: None }
     }
 
     pub fn http(status: u16) -> Self {
-        Self::Http {
-            status,
-            message: "injected".to_owned(),
-            retry_after: None,
-        }
+        Self::Http { status, message: "injected".to_owned(), retry_after: None }
     }
 
     pub fn partial(rejected: i64, message: &str) -> Self {
-        Self::Partial {
-            rejected,
-            message: message.to_owned(),
-        }
+        Self::Partial { rejected, message: message.to_owned() }
     }
 
     /// "Come back later" in the words of the protocol.
@@ -131,10 +120,7 @@ impl Fault {
     /// The answer; `Stall` and `Reset` have none.
     pub(super) fn response(&self, protocol: Protocol) -> Option<Response<Body>> {
         Some(match self {
-            Self::Ok => success(
-                protocol,
-                &ExportTraceServiceResponse::default().encode_to_vec(),
-            ),
+            Self::Ok => success(protocol, &ExportTraceServiceResponse::default().encode_to_vec()),
             Self::Partial { rejected, message } => {
                 let response = ExportTraceServiceResponse {
                     partial_success: Some(ExportTracePartialSuccess {
@@ -145,19 +131,11 @@ impl Fault {
                 success(protocol, &response.encode_to_vec())
             }
             Self::Garbage => success(protocol, b"<html>It works!</html>"),
-            Self::Grpc {
-                code,
-                message,
-                retry_info,
-            } => {
+            Self::Grpc { code, message, retry_info } => {
                 let details = rpc_status(*code as i32, message, *retry_info);
                 Status::with_details(*code, message, details.into()).into_http()
             }
-            Self::Http {
-                status,
-                message,
-                retry_after,
-            } => {
+            Self::Http { status, message, retry_after } => {
                 let body = rpc_status(Code::Unknown as i32, message, None);
                 let mut response = plain(*status, body);
                 if let Some(hint) = retry_after {
@@ -168,9 +146,7 @@ impl Fault {
             }
             Self::Redirect => {
                 let mut response = plain(307, Vec::new());
-                response
-                    .headers_mut()
-                    .insert("location", HeaderValue::from_static("/elsewhere"));
+                response.headers_mut().insert("location", HeaderValue::from_static("/elsewhere"));
                 response
             }
             Self::Stall | Self::Reset => return None,
@@ -230,12 +206,8 @@ fn rpc_status(code: i32, message: &str, retry_info: Option<Duration>) -> Vec<u8>
         }
         .encode_to_vec(),
     });
-    RpcStatus {
-        code,
-        message: message.to_owned(),
-        details: Vec::from_iter(details),
-    }
-    .encode_to_vec()
+    RpcStatus { code, message: message.to_owned(), details: Vec::from_iter(details) }
+        .encode_to_vec()
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

@@ -39,18 +39,11 @@ impl TestPki {
             let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
             let key = KeyPair::generate().unwrap();
             let params = CertificateParams::new(names).unwrap();
-            Identity {
-                certificate: params.signed_by(&key, &authority).unwrap(),
-                key,
-            }
+            Identity { certificate: params.signed_by(&key, &authority).unwrap(), key }
         };
         let server = identity(&["localhost", "127.0.0.1"]);
         let client = identity(&["taskspan.test"]);
-        Self {
-            authority,
-            server,
-            client,
-        }
+        Self { authority, server, client }
     }
 
     pub fn write_into(&self, dir: &Path) -> PemFiles {

@@ -32,17 +32,10 @@ pub fn run(
     ready: oneshot::Sender<SocketAddr>,
     stopped: oneshot::Receiver<()>,
 ) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let listener = TcpListener::bind(address)
-            .await
-            .expect("bind the fake endpoint");
-        ready
-            .send(listener.local_addr().unwrap())
-            .expect("the test waits for the address");
+        let listener = TcpListener::bind(address).await.expect("bind the fake endpoint");
+        ready.send(listener.local_addr().unwrap()).expect("the test waits for the address");
         tokio::select! {
             () = accept(listener, tls, shared) => {}
             _ = stopped => {}
@@ -90,10 +83,7 @@ async fn answer(
 ) -> Result<Response<Body>, Infallible> {
     let (head, body) = request.into_parts();
     let Ok(body) = body.collect().await else {
-        return Ok(Fault::http(400)
-            .saying("the body broke off")
-            .response(Protocol::Http)
-            .unwrap());
+        return Ok(Fault::http(400).saying("the body broke off").response(Protocol::Http).unwrap());
     };
     let (protocol, fault) = judge(&shared, head.uri.path(), &head.headers, body.to_bytes());
     match fault.response(protocol) {
@@ -109,12 +99,7 @@ async fn answer(
 
 /// Decodes and records one request and decides what it gets.
 fn judge(shared: &Shared, path: &str, headers: &HeaderMap, body: Bytes) -> (Protocol, Fault) {
-    let text = |name: &str| {
-        headers
-            .get(name)
-            .and_then(|v| v.to_str().ok())
-            .unwrap_or_default()
-    };
+    let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let protocol = match text("content-type") {
         kind if kind.starts_with("application/grpc") => Protocol::Grpc,
         _ => Protocol::Http,
@@ -158,12 +143,7 @@ fn judge(shared: &Shared, path: &str, headers: &HeaderMap, body: Bytes) -> (Prot
     };
     let headers = headers
         .iter()
-        .map(|(name, value)| {
-            (
-                name.to_string(),
-                String::from_utf8_lossy(value.as_bytes()).into(),
-            )
-        })
+        .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into()))
         .collect();
     shared.state.send_modify(|state| {
         if fault.accepts() {
@@ -209,10 +189,7 @@ fn grpc_payload(body: Bytes, encoding: &str) -> Result<(usize, Bytes), String> {
     let compressed = prefix[0] == 1;
     let message = body.slice(5..);
     if message.len() != length {
-        return Err(format!(
-            "the gRPC frame says {length} bytes and has {}",
-            message.len()
-        ));
+        return Err(format!("the gRPC frame says {length} bytes and has {}", message.len()));
     }
     plain(message, if compressed { encoding } else { "" })
 }

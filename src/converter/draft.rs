@@ -1,0 +1,80 @@
+//! One span on its way: what it is made of, and what happens to it at the end.
+
+use opentelemetry_proto::tonic::common::v1::KeyValue;
+use opentelemetry_proto::tonic::trace::v1::span::{Event, Link, SpanKind};
+use opentelemetry_proto::tonic::trace::v1::{Span, Status, status::StatusCode};
+
+use super::attributes::Cutter;
+use super::options::SpanNames;
+use crate::clock::UnixNanos;
+use crate::config::otel_env::SpanLimits;
+use crate::ids::{TaskId, TaskType, TraceId};
+
+/// One span on its way, before limits are applied.
+pub struct Draft {
+    pub task_type: TaskType,
+    pub task_id: TaskId,
+    pub title: String,
+    pub parent: Option<(TaskType, TaskId)>,
+    pub start: UnixNanos,
+    pub end: UnixNanos,
+    pub done: bool,
+    pub cutter: Cutter,
+    pub attributes: Vec<KeyValue>,
+    pub events: Vec<Event>,
+    pub links: Vec<Link>,
+}
+
+impl Draft {
+    pub fn string(&mut self, key: &str, value: &str) {
+        let attribute = self.cutter.string(key, value);
+        self.attributes.push(attribute);
+    }
+
+    pub fn known_string(&mut self, key: &str, value: Option<&str>) {
+        if let Some(value) = value {
+            self.string(key, value);
+        }
+    }
+
+    /// The span, with the limits of the environment applied.
+    pub fn into_span(mut self, trace_id: TraceId, names: SpanNames, limits: &SpanLimits) -> Span {
+        self.attributes.extend(self.cutter.truncated());
+
+        let span_id = trace_id.span(self.task_type, &self.task_id);
+        let parent = self.parent.map(|(task_type, id)| trace_id.span(task_type, &id));
+        let code = if self.done { StatusCode::Ok } else { StatusCode::Unset };
+        Span {
+            trace_id: trace_id.bytes().to_vec(),
+            span_id: span_id.bytes().to_vec(),
+            parent_span_id: parent.map(|id| id.bytes().to_vec()).unwrap_or_default(),
+            name: match names {
+                SpanNames::Readable if self.task_type == TaskType::Task => self.task_id.to_string(),
+                SpanNames::Readable => self.title,
+                SpanNames::LowCardinality => {
+                    format!("contextcore.task.{}", self.task_type.as_str())
+                }
+            },
+            kind: SpanKind::Internal.into(),
+            start_time_unix_nano: self.start.0,
+            end_time_unix_nano: self.end.0,
+            dropped_attributes_count: drop_over(&mut self.attributes, limits.attribute_count),
+            attributes: self.attributes,
+            dropped_events_count: drop_over(&mut self.events, limits.event_count),
+            events: self.events,
+            dropped_links_count: drop_over(&mut self.links, limits.link_count),
+            links: self.links,
+            status: Some(Status { code: code.into(), ..Status::default() }),
+            ..Span::default()
+        }
+    }
+}
+
+/// Shortens a list to its limit and says how many went, as OTLP counts them.
+fn drop_over<T>(list: &mut Vec<T>, limit: Option<usize>) -> u32 {
+    let Some(over) = limit.and_then(|limit| list.len().checked_sub(limit)) else {
+        return 0;
+    };
+    list.truncate(list.len() - over);
+    u32::try_from(over).unwrap_or(u32::MAX)
+}

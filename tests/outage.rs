@@ -1,0 +1,406 @@
+//! An endpoint that is away, a queue that is full, broken or taken: what was exported arrives all
+//! the same, in order and once, and the log says what is going on in one line each way.
+
+// Helpers of tests may stop at the first surprise, as tests may.
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
+
+mod support;
+
+use std::collections::HashSet;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use prost::Message;
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use taskspan::clock::UnixNanos;
+use taskspan::config::otel_env::SpanLimits;
+use taskspan::converter::options::{ResourceConfig, SpanOptions};
+use taskspan::converter::{Converter, Redaction};
+use taskspan::plan::{self, Export, ReadOptions};
+use taskspan::queue::{Delivery, Destination, Location, Queue};
+use tokio::net::TcpListener;
+use tokio::time::timeout;
+
+use support::conventions::{hex, of_trace};
+use support::exports::{ExportBuilder, presets};
+use support::fake_otlp::{FakeOtlp, Protocol, spans_of};
+use support::program::{Output, PATIENCE, Running};
+use support::snapshot::Snapshot;
+use support::workspace::Workspace;
+
+/// A workspace whose endpoint is away: the address refuses connections.
+struct Outage {
+    workspace: Workspace,
+    address: SocketAddr,
+    pipeline: Value,
+}
+
+impl Outage {
+    async fn new() -> Self {
+        Self::with(Value::Null).await
+    }
+
+    /// `exporter` goes on top of the exporter's configuration.
+    async fn with(exporter: Value) -> Self {
+        let workspace = Workspace::new();
+        let server = FakeOtlp::builder().may_be_unused().start().await;
+        let pipeline = workspace.pipeline(server.endpoint(), Protocol::Grpc, exporter);
+        Self { workspace, address: server.stop(), pipeline }
+    }
+
+    fn run(&self) -> Running {
+        // With -v the log says when an export was accepted, and counts attempts.
+        self.workspace.configured("run", &self.pipeline).arg("-v").spawn()
+    }
+
+    async fn end(&self) -> FakeOtlp {
+        FakeOtlp::builder().at(self.address).start().await
+    }
+
+    /// Writes one export and waits until it is in the queue.
+    fn export(&self, running: &Running, name: &str, export: &ExportBuilder) -> Snapshot {
+        let snapshot = self.workspace.export(name, export).snapshot;
+        running.wait_for_line(&snapshot.trace_id(), PATIENCE);
+        snapshot
+    }
+
+    fn store(&self) -> PathBuf {
+        self.workspace.root().join("state/taskspan/queue.redb")
+    }
+}
+
+fn terminate(mut running: Running) -> Output {
+    running.signal(Signal::TERM);
+    let code = running.wait(PATIENCE);
+    running.output(code).expect_code(0)
+}
+
+/// Each was sent as the conventions say, once, and the file was written back.
+#[track_caller]
+fn assert_delivered(server: &FakeOtlp, snapshots: &[Snapshot]) {
+    for snapshot in snapshots {
+        let requests = of_trace(&server.accepted(), &snapshot.trace_id());
+        assert_eq!(snapshot.check(&requests), [""; 0]);
+        assert_eq!(snapshot.check_written_back(), [""; 0]);
+    }
+}
+
+/// The traces in the order in which they came, one for each request.
+fn arrivals(server: &FakeOtlp) -> Vec<String> {
+    let first_trace = |request| hex(&spans_of(&[request])[0].trace_id);
+    server.accepted().into_iter().map(first_trace).collect()
+}
+
+fn lines_with<'a>(output: &'a Output, words: &[&str]) -> Vec<&'a str> {
+    let all = |line: &&str| words.iter().all(|word| line.contains(word));
+    output.stderr.lines().filter(all).collect()
+}
+
+/// Scenario: the endpoint is away while a job writes fifty exports, and comes back.
+/// Guarantees: all arrive, in order and once; one line when it goes, one when it is back; while it
+/// is away the waits are those of the backoff.
+#[tokio::test]
+async fn fifty_exports_wait_out_an_outage() {
+    let outage = Outage::new().await;
+    let began = Instant::now();
+    let running = outage.run();
+    let snapshots: Vec<Snapshot> =
+        (0..50).map(|n| outage.export(&running, &format!("{n:02}"), &presets::one())).collect();
+    let away = began.elapsed();
+    let server = outage.end().await;
+    for snapshot in &snapshots {
+        snapshot.wait_for_trace_id(PATIENCE).await;
+    }
+    let output = terminate(running);
+
+    assert_delivered(&server, &snapshots);
+    let expected: Vec<String> = snapshots.iter().map(Snapshot::trace_id).collect();
+    assert_eq!(arrivals(&server), expected);
+    assert_eq!(lines_with(&output, &["WARN", "endpoint is down"]).len(), 1);
+    assert_eq!(lines_with(&output, &["INFO", "endpoint is back"]).len(), 1);
+    assert_eq!(lines_with(&output, &["WARN"]).len(), 1, "{}", output.stderr);
+    // Seven waits until they are at the most, and then each is half of 200 ms at least. The last
+    // few were while the endpoint came up.
+    let attempts = lines_with(&output, &["DEBUG", "trying again"]).len();
+    let most = 10 + usize::try_from(away.as_millis()).unwrap() / 100;
+    assert!((1..=most).contains(&attempts), "{attempts} in {away:?}");
+}
+
+/// Scenario: something listens at the endpoint's address, and hangs up on whoever connects.
+/// Guarantees: connections are as far apart as the backoff says.
+#[tokio::test]
+async fn an_endpoint_that_hangs_up_is_not_hammered() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let workspace = Workspace::new();
+    let snapshot = workspace.export("a", &presets::one()).snapshot;
+    let pipeline = workspace.pipeline(&endpoint, Protocol::Grpc, Value::Null);
+    let running = workspace.configured("run", &pipeline).spawn();
+    let mut connections = Vec::new();
+    while connections.len() < 12 {
+        let accepted = timeout(PATIENCE, listener.accept()).await;
+        drop(accepted.expect("it keeps trying").unwrap());
+        connections.push(Instant::now());
+    }
+    terminate(running);
+    let took = connections[11] - connections[0];
+    // The shortest that eleven waits can be: 10, 15, 22, 33, 50, 75 and five times 100 ms.
+    assert!(took >= Duration::from_millis(700), "12 in {took:?}");
+    assert!(snapshot.is_untouched());
+}
+
+/// Scenario: SIGTERM while the endpoint is away and the next attempt is an hour off.
+/// Guarantees: the program ends at once with code 0; the next one delivers from the queue.
+#[tokio::test]
+async fn a_stop_in_an_outage_is_prompt_and_the_next_run_delivers() {
+    let hour = json!({"initial_interval": "1h", "max_interval": "1h"});
+    let mut outage = Outage::with(json!({"retry_on_failure": hour})).await;
+    let running = outage.run();
+    let snapshots: Vec<Snapshot> =
+        ["a", "b", "c"].map(|name| outage.export(&running, name, &presets::typical())).into();
+    running.wait_for_line("endpoint is down", PATIENCE);
+    let asked = Instant::now();
+    terminate(running);
+    // Ten seconds are for requests that are in flight, and none is.
+    assert!(asked.elapsed() < Duration::from_secs(5));
+    assert!(snapshots.iter().all(Snapshot::is_untouched));
+
+    // What waits goes out even where the directory is not looked at any more.
+    let elsewhere = outage.workspace.root().join("elsewhere");
+    outage.pipeline["receivers"]["export_dir"]["directories"] = json!([elsewhere]);
+    let server = outage.end().await;
+    let running = outage.run();
+    for snapshot in &snapshots {
+        snapshot.wait_for_trace_id(PATIENCE).await;
+    }
+    let output = terminate(running);
+    assert_delivered(&server, &snapshots);
+    assert_eq!(lines_with(&output, &["INFO", "earlier run left"]).len(), 1);
+}
+
+/// Two exporters in one pipeline: one at the server, one at the address that refuses.
+fn add_second_exporter(outage: &mut Outage, server: &FakeOtlp, dead_is_required: bool) {
+    let exporters = &mut outage.pipeline["exporters"];
+    let mut dead = exporters["otlp_grpc"].take();
+    let mut alive = dead.clone();
+    alive["endpoint"] = json!(server.endpoint());
+    dead["required"] = json!(dead_is_required);
+    *exporters = json!({"otlp_grpc/dead": dead, "otlp_grpc/alive": alive});
+    outage.pipeline["service"]["pipelines"]["traces"]["exporters"] =
+        json!(["otlp_grpc/dead", "otlp_grpc/alive"]);
+}
+
+/// Scenario: two exporters, both required, one of them away for a whole run.
+/// Guarantees: the other gets everything meanwhile and once; no id before both have it.
+#[tokio::test]
+async fn a_required_exporter_that_is_away_holds_back_the_id_and_nobody_else() {
+    let mut outage = Outage::new().await;
+    let alive = FakeOtlp::builder().start().await;
+    add_second_exporter(&mut outage, &alive, true);
+    let running = outage.run();
+    let snapshots: Vec<Snapshot> =
+        ["a", "b", "c"].map(|name| outage.export(&running, name, &presets::typical())).into();
+    alive.wait_for(|it| it.accepted.len() == 3, PATIENCE).await;
+    terminate(running);
+    assert!(snapshots.iter().all(Snapshot::is_untouched));
+
+    let back = outage.end().await;
+    let running = outage.run();
+    for snapshot in &snapshots {
+        snapshot.wait_for_trace_id(PATIENCE).await;
+    }
+    terminate(running);
+    assert_delivered(&alive, &snapshots);
+    assert_delivered(&back, &snapshots);
+}
+
+/// Scenario: the exporter that is away is `required: false`.
+/// Guarantees: the id is written without it, and it gets everything when it is back.
+#[tokio::test]
+async fn an_exporter_that_is_not_required_is_not_waited_for() {
+    let mut outage = Outage::new().await;
+    let alive = FakeOtlp::builder().start().await;
+    add_second_exporter(&mut outage, &alive, false);
+    let running = outage.run();
+    let snapshot = outage.export(&running, "a", &presets::typical());
+    snapshot.wait_for_trace_id(PATIENCE).await;
+    terminate(running);
+    assert_delivered(&alive, std::slice::from_ref(&snapshot));
+
+    let back = outage.end().await;
+    let running = outage.run();
+    let arrived = |count| move |it: &support::fake_otlp::State| it.accepted.len() == count;
+    back.wait_for(arrived(1), PATIENCE).await;
+    terminate(running);
+    assert_delivered(&back, std::slice::from_ref(&snapshot));
+    assert_delivered(&alive, &[snapshot]);
+}
+
+/// Scenario: `queue_size` is reached while the endpoint is away.
+/// Guarantees: the log says so, what does not fit stays where it is, and goes out in the end.
+#[tokio::test]
+async fn a_full_queue_leaves_exports_in_their_directories() {
+    const EXPORTS: usize = 10;
+    let outage = Outage::with(json!({"sending_queue": {"queue_size": "1MiB"}})).await;
+    let running = outage.run();
+    // Some 400 KB each.
+    let export = |n: String| outage.workspace.export(&n, &presets::many(200)).snapshot;
+    let snapshots: Vec<Snapshot> = (0..EXPORTS).map(|n| export(format!("{n}"))).collect();
+    running.wait_for_line("the queue is full", PATIENCE);
+    let list = outage.workspace.program("queue").args(&["list", "--format", "json"]);
+    let held: Value = serde_json::from_str(&list.run().expect_code(0).stdout).unwrap();
+    let sizes = held.as_array().unwrap().iter();
+    let sizes: Vec<u64> = sizes.map(|one| one["bytes"].as_u64().unwrap()).collect();
+    // One is taken while less is held, and a few are read at the same time.
+    assert!(sizes.len() < EXPORTS && sizes.iter().sum::<u64>() >= 1 << 20, "{sizes:?}");
+    assert!(snapshots.iter().all(Snapshot::is_untouched));
+
+    let server = outage.end().await;
+    for snapshot in &snapshots {
+        snapshot.wait_for_trace_id(PATIENCE).await;
+    }
+    running.wait_for_line("takes exports again", PATIENCE);
+    terminate(running);
+    assert_delivered(&server, &snapshots);
+}
+
+/// Scenario: between two runs the store is overwritten, cut off, or damaged in its middle.
+/// Guarantees: it is set aside as it is, loudly, and every export is found again and delivered.
+#[tokio::test]
+async fn a_corrupt_store_is_set_aside_and_every_export_is_found_again() {
+    type Damage = fn(&mut Vec<u8>);
+    let overwritten: Damage = |bytes| bytes.fill(b'?');
+    let cut_off: Damage = |bytes| bytes.truncate(bytes.len() / 3);
+    let holed: Damage = |bytes| {
+        let from = bytes.len() / 8;
+        bytes[from..].fill(0xA5);
+    };
+    for damage in [overwritten, cut_off, holed] {
+        let outage = Outage::new().await;
+        let running = outage.run();
+        let snapshots: Vec<Snapshot> =
+            ["a", "b", "c"].map(|name| outage.export(&running, name, &presets::typical())).into();
+        terminate(running);
+        let mut bytes = fs::read(outage.store()).unwrap();
+        damage(&mut bytes);
+        fs::write(outage.store(), &bytes).unwrap();
+
+        let server = outage.end().await;
+        let running = outage.run();
+        for snapshot in &snapshots {
+            snapshot.wait_for_trace_id(PATIENCE).await;
+        }
+        let output = terminate(running);
+        assert_delivered(&server, &snapshots);
+        assert_eq!(lines_with(&output, &["ERROR", "corrupt"]).len(), 1);
+        let beside = fs::read_dir(outage.store().parent().unwrap()).unwrap();
+        let aside: Vec<PathBuf> = beside
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.to_string_lossy().contains("queue.redb.corrupt-"))
+            .collect();
+        assert_eq!(aside.len(), 1, "{aside:?}");
+        assert_eq!(fs::read(&aside[0]).unwrap().len(), bytes.len());
+    }
+}
+
+/// Scenario: a second process on the state directory of a running sidecar.
+/// Guarantees: a second sidecar refuses to start; `once` goes on without the queue, and says so.
+#[tokio::test]
+async fn a_queue_has_one_process() {
+    let workspace = Workspace::new();
+    let server = FakeOtlp::builder().start().await;
+    let pipeline = workspace.pipeline(server.endpoint(), Protocol::Grpc, Value::Null);
+    let state_dir = workspace.root().join("queue");
+    let on_it = |program: support::program::Program| program.arg("--state-dir").arg(&state_dir);
+    let running = on_it(workspace.configured("run", &pipeline)).spawn();
+    let watched = workspace.export("watched", &presets::one()).snapshot;
+    watched.wait_for_trace_id(PATIENCE).await;
+
+    let second = on_it(workspace.configured("run", &pipeline)).run();
+    second.expect_code(2).expect_said(&["another taskspan holds this queue", "--state-dir"]);
+
+    let elsewhere = workspace.root().join("elsewhere");
+    let snapshot = presets::one().write_into(&elsewhere).snapshot;
+    let once = workspace.program("once").arg(&elsewhere).args(&[
+        "--endpoint",
+        server.endpoint(),
+        "--protocol",
+        "grpc",
+    ]);
+    let output = on_it(once).run().expect_code(0);
+    assert_eq!(lines_with(&output, &["WARN", "in memory"]).len(), 1);
+    terminate(running);
+    assert_delivered(&server, &[watched, snapshot]);
+}
+
+/// What a run two hours ago put into the queue for `otlp_grpc`. `in_doubt`: it also tried to send
+/// it, and does not know what became of that.
+async fn accepted_two_hours_ago(outage: &Outage, snapshot: &Snapshot, in_doubt: bool) {
+    const EXPORTER: &str = "otlp_grpc";
+    let options = ReadOptions { max_file_size: 1 << 20, project_id: None };
+    let Export::Fresh(fresh) = plan::read(&snapshot.path, &options).unwrap() else {
+        panic!("it was just written");
+    };
+    let converter = Converter {
+        spans: SpanOptions::default(),
+        redaction: Redaction::default(),
+        resource: ResourceConfig::default(),
+        limits: SpanLimits::default(),
+    };
+    let made_at = UnixNanos(UnixNanos::now().0 - 7_200_000_000_000);
+    let conversion = converter.convert(&fresh.plan, fresh.trace_id, made_at);
+    let encoded = conversion.requests.iter().map(|it| it.encode_to_vec().into());
+    let delivery = Delivery {
+        trace_id: fresh.trace_id,
+        source: fresh.source,
+        project_id: fresh.plan.project.id,
+        span_count: conversion.span_count,
+        made_at,
+        requests: encoded.collect(),
+    };
+    let directory = outage.store().parent().unwrap().to_owned();
+    let exporters = HashSet::from([EXPORTER.to_owned()]);
+    let ready = Queue::open(Location::Directory(directory), exporters, u64::MAX).unwrap();
+    let destination = Destination { exporter: EXPORTER.to_owned(), required: true };
+    ready.queue.accept(&delivery, &[destination]).await;
+    if in_doubt {
+        let mut lease = ready.queue.lease(EXPORTER).await.unwrap();
+        lease.begin().await.unwrap();
+        lease.failed("no answer", true, made_at).await.unwrap();
+    }
+    drop(ready.queue);
+    ready.thread.join().unwrap();
+}
+
+/// Scenario: an export waited in the queue for two hours, and was never sent, or perhaps was.
+/// Guarantees: what surely never arrived goes out with the time of now, so that a search finds it;
+/// what may have arrived goes out as it was. The ids are the same either way.
+#[tokio::test]
+async fn what_waited_long_is_sent_as_of_now_unless_it_may_have_arrived() {
+    for in_doubt in [false, true] {
+        let outage = Outage::new().await;
+        let snapshot = outage.workspace.export("a", &presets::typical()).snapshot;
+        accepted_two_hours_ago(&outage, &snapshot, in_doubt).await;
+        let started = UnixNanos::now().0;
+        let server = outage.end().await;
+        let running = outage.run();
+        snapshot.wait_for_trace_id(PATIENCE).await;
+        terminate(running);
+        // The id of the export keeps the time at which it was first read, as an id should; and what
+        // may have arrived does not start at a time that the checker takes for that of emission.
+        let mut faults = snapshot.check(&server.accepted());
+        let aged = ["export.id is", "not the time of emission"];
+        faults.retain(|fault| !aged.iter().any(|words| fault.contains(words)));
+        assert_eq!(faults, [""; 0]);
+        let is_now = |time: u64| time >= started;
+        for span in server.spans() {
+            let times = [span.start_time_unix_nano, span.end_time_unix_nano];
+            let events = span.events.iter().map(|event| event.time_unix_nano);
+            let mut all = times.into_iter().chain(events);
+            assert!(all.all(|time| is_now(time) != in_doubt), "{span:?}");
+        }
+    }
+}
