@@ -23,4 +23,5 @@ pub mod plan;
 pub mod queue;
 pub mod receiver;
 pub mod source;
+pub mod text;
 pub mod writeback;

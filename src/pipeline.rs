@@ -34,10 +34,14 @@ use crate::writeback;
 pub use build::PipelineError;
 use event::{Event, Observer};
 pub use stop::StageDied;
-use stop::{Stopping, join_all};
+use stop::{Stopping, guarded, join_all};
 
 /// Candidates that wait for the intake.
 const MAX_WAITING: usize = 64;
+
+/// How long `Once` waits for exporters that are not required when all others are done. What they do
+/// not take in this time stays in the queue.
+const OPTIONAL_GRACE: Duration = Duration::from_secs(5);
 
 /// Whether to stay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,13 +86,18 @@ impl Pipelines {
     ///
     /// # Errors
     /// See [`OpenError`].
-    pub fn open_queue(&self, location: Location) -> Result<Ready, OpenError> {
+    pub fn open_queue(&self, location: Location, mode: Mode) -> Result<Ready, OpenError> {
+        // A step of a job answers for its own directories, and not for what others left behind.
+        let sources = self.pipelines.iter().flat_map(|pipeline| &pipeline.receivers);
+        let directories = sources.flat_map(|source| source.config.directories.clone());
+        let scope = (mode == Mode::Once).then(|| directories.collect());
         let exporters: HashSet<String> =
             self.exporters.iter().map(|exporter| exporter.id.clone()).collect();
-        Queue::open(location, exporters, self.capacity)
+        Queue::open(location, exporters, scope, self.capacity)
     }
 
-    /// Runs until the work is done (`Once`) or `stop` is cancelled.
+    /// Runs until the work is done (`Once`) or `stop` is cancelled, which leaves requests in flight
+    /// the shutdown timeout; `abort` does not.
     ///
     /// # Errors
     /// A stage ended on its own.
@@ -98,8 +107,9 @@ impl Pipelines {
         mode: Mode,
         observer: Observer,
         stop: CancellationToken,
+        abort: CancellationToken,
     ) -> Result<(), StageDied> {
-        let stopping = Stopping::new(stop, self.shutdown_timeout);
+        let stopping = Stopping::new(stop, abort, self.shutdown_timeout);
         let sources = self.pipelines.iter().flat_map(|pipeline| &pipeline.receivers);
         let settler = settle::Settler {
             queue: queue.clone(),
@@ -109,7 +119,9 @@ impl Pipelines {
         };
         let delivered = CancellationToken::new();
         let mut downstream = JoinSet::new();
-        downstream.spawn(settler.run(delivered.clone()));
+        let settled = CancellationToken::new();
+        let settling = settler.run(delivered.clone(), settled.clone());
+        downstream.spawn(guarded(settling, stopping.stop.clone()));
         let watched = watch_health(queue.clone(), observer.clone(), stopping.finished.clone());
         downstream.spawn(watched);
 
@@ -117,7 +129,7 @@ impl Pipelines {
         for exporter in self.exporters {
             let (queue, observer) = (queue.clone(), observer.clone());
             let deliverer = deliver::Deliverer::new(exporter, queue, observer, stopping.clone());
-            delivery.spawn(deliverer.run());
+            delivery.spawn(guarded(deliverer.run(), stopping.stop.clone()));
         }
 
         let mut upstream = JoinSet::new();
@@ -133,7 +145,8 @@ impl Pipelines {
                     observer.clone(),
                     mode,
                 );
-                upstream.spawn(intake.run(incoming, stopping.stop.clone()));
+                let stop = stopping.stop.clone();
+                upstream.spawn(guarded(intake.run(incoming, stop.clone()), stop));
                 let (stop, restarts) = (stopping.stop.clone(), queue.restarts());
                 let max_bytes = config.max_file_size.0;
                 let visit = Arc::new(move |directory: &Path| tidy(directory, max_bytes));
@@ -151,14 +164,25 @@ impl Pipelines {
 
         let taken_in = join_all(upstream, &stopping).await;
         queue.close();
+        if mode == Mode::Once {
+            let (settled, stop) = (settled.clone(), stopping.stop.clone());
+            let finished = stopping.finished.clone();
+            tokio::spawn(async move {
+                settled.cancelled().await;
+                tokio::select! {
+                    () = tokio::time::sleep(OPTIONAL_GRACE) => stop.cancel(),
+                    () = finished.cancelled() => {}
+                }
+            });
+        }
         let sent = join_all(delivery, &stopping).await;
         delivered.cancel();
         stopping.finished.cancel();
-        let settled = join_all(downstream, &stopping).await;
+        let ended = join_all(downstream, &stopping).await;
         for path in queue.waiting() {
             observer(&Event::Undelivered { path });
         }
-        taken_in.and(sent).and(settled)
+        taken_in.and(sent).and(ended)
     }
 }
 

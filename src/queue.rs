@@ -100,6 +100,8 @@ pub struct Queue {
 struct Shared {
     /// Exporters that are there to take a lease.
     exporters: HashSet<String>,
+    /// Where exports have to lie to be worked on; none: anywhere.
+    scope: Option<Vec<PathBuf>>,
     capacity: u64,
     journal: Journal,
     state: Mutex<State>,
@@ -128,12 +130,14 @@ pub struct Ready {
 
 impl Queue {
     /// Opens the store. `capacity` is in bytes of requests; an export is taken while less is held.
+    /// With a `scope`, only exports below these directories are worked on; others keep waiting.
     ///
     /// # Errors
     /// See [`OpenError`]; a corrupt store is none.
     pub fn open(
         location: Location,
         exporters: HashSet<String>,
+        scope: Option<Vec<PathBuf>>,
         capacity: u64,
     ) -> Result<Ready, OpenError> {
         let Opened { store, records, set_aside } = Store::open(location)?;
@@ -152,6 +156,7 @@ impl Queue {
             .map_err(|source| OpenError::Directory { path: PathBuf::from("(thread)"), source })?;
         let shared = Shared {
             exporters,
+            scope,
             capacity,
             journal,
             state: Mutex::new(state),
@@ -189,6 +194,7 @@ impl Queue {
                     return Accepted::New;
                 }
                 // Should the store begin anew meanwhile, the next round puts it into the new one.
+                Err(StoreError::Closed) => return Accepted::Closed,
                 Err(error) => drop(self.store_failed(error, generation).await),
             }
         }
@@ -203,7 +209,10 @@ impl Queue {
             if let Some(known) = state.known(trace_id) {
                 return Some(Err(known));
             }
-            if state.bytes >= self.shared.capacity {
+            // Once full, it has to be emptier by a tenth before it takes more: one line each way.
+            let full = *self.shared.health.borrow() == Health::Full;
+            let capacity = self.shared.capacity;
+            if state.bytes >= if full { capacity - capacity / 10 } else { capacity } {
                 self.set_health(Health::Full);
                 return None;
             }
@@ -221,6 +230,9 @@ impl Queue {
         self.when(|state| {
             let mut all_done = true;
             for (seq, entry) in &mut state.entries {
+                if !self.concerns(&entry.record) {
+                    continue;
+                }
                 let items = entry.record.items.iter().zip(&mut entry.leased).enumerate();
                 for (index, (item, leased)) in items.filter(|(_, it)| it.0.exporter == exporter) {
                     all_done &= item.is_finished();
@@ -242,7 +254,7 @@ impl Queue {
         self.when(|state| {
             let mut all_settled = true;
             for (seq, entry) in &mut state.entries {
-                if entry.is_settled() || !self.has_exporter_for(&entry.record) {
+                if entry.is_settled() || !self.concerns(&entry.record) {
                     continue;
                 }
                 all_settled = false;
@@ -266,7 +278,7 @@ impl Queue {
     /// The files of the exports that wait for an exporter, or for their write-back.
     pub fn waiting(&self) -> Vec<PathBuf> {
         let state = self.state();
-        let waits = |entry: &&Entry| !entry.is_settled() && self.has_exporter_for(&entry.record);
+        let waits = |entry: &&Entry| !entry.is_settled() && self.concerns(&entry.record);
         let entries = state.entries.values().filter(waits);
         entries.map(|entry| entry.record.head.source.path.clone()).collect()
     }
@@ -282,8 +294,12 @@ impl Queue {
         self.shared.restarts.subscribe()
     }
 
-    fn has_exporter_for(&self, record: &Record) -> bool {
+    /// Whether this process works on the export: it has an exporter for it, and was asked to.
+    fn concerns(&self, record: &Record) -> bool {
+        let path = &record.head.source.path;
+        let within = |scope: &Vec<PathBuf>| scope.iter().any(|it| path.starts_with(it));
         record.items.iter().any(|item| self.shared.exporters.contains(&item.exporter))
+            && self.shared.scope.as_ref().is_none_or(within)
     }
 
     /// How often the store began anew. Whoever gives it an order remembers this, so that a failure
@@ -319,7 +335,7 @@ impl Queue {
             error => self.set_health(Health::Failing(error.to_string())),
         }
         tokio::time::sleep(STORE_RETRY).await;
-        if self.state().closed { Err(Lost) } else { Ok(()) }
+        Ok(())
     }
 
     fn forget_everything(&self) {
@@ -350,6 +366,14 @@ impl Queue {
     fn state(&self) -> MutexGuard<'_, State> {
         // Every change is made whole before the lock is let go, so a panic elsewhere tears nothing.
         self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The store works. Whether there is room is another matter.
+    fn recovered(&self) {
+        let failing = matches!(*self.shared.health.borrow(), Health::Failing(_));
+        if failing {
+            self.set_health(Health::Good);
+        }
     }
 
     fn set_health(&self, health: Health) {

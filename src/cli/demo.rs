@@ -64,7 +64,7 @@ impl Demo {
             event.log();
         });
         Session::in_memory(setup.build()?)?
-            .run(Mode::Once, observe, CancellationToken::new())
+            .run(Mode::Once, observe, CancellationToken::new(), CancellationToken::new())
             .await?;
 
         let requests = receiver.stop();

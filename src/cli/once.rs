@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use tokio_util::sync::CancellationToken;
 
 use super::exit::Failure;
 use super::preview::{self, Format};
@@ -59,13 +60,16 @@ impl Once {
             counting.count(event);
             progress.observe(event);
         });
-        let deadline = stop.clone();
+        // Time is up: what is in flight is in doubt, and the queue remembers that.
+        let abort = CancellationToken::new();
+        let deadline = (stop.clone(), abort.clone());
         let timeout = self.timeout.0;
         let timer = tokio::spawn(async move {
             tokio::time::sleep(timeout).await;
-            deadline.cancel();
+            deadline.0.cancel();
+            deadline.1.cancel();
         });
-        session.run(Mode::Once, observer, stop.clone()).await?;
+        session.run(Mode::Once, observer, stop, abort).await?;
         timer.abort();
         Ok(conclude(&tally.counts()))
     }

@@ -14,6 +14,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use serde_json::Value;
 
 use super::exit::Failure;
 use super::setup::Setup;
@@ -45,7 +46,7 @@ pub struct Preview {
 pub enum Format {
     /// For people
     Tree,
-    /// What would be emitted, one document an export
+    /// What would be emitted; a list when there is not exactly one export
     Json,
     /// One ExportTraceServiceRequest in OTLP/JSON
     Otlp,
@@ -139,11 +140,12 @@ fn render(previews: Vec<Previewed>, format: Format) -> Result<String, Failure> {
     let text = match format {
         Format::Tree => previews.iter().map(tree::of_preview).collect(),
         Format::Json => {
-            let documents: Result<Vec<String>, _> = previews
-                .iter()
-                .map(|it| serde_json::to_string_pretty(&json::document(it)))
-                .collect();
-            documents.map_err(anyhow::Error::from)?.iter().map(|it| format!("{it}\n")).collect()
+            let mut documents: Vec<Value> = previews.iter().map(json::document).collect();
+            let whole = match documents.len() {
+                1 => documents.remove(0),
+                _ => Value::Array(documents),
+            };
+            format!("{}\n", serde_json::to_string_pretty(&whole).map_err(anyhow::Error::from)?)
         }
         Format::Otlp => {
             let requests = previews.into_iter().flat_map(|preview| preview.requests).collect();

@@ -177,8 +177,9 @@ impl Source {
         if !directory.is_dir() {
             return Err(anyhow!("{}: there is no queue here", directory.display()).into());
         }
-        let location = Location::Directory(directory.to_owned());
-        let ready = Queue::open(location, HashSet::new(), u64::MAX).map_err(anyhow::Error::from)?;
+        let location = Location::Existing(directory.to_owned());
+        let ready =
+            Queue::open(location, HashSet::new(), None, u64::MAX).map_err(anyhow::Error::from)?;
         Ok(Source::Opened(ready.queue, ready.thread))
     }
 

@@ -1,6 +1,7 @@
 //! `taskspan run`: the sidecar.
 
 use clap::Args;
+use tokio_util::sync::CancellationToken;
 
 use super::exit::Failure;
 use super::preview::{self, Format};
@@ -36,7 +37,10 @@ impl Run {
         }
         tracing::info!(to = session.destinations().join(", "), "watching");
         let progress = Progress::start();
-        session.run(Mode::Watch, observer(move |event| progress.observe(event)), stop).await?;
+        let abort = CancellationToken::new();
+        session
+            .run(Mode::Watch, observer(move |event| progress.observe(event)), stop, abort)
+            .await?;
         tracing::info!("stopped");
         Ok(Exit::Done)
     }

@@ -9,7 +9,7 @@ use crate::config::{Fault, Faults};
 use crate::control::Server;
 use crate::pipeline::event::Observer;
 use crate::pipeline::{Mode, Pipelines};
-use crate::queue::{Location, OpenError, Ready};
+use crate::queue::{Location, Ready};
 
 /// What to do when the durable queue cannot be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +18,15 @@ pub enum OnTrouble {
     Refuse,
     /// A step of a job goes without: what it does not deliver stays a file without an id.
     GoWithout,
+}
+
+impl OnTrouble {
+    fn mode(self) -> Mode {
+        match self {
+            OnTrouble::Refuse => Mode::Watch,
+            OnTrouble::GoWithout => Mode::Once,
+        }
+    }
 }
 
 pub struct Session {
@@ -37,10 +46,12 @@ impl Session {
     ) -> Result<Session, Failure> {
         let directory = match &location {
             Some(Location::Directory(directory)) => Some(directory.clone()),
-            Some(Location::Memory) | None => None,
+            Some(Location::Memory | Location::Existing(_)) | None => None,
         };
         let opened = match location {
-            Some(location) => pipelines.open_queue(location).map_err(|error| trouble(&error)),
+            Some(location) => {
+                pipelines.open_queue(location, on_trouble.mode()).map_err(|error| error.to_string())
+            }
             None => Err("there is no directory for the queue: set XDG_STATE_HOME or HOME, or \
                          give one with --state-dir"
                 .to_owned()),
@@ -63,7 +74,8 @@ impl Session {
     /// # Errors
     /// The system gives no thread.
     pub fn in_memory(pipelines: Pipelines) -> Result<Session, Failure> {
-        let ready = pipelines.open_queue(Location::Memory).map_err(anyhow::Error::from)?;
+        let ready =
+            pipelines.open_queue(Location::Memory, Mode::Once).map_err(anyhow::Error::from)?;
         Ok(Session { pipelines, ready, directory: None })
     }
 
@@ -71,7 +83,7 @@ impl Session {
         self.pipelines.destinations()
     }
 
-    /// Runs to the end, and until all is on disk.
+    /// Runs to the end, and until all is on disk. See [`Pipelines::run`] for the two tokens.
     ///
     /// # Errors
     /// A stage died.
@@ -80,6 +92,7 @@ impl Session {
         mode: Mode,
         observer: Observer,
         stop: CancellationToken,
+        abort: CancellationToken,
     ) -> Result<(), Failure> {
         let Ready { queue, thread, .. } = self.ready;
         let finished = CancellationToken::new();
@@ -94,7 +107,7 @@ impl Session {
         });
         let control =
             server.map(|server| tokio::spawn(server.run(queue.clone(), finished.clone())));
-        let result = self.pipelines.run(queue, mode, observer, stop).await;
+        let result = self.pipelines.run(queue, mode, observer, stop, abort).await;
         finished.cancel();
         if let Some(control) = control {
             let _ = control.await;
@@ -102,10 +115,6 @@ impl Session {
         let _ = tokio::task::spawn_blocking(move || thread.join()).await;
         Ok(result?)
     }
-}
-
-fn trouble(error: &OpenError) -> String {
-    error.to_string()
 }
 
 /// What an earlier run left behind.

@@ -21,6 +21,8 @@ pub struct Draft {
     pub done: bool,
     pub cutter: Cutter,
     pub attributes: Vec<KeyValue>,
+    /// How many of them every span has.
+    pub fixed: usize,
     pub events: Vec<Event>,
     pub links: Vec<Link>,
 }
@@ -39,7 +41,11 @@ impl Draft {
 
     /// The span, with the limits of the environment applied.
     pub fn into_span(mut self, trace_id: TraceId, names: SpanNames, limits: &SpanLimits) -> Span {
-        self.attributes.extend(self.cutter.truncated());
+        // Before the parameters, which a limit on their number drops first.
+        let at = self.fixed.min(self.attributes.len());
+        if let Some(truncated) = self.cutter.truncated() {
+            self.attributes.insert(at, truncated);
+        }
 
         let span_id = trace_id.span(self.task_type, &self.task_id);
         let parent = self.parent.map(|(task_type, id)| trace_id.span(task_type, &id));

@@ -8,6 +8,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use indexmap::IndexMap;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use opentelemetry_proto::tonic::trace::v1::span::Link;
 use serde_json::{Map, Value};
@@ -177,18 +178,23 @@ impl<'a> Builder<'a> {
 
     /// One contract for each type below the story, in place of one for each task.
     fn contracts_of_types(&self, draft: &mut Draft, story: &Story<'_>) {
-        let mut seen = HashSet::new();
+        let mut kinds: IndexMap<&str, Vec<&Value>> = IndexMap::new();
         for artifact in story.tasks.iter().map(|&task| self.artifacts[task]) {
-            if !seen.insert(&artifact.kind) {
-                continue;
-            }
             let info = self.context.plan.types.get(&artifact.kind);
-            let rules = info.map(|info| info.rules.as_slice()).unwrap_or_default();
-            let rules = if rules.is_empty() { &artifact.derived_from } else { rules };
+            let of_type = info.map(|info| info.rules.as_slice()).unwrap_or_default();
+            let rules = kinds.entry(&artifact.kind).or_insert_with(|| of_type.iter().collect());
+            rules.extend(&artifact.derived_from);
+        }
+        for (kind, rules) in kinds {
+            // Every rule once: those of the type, then those that an artifact alone has.
+            let mut seen = HashSet::new();
+            let rules: Vec<Value> =
+                rules.into_iter().filter(|rule| seen.insert(rule.to_string())).cloned().collect();
+            let info = self.context.plan.types.get(kind);
             let contract = info.and_then(|info| info.contract.as_ref());
             // A story of one type says so in its attributes already.
-            let kind = story.kind.is_none().then_some(artifact.kind.as_str());
-            let events = events::contract(&mut draft.cutter, draft.start, rules, contract, kind);
+            let named = story.kind.is_none().then_some(kind);
+            let events = events::contract(&mut draft.cutter, draft.start, &rules, contract, named);
             draft.events.extend(events);
         }
     }
@@ -305,6 +311,7 @@ impl<'a> Builder<'a> {
             done: if task_type == TaskType::Task { figures.completed == 1 } else { done },
             cutter: self.converter.cutter(),
             attributes: Vec::new(),
+            fixed: 0,
             events: Vec::new(),
             links: Vec::new(),
             parent: None,
@@ -322,6 +329,7 @@ impl<'a> Builder<'a> {
         draft.attributes.push(double("task.percent_complete", figures.percent()));
         draft.attributes.push(count("task.subtask_count", below));
         draft.attributes.push(count("task.subtask_completed", below_done));
+        draft.fixed = draft.attributes.len();
         draft
     }
 

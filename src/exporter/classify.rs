@@ -15,6 +15,8 @@ use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse
 use prost::Message;
 use tonic::Code;
 
+use crate::text::one_line;
+
 /// What became of one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
@@ -60,7 +62,7 @@ pub fn grpc(
     retry_info: Option<Duration>,
     from_transport: bool,
 ) -> Reply {
-    let reason = format!("{code:?}: {message}");
+    let reason = format!("{code:?}: {}", one_line(message));
     // tonic says OUT_OF_RANGE, which OTLP would have us retry, and others RESOURCE_EXHAUSTED.
     let sized = matches!(
         code,
@@ -70,6 +72,10 @@ pub fn grpc(
         return Reply::TooLarge { reason };
     }
     let delivery = match code {
+        // A gateway says so when it lost a server that may have taken the request before.
+        Code::Unavailable if speaks_of_a_break(message) && retry_info.is_none() => {
+            Delivery::InDoubt
+        }
         Code::Unavailable | Code::ResourceExhausted if !from_transport => Delivery::NotDelivered,
         _ => Delivery::InDoubt,
     };
@@ -127,7 +133,10 @@ pub fn acknowledgement(body: &[u8]) -> Reply {
     };
     match response.partial_success {
         Some(partial) if partial.rejected_spans != 0 || !partial.error_message.is_empty() => {
-            Reply::Partial { rejected: partial.rejected_spans, message: partial.error_message }
+            Reply::Partial {
+                rejected: partial.rejected_spans,
+                message: one_line(&partial.error_message),
+            }
         }
         _ => Reply::Accepted,
     }
@@ -155,6 +164,12 @@ pub fn retry_info(details: &[u8]) -> Option<Duration> {
 
 fn clamp(wait: Duration) -> Duration {
     wait.min(MAX_SERVER_WAIT)
+}
+
+/// The words with which gateways report a connection that ended under a request.
+fn speaks_of_a_break(message: &str) -> bool {
+    let message = message.to_ascii_lowercase();
+    ["upstream", "reset", "disconnect", "terminat"].iter().any(|words| message.contains(words))
 }
 
 /// The words with which servers refuse a message for its size.

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use flate2::write::GzEncoder;
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::header::{
     CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
 };
@@ -18,13 +18,12 @@ use prost::Message;
 use super::classify::{self, Delivery, Reply};
 use super::config::{Compression, OtlpConfig, TlsConfig};
 use super::{BuildError, USER_AGENT, chain, endpoint, tls};
+use crate::text::one_line;
 
 const PROTOBUF: HeaderValue = HeaderValue::from_static("application/x-protobuf");
 
 /// More of an answer than this is not read; a server's message fits easily.
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
-/// What of an error page goes into a log line.
-const MAX_REASON_CHARS: usize = 300;
 
 pub(super) type Client<B> = legacy::Client<HttpsConnector<HttpConnector>, B>;
 
@@ -149,6 +148,10 @@ async fn answer(response: Response<Incoming>) -> Reply {
     let is_protobuf = response.headers().get(CONTENT_TYPE) == Some(&PROTOBUF);
     let body = match Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await {
         Ok(body) => body.to_bytes(),
+        Err(error) if status.is_success() && error.is::<LengthLimitError>() => {
+            // No OTLP answer is as long as that.
+            return classify::acknowledgement(b"\xff");
+        }
         Err(error) if status.is_success() => {
             let reason = format!("the answer broke off: {error}");
             return Reply::Retry { reason, after: None, delivery: Delivery::InDoubt };
@@ -177,9 +180,4 @@ fn status_message(body: &[u8]) -> String {
         message: String,
     }
     RpcStatus::decode(body).map(|status| status.message).unwrap_or_default()
-}
-
-fn one_line(text: &str) -> String {
-    let words: Vec<&str> = text.split_whitespace().collect();
-    words.join(" ").chars().filter(|c| !c.is_control()).take(MAX_REASON_CHARS).collect()
 }

@@ -27,6 +27,11 @@ pub enum PipelineError {
          written back twice; list all exporters in one pipeline"
     )]
     SharedReceiver { id: ComponentId },
+    #[error(
+        "pipeline `{id}`: every exporter is marked `required: false`, so nothing would say when \
+         task_trace_id may be written; leave at least one required"
+    )]
+    NothingRequired { id: ComponentId },
 }
 
 impl Pipelines {
@@ -40,7 +45,7 @@ impl Pipelines {
         let mut exporters: IndexMap<ComponentId, Exporter> = IndexMap::new();
         let mut capacity = u64::MAX;
         let mut pipelines = Vec::new();
-        for (_, pipeline) in traces_pipelines(config) {
+        for (pipeline_id, pipeline) in traces_pipelines(config) {
             for receiver in &pipeline.receivers {
                 let times = fed.entry(receiver).or_default();
                 *times += 1;
@@ -63,6 +68,9 @@ impl Pipelines {
                     Ok(exporter) => drop(exporters.insert(id.clone(), exporter)),
                     Err(source) => errors.push(PipelineError::Exporter { id: id.clone(), source }),
                 }
+            }
+            if !destinations.iter().any(|destination| destination.required) {
+                errors.push(PipelineError::NothingRequired { id: pipeline_id.clone() });
             }
             let receivers = Source::of_pipeline(config, pipeline, otel, &mut errors);
             pipelines.push(Pipeline { receivers, destinations });

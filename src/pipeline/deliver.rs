@@ -30,6 +30,9 @@ const STALE: Duration = Duration::from_secs(60);
 const FIRST_LOOK: Duration = Duration::from_millis(100);
 const SLOWEST_LOOK: Duration = Duration::from_secs(5);
 
+/// How long to wait before the queue is asked again after it lost an export.
+const AFTER_LOSS: Duration = Duration::from_secs(1);
+
 /// A trace larger than this is known to be cut by a Tempo with its default limits.
 const TEMPO_TRACE_BYTES: u64 = 5_000_000;
 
@@ -45,13 +48,15 @@ pub struct Deliverer {
 /// Why an export is not delivered, for now or for good.
 enum Stop {
     Rejected(Rejection),
-    /// The program is stopping, or the export is gone from the queue; not a failure.
+    /// The program is stopping; not a failure.
     Interrupted,
+    /// The queue does not have the export any more.
+    Lost,
 }
 
 impl From<Lost> for Stop {
     fn from(_: Lost) -> Stop {
-        Stop::Interrupted
+        Stop::Lost
     }
 }
 
@@ -85,22 +90,44 @@ impl Deliverer {
             };
             let settled = match worked {
                 Ok(()) => lease.delivered(UnixNanos::now()).await,
-                Err(Stop::Rejected(rejection)) => lease.rejected(rejection).await,
+                Err(Stop::Rejected(rejection)) => {
+                    self.tell_optional(&lease, &rejection);
+                    lease.rejected(rejection).await
+                }
                 Err(Stop::Interrupted) => {
                     drop(lease);
                     Ok(())
                 }
+                Err(Stop::Lost) => Err(Lost),
             };
             if settled.is_err() {
-                tracing::debug!(exporter = id, "the export left the queue while it was sent");
+                // The store began anew, or is about to: there is no hurry to ask it again.
+                tracing::warn!(exporter = id, "the export left the queue while it was sent");
+                if self.sleep(AFTER_LOSS).await.is_err() {
+                    return Ok(());
+                }
             }
+        }
+    }
+
+    /// The refusal of a required exporter decides about the export and is told when it is settled.
+    fn tell_optional(&self, lease: &Lease, rejection: &Rejection) {
+        if !lease.item().required {
+            (self.observer)(&Event::Rejected {
+                path: lease.head().source.path.clone(),
+                exporter: self.exporter.id.clone(),
+                reason: rejection.reason.clone(),
+                permanent: rejection.kind != RejectionKind::GivenUp,
+                required: false,
+            });
         }
     }
 
     async fn work(&mut self, lease: &mut Lease) -> Result<(), Stop> {
         self.send_all(lease).await?;
         if self.exporter.verifier.is_some() {
-            self.verify(lease).await?;
+            // What was read back is there, whatever was said of it on the way.
+            return self.verify(lease).await;
         }
         // Spans that the server did not keep make the trace one that an id must not vouch for.
         match &lease.item().lost_spans {
@@ -133,7 +160,8 @@ impl Deliverer {
                 }
                 Reply::TooLarge { reason } => match split::halve(&request) {
                     Some((first, second)) => lease.split_next(first, second).await?,
-                    None => return Err(Stop::Rejected(refused(reason))),
+                    // The others may fit; the export as a whole is refused at the end.
+                    None => self.acknowledged(lease, Some(reason)).await?,
                 },
                 Reply::Refused { reason } => return Err(Stop::Rejected(refused(reason))),
             }
@@ -185,7 +213,8 @@ impl Deliverer {
             if missing.is_empty() {
                 return Ok(());
             }
-            if lease.item().resent {
+            // A backend that knows nothing of the trace is the wrong one, or the wrong tenant.
+            if lease.item().resent || missing.len() == sent.len() {
                 return Err(Stop::Rejected(incomplete(lease, sent.len(), missing.len())));
             }
             let (found, all) = (sent.len() - missing.len(), sent.len());
@@ -228,7 +257,9 @@ impl Deliverer {
                     }
                 }
                 Err(reason) => {
-                    self.is_down(&format!("cannot read the trace back: {reason}"));
+                    self.is_down(&format!(
+                        "cannot read the trace back (verify.endpoint): {reason}"
+                    ));
                     deadline = Instant::now() + timeout;
                 }
             }
@@ -299,6 +330,13 @@ fn incomplete(lease: &Lease, sent: usize, missing: usize) -> Rejection {
         "likely a limit of its ingestion: a rate limit, or the size of a trace".to_owned()
     };
     let found = sent - missing;
+    if found == 0 {
+        let reason = format!(
+            "every span was acknowledged, but the backend at verify.endpoint knows none of the \
+             {sent}; is it the right address and tenant?"
+        );
+        return Rejection { reason, kind: RejectionKind::Incomplete };
+    }
     let reason = format!(
         "every span was acknowledged, but the backend has {found} of {sent}, after the missing \
          ones were sent again; {cause}"

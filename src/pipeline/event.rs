@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::ids::TraceId;
 use crate::queue::Health;
+use crate::text::visible;
 
 /// Called by every stage, at once and from any thread.
 pub type Observer = Arc<dyn Fn(&Event) + Send + Sync>;
@@ -39,7 +40,14 @@ pub enum Event {
     /// The program ends before it was delivered.
     Undelivered { path: PathBuf },
     /// An exporter will not deliver it.
-    Rejected { path: PathBuf, exporter: String, reason: String, permanent: bool },
+    Rejected {
+        path: PathBuf,
+        exporter: String,
+        reason: String,
+        permanent: bool,
+        /// Write-back waits for this exporter.
+        required: bool,
+    },
 }
 
 impl Event {
@@ -51,17 +59,22 @@ impl Event {
                 tracing::debug!(path = %path.display(), "emitted before");
             }
             Event::Refused { path, reason } => {
-                tracing::error!(path = %path.display(), "export refused: {reason}");
+                tracing::error!(path = %path.display(), "export refused: {}", visible(reason));
             }
             Event::Odd { path, warning } => {
-                tracing::warn!(path = %path.display(), "{warning}");
+                tracing::warn!(path = %path.display(), "{}", visible(warning));
             }
             Event::Accepted { path, trace_id, spans, requests } => {
                 tracing::debug!(path = %path.display(), %trace_id, spans, requests, "export accepted");
             }
             Event::Acknowledged { trace_id } => tracing::trace!(%trace_id, "request acknowledged"),
             Event::Down { exporter, destination, reason } => {
-                tracing::warn!(exporter, destination, "endpoint is down, trying again: {reason}");
+                tracing::warn!(
+                    exporter,
+                    destination,
+                    "endpoint is down, trying again: {}",
+                    visible(reason)
+                );
             }
             Event::Up { exporter, destination, after, waiting } => {
                 let after = humantime::format_duration(Duration::from_millis(
@@ -70,11 +83,11 @@ impl Event {
                 tracing::info!(exporter, destination, waiting, "endpoint is back after {after}");
             }
             Event::Remark { path, exporter, rejected: 0, message } => {
-                tracing::warn!(path = %path.display(), exporter, "the server remarks: {message}");
+                tracing::warn!(path = %path.display(), exporter, "the server remarks: {}", visible(message));
             }
             Event::Remark { path, exporter, rejected, message } => {
                 let path = path.display();
-                tracing::error!(%path, exporter, rejected, "the server rejected spans: {message}");
+                tracing::error!(%path, exporter, rejected, "the server rejected spans: {}", visible(message));
             }
             Event::Done { path, trace_id, project_id, spans, written } => {
                 let path = path.display();
@@ -87,7 +100,7 @@ impl Event {
             }
             Event::NotWritten { path, trace_id, reason } => {
                 let path = path.display();
-                tracing::error!(%path, %trace_id, "export emitted, but not written back: {reason}");
+                tracing::error!(%path, %trace_id, "export emitted, but not written back: {}", visible(reason));
             }
             Event::Health { health: Health::Good } => {
                 tracing::info!("the queue takes exports again");
@@ -105,10 +118,10 @@ impl Event {
                 let path = path.display();
                 tracing::warn!(%path, "not delivered yet; the next run goes on with it");
             }
-            Event::Rejected { path, exporter, reason, permanent } => {
+            Event::Rejected { path, exporter, reason, permanent, .. } => {
                 let path = path.display();
                 let verb = if *permanent { "rejected" } else { "not delivered" };
-                tracing::error!(%path, exporter, "export {verb}: {reason}");
+                tracing::error!(%path, exporter, "export {verb}: {}", visible(reason));
             }
         }
     }
@@ -149,12 +162,13 @@ impl Tally {
             }
             Event::Superseded { .. } => counts.done += 1,
             Event::NotWritten { .. } => counts.not_written += 1,
-            Event::Rejected { permanent: true, .. } => {
+            Event::Rejected { required: true, permanent: true, .. } => {
                 counts.refused += 1;
             }
-            Event::Rejected { permanent: false, .. } => counts.given_up += 1,
+            Event::Rejected { required: true, permanent: false, .. } => counts.given_up += 1,
             Event::Undelivered { .. } => counts.undelivered += 1,
             Event::Health { .. }
+            | Event::Rejected { required: false, .. }
             | Event::Odd { .. }
             | Event::Acknowledged { .. }
             | Event::Down { .. }

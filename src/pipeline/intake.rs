@@ -92,24 +92,27 @@ impl Intake {
         stop: CancellationToken,
     ) -> Result<(), StageDied> {
         let mut settling = JoinSet::new();
-        let mut result = Ok(());
-        while let Some(Candidate { path }) = candidates.recv().await {
+        loop {
+            let may_take = settling.len() < MAX_SETTLING;
+            let path = tokio::select! {
+                biased;
+                Some(ended) = settling.join_next() => {
+                    ended.map_err(StageDied::from)?;
+                    continue;
+                }
+                candidate = candidates.recv(), if may_take => match candidate {
+                    Some(Candidate { path }) => path,
+                    None => break,
+                },
+            };
             if self.shared.is_new_work(&path) {
                 settling.spawn(Arc::clone(&self.shared).work(path, stop.clone()));
             }
-            while let Some(ended) = settling.try_join_next() {
-                result = result.and(ended.map_err(StageDied::from));
-            }
-            while settling.len() >= MAX_SETTLING
-                && let Some(ended) = settling.join_next().await
-            {
-                result = result.and(ended.map_err(StageDied::from));
-            }
         }
         while let Some(ended) = settling.join_next().await {
-            result = result.and(ended.map_err(StageDied::from));
+            ended.map_err(StageDied::from)?;
         }
-        result
+        Ok(())
     }
 }
 

@@ -25,8 +25,13 @@ pub struct Settler {
 }
 
 impl Settler {
-    /// Settles until nothing more can come: the queue is closed and empty, or delivery has ended.
-    pub async fn run(self, delivered: CancellationToken) -> Result<(), StageDied> {
+    /// Settles until nothing more can come: the queue is closed and empty, which cancels `settled`,
+    /// or delivery has ended.
+    pub async fn run(
+        self,
+        delivered: CancellationToken,
+        settled: CancellationToken,
+    ) -> Result<(), StageDied> {
         // Delivered, but not written back for now. They stay in the queue, so that a scan that
         // comes upon the file again does not send it again.
         let mut unwritten: Vec<(Settlement, UnixNanos)> = Vec::new();
@@ -39,7 +44,10 @@ impl Settler {
                 biased;
                 settlement = self.queue.settlement() => match settlement {
                     Some(settlement) => unwritten.extend(self.settle(settlement).await),
-                    None => return Ok(()),
+                    None => {
+                        settled.cancel();
+                        return Ok(());
+                    }
                 },
                 // What is unwritten stays on disk; the next run writes it back.
                 () = delivered.cancelled() => return Ok(()),
@@ -61,6 +69,7 @@ impl Settler {
                     exporter,
                     reason: rejection.reason,
                     permanent: rejection.kind != RejectionKind::GivenUp,
+                    required: true,
                 });
                 settlement.reported();
                 None

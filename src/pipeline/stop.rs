@@ -16,6 +16,19 @@ impl From<JoinError> for StageDied {
     }
 }
 
+/// A stage that asks all others to stop when it dies, whoever looks at it or not.
+pub async fn guarded(
+    stage: impl Future<Output = Result<(), StageDied>>,
+    stop: CancellationToken,
+) -> Result<(), StageDied> {
+    let guard = stop.drop_guard();
+    let ended = stage.await;
+    if ended.is_ok() {
+        guard.disarm();
+    }
+    ended
+}
+
 /// Waits for stages; when one dies, the others are asked to stop: better to be restarted than to
 /// be half alive.
 pub async fn join_all(
@@ -46,9 +59,8 @@ pub struct Stopping {
 
 impl Stopping {
     /// `timeout`: how long requests in flight have to finish.
-    pub fn new(stop: CancellationToken, timeout: Duration) -> Stopping {
-        let stopping =
-            Stopping { stop, abort: CancellationToken::new(), finished: CancellationToken::new() };
+    pub fn new(stop: CancellationToken, abort: CancellationToken, timeout: Duration) -> Stopping {
+        let stopping = Stopping { stop, abort, finished: CancellationToken::new() };
         let Stopping { stop, abort, finished } = stopping.clone();
         tokio::spawn(async move {
             tokio::select! {

@@ -71,7 +71,7 @@ fn choose_project_id(
     wanted: Option<&str>,
     warnings: &mut Vec<Warning>,
 ) -> String {
-    let of_manifest = manifest.and_then(|manifest| manifest.metadata.project_id.clone());
+    let of_manifest = manifest.and_then(|manifest| manifest.project_id.clone());
     [wanted.map(str::to_owned), onboarding.project_id.clone(), of_manifest]
         .into_iter()
         .flatten()
@@ -308,7 +308,7 @@ mod tests {
     fn the_project_id_has_an_order() {
         let with = |id: &str| onboarding(json!({"project_id": id, "coverage": {"gaps": []}}));
         let manifest = || {
-            let yaml = b"metadata: {projectId: of-manifest}";
+            let yaml = b"metadata: {projectId: of-manifest}\nartifacts: []";
             Ok(Manifest::parse("m.yaml", yaml).expect("YAML"))
         };
         let id = |metadata, wanted| {

@@ -3,9 +3,17 @@
 
 use serde_json::{Map, Value};
 
-/// A non-empty string.
+/// A string that says something.
 pub fn text(value: Option<&Value>) -> Option<String> {
-    value.and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned)
+    value.and_then(Value::as_str).filter(|text| !text.trim().is_empty()).map(str::to_owned)
+}
+
+/// The same, from a number or a boolean too: YAML makes those of names without quotes.
+pub fn word(value: Option<&Value>) -> Option<String> {
+    match value? {
+        number @ (Value::Number(_) | Value::Bool(_)) => Some(number.to_string()),
+        value => text(Some(value)),
+    }
 }
 
 /// The first of several spellings of a key that has a value.

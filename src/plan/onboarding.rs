@@ -118,9 +118,10 @@ impl Onboarding {
             graph: graph.iter().map(|(id, deps)| (id.clone(), json::strings(Some(deps)))).collect(),
             parameters: parameters
                 .into_iter()
-                .filter_map(|(id, value)| match value {
-                    Value::Object(map) => Some((id, map)),
-                    _ => None,
+                .map(|(id, value)| match value {
+                    Value::Object(map) if !json::is_omitted(&map) => (id, map),
+                    // The key alone says that there is such an artifact.
+                    _ => (id, Map::new()),
                 })
                 .collect(),
             contracts,
@@ -150,7 +151,7 @@ fn parse_object(bytes: &[u8]) -> Result<Raw, OnboardingError> {
         (Err(error), found) if found.is_none() || !error.is_data() => {
             Err(OnboardingError::Syntax {
                 line: error.line(),
-                column: error.column(),
+                column: error.column().max(1),
                 message: without_position(&error),
             })
         }
@@ -259,7 +260,7 @@ mod tests {
     fn refusals_name_the_place() {
         let cases = [
             ("{\"coverage\": {\n \"gaps\": [", "2:10: not valid JSON: EOF while parsing a list"),
-            ("", "1:0: not valid JSON: EOF while parsing a value"),
+            ("", "1:1: not valid JSON: EOF while parsing a value"),
             ("[]", "the top level is an array, not an object"),
             ("5", "the top level is a number, not an object"),
             ("{\"coverage\": NaN}", "1:14: not valid JSON: expected value"),

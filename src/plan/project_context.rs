@@ -1,7 +1,5 @@
 //! The ProjectContext: the project's name and its owner.
 
-use serde_json::Value;
-
 use super::{json, yaml};
 
 /// The ProjectContext as far as taskspan reads it.
@@ -19,10 +17,10 @@ impl ProjectContext {
     pub fn parse(bytes: &[u8]) -> Result<ProjectContext, String> {
         let text = std::str::from_utf8(json::without_bom(bytes))
             .map_err(|error| format!("not UTF-8: {error}"))?;
-        let value: Value = yaml::parse(text).map_err(|error| yaml::brief(&error))?;
+        let value = yaml::parse(text).map_err(|error| error.to_string())?;
         Ok(ProjectContext {
-            name: json::text(value.pointer("/spec/project/name")),
-            owner: json::text(value.pointer("/spec/business/owner")),
+            name: json::word(value.pointer("/spec/project/name")),
+            owner: json::word(value.pointer("/spec/business/owner")),
         })
     }
 }

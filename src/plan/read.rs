@@ -37,8 +37,8 @@ pub struct Fresh {
     pub source: Source,
     pub trace_id: TraceId,
     pub plan: Plan,
-    /// The metadata names a manifest that could not be used. It may still be on its way to the
-    /// disk, so it is worth a second look before the export is taken as it is.
+    /// The metadata names a file that could not be used. It may still be on its way to the disk,
+    /// so it is worth a second look before the export is taken as it is.
     pub provisional: bool,
 }
 
@@ -97,7 +97,9 @@ pub fn read(path: &Path, options: &ReadOptions) -> Result<Export, PlanError> {
     let mut warnings = Vec::new();
     let manifest = read_manifest(directory, &onboarding, options, &mut warnings);
     let context = read_context(directory, &onboarding, options, &mut warnings);
-    let provisional = manifest.is_err() && onboarding.artifact_manifest_path.is_some();
+    let provisional = (manifest.is_err() && onboarding.artifact_manifest_path.is_some())
+        || (context.is_none() && onboarding.project_context_path.is_some());
+    let context = context.unwrap_or_default();
     let mut plan = join::join(onboarding, manifest, context, options.project_id.as_deref());
     plan.warnings.append(&mut warnings);
     Ok(Export::Fresh(Box::new(Fresh { source, trace_id, plan, provisional })))
@@ -138,26 +140,23 @@ fn read_manifest(
         .or_else(|error| refuse(ManifestUse::Unreadable, format!("{}: {error}", path.display())))
 }
 
+/// None when there is none, or none that can be used.
 fn read_context(
     directory: &Path,
     onboarding: &Onboarding,
     options: &ReadOptions,
     warnings: &mut Vec<Warning>,
-) -> ProjectContext {
+) -> Option<ProjectContext> {
     // Older exports have none; that is nothing to warn about.
-    let Some(name) = &onboarding.project_context_path else {
-        return ProjectContext::default();
-    };
-    let context = source::load_sibling(directory, name, options.max_file_size)
+    let name = onboarding.project_context_path.as_ref()?;
+    source::load_sibling(directory, name, options.max_file_size)
         .map_err(|error| error.to_string())
         .and_then(|bytes| {
             ProjectContext::parse(&bytes)
                 .map_err(|error| format!("{}: {error}", directory.join(name).display()))
-        });
-    context.unwrap_or_else(|reason| {
-        warnings.push(Warning::ProjectContextNotUsed { reason });
-        ProjectContext::default()
-    })
+        })
+        .map_err(|reason| warnings.push(Warning::ProjectContextNotUsed { reason }))
+        .ok()
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -113,13 +113,24 @@ impl Queue {
                 if matches!(item.state, ItemState::Rejected(_)) {
                     // What a server took in part has to go whole: nobody knows which spans it kept.
                     let pending = match item.lost_spans {
-                        Some(_) => (0..entry.record.head.requests).map(Blob).collect(),
-                        None => item.pending.clone(),
+                        Some(_) if item.pending.is_empty() => {
+                            (0..entry.record.head.requests).map(Blob).collect()
+                        }
+                        _ => item.pending.clone(),
+                    };
+                    // What a backend did not have stays unproven until it is read back.
+                    let lost_spans = match &item.state {
+                        ItemState::Rejected(rejection)
+                            if rejection.kind == RejectionKind::Incomplete =>
+                        {
+                            Some(rejection.reason.clone())
+                        }
+                        _ => None,
                     };
                     let item = Item {
                         state: ItemState::Accepted,
                         resent: false,
-                        lost_spans: None,
+                        lost_spans,
                         pending,
                         ..item.clone()
                     };

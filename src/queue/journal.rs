@@ -7,6 +7,7 @@
 //! ```
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::thread::JoinHandle;
 
@@ -82,12 +83,23 @@ impl Journal {
     }
 }
 
+/// The library can trip over a file that somebody else wrote into. That is corruption, and no
+/// reason for the thread to die.
+fn guarded<T>(work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|_| Err(StoreError::Corrupt("it cannot be read any more".to_owned())))
+}
+
 fn work(mut store: Store, mut orders: mpsc::Receiver<Order>) {
     let mut failed = false;
     let mut batch = Vec::new();
     // An answer that nobody waits for any more is no loss.
     while orders.blocking_recv_many(&mut batch, MAX_WAITING) > 0 {
-        if failed && let Err(error) = store.reopen() {
+        let starts_over = batch.iter().any(|order| matches!(order, Order::StartOver { .. }));
+        if failed
+            && !starts_over
+            && let Err(error) = guarded(|| store.reopen())
+        {
             batch.drain(..).for_each(|order| order.refuse(error.clone()));
             continue;
         }
@@ -101,19 +113,19 @@ fn work(mut store: Store, mut orders: mpsc::Receiver<Order>) {
                     writers.push(done);
                 }
                 Order::Read { seq, blob, done } => {
-                    let found = store.blob(seq, blob);
+                    let found = guarded(|| store.blob(seq, blob));
                     failed |= found.is_err();
                     let _ = done.send(found);
                 }
                 Order::StartOver { done } => {
-                    let _ = done.send(store.start_over());
+                    let _ = done.send(guarded(|| store.start_over()));
                 }
             }
         }
         if writers.is_empty() {
             continue;
         }
-        let result = store.apply(&ops);
+        let result = guarded(|| store.apply(&ops));
         failed |= result.is_err();
         for done in writers {
             let _ = done.send(result.clone());

@@ -99,6 +99,8 @@ impl Lease {
         item.attempts += 1;
         item.last_error = None;
         item.next_attempt = None;
+        // What a server rejected is not to be sent again, by nobody.
+        item.resent |= lost_spans.is_some();
         item.lost_spans = item.lost_spans.or(lost_spans);
         self.save(item, Vec::new()).await
     }
@@ -184,7 +186,9 @@ impl Lease {
     }
 
     async fn finish(&mut self, state: ItemState) -> Result<(), Lost> {
-        let item = Item { state, next_attempt: None, ..self.item.clone() };
+        let refused = u32::from(matches!(state, ItemState::Rejected(_)));
+        let attempts = self.item.attempts.saturating_add(refused);
+        let item = Item { state, attempts, next_attempt: None, ..self.item.clone() };
         self.save(item, Vec::new()).await?;
         self.queue.remove_if_over(self.seq).await;
         Ok(())
@@ -215,7 +219,10 @@ impl Lease {
                 return Err(Lost);
             }
             match self.queue.shared.journal.write(ops.clone()).await {
-                Ok(()) => break,
+                Ok(()) => {
+                    self.queue.recovered();
+                    break;
+                }
                 Err(error) => self.queue.store_failed(error, generation).await?,
             }
         }

@@ -163,6 +163,9 @@ impl Item {
 impl Record {
     /// None while some required exporter is not done. One refusal decides.
     pub fn outcome(&self) -> Option<Outcome> {
+        if !self.items.iter().any(|item| item.required) {
+            return None;
+        }
         let mut last = UnixNanos(0);
         let mut rejected = None;
         for item in self.items.iter().filter(|item| item.required) {

@@ -11,7 +11,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
@@ -37,6 +37,8 @@ const CACHE_BYTES: usize = 4 << 20;
 pub enum Location {
     /// In a file of this directory.
     Directory(PathBuf),
+    /// The same, to be looked at: nothing is made anew or set aside.
+    Existing(PathBuf),
     /// In memory: gone with the process.
     Memory,
 }
@@ -146,6 +148,12 @@ impl Store {
     pub fn open(location: Location) -> Result<Opened, OpenError> {
         let directory = match location {
             Location::Directory(directory) => directory,
+            Location::Existing(directory) => {
+                let path = directory.join(FILE);
+                let file = path.clone();
+                return Store::open_with(None, Box::new(move || builder().open(&file)))
+                    .map_err(|refusal| refusal.into_error(&path));
+            }
             Location::Memory => {
                 let open = || builder().create_with_backend(InMemoryBackend::new());
                 return Store::open_with(None, Box::new(open))
@@ -161,7 +169,7 @@ impl Store {
         let path = directory.join(FILE);
         let open = || {
             let path = path.clone();
-            Store::open_with(Some(path.clone()), Box::new(move || builder().create(&path)))
+            Store::open_with(Some(path.clone()), Box::new(move || create(&path)))
         };
         match open() {
             Err(Refusal::Corrupt(reason)) => {
@@ -293,6 +301,14 @@ fn decode<T: DeserializeOwned>(json: &[u8]) -> Result<T, redb::Error> {
     serde_json::from_slice(json).map_err(|error| redb::Error::Corrupted(error.to_string()))
 }
 
+/// Opens the file, or makes one that nobody else can read.
+fn create(path: &Path) -> Result<Database, DatabaseError> {
+    let mut options = fs::OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    options.open(path).map_err(redb::StorageError::from)?;
+    builder().create(path)
+}
+
 fn builder() -> Builder {
     let mut builder = Database::builder();
     builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true);
@@ -346,6 +362,8 @@ impl From<redb::Error> for Refusal {
     fn from(error: redb::Error) -> Refusal {
         match error {
             redb::Error::DatabaseAlreadyOpen => Refusal::Locked,
+            // Sound, and not for this version to read: a person has to decide.
+            error @ redb::Error::UpgradeRequired(_) => Refusal::Other(error.to_string()),
             // No room or no right is nothing that a new file would have.
             redb::Error::Io(error)
                 if !matches!(

@@ -34,11 +34,12 @@ fn to(exporters: &[&str]) -> Vec<Destination> {
 }
 
 fn in_memory(capacity: u64) -> Queue {
-    Queue::open(Location::Memory, names(), capacity).expect("memory").queue
+    Queue::open(Location::Memory, names(), None, capacity).expect("memory").queue
 }
 
 fn at(directory: &Path) -> Ready {
-    Queue::open(Location::Directory(directory.to_owned()), names(), u64::MAX).expect("a store")
+    Queue::open(Location::Directory(directory.to_owned()), names(), None, u64::MAX)
+        .expect("a store")
 }
 
 /// Ends a queue in peace: everything is on disk.
@@ -208,7 +209,7 @@ async fn what_waits_for_an_exporter_that_is_gone_is_parked() {
     end(ready);
     let others = HashSet::from(["c".to_owned()]);
     let location = Location::Directory(directory.path().to_owned());
-    let ready = Queue::open(location, others, 100).expect("a store");
+    let ready = Queue::open(location, others, None, 100).expect("a store");
     assert_eq!(ready.parked, 1);
     assert!(ready.queue.waiting().is_empty());
     let again = ready.queue.accept(&delivery(1, &["x"]), &to(&["c"])).await;
@@ -220,7 +221,7 @@ fn a_second_process_is_told_who_holds_the_store() {
     let directory = tempfile::tempdir().expect("a directory");
     let first = at(directory.path());
     let location = Location::Directory(directory.path().to_owned());
-    let error = Queue::open(location, names(), 1).expect_err("held");
+    let error = Queue::open(location, names(), None, 1).expect_err("held");
     assert!(error.to_string().contains("another taskspan holds this queue"), "{error}");
     end(first);
     end(at(directory.path()));

@@ -10,9 +10,14 @@
 //! `serde_json` judges the text as a whole, and refuses what is nested too deep; the scan that
 //! finds the last member keeps a counter instead of recursing and may rely on valid input.
 
+use std::borrow::Cow;
+use std::collections::HashMap;
 use std::fmt::Write as _;
 
-use serde_json::{Map, Value};
+use serde_json::value::RawValue;
+
+/// What stands at the top level, as it is written.
+pub(super) type Members<'a> = HashMap<Cow<'a, str>, &'a RawValue>;
 
 #[derive(Debug, thiserror::Error)]
 pub enum SpliceError {
@@ -45,10 +50,12 @@ pub fn splice(original: &[u8], entries: &[(&str, &str)]) -> Result<Vec<u8>, Spli
 
 /// The string that stands under `key` in the top-level object, if this is one and has it.
 pub fn existing(original: &[u8], key: &str) -> Option<String> {
-    parse(original).ok()?.get(key)?.as_str().map(str::to_owned)
+    serde_json::from_str(parse(original).ok()?.get(key)?.get()).ok()
 }
 
-pub(super) fn parse(original: &[u8]) -> Result<Map<String, Value>, serde_json::Error> {
+/// The members of the top level, each judged for its form alone: a number too large for any type,
+/// or half a surrogate, is the exporter's business, and whoever reads the export takes it too.
+pub(super) fn parse(original: &[u8]) -> Result<Members<'_>, serde_json::Error> {
     const BOM: &[u8] = b"\xef\xbb\xbf";
     serde_json::from_slice(original.strip_prefix(BOM).unwrap_or(original))
 }
@@ -165,7 +172,7 @@ fn space(bytes: &[u8]) -> &str {
 
 /// A JSON string in ASCII only, as Python's `json` writes it.
 fn push_quoted(out: &mut String, text: &str) {
-    for char in Value::from(text).to_string().chars() {
+    for char in serde_json::Value::from(text).to_string().chars() {
         if char.is_ascii() {
             out.push(char);
         } else {

@@ -6,6 +6,7 @@ use anstyle::{AnsiColor, Style};
 
 use super::Previewed;
 use crate::converter::view::SpanView;
+use crate::text::visible;
 
 const BOLD: Style = Style::new().bold();
 const DIM: Style = Style::new().dimmed();
@@ -34,7 +35,7 @@ pub(super) fn of_preview(preview: &Previewed) -> String {
 pub fn tree(root: &SpanView) -> String {
     let mut text = String::new();
     // Writing to a string does not fail.
-    let _ = writeln!(text, "{BOLD}{}{BOLD:#}{}", root.name, coverage(root));
+    let _ = writeln!(text, "{BOLD}{}{BOLD:#}{}", visible(&root.name), coverage(root));
     branches(&mut text, root, "");
     text
 }
@@ -60,7 +61,7 @@ fn branches(text: &mut String, parent: &SpanView, indent: &str) {
 fn story(story: &SpanView) -> String {
     let done = story.number("task.subtask_completed");
     let count = story.number("task.subtask_count");
-    format!("{BOLD}{}{BOLD:#}  {DIM}{done} of {count} done{DIM:#}", story.name)
+    format!("{BOLD}{}{BOLD:#}  {DIM}{done} of {count} done{DIM:#}", visible(&story.name))
 }
 
 fn task(task: &SpanView) -> String {
@@ -71,12 +72,12 @@ fn task(task: &SpanView) -> String {
         "outdated" => ("↻", CYAN),
         _ => ("–", DIM),
     };
-    let priority = task.text("artifact.priority");
+    let priority = visible(task.text("artifact.priority"));
     let depends_on = task.texts("artifact.depends_on");
     let waits = match depends_on.as_slice() {
         [] => String::new(),
-        list => format!("  {DIM}after {}{DIM:#}", list.join(", ")),
+        list => format!("  {DIM}after {}{DIM:#}", visible(&list.join(", "))),
     };
-    let name = task.text("task.id");
+    let name = visible(task.text("task.id"));
     format!("{style}{mark}{style:#} {name}  {style}{status}{style:#} {DIM}{priority}{DIM:#}{waits}")
 }

@@ -68,6 +68,7 @@ async fn a_full_disk_stops_the_intake_until_there_is_room() {
     let queue = Queue {
         shared: Arc::new(Shared {
             exporters: names(),
+            scope: None,
             capacity: 100,
             journal,
             state: Mutex::default(),

@@ -1,0 +1,41 @@
+//! Foreign text made fit for a log line or a terminal.
+
+/// What of a server's message goes into a log line, in characters.
+const MAX_MESSAGE_CHARS: usize = 300;
+
+/// The text with everything that could move a cursor, end a line or turn the writing direction
+/// spelled out.
+pub fn visible(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() || is_bidirectional(c) {
+            shown.extend(c.escape_unicode());
+        } else {
+            shown.push(c);
+        }
+    }
+    shown
+}
+
+/// A server's message on one line, cut to a length that a log bears.
+pub fn one_line(text: &str) -> String {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let line: String = words.join(" ").chars().take(MAX_MESSAGE_CHARS).collect();
+    visible(&line)
+}
+
+fn is_bidirectional(c: char) -> bool {
+    matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_moves_the_cursor() {
+        assert_eq!(visible("a\u{1b}[2Jb\nc\u{202e}d é"), "a\\u{1b}[2Jb\\u{a}c\\u{202e}d é");
+        assert_eq!(one_line(" a\n  b\t"), "a b");
+        assert_eq!(one_line(&"x".repeat(1_000)).len(), MAX_MESSAGE_CHARS);
+    }
+}
