@@ -29,6 +29,7 @@ use crate::converter::Converter;
 use crate::exporter::Exporter;
 use crate::queue::{Destination, Location, OpenError, Queue, Ready};
 use crate::receiver::config::ExportDirConfig;
+use crate::receiver::scan::Tidy;
 use crate::receiver::{self, Candidate};
 use crate::writeback;
 pub use build::PipelineError;
@@ -149,12 +150,15 @@ impl Pipelines {
                 upstream.spawn(guarded(intake.run(incoming, stop.clone()), stop));
                 let (stop, restarts) = (stopping.stop.clone(), queue.restarts());
                 let max_bytes = config.max_file_size.0;
-                let visit = Arc::new(move |directory: &Path| tidy(directory, max_bytes));
+                let tidy = Tidy {
+                    is_leftover: |name| writeback::is_temp_name(name),
+                    tidy: Arc::new(move |directory: &Path| tidy(directory, max_bytes)),
+                };
                 upstream.spawn(async move {
                     match mode {
-                        Mode::Once => receiver::scan_once(&config, &candidates, visit).await,
+                        Mode::Once => receiver::scan_once(&config, &candidates, tidy).await,
                         Mode::Watch => {
-                            receiver::run(&config, candidates, visit, restarts, stop).await;
+                            receiver::run(&config, candidates, tidy, restarts, stop).await;
                         }
                     }
                     Ok(())

@@ -140,8 +140,8 @@ impl Queue {
         scope: Option<Vec<PathBuf>>,
         capacity: u64,
     ) -> Result<Ready, OpenError> {
-        let Opened { store, records, set_aside } = Store::open(location)?;
-        let mut state = State::default();
+        let Opened { store, records, forgotten, set_aside } = Store::open(location)?;
+        let mut state = State { forgotten: forgotten.into_iter().collect(), ..State::default() };
         let mut parked = 0;
         for (seq, mut record) in records {
             record.items.iter_mut().for_each(Item::recover);
@@ -185,17 +185,20 @@ impl Queue {
             };
             let generation = self.generation();
             let written = self.shared.journal.write(ops).await;
-            self.state().accepting.remove(&delivery.trace_id);
             match written {
                 Ok(()) => {
-                    self.state().insert(seq, record, true);
+                    self.state().accepted(seq, record);
                     self.set_health(Health::Good);
                     self.shared.changed.notify_waiters();
                     return Accepted::New;
                 }
                 // Should the store begin anew meanwhile, the next round puts it into the new one.
                 Err(StoreError::Closed) => return Accepted::Closed,
-                Err(error) => drop(self.store_failed(error, generation).await),
+                Err(error) => {
+                    self.state().accepting.remove(&delivery.trace_id);
+                    // Whatever became of the store, the next round tries again.
+                    let _ = self.store_failed(error, generation).await;
+                }
             }
         }
     }

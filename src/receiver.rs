@@ -24,7 +24,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use config::ExportDirConfig;
-use scan::{Found, Scanner, Stamp, Visit};
+use scan::{Found, Scanner, Stamp, Tidy};
 use watch::{Hint, Watcher};
 
 /// The name of the file that an export is known by.
@@ -39,13 +39,9 @@ pub struct Candidate {
     pub path: PathBuf,
 }
 
-/// Looks once, and hands over everything that is there. `visit` is called with every directory.
-pub async fn scan_once(
-    config: &ExportDirConfig,
-    candidates: &mpsc::Sender<Candidate>,
-    visit: Visit,
-) {
-    let mut receiver = Receiver::new(config, None, visit);
+/// Looks once, and hands over everything that is there.
+pub async fn scan_once(config: &ExportDirConfig, candidates: &mpsc::Sender<Candidate>, tidy: Tidy) {
+    let mut receiver = Receiver::new(config, None, tidy);
     receiver.look(Hint::Everything, candidates).await;
 }
 
@@ -53,7 +49,7 @@ pub async fn scan_once(
 pub async fn run(
     config: &ExportDirConfig,
     candidates: mpsc::Sender<Candidate>,
-    visit: Visit,
+    tidy: Tidy,
     mut restarts: watch_channel::Receiver<u64>,
     stop: CancellationToken,
 ) {
@@ -64,7 +60,7 @@ pub async fn run(
             .inspect_err(|error| tracing::warn!(%error, "no file events; polling instead"))
             .ok(),
     };
-    let mut receiver = Receiver::new(config, watcher, visit);
+    let mut receiver = Receiver::new(config, watcher, tidy);
     let mut hint = Hint::Everything;
     let mut rescan = tokio::time::interval(config.rescan_interval.0);
     rescan.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -96,9 +92,9 @@ struct Receiver {
 }
 
 impl Receiver {
-    fn new(config: &ExportDirConfig, watcher: Option<Watcher>, visit: Visit) -> Receiver {
+    fn new(config: &ExportDirConfig, watcher: Option<Watcher>, tidy: Tidy) -> Receiver {
         Receiver {
-            scanner: Some(Scanner::watching(config.recursive, watcher, Some(visit))),
+            scanner: Some(Scanner::watching(config.recursive, watcher, Some(tidy))),
             seen: HashMap::new(),
             roots: config.directories.clone().into(),
         }

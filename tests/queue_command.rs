@@ -203,7 +203,6 @@ async fn a_dropped_dead_letter_leaves_its_file_as_it_is() {
 /// Scenario: a refused export was given up, and the sidecar starts again.
 /// Guarantees: it does not come back by itself, though its file is still there without an id.
 #[tokio::test]
-#[ignore = "`drop` remembers nothing, so the first scan of the next start sends the export again"]
 async fn what_was_dropped_stays_dropped() {
     for sidecar in EITHER_WAY {
         let mut held = Held::new(sidecar).await;
@@ -276,7 +275,6 @@ async fn the_configuration_says_where_the_queue_is() {
 /// Scenario: the store is corrupt, and the first to open it is `queue list`.
 /// Guarantees: it says so, as the sidecar would: an empty list would be a lie.
 #[tokio::test]
-#[ignore = "`queue` sets a corrupt store aside without a word, so that the next run says nothing"]
 async fn a_corrupt_store_is_not_an_empty_queue() {
     let held = Held::new(Sidecar::Stopped).await;
     let store = held.workspace.root().join("state/taskspan/queue.redb");

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Queue;
 use super::record::{Blob, Item, RejectionKind, Seq, State as ItemState};
+use super::state::Entry;
 use super::store::Op;
 use crate::clock::UnixNanos;
 
@@ -154,20 +155,23 @@ impl Queue {
         Ok(!again.is_empty())
     }
 
-    /// Forgets a dead letter. Its file stays as it is. False when it is none.
+    /// Forgets a dead letter, for good: its file stays as it is and is not read again until it
+    /// changes. False when it is none, or when another exporter still works on it.
     ///
     /// # Errors
     /// The disk failed.
     pub async fn discard(&self, id: u64) -> Result<bool, String> {
         let seq = Seq(id);
-        let is_dead =
-            self.state().entries.get(&seq).is_some_and(|entry| entry.record.is_dead_letter());
-        if !is_dead {
-            return Ok(false);
-        }
-        let removed = self.shared.journal.write(vec![Op::Remove { seq }]).await;
-        removed.map_err(|error| error.to_string())?;
-        self.state().remove(seq);
+        let dead = |entry: &&Entry| entry.record.is_dead_letter() && !entry.leased.contains(&true);
+        let trace_id =
+            self.state().entries.get(&seq).filter(dead).map(|entry| entry.record.head.trace_id);
+        let Some(trace_id) = trace_id else { return Ok(false) };
+        let ops = vec![Op::Forget { trace_id }, Op::Remove { seq }];
+        self.shared.journal.write(ops).await.map_err(|error| error.to_string())?;
+        let mut state = self.state();
+        state.forgotten.insert(trace_id);
+        state.remove(seq);
+        drop(state);
         self.shared.changed.notify_waiters();
         Ok(true)
     }

@@ -19,6 +19,8 @@ pub struct State {
     /// On their way to the disk.
     pub accepting: HashSet<TraceId>,
     pub delivered: VecDeque<TraceId>,
+    /// Dropped by a person.
+    pub forgotten: HashSet<TraceId>,
     pub next_seq: u64,
     pub bytes: u64,
     pub closed: bool,
@@ -81,6 +83,12 @@ impl State {
         self.entries.insert(seq, Entry { record, leased, settling: false, reported });
     }
 
+    /// What was on its way to the disk is there.
+    pub fn accepted(&mut self, seq: Seq, record: Record) {
+        self.accepting.remove(&record.head.trace_id);
+        self.insert(seq, record, true);
+    }
+
     pub fn remove(&mut self, seq: Seq) -> Option<Entry> {
         let entry = self.entries.remove(&seq)?;
         self.bytes = self.bytes.saturating_sub(entry.record.head.bytes);
@@ -91,7 +99,8 @@ impl State {
     }
 
     pub fn known(&self, trace_id: TraceId) -> Option<Accepted> {
-        if self.accepting.contains(&trace_id) || self.delivered.contains(&trace_id) {
+        let gone = self.delivered.contains(&trace_id) || self.forgotten.contains(&trace_id);
+        if gone || self.accepting.contains(&trace_id) {
             return Some(Accepted::Known);
         }
         let seq = self.by_trace.get(&trace_id)?;

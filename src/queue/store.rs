@@ -4,6 +4,7 @@
 //! heads  seq         ─▶ the export, as JSON
 //! items  (seq, n)    ─▶ its way to the n-th exporter, as JSON: each is written by one lease alone
 //! blobs  (seq, blob) ─▶ one encoded request
+//! forgotten  trace id: dropped by a person
 //! ```
 //!
 //! A transaction is on disk, fsynced, before `apply` returns. A file that cannot be opened is set
@@ -23,10 +24,12 @@ use serde::de::DeserializeOwned;
 
 use super::record::{Blob, Head, Item, Record, Seq};
 use crate::clock::UnixNanos;
+use crate::ids::TraceId;
 
 const FILE: &str = "queue.redb";
 const HEADS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("heads");
 const ITEMS: TableDefinition<'_, (u64, u32), &[u8]> = TableDefinition::new("items");
+const FORGOTTEN: TableDefinition<'_, &str, ()> = TableDefinition::new("forgotten");
 const BLOBS: TableDefinition<'_, (u64, u32), &[u8]> = TableDefinition::new("blobs");
 
 /// The store's own cache in bytes. Requests are read once and sent, so there is little to keep.
@@ -67,6 +70,10 @@ pub enum Op {
     /// The export, all its items and all its requests.
     Remove {
         seq: Seq,
+    },
+    /// A person does not want this trace any more, though its file may still be there.
+    Forget {
+        trace_id: TraceId,
     },
 }
 
@@ -138,6 +145,8 @@ pub struct Store {
 pub struct Opened {
     pub store: Store,
     pub records: Vec<(Seq, Record)>,
+    /// Traces that a person dropped.
+    pub forgotten: Vec<TraceId>,
     /// Where a corrupt file was put, and what was wrong with it.
     pub set_aside: Option<(PathBuf, String)>,
 }
@@ -188,8 +197,8 @@ impl Store {
         let opened = catch_unwind(AssertUnwindSafe(move || {
             let database = open()?;
             let store = Store { path, open, database: Some(database) };
-            let records = store.records()?;
-            Ok(Opened { store, records, set_aside: None })
+            let (records, forgotten) = (store.records()?, store.forgotten()?);
+            Ok(Opened { store, records, forgotten, set_aside: None })
         }));
         opened.unwrap_or_else(|_| Err(Refusal::Corrupt("it cannot be read".to_owned())))
     }
@@ -229,6 +238,7 @@ impl Store {
             let mut heads = transaction.open_table(HEADS).map_err(redb::Error::from)?;
             let mut items = transaction.open_table(ITEMS).map_err(redb::Error::from)?;
             let mut blobs = transaction.open_table(BLOBS).map_err(redb::Error::from)?;
+            let mut forgotten = transaction.open_table(FORGOTTEN).map_err(redb::Error::from)?;
             for op in ops {
                 match op {
                     Op::PutHead { seq, json } => {
@@ -244,6 +254,10 @@ impl Store {
                     }
                     Op::RemoveBlob { seq, blob } => {
                         blobs.remove((seq.0, blob.0)).map_err(redb::Error::from)?;
+                    }
+                    Op::Forget { trace_id } => {
+                        let name = trace_id.to_string();
+                        forgotten.insert(name.as_str(), ()).map_err(redb::Error::from)?;
                     }
                     Op::Remove { seq } => {
                         heads.remove(seq.0).map_err(redb::Error::from)?;
@@ -294,6 +308,22 @@ impl Store {
             records.push((Seq(seq), Record { head, items: own }));
         }
         Ok(records)
+    }
+}
+
+impl Store {
+    fn forgotten(&self) -> Result<Vec<TraceId>, redb::Error> {
+        let transaction = self.database()?.begin_read()?;
+        let table = match transaction.open_table(FORGOTTEN) {
+            Ok(table) => table,
+            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+            Err(error) => return Err(error.into()),
+        };
+        let mut forgotten = Vec::new();
+        for entry in table.iter()? {
+            forgotten.extend(TraceId::from_hex(entry?.0.value()));
+        }
+        Ok(forgotten)
     }
 }
 

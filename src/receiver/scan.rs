@@ -1,6 +1,7 @@
 //! One look at the directories: which exports are there, in which version.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::{self, Metadata};
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
@@ -48,13 +49,16 @@ pub struct Found {
 pub struct Scanner {
     recursive: bool,
     watcher: Option<Watcher>,
-    /// Called with every directory when it is come upon for the first time.
-    visit: Option<Visit>,
-    known: HashSet<PathBuf>,
+    tidy: Option<Tidy>,
 }
 
-/// What is done with a directory.
-pub type Visit = Arc<dyn Fn(&Path) + Send + Sync>;
+/// What is done about files that a killed run left behind.
+#[derive(Clone)]
+pub struct Tidy {
+    pub is_leftover: fn(&OsStr) -> bool,
+    /// Called with a directory that holds some.
+    pub tidy: Arc<dyn Fn(&Path) + Send + Sync>,
+}
 
 impl Scanner {
     /// A scanner for a single look.
@@ -65,9 +69,9 @@ impl Scanner {
     pub(super) fn watching(
         recursive: bool,
         watcher: Option<Watcher>,
-        visit: Option<Visit>,
+        tidy: Option<Tidy>,
     ) -> Scanner {
-        Scanner { recursive, watcher, visit, known: HashSet::new() }
+        Scanner { recursive, watcher, tidy }
     }
 
     pub fn is_watching(&self) -> bool {
@@ -124,11 +128,7 @@ impl Scanner {
         while let Some(directory) = directories.pop() {
             // First the watch, then the look: what comes in between is seen twice, not never.
             self.watch(&directory);
-            if self.known.insert(directory.clone())
-                && let Some(visit) = &self.visit
-            {
-                visit(&directory);
-            }
+            let mut has_leftover = false;
             let entries = match fs::read_dir(&directory) {
                 Ok(entries) => entries,
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
@@ -139,6 +139,7 @@ impl Scanner {
             };
             for entry in entries.flatten() {
                 let name = entry.file_name();
+                has_leftover |= self.tidy.as_ref().is_some_and(|tidy| (tidy.is_leftover)(&name));
                 let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
                 if name == METADATA_FILE {
                     // What is no regular file is refused by name when it is read.
@@ -152,6 +153,9 @@ impl Scanner {
                     directories.push(entry.path());
                 }
             }
+            if let Some(tidy) = self.tidy.as_ref().filter(|_| has_leftover) {
+                (tidy.tidy)(&directory);
+            }
         }
     }
 
@@ -163,6 +167,12 @@ impl Scanner {
             tracing::warn!(path = %directory.display(), %error, "no file events; polling instead");
             self.watcher = None;
         }
+    }
+}
+
+impl std::fmt::Debug for Tidy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tidy").finish_non_exhaustive()
     }
 }
 

@@ -15,11 +15,13 @@ use super::splice;
 use super::temp::{Temp, TempName, seconds, short};
 use crate::source::{Directory, SourceError};
 
-/// Far longer than a write-back takes, so that none under way is disturbed.
-const STALE: Duration = Duration::from_secs(10 * 60);
+/// Far longer than a write-back takes, so that none under way is disturbed. No longer than it has
+/// to be: what lies there may be a newer export that a kill left under this name. Should one be
+/// disturbed all the same, on a file system that hangs, it fails and is tried again.
+const STALE: Duration = Duration::from_secs(5);
 
 /// Removes what earlier runs left in `dir`, and says how many files that were. Files younger than
-/// ten minutes, and files that cannot be read, stay for another time.
+/// five seconds, and files that cannot be read, stay for another time.
 pub fn remove_stale(dir: &Path, max_bytes: u64) -> Result<usize, WriteBackError> {
     remove_stale_at(SystemTime::now(), dir, max_bytes)
 }

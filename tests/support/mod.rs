@@ -10,6 +10,7 @@ pub mod clock;
 pub mod conventions;
 pub mod exports;
 pub mod fake_otlp;
+pub mod fake_tempo;
 pub mod program;
 pub mod snapshot;
 pub mod workspace;

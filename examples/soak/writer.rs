@@ -1,0 +1,110 @@
+//! A job that writes exports: into new directories, over delivered ones, and over ones that nobody
+//! has read yet.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use super::ledger::Ledger;
+use super::random::Random;
+use crate::support::exports::{Artifact, ExportBuilder};
+use crate::support::fake_otlp::FakeOtlp;
+use crate::support::snapshot::Snapshot;
+
+/// How many directories are in use at a time.
+const DIRECTORIES: usize = 16;
+
+pub struct Writer {
+    root: PathBuf,
+    /// The export that lies in each directory.
+    in_place: Vec<Option<Snapshot>>,
+    /// The traces that may exist: one for every version that was written.
+    pub versions: HashSet<String>,
+    pub counts: Counts,
+    pub faults: Vec<String>,
+}
+
+#[derive(Debug, Default)]
+pub struct Counts {
+    pub written: usize,
+    /// Found delivered, whole and with their id.
+    pub settled: usize,
+    /// Written over before they had an id; they may have been delivered or not.
+    pub overtaken: usize,
+}
+
+impl Writer {
+    pub fn new(root: &Path) -> Self {
+        fs::create_dir_all(root.join("exports")).unwrap();
+        fs::create_dir_all(root.join("gone")).unwrap();
+        Self {
+            root: root.to_owned(),
+            in_place: vec![None; DIRECTORIES],
+            versions: HashSet::new(),
+            counts: Counts::default(),
+            faults: Vec::new(),
+        }
+    }
+
+    pub fn in_place(&self) -> impl Iterator<Item = &Snapshot> {
+        self.in_place.iter().flatten()
+    }
+
+    pub fn write(&mut self, random: &mut Random, ledger: &Ledger, server: Option<&FakeOtlp>) {
+        let place = random.below(DIRECTORIES);
+        let dir = self.root.join(format!("exports/job-{place:02}/output"));
+        if let Some(before) = self.in_place[place].take() {
+            if before.written_trace_id().is_some() {
+                self.settle(&before, ledger, server);
+                if random.one_in(2) {
+                    // The directory goes, and comes again as another one. It is moved, since
+                    // the sidecar may be tidying up in it.
+                    let gone = self.root.join(format!("gone/{}", self.counts.settled));
+                    fs::rename(dir.parent().unwrap(), gone).unwrap();
+                }
+            } else if random.one_in(3) {
+                self.counts.overtaken += 1;
+            } else {
+                self.in_place[place] = Some(before);
+                return;
+            }
+        }
+        let snapshot = self.export(random).write_into(&dir).snapshot;
+        self.versions.insert(snapshot.trace_id());
+        self.in_place[place] = Some(snapshot);
+        self.counts.written += 1;
+    }
+
+    /// It carries an id, so all of it has to have been acknowledged.
+    pub fn settle(&mut self, snapshot: &Snapshot, ledger: &Ledger, server: Option<&FakeOtlp>) {
+        let trace_id = snapshot.trace_id();
+        let just_now = server.map(FakeOtlp::accepted).unwrap_or_default();
+        let mut faults = snapshot.check(&ledger.of_trace(&trace_id, &just_now));
+        // Named after the moment of the first reading, also when the spans are sent later.
+        faults.retain(|fault| !fault.contains("export.id is"));
+        faults.extend(snapshot.check_written_back());
+        let of_this = |fault| format!("{} ({trace_id}): {fault}", snapshot.path.display());
+        self.faults.extend(faults.into_iter().map(of_this));
+        self.counts.settled += 1;
+    }
+
+    /// Every one is different from all before.
+    fn export(&self, random: &mut Random) -> ExportBuilder {
+        const KINDS: [&str; 4] = ["dashboard", "runbook", "loki_rule", "slo_definition"];
+        let mut export = ExportBuilder::new(&format!("version-{}", self.counts.written));
+        for n in 0..=random.below(24) {
+            // Up to 2 KB, so that many an export needs several requests.
+            let filler = "f".repeat(random.below(2000));
+            let kind = KINDS[random.below(KINDS.len())];
+            let mut artifact = Artifact::new(&format!("artifact-{n}"), kind)
+                .parameters(json!({"n": n, "filler": filler}));
+            if n > 0 {
+                artifact = artifact.depends_on(&[&format!("artifact-{}", random.below(n))]);
+            }
+            export = export.artifact(artifact);
+        }
+        export
+    }
+}

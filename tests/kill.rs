@@ -1,0 +1,88 @@
+//! The sidecar is killed with SIGKILL at random moments while exports are written and the endpoint
+//! misbehaves. `cargo run --release --example soak` is the same for longer.
+
+// Helpers of tests may stop at the first surprise, as tests may.
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
+
+#[path = "../examples/soak/harness.rs"]
+mod harness;
+mod support;
+
+use std::fs;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use sha2::{Digest, Sha256};
+
+use support::exports::{METADATA, presets};
+use support::fake_otlp::{FakeOtlp, Protocol};
+use support::program::PATIENCE;
+use support::snapshot::Snapshot;
+use support::workspace::Workspace;
+
+/// Scenario: exports appear, change and vanish; the endpoint answers ok, "later", too large, not at
+/// all, or is away; the sidecar is killed at any moment and started again.
+/// Guarantees: in the end every export in place has its id and its whole trace has arrived; no
+/// trace arrived that no export had; what arrived twice was never acknowledged before, or a kill
+/// fell between its acknowledgement and the record of it.
+#[tokio::test]
+async fn kills_lose_nothing_and_repeat_nothing_without_an_excuse() {
+    let report = harness::run(&harness::Options {
+        binary: env!("CARGO_BIN_EXE_taskspan").into(),
+        seed: 1,
+        kills: 24,
+    })
+    .await;
+    println!("{report}");
+    assert_eq!(report.faults, [""; 0], "\n{}", report.end_of_log());
+}
+
+/// A job writes a newer export just while the id of an older one is written back, and just then the
+/// sidecar is killed, so long ago: the newer one is left under a name of ours. Returns whether the
+/// next sidecar delivers it.
+async fn displaced_export_is_delivered(ago: Duration) -> bool {
+    let workspace = Workspace::new();
+    let server = FakeOtlp::builder().start().await;
+    let older = workspace.export("job", &presets::one()).snapshot;
+    workspace.once(&server, Protocol::Grpc).run().expect_code(0);
+
+    let digest = |bytes: &[u8]| -> String {
+        Sha256::digest(bytes)[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+    };
+    let born = SystemTime::now().duration_since(UNIX_EPOCH).unwrap() - ago;
+    let (original, prepared) = (digest(&older.bytes), digest(&fs::read(&older.path).unwrap()));
+    let born = born.as_secs();
+    let aside = format!(".{METADATA}.taskspan-{born:x}-{original}-{prepared}-00000001.tmp");
+    let newer = presets::typical().write_into(&workspace.root().join("newer"));
+    for sibling in [&newer.manifest, &newer.context].into_iter().flatten() {
+        fs::rename(sibling, older.path.with_file_name(sibling.file_name().unwrap())).unwrap();
+    }
+    fs::rename(&newer.metadata, older.path.with_file_name(aside)).unwrap();
+    let newer = Snapshot { path: older.path, canonical: older.canonical, ..newer.snapshot };
+
+    let pipeline = workspace.pipeline(server.endpoint(), Protocol::Grpc, serde_json::Value::Null);
+    let running = workspace.configured("run", &pipeline).spawn();
+    // Once this one is through, the other has been looked at, too.
+    let beside = workspace.export("beside", &presets::one()).snapshot;
+    beside.wait_for_trace_id(PATIENCE).await;
+    let arrived = server.wait_for(|state| state.accepted.len() == 3, PATIENCE);
+    if tokio::time::timeout(Duration::from_secs(5), arrived).await.is_err() {
+        return false;
+    }
+    running.wait_for_line(&newer.trace_id(), PATIENCE);
+    newer.check_written_back().is_empty()
+}
+
+/// Scenario: the kill was a while ago.
+/// Guarantees: the newer export is put back in place, delivered, and gets its id.
+#[tokio::test]
+async fn an_export_that_a_kill_displaced_is_put_back() {
+    assert!(displaced_export_is_delivered(Duration::from_secs(660)).await);
+}
+
+/// Scenario: the kill was seconds ago. A file younger than that may belong to a write-back that is
+/// under way, and waits for the next scan.
+/// Guarantees: the same.
+#[tokio::test]
+async fn an_export_that_a_kill_displaced_just_now_is_put_back() {
+    assert!(displaced_export_is_delivered(Duration::from_secs(7)).await);
+}

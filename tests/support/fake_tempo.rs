@@ -1,0 +1,229 @@
+//! The part of Tempo that answers "what do you have of this trace?", for what a fake OTLP endpoint
+//! accepted, and with losses on demand.
+//!
+//! ```text
+//! FakeOtlp ─accepted─▶ FakeTempo ◀─ GET /api/v2/traces/{id}, /api/traces/{id}
+//! ```
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::convert::Infallible;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::http::{Request, Response};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use opentelemetry_proto::tonic::trace::v1::Span;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+
+use super::conventions::hex;
+use super::fake_otlp::FakeOtlp;
+
+/// What became of the spans after the OK.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Storage {
+    All,
+    /// The first so many spans of every trace are never there.
+    Loses(usize),
+    /// They are there once they were sent a second time.
+    LosesAtFirst(usize),
+}
+
+/// Which versions of the API it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Api {
+    /// Ids in base64.
+    V2,
+    /// Ids in hexadecimal; 404 for v2.
+    V1,
+}
+
+/// One question, as it was put.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    pub path: String,
+    /// Names in lower case.
+    pub headers: BTreeMap<String, String>,
+}
+
+/// A running Tempo. Dropped, it is gone, with its connections.
+#[must_use]
+pub struct FakeTempo {
+    shared: Arc<Shared>,
+    address: SocketAddr,
+    running: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
+}
+
+struct Shared {
+    otlp: Arc<FakeOtlp>,
+    api: Api,
+    storage: Mutex<Storage>,
+    asked: Mutex<Vec<Asked>>,
+}
+
+impl FakeTempo {
+    pub async fn start(otlp: &Arc<FakeOtlp>, api: Api, storage: Storage) -> Self {
+        Self::at((Ipv4Addr::LOCALHOST, 0).into(), otlp, api, storage).await
+    }
+
+    /// At an address at which nobody listens any more.
+    pub async fn at(address: SocketAddr, otlp: &Arc<FakeOtlp>, api: Api, storage: Storage) -> Self {
+        let shared = Arc::new(Shared {
+            otlp: otlp.clone(),
+            api,
+            storage: Mutex::new(storage),
+            asked: Mutex::default(),
+        });
+        let (ready, is_ready) = oneshot::channel();
+        let (stop, stopped) = oneshot::channel();
+        let serving = shared.clone();
+        // A thread of its own, so that a test may block on a child process meanwhile.
+        let thread = std::thread::spawn(move || {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let listener = TcpListener::bind(address).await.expect("bind the fake Tempo");
+                ready.send(listener.local_addr().unwrap()).expect("the test waits");
+                tokio::select! {
+                    () = accept(listener, serving) => {}
+                    _ = stopped => {}
+                }
+            });
+        });
+        let address = is_ready.await.expect("the fake Tempo could not bind its address");
+        Self { shared, address, running: Some((stop, thread)) }
+    }
+
+    pub fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    pub fn asked(&self) -> Vec<Asked> {
+        self.shared.asked.lock().unwrap().clone()
+    }
+
+    /// From now on.
+    pub fn set_storage(&self, storage: Storage) {
+        *self.shared.storage.lock().unwrap() = storage;
+    }
+}
+
+impl Drop for FakeTempo {
+    fn drop(&mut self) {
+        if let Some((stop, thread)) = self.running.take() {
+            drop(stop);
+            let outcome = thread.join();
+            assert!(outcome.is_ok() || std::thread::panicking(), "the fake Tempo itself panicked");
+        }
+    }
+}
+
+async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+    loop {
+        // Fails only for a peer that is gone again already.
+        let Ok((stream, _)) = listener.accept().await else {
+            continue;
+        };
+        let shared = shared.clone();
+        tokio::spawn(async move {
+            let service = service_fn(move |request| {
+                let answer = shared.answer(&request);
+                async { Ok::<_, Infallible>(answer) }
+            });
+            let builder = auto::Builder::new(TokioExecutor::new()).http1_only();
+            // How a client leaves is its own affair.
+            let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+        });
+    }
+}
+
+impl Shared {
+    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        let path = request.uri().path().to_owned();
+        let headers = request.headers().iter().map(|(name, value)| {
+            (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned())
+        });
+        self.asked.lock().unwrap().push(Asked { path: path.clone(), headers: headers.collect() });
+        let trace_id = match self.api {
+            Api::V2 => path.strip_prefix("/api/v2/traces/"),
+            Api::V1 => path.strip_prefix("/api/traces/"),
+        };
+        let stored = trace_id.map(|id| self.stored(id)).unwrap_or_default();
+        if stored.is_empty() {
+            return response(404, "trace not found".into());
+        }
+        let id = |bytes: &[u8]| match self.api {
+            Api::V2 => base64(bytes),
+            Api::V1 => hex(bytes),
+        };
+        let spans: Value = stored
+            .iter()
+            .map(|span| {
+                json!({
+                    "traceId": id(&span.trace_id),
+                    "spanId": id(&span.span_id),
+                    "parentSpanId": id(&span.parent_span_id),
+                    "name": span.name,
+                })
+            })
+            .collect();
+        let groups = json!([{"resource": {}, "scopeSpans": [{"spans": spans}]}]);
+        let answer = match self.api {
+            Api::V2 => json!({"trace": {"resourceSpans": groups}}),
+            Api::V1 => json!({"batches": groups}),
+        };
+        response(200, answer.to_string())
+    }
+
+    /// The spans of a trace that were not lost, each once.
+    fn stored(&self, trace_id: &str) -> Vec<Span> {
+        let mut spans = self.otlp.spans();
+        spans.retain(|span| hex(&span.trace_id) == trace_id);
+        let mut times_sent: HashMap<Vec<u8>, usize> = HashMap::new();
+        for span in &spans {
+            *times_sent.entry(span.span_id.clone()).or_default() += 1;
+        }
+        let mut seen = HashSet::new();
+        spans.retain(|span| seen.insert(span.span_id.clone()));
+        match *self.storage.lock().unwrap() {
+            Storage::All => spans,
+            Storage::Loses(count) => spans.split_off(count.min(spans.len())),
+            Storage::LosesAtFirst(count) => {
+                let mut position = 0;
+                spans.retain(|span| {
+                    position += 1;
+                    position > count || times_sent[&span.span_id] > 1
+                });
+                spans
+            }
+        }
+    }
+}
+
+fn response(status: u16, body: String) -> Response<Full<Bytes>> {
+    let builder = Response::builder().status(status).header("content-type", "application/json");
+    builder.body(Full::from(body)).unwrap()
+}
+
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for three in bytes.chunks(3) {
+        let padded = [three, &[0, 0]].concat();
+        let bits = u32::from_be_bytes([0, padded[0], padded[1], padded[2]]);
+        for digit in 0..4 {
+            let index = (bits >> (18 - 6 * digit)) & 0x3f;
+            // A digit stands for six bits; without a byte behind them there is a filler instead.
+            let is_filler = digit > three.len();
+            text.push(if is_filler { '=' } else { char::from(DIGITS[index as usize]) });
+        }
+    }
+    text
+}

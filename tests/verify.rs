@@ -1,0 +1,214 @@
+//! Proof of arrival: the id is written when the backend shows every span, not when it says OK.
+
+// Helpers of tests may stop at the first surprise, as tests may.
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
+
+mod support;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::time::timeout;
+
+use support::exports::presets;
+use support::fake_otlp::{FakeOtlp, Protocol, spans_of};
+use support::fake_tempo::{Api, FakeTempo, Storage};
+use support::program::{Output, PATIENCE};
+use support::snapshot::Snapshot;
+use support::workspace::Workspace;
+
+/// How long the sidecar looks for the spans.
+const LOOK: &str = "1s";
+
+/// One export on its way to a backend that can be asked what it has.
+struct Proof {
+    workspace: Workspace,
+    snapshot: Snapshot,
+    otlp: Arc<FakeOtlp>,
+    tempo: FakeTempo,
+    pipeline: Value,
+}
+
+impl Proof {
+    async fn new(protocol: Protocol, api: Api, storage: Storage) -> Self {
+        let workspace = Workspace::new();
+        let snapshot = workspace.export("a", &presets::typical()).snapshot;
+        let otlp = Arc::new(FakeOtlp::builder().start().await);
+        let tempo = FakeTempo::start(&otlp, api, storage).await;
+        let verify = json!({"verify": {"endpoint": tempo.endpoint(), "timeout": LOOK}});
+        let pipeline = workspace.pipeline(otlp.endpoint(), protocol, verify);
+        Self { workspace, snapshot, otlp, tempo, pipeline }
+    }
+
+    fn once(&self) -> Output {
+        self.workspace.configured("once", &self.pipeline).run()
+    }
+
+    fn listed(&self) -> Value {
+        let list = self.workspace.program("queue").args(&["list", "--format", "json"]);
+        serde_json::from_str(&list.run().expect_code(0).stdout).unwrap()
+    }
+
+    #[track_caller]
+    fn assert_written_back(&self) {
+        assert_eq!(self.snapshot.check_written_back(), [""; 0]);
+        assert_eq!(self.listed(), json!([]));
+    }
+}
+
+fn span_ids(request: &ExportTraceServiceRequest) -> Vec<Vec<u8>> {
+    let spans = spans_of(std::slice::from_ref(request));
+    spans.into_iter().map(|span| span.span_id).collect()
+}
+
+/// Scenario: the backend has every span, and shows it in one version of its API or the other.
+/// Guarantees: the id is written, and nothing is sent again.
+#[tokio::test]
+async fn what_is_there_gets_its_id() {
+    for (protocol, api) in [(Protocol::Grpc, Api::V2), (Protocol::Http, Api::V1)] {
+        let proof = Proof::new(protocol, api, Storage::All).await;
+        proof.once().expect_code(0);
+        proof.assert_written_back();
+        assert_eq!(proof.snapshot.check(&proof.otlp.accepted()), [""; 0]);
+        let paths: Vec<String> = proof.tempo.asked().into_iter().map(|it| it.path).collect();
+        let trace_id = proof.snapshot.trace_id();
+        let v2 = format!("/api/v2/traces/{trace_id}");
+        let v1 = format!("/api/traces/{trace_id}");
+        match api {
+            Api::V2 => assert_eq!(paths, [v2]),
+            Api::V1 => assert_eq!(paths, [v2, v1]),
+        }
+    }
+}
+
+/// Scenario: the backend says OK, and then some spans are not there, not even the second time.
+/// Guarantees: no id; the export is `incomplete`, and the log and the queue say how many of how
+/// many are there; exit code 3. The missing ones were sent once more, and only they.
+#[tokio::test]
+async fn what_was_lost_after_the_ok_gets_no_id() {
+    for api in [Api::V2, Api::V1] {
+        let proof = Proof::new(Protocol::Grpc, api, Storage::Loses(3)).await;
+        let output = proof.once().expect_code(3);
+        assert!(proof.snapshot.is_untouched());
+        let requests = proof.otlp.accepted();
+        assert_eq!(requests.len(), 2);
+        let sent = span_ids(&requests[0]);
+        assert_eq!(span_ids(&requests[1]), sent[..3]);
+        let numbers = format!("{} of {}", sent.len() - 3, sent.len());
+        output.expect_said(&[numbers.as_str()]);
+        let listed = proof.listed();
+        assert_eq!(listed[0]["state"], "incomplete");
+        let error = listed[0]["exporters"][0]["last_error"].as_str().unwrap();
+        assert!(error.contains(&numbers), "{error}");
+    }
+}
+
+/// Scenario: spans are lost when they are sent for the first time, and kept the second time.
+/// Guarantees: only these are sent again, and once; then the id is written.
+#[tokio::test]
+async fn what_was_lost_once_is_sent_once_more() {
+    for protocol in Protocol::BOTH {
+        let proof = Proof::new(protocol, Api::V2, Storage::LosesAtFirst(2)).await;
+        proof.once().expect_code(0);
+        proof.assert_written_back();
+        let requests = proof.otlp.accepted();
+        assert_eq!(requests.len(), 2, "{protocol:?}");
+        assert_eq!(proof.snapshot.check(&requests[..1]), [""; 0]);
+        assert_eq!(span_ids(&requests[1]), span_ids(&requests[0])[..2]);
+        // Ids stay, and so does everything else about them.
+        let first = spans_of(&requests[..1]);
+        assert_eq!(spans_of(&requests[1..]), first[..2]);
+    }
+}
+
+/// Scenario: an incomplete export, and a person who has the backend mended and says `retry`.
+/// Guarantees: it is looked for again, not sent again, and gets its id.
+#[tokio::test]
+async fn an_incomplete_export_can_be_looked_for_again() {
+    let proof = Proof::new(Protocol::Grpc, Api::V2, Storage::Loses(1)).await;
+    proof.once().expect_code(3);
+    let sent = proof.otlp.accepted().len();
+    proof.tempo.set_storage(Storage::All);
+    let retry = proof.workspace.program("queue").args(&["retry", "--all"]);
+    retry.run().expect_code(0);
+    proof.once().expect_code(0);
+    proof.assert_written_back();
+    assert_eq!(proof.otlp.accepted().len(), sent);
+}
+
+/// Scenario: the exporter's headers name a tenant and carry a password.
+/// Guarantees: the tenant is passed on to the backend's API, and nothing else is.
+#[tokio::test]
+async fn only_the_tenant_is_passed_on() {
+    let mut proof = Proof::new(Protocol::Grpc, Api::V2, Storage::All).await;
+    proof.pipeline["exporters"]["otlp_grpc"]["headers"] =
+        json!({"X-Scope-OrgID": "shop", "authorization": "Bearer hunter2", "x-other": "1"});
+    proof.once().expect_code(0);
+    let sent = &proof.otlp.attempts()[0].headers;
+    assert_eq!(sent["authorization"], "Bearer hunter2");
+    for asked in proof.tempo.asked() {
+        assert_eq!(asked.headers["x-scope-orgid"], "shop");
+        let names: Vec<&str> = asked.headers.keys().map(String::as_str).collect();
+        assert_eq!(names, ["accept", "host", "user-agent", "x-scope-orgid"]);
+    }
+}
+
+/// Scenario: nobody can be asked for longer than the time to look; meanwhile the sidecar is
+/// stopped, or killed.
+/// Guarantees: no id and no resend while nobody knows; the id as soon as there is an answer.
+#[tokio::test]
+async fn a_backend_that_cannot_be_asked_has_lost_nothing_yet() {
+    for signal in [Signal::TERM, Signal::KILL] {
+        let mut proof = Proof::new(Protocol::Grpc, Api::V2, Storage::All).await;
+        // Somebody who hangs up, so that the questions can be counted.
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        proof.pipeline["exporters"]["otlp_grpc"]["verify"]["endpoint"] =
+            json!(format!("http://{address}"));
+        let mut running = proof.workspace.configured("run", &proof.pipeline).spawn();
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_millis(2500) {
+            let question = timeout(PATIENCE, listener.accept()).await;
+            drop(question.expect("it keeps asking").unwrap());
+        }
+        running.wait_for_line("cannot read the trace back", PATIENCE);
+        running.signal(signal);
+        let code = running.wait(PATIENCE);
+        assert_eq!(code, if signal == Signal::TERM { 0 } else { -9 });
+        assert!(proof.snapshot.is_untouched());
+        assert_eq!(proof.otlp.attempts().len(), 1);
+
+        drop(listener);
+        let tempo = FakeTempo::at(address, &proof.otlp, Api::V2, Storage::All).await;
+        proof.once().expect_code(0);
+        proof.assert_written_back();
+        assert_eq!(proof.otlp.attempts().len(), 1);
+        drop(tempo);
+    }
+}
+
+/// Scenario: `once --verify URL`, with everything told by flags.
+/// Guarantees: the trace is read back there before the id is written.
+#[tokio::test]
+async fn once_takes_the_address_as_a_flag() {
+    let proof = Proof::new(Protocol::Grpc, Api::V2, Storage::All).await;
+    let once = proof.workspace.once(&proof.otlp, Protocol::Grpc);
+    once.args(&["--verify", &proof.tempo.endpoint()]).run().expect_code(0);
+    proof.assert_written_back();
+    assert_eq!(proof.tempo.asked().len(), 1);
+}
+
+/// Scenario: the flag beside a configuration that names another backend.
+/// Guarantees: the flag counts, the configured time to look stays, and a loss is exit code 3.
+#[tokio::test]
+async fn the_flag_beats_the_file() {
+    let mut proof = Proof::new(Protocol::Grpc, Api::V2, Storage::Loses(1)).await;
+    proof.pipeline["exporters"]["otlp_grpc"]["verify"]["endpoint"] = json!("http://127.0.0.1:1");
+    let once = proof.workspace.configured("once", &proof.pipeline);
+    once.args(&["--verify", &proof.tempo.endpoint()]).run().expect_code(3);
+    assert!(proof.snapshot.is_untouched());
+}
