@@ -184,7 +184,7 @@ impl Queue {
                 }
             };
             let generation = self.generation();
-            let written = self.shared.journal.write(ops).await;
+            let written = self.shared.journal.take_in(ops).await;
             match written {
                 Ok(()) => {
                     self.state().accepted(seq, record);

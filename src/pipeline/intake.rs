@@ -152,7 +152,9 @@ impl Shared {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => {
-                    (self.observer)(&Event::Undelivered { path });
+                    if self.mode == Mode::Once {
+                        (self.observer)(&Event::Undelivered { path });
+                    }
                     return;
                 }
                 () = Arc::clone(&self).take_in(&path) => {}

@@ -21,8 +21,10 @@ use super::store::{Op, Store, StoreError};
 const MAX_WAITING: usize = 256;
 
 enum Order {
+    /// `intake`: of a new export, which can wait for room; anything else makes room in the end.
     Write {
         ops: Vec<Op>,
+        intake: bool,
         done: oneshot::Sender<Result<(), StoreError>>,
     },
     Read {
@@ -58,7 +60,15 @@ impl Journal {
     /// # Errors
     /// The disk failed; nothing was changed.
     pub async fn write(&self, ops: Vec<Op>) -> Result<(), StoreError> {
-        self.order(|done| Order::Write { ops, done }).await
+        self.order(|done| Order::Write { ops, intake: false, done }).await
+    }
+
+    /// The same for a new export, for which the last of the room is not used.
+    ///
+    /// # Errors
+    /// The disk failed, or is too full to take more in.
+    pub async fn take_in(&self, ops: Vec<Op>) -> Result<(), StoreError> {
+        self.order(|done| Order::Write { ops, intake: true, done }).await
     }
 
     /// # Errors
@@ -104,14 +114,11 @@ fn work(mut store: Store, mut orders: mpsc::Receiver<Order>) {
             continue;
         }
         failed = false;
-        let mut ops = Vec::new();
-        let mut writers = Vec::new();
+        let (mut intake, mut progress) = (Writes::default(), Writes::default());
         for order in batch.drain(..) {
             match order {
-                Order::Write { ops: more, done } => {
-                    ops.extend(more);
-                    writers.push(done);
-                }
+                Order::Write { ops, intake: true, done } => intake.add(ops, done),
+                Order::Write { ops, intake: false, done } => progress.add(ops, done),
                 Order::Read { seq, blob, done } => {
                     let found = guarded(|| store.blob(seq, blob));
                     failed |= found.is_err();
@@ -122,15 +129,51 @@ fn work(mut store: Store, mut orders: mpsc::Receiver<Order>) {
                 }
             }
         }
-        if writers.is_empty() {
-            continue;
-        }
-        let result = guarded(|| store.apply(&ops));
-        failed |= result.is_err();
-        for done in writers {
+        failed |= write(&mut store, progress, intake).is_err();
+    }
+}
+
+/// Writes that go to disk together.
+#[derive(Default)]
+struct Writes {
+    ops: Vec<Op>,
+    waiting: Vec<oneshot::Sender<Result<(), StoreError>>>,
+}
+
+impl Writes {
+    fn add(&mut self, ops: Vec<Op>, done: oneshot::Sender<Result<(), StoreError>>) {
+        self.ops.extend(ops);
+        self.waiting.push(done);
+    }
+
+    fn answer(self, result: &Result<(), StoreError>) {
+        for done in self.waiting {
             let _ = done.send(result.clone());
         }
     }
+}
+
+/// One transaction for all. When there is no room for it, what is in the queue already goes first,
+/// on the room that was kept for it.
+fn write(store: &mut Store, mut progress: Writes, mut intake: Writes) -> Result<(), StoreError> {
+    if !intake.waiting.is_empty()
+        && let Err(error) = guarded(|| store.keep_reserve())
+    {
+        std::mem::take(&mut intake).answer(&Err(error));
+    }
+    if progress.waiting.is_empty() && intake.waiting.is_empty() {
+        return Ok(());
+    }
+    let own = progress.ops.len();
+    let mut ops = std::mem::take(&mut progress.ops);
+    ops.append(&mut intake.ops);
+    let mut result = guarded(|| store.apply(&ops));
+    intake.answer(&result);
+    if matches!(result, Err(StoreError::Failing(_))) && own > 0 && store.release_reserve() {
+        result = guarded(|| store.reopen()).and_then(|()| guarded(|| store.apply(&ops[..own])));
+    }
+    progress.answer(&result);
+    result
 }
 
 impl Order {

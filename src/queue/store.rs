@@ -27,6 +27,12 @@ use crate::clock::UnixNanos;
 use crate::ids::TraceId;
 
 const FILE: &str = "queue.redb";
+
+/// A file that does nothing but take up room, to be given up when the disk is full: noting that
+/// an export is on its way, arrived or can go needs a little room itself, and without it a disk
+/// that the queue has filled would never be emptied.
+const RESERVE: &str = "queue.reserve";
+const RESERVE_BYTES: u64 = 1 << 20;
 const HEADS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("heads");
 const ITEMS: TableDefinition<'_, (u64, u32), &[u8]> = TableDefinition::new("items");
 const FORGOTTEN: TableDefinition<'_, &str, ()> = TableDefinition::new("forgotten");
@@ -138,6 +144,10 @@ pub struct Store {
     open: Open,
     /// None after a failure, until it is open again.
     database: Option<Database>,
+    /// The reserve is there.
+    has_reserve: bool,
+    /// Something was written since the file was last made as small as it can be.
+    may_shrink: bool,
 }
 
 /// A store and what it held.
@@ -196,7 +206,13 @@ impl Store {
         // assertion in it. That is one more way to be corrupt.
         let opened = catch_unwind(AssertUnwindSafe(move || {
             let database = open()?;
-            let store = Store { path, open, database: Some(database) };
+            let store = Store {
+                path,
+                open,
+                database: Some(database),
+                has_reserve: false,
+                may_shrink: true,
+            };
             let (records, forgotten) = (store.records()?, store.forgotten()?);
             Ok(Opened { store, records, forgotten, set_aside: None })
         }));
@@ -224,6 +240,53 @@ impl Store {
         Ok(aside)
     }
 
+    /// Sees to it that the reserve is there; nothing is taken in without it.
+    ///
+    /// # Errors
+    /// There is no room for it.
+    pub fn keep_reserve(&mut self) -> Result<(), StoreError> {
+        if self.has_reserve {
+            return Ok(());
+        }
+        let made = self.make_reserve();
+        if made.is_ok() || !self.may_shrink {
+            return made;
+        }
+        // What was delivered left room within the file, which the disk does not have back yet.
+        self.may_shrink = false;
+        if let Some(database) = &mut self.database {
+            database.compact().map_err(|error| StoreError::Failing(error.to_string()))?;
+        }
+        self.make_reserve()
+    }
+
+    fn make_reserve(&mut self) -> Result<(), StoreError> {
+        let Some(path) = &self.path else { return Ok(()) };
+        let mut options = fs::OpenOptions::new();
+        options.write(true).create(true).truncate(false).mode(0o600);
+        let reserve = path.with_file_name(RESERVE);
+        let made = options.open(&reserve).and_then(|file| {
+            let flags = rustix::fs::FallocateFlags::empty();
+            match rustix::fs::fallocate(&file, flags, 0, RESERVE_BYTES) {
+                // A file system without it gets by without a reserve.
+                Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
+                result => result.map_err(io::Error::from),
+            }
+        });
+        self.has_reserve = made.is_ok();
+        made.map_err(|error| {
+            let _ = fs::remove_file(&reserve);
+            StoreError::Failing(format!("no room for {}: {error}", reserve.display()))
+        })
+    }
+
+    /// Gives the reserve up. False when there is none.
+    pub fn release_reserve(&mut self) -> bool {
+        let Some(path) = self.path.as_ref().filter(|_| self.has_reserve) else { return false };
+        self.has_reserve = false;
+        fs::remove_file(path.with_file_name(RESERVE)).is_ok()
+    }
+
     fn database(&self) -> Result<&Database, redb::Error> {
         self.database.as_ref().ok_or(redb::Error::DatabaseClosed)
     }
@@ -232,7 +295,7 @@ impl Store {
     ///
     /// # Errors
     /// Nothing was changed.
-    pub fn apply(&self, ops: &[Op]) -> Result<(), StoreError> {
+    pub fn apply(&mut self, ops: &[Op]) -> Result<(), StoreError> {
         let transaction = self.database()?.begin_write().map_err(redb::Error::from)?;
         {
             let mut heads = transaction.open_table(HEADS).map_err(redb::Error::from)?;
@@ -269,6 +332,7 @@ impl Store {
             }
         }
         transaction.commit().map_err(redb::Error::from)?;
+        self.may_shrink = true;
         Ok(())
     }
 
