@@ -441,7 +441,14 @@ impl Refusal {
         let path = path.to_owned();
         match self {
             Refusal::Locked => OpenError::Locked { path },
-            Refusal::Corrupt(reason) | Refusal::Other(reason) => OpenError::Other { path, reason },
+            Refusal::Corrupt(reason) => {
+                let reason = format!(
+                    "it is corrupt ({reason}); the next run sets it aside and looks every export \
+                     without an id up again"
+                );
+                OpenError::Other { path, reason }
+            }
+            Refusal::Other(reason) => OpenError::Other { path, reason },
         }
     }
 }
