@@ -14,6 +14,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::queue::Queue;
@@ -27,13 +28,16 @@ const MAX_QUESTION_BYTES: u64 = 64 * 1024;
 const MAX_ANSWER_BYTES: u64 = 256 << 20;
 /// How long the other side may take.
 const PATIENCE: Duration = Duration::from_secs(30);
+const MAX_CONNECTIONS: usize = 8;
+/// Before the next connection is taken when the last one could not be.
+const AFTER_ERROR: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case")]
 pub enum Question {
     List,
     Retry { ids: Vec<u64> },
-    Drop { ids: Vec<u64> },
+    Drop { ids: Vec<u64>, force: bool },
     Verify,
 }
 
@@ -65,9 +69,9 @@ pub async fn answer(queue: &Queue, question: Question) -> Answer {
                 }
             }
         }
-        Question::Drop { ids } => {
+        Question::Drop { ids, force } => {
             for id in ids {
-                match queue.discard(id).await {
+                match queue.discard(id, force).await {
                     Ok(true) => done.push(id),
                     Ok(false) => {}
                     Err(error) => return Answer::Failed(error),
@@ -126,27 +130,33 @@ impl Server {
         Ok(Server { listener, path })
     }
 
-    /// Answers, one connection after the other, until stopped.
+    /// Answers until stopped, a few connections at a time: one that is silent holds up no other.
     pub async fn run(self, queue: Queue, stop: CancellationToken) {
+        let mut served = JoinSet::new();
         loop {
-            let stream = tokio::select! {
+            let accepted = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                accepted = self.listener.accept() => match accepted {
-                    Ok((stream, _)) => stream,
-                    Err(error) => {
-                        tracing::warn!(%error, "the control socket takes no more questions");
-                        return;
+                Some(_) = served.join_next() => continue,
+                accepted = self.listener.accept(), if served.len() < MAX_CONNECTIONS => accepted,
+            };
+            match accepted {
+                Ok((stream, _)) => {
+                    let queue = queue.clone();
+                    served.spawn(tokio::time::timeout(PATIENCE, async move {
+                        if let Err(error) = serve(&queue, stream).await {
+                            tracing::debug!(%error, "a question on the control socket was not answered");
+                        }
+                    }));
+                }
+                // Too many files are open, say. The one who asks waits, or asks again.
+                Err(error) => {
+                    tracing::debug!(%error, "the control socket takes no question for now");
+                    tokio::select! {
+                        () = stop.cancelled() => return,
+                        () = tokio::time::sleep(AFTER_ERROR) => {}
                     }
-                },
-            };
-            let served = tokio::select! {
-                biased;
-                () = stop.cancelled() => return,
-                served = tokio::time::timeout(PATIENCE, serve(&queue, stream)) => served,
-            };
-            if let Ok(Err(error)) = served {
-                tracing::debug!(%error, "a question on the control socket was not answered");
+                }
             }
         }
     }

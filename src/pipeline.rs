@@ -11,12 +11,13 @@
 mod build;
 mod deliver;
 mod intake;
+mod prove;
+mod reach;
 mod settle;
 mod stop;
 
 pub mod event;
 
-use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::converter::Converter;
 use crate::exporter::Exporter;
-use crate::queue::{Destination, Location, OpenError, Queue, Ready};
+use crate::queue::{Destination, Exporters, Location, OpenError, Queue, Ready};
 use crate::receiver::config::ExportDirConfig;
 use crate::receiver::scan::Tidy;
 use crate::receiver::{self, Candidate};
@@ -58,8 +59,8 @@ pub enum Mode {
 pub struct Pipelines {
     pipelines: Vec<Pipeline>,
     exporters: Vec<Exporter>,
-    /// What may wait, in bytes: the smallest `queue_size` of the exporters.
-    capacity: u64,
+    /// Their `queue_size`.
+    capacities: Exporters,
     /// How long requests in flight have to finish.
     shutdown_timeout: Duration,
 }
@@ -92,9 +93,7 @@ impl Pipelines {
         let sources = self.pipelines.iter().flat_map(|pipeline| &pipeline.receivers);
         let directories = sources.flat_map(|source| source.config.directories.clone());
         let scope = (mode == Mode::Once).then(|| directories.collect());
-        let exporters: HashSet<String> =
-            self.exporters.iter().map(|exporter| exporter.id.clone()).collect();
-        Queue::open(location, exporters, scope, self.capacity)
+        Queue::open(location, &self.capacities, scope)
     }
 
     /// Runs until the work is done (`Once`) or `stop` is cancelled, which leaves requests in flight

@@ -19,7 +19,7 @@ pub mod store;
 mod journal;
 mod state;
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -30,11 +30,12 @@ use tokio::sync::{Notify, watch};
 use crate::clock::UnixNanos;
 use crate::ids::TraceId;
 use crate::source::Source;
-use journal::Journal;
+use crate::writeback::config::WriteBackMode;
+use journal::{Generation, Journal};
 pub use lease::{Lease, Lost, Settlement};
-use record::{Item, Record, Seq, State as ItemState};
+use record::{Item, Record, Seq};
 pub use record::{Outcome, Rejection, RejectionKind};
-use state::{Entry, State, prepare};
+use state::State;
 pub use store::{Location, OpenError};
 use store::{Op, Opened, Store, StoreError};
 
@@ -52,7 +53,19 @@ pub struct Delivery {
     pub made_at: UnixNanos,
     /// Encoded requests, in the order in which they are sent.
     pub requests: Vec<Bytes>,
+    /// Where its id is to go in the end.
+    pub write_back: WriteBackMode,
 }
+
+impl Delivery {
+    /// All its requests together.
+    pub fn bytes(&self) -> u64 {
+        self.requests.iter().map(|request| request.len() as u64).sum()
+    }
+}
+
+/// The exporters that are there to take a lease, and how many bytes may wait for each.
+pub type Exporters = HashMap<String, u64>;
 
 /// An exporter that an export is to go to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,8 +97,8 @@ pub enum Accepted {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Health {
     Good,
-    /// `queue_size` is reached. Exports stay in their directories.
-    Full,
+    /// `queue_size` is reached, and of what. Exports stay in their directories.
+    Full(String),
     /// The disk is full, say. The same holds.
     Failing(String),
 }
@@ -98,11 +111,6 @@ pub struct Queue {
 
 #[derive(Debug)]
 struct Shared {
-    /// Exporters that are there to take a lease.
-    exporters: HashSet<String>,
-    /// Where exports have to lie to be worked on; none: anywhere.
-    scope: Option<Vec<PathBuf>>,
-    capacity: u64,
     journal: Journal,
     state: Mutex<State>,
     /// Something changed that somebody may wait for.
@@ -129,35 +137,46 @@ pub struct Ready {
 }
 
 impl Queue {
-    /// Opens the store. `capacity` is in bytes of requests; an export is taken while less is held.
-    /// With a `scope`, only exports below these directories are worked on; others keep waiting.
+    /// Opens the store. With a `scope`, only exports below these directories are worked on; others
+    /// keep waiting.
     ///
     /// # Errors
     /// See [`OpenError`]; a corrupt store is none.
     pub fn open(
         location: Location,
-        exporters: HashSet<String>,
+        exporters: &Exporters,
         scope: Option<Vec<PathBuf>>,
-        capacity: u64,
     ) -> Result<Ready, OpenError> {
         let Opened { store, records, forgotten, set_aside } = Store::open(location)?;
-        let mut state = State { forgotten: forgotten.into_iter().collect(), ..State::default() };
-        let mut parked = 0;
+        let mut state = State::new(exporters, scope);
+        state.forgotten.extend(forgotten);
         for (seq, mut record) in records {
             record.items.iter_mut().for_each(Item::recover);
-            let known = record.items.iter().any(|item| exporters.contains(&item.exporter));
-            parked += usize::from(!known);
-            state.next_seq = state.next_seq.max(seq.0 + 1);
-            state.insert(seq, record, known);
+            state.insert(seq, record, Generation::default());
         }
-        let waiting = state.entries.values().filter(|it| !it.record.is_dead_letter()).count();
-        let dead_letters = state.entries.len() - waiting;
+        let count = |what: &dyn Fn(&Record) -> bool| {
+            state.iter().filter(|(_, entry)| what(&entry.record)).count()
+        };
+        let dead_letters = count(&Record::is_dead_letter);
+        let waiting = count(&|record| !record.is_dead_letter());
+        let parked = count(&|record| {
+            let known = |item: &Item| exporters.contains_key(&item.exporter);
+            record.items.iter().any(|item| !item.is_finished() && !known(item))
+        });
         let (journal, thread) = Journal::start(store)
             .map_err(|source| OpenError::Directory { path: PathBuf::from("(thread)"), source })?;
+        Ok(Ready {
+            queue: Queue::new(journal, state),
+            waiting,
+            dead_letters,
+            parked,
+            set_aside,
+            thread,
+        })
+    }
+
+    fn new(journal: Journal, state: State) -> Queue {
         let shared = Shared {
-            exporters,
-            scope,
-            capacity,
             journal,
             state: Mutex::new(state),
             changed: Notify::new(),
@@ -165,46 +184,44 @@ impl Queue {
             restarts: watch::Sender::new(0),
             mending: tokio::sync::Mutex::default(),
         };
-        let queue = Queue { shared: Arc::new(shared) };
-        Ok(Ready { queue, waiting, dead_letters, parked, set_aside, thread })
+        Queue { shared: Arc::new(shared) }
     }
 
     /// Takes an export in, durably. Waits while the queue is full or its disk fails.
     pub async fn accept(&self, delivery: &Delivery, destinations: &[Destination]) -> Accepted {
+        let place = match self.reserve(delivery, destinations).await {
+            Ok(place) => place,
+            Err(answer) => return answer,
+        };
+        let prepared = Record::of_delivery(place.seq, delivery, destinations);
+        let (record, ops) = match prepared {
+            Ok(prepared) => prepared,
+            Err(error) => return Accepted::Impossible(error.to_string()),
+        };
         loop {
-            let seq = match self.reserve(delivery.trace_id).await {
-                Ok(seq) => seq,
-                Err(answer) => return answer,
-            };
-            let (record, ops) = match prepare(seq, delivery, destinations) {
-                Ok(prepared) => prepared,
-                Err(error) => {
-                    self.state().accepting.remove(&delivery.trace_id);
-                    return Accepted::Impossible(error.to_string());
-                }
-            };
-            let generation = self.generation();
-            let written = self.shared.journal.take_in(ops).await;
-            match written {
-                Ok(()) => {
-                    self.state().accepted(seq, record);
+            let before = self.generation();
+            match self.shared.journal.take_in(ops.clone()).await {
+                // Only if the store that has it is still the present one; else once more.
+                Ok(generation) if place.fill(&record, generation) => {
                     self.set_health(Health::Good);
                     self.shared.changed.notify_waiters();
                     return Accepted::New;
                 }
-                // Should the store begin anew meanwhile, the next round puts it into the new one.
+                Ok(_) => {}
                 Err(StoreError::Closed) => return Accepted::Closed,
-                Err(error) => {
-                    self.state().accepting.remove(&delivery.trace_id);
-                    // Whatever became of the store, the next round tries again.
-                    let _ = self.store_failed(error, generation).await;
-                }
+                // Whatever became of the store, the next round tries again, under the same name.
+                Err(error) => drop(self.store_failed(error, before).await),
             }
         }
     }
 
     /// A place in the order, as soon as there is room.
-    async fn reserve(&self, trace_id: TraceId) -> Result<Seq, Accepted> {
+    async fn reserve<'a>(
+        &'a self,
+        delivery: &Delivery,
+        destinations: &'a [Destination],
+    ) -> Result<Place<'a>, Accepted> {
+        let (trace_id, bytes) = (delivery.trace_id, delivery.bytes());
         self.when(|state| {
             if state.closed {
                 return Some(Err(Accepted::Closed));
@@ -213,16 +230,15 @@ impl Queue {
                 return Some(Err(known));
             }
             // Once full, it has to be emptier by a tenth before it takes more: one line each way.
-            let full = *self.shared.health.borrow() == Health::Full;
-            let capacity = self.shared.capacity;
-            if state.bytes >= if full { capacity - capacity / 10 } else { capacity } {
-                self.set_health(Health::Full);
+            let was_full = matches!(*self.shared.health.borrow(), Health::Full(_));
+            if let Some(why) = state.is_full_for(destinations, bytes, was_full.then_some(10)) {
+                if !was_full {
+                    self.set_health(Health::Full(why));
+                }
                 return None;
             }
-            state.accepting.insert(trace_id);
-            let seq = Seq(state.next_seq);
-            state.next_seq += 1;
-            Some(Ok(seq))
+            let seq = state.reserve(trace_id, destinations, bytes);
+            Some(Ok(Place { queue: self, seq, trace_id, destinations, bytes }))
         })
         .await
     }
@@ -231,22 +247,10 @@ impl Queue {
     /// is left for it.
     pub async fn lease(&self, exporter: &str) -> Option<Lease> {
         self.when(|state| {
-            let mut all_done = true;
-            for (seq, entry) in &mut state.entries {
-                if !self.concerns(&entry.record) {
-                    continue;
-                }
-                let items = entry.record.items.iter().zip(&mut entry.leased).enumerate();
-                for (index, (item, leased)) in items.filter(|(_, it)| it.0.exporter == exporter) {
-                    all_done &= item.is_finished();
-                    if item.state == ItemState::Accepted && !*leased {
-                        *leased = true;
-                        let (head, item) = (entry.record.head.clone(), item.clone());
-                        return Some(Some(Lease::new(self.clone(), *seq, index, head, item)));
-                    }
-                }
+            if let Some((seq, index, generation, head, item)) = state.lease(exporter) {
+                return Some(Some(Lease::new(self.clone(), (seq, index), generation, head, item)));
             }
-            (state.closed && all_done).then_some(None)
+            (state.closed && state.is_done(exporter)).then_some(None)
         })
         .await
     }
@@ -255,19 +259,10 @@ impl Queue {
     /// and there will be no other.
     pub async fn settlement(&self) -> Option<Settlement> {
         self.when(|state| {
-            let mut all_settled = true;
-            for (seq, entry) in &mut state.entries {
-                if entry.is_settled() || !self.concerns(&entry.record) {
-                    continue;
-                }
-                all_settled = false;
-                if let Some(outcome) = entry.record.outcome().filter(|_| !entry.settling) {
-                    entry.settling = true;
-                    let head = entry.record.head.clone();
-                    return Some(Some(Settlement::new(self.clone(), *seq, head, outcome)));
-                }
+            if let Some((seq, generation, head, outcome)) = state.settle() {
+                return Some(Some(Settlement::new(self.clone(), seq, generation, head, outcome)));
             }
-            (state.closed && all_settled && state.accepting.is_empty()).then_some(None)
+            (state.closed && state.is_settled()).then_some(None)
         })
         .await
     }
@@ -280,10 +275,7 @@ impl Queue {
 
     /// The files of the exports that wait for an exporter, or for their write-back.
     pub fn waiting(&self) -> Vec<PathBuf> {
-        let state = self.state();
-        let waits = |entry: &&Entry| !entry.is_settled() && self.concerns(&entry.record);
-        let entries = state.entries.values().filter(waits);
-        entries.map(|entry| entry.record.head.source.path.clone()).collect()
+        self.state().waiting()
     }
 
     /// Whether exports are taken in, and every change of it.
@@ -297,24 +289,16 @@ impl Queue {
         self.shared.restarts.subscribe()
     }
 
-    /// Whether this process works on the export: it has an exporter for it, and was asked to.
-    fn concerns(&self, record: &Record) -> bool {
-        let path = &record.head.source.path;
-        let within = |scope: &Vec<PathBuf>| scope.iter().any(|it| path.starts_with(it));
-        record.items.iter().any(|item| self.shared.exporters.contains(&item.exporter))
-            && self.shared.scope.as_ref().is_none_or(within)
-    }
-
-    /// How often the store began anew. Whoever gives it an order remembers this, so that a failure
-    /// of an earlier store is not held against the present one.
-    fn generation(&self) -> u64 {
-        *self.shared.restarts.borrow()
+    /// Which store it is. Whoever gives it an order remembers this, so that a failure of an earlier
+    /// store is not held against the present one.
+    fn generation(&self) -> Generation {
+        self.state().generation
     }
 
     /// Waits before the next try, or begins anew when there is no hope for the file.
-    async fn store_failed(&self, error: StoreError, generation: u64) -> Result<(), Lost> {
+    async fn store_failed(&self, error: StoreError, generation: Generation) -> Result<(), Lost> {
         match error {
-            StoreError::Closed => return Err(Lost),
+            StoreError::Closed | StoreError::Replaced => return Err(Lost),
             StoreError::Corrupt(reason) => {
                 // Several orders can come upon the same corruption; one of them mends it.
                 let _mending = self.shared.mending.lock().await;
@@ -322,9 +306,9 @@ impl Queue {
                     return Err(Lost);
                 }
                 tracing::error!("the queue's store is corrupt ({reason}); setting it aside");
-                match self.shared.journal.start_over().await {
-                    Ok(aside) => {
-                        self.forget_everything();
+                match self.shared.journal.start_over(generation).await {
+                    Ok((begun, aside)) => {
+                        self.begin_anew(begun);
                         let aside = aside.map(|path| path.display().to_string());
                         tracing::error!(
                             aside,
@@ -341,13 +325,8 @@ impl Queue {
         Ok(())
     }
 
-    fn forget_everything(&self) {
-        let mut state = self.state();
-        state.entries.clear();
-        state.by_trace.clear();
-        state.delivered.clear();
-        state.bytes = 0;
-        drop(state);
+    fn begin_anew(&self, generation: Generation) {
+        self.state().begin_anew(generation);
         self.shared.restarts.send_modify(|count| *count += 1);
         self.shared.changed.notify_waiters();
     }
@@ -387,20 +366,55 @@ impl Queue {
         });
     }
 
-    /// Removes an export when nothing is left to do for it.
-    async fn remove_if_over(&self, seq: Seq) {
-        {
+    /// Removes an export when nothing is left to do for it, and its requests when nobody needs
+    /// them any more.
+    async fn tidy(&self, seq: Seq) {
+        let (op, generation) = {
             let mut state = self.state();
-            if !state.entries.get(&seq).is_some_and(|entry| entry.record.is_over()) {
+            let Some(entry) = state.get(seq).filter(|entry| entry.record.is_delivered()) else {
                 return;
+            };
+            let generation = entry.generation;
+            if entry.record.is_over() {
+                if let Some(entry) = state.remove(seq) {
+                    state.remember(entry.record.head.trace_id);
+                }
+                (Op::Remove { seq }, generation)
+            } else {
+                (Op::RemoveBlobs { seq }, generation)
             }
-            if let Some(entry) = state.remove(seq) {
-                state.remember(entry.record.head.trace_id);
-            }
-        }
+        };
         self.shared.changed.notify_waiters();
         // Should this be lost, the next start finds the id in the file and removes it then.
-        let _ = self.shared.journal.write(vec![Op::Remove { seq }]).await;
+        let _ = self.shared.journal.write(vec![op], generation).await;
+    }
+}
+
+/// Room that is kept for an export on its way to the disk; dropped, it is free again.
+struct Place<'a> {
+    queue: &'a Queue,
+    seq: Seq,
+    trace_id: TraceId,
+    destinations: &'a [Destination],
+    bytes: u64,
+}
+
+impl Place<'_> {
+    /// The export is on disk, in this store. False when that is not the present one any more.
+    fn fill(&self, record: &Record, generation: Generation) -> bool {
+        let mut state = self.queue.state();
+        let present = generation >= state.generation;
+        if present {
+            state.insert(self.seq, record.clone(), generation);
+        }
+        present
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.queue.state().release(self.trace_id, self.destinations, self.bytes);
+        self.queue.shared.changed.notify_waiters();
     }
 }
 

@@ -212,3 +212,18 @@ async fn the_flag_beats_the_file() {
     once.args(&["--verify", &proof.tempo.endpoint()]).run().expect_code(3);
     assert!(proof.snapshot.is_untouched());
 }
+
+/// Scenario: two exports, and the backend lost spans of the first, so that it is looked for until
+/// the time is over.
+/// Guarantees: the second is sent, proven and written back meanwhile.
+#[tokio::test]
+async fn looking_for_one_export_holds_up_no_other() {
+    let mut proof = Proof::new(Protocol::Grpc, Api::V2, Storage::LosesOfFirstTrace).await;
+    proof.pipeline["exporters"]["otlp_grpc"]["verify"]["timeout"] = json!("10m");
+    let running = proof.workspace.configured("run", &proof.pipeline).spawn();
+    proof.otlp.wait_for(|it| it.accepted.len() == 1, PATIENCE).await;
+    let second = proof.workspace.export("b", &presets::typical()).snapshot;
+    second.wait_for_trace_id(PATIENCE).await;
+    assert!(proof.snapshot.is_untouched());
+    drop(running);
+}

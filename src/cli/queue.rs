@@ -1,6 +1,5 @@
 //! `taskspan queue`: what is held, what was refused, and what to do with it.
 
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
@@ -11,7 +10,7 @@ use super::setup::{self, Setup};
 use super::{ConfigArgs, Exit};
 use crate::control::{self, Answer, Question};
 use crate::queue::admin::{Listed, ListedState};
-use crate::queue::{Location, Queue};
+use crate::queue::{Exporters, Location, Queue};
 
 #[derive(Debug, Args)]
 pub struct QueueCommand {
@@ -43,7 +42,14 @@ enum Action {
     /// Give refused exports another chance
     Retry(Which),
     /// Forget refused exports; their files stay as they are
-    Drop(Which),
+    Drop {
+        #[command(flatten)]
+        which: Which,
+
+        /// Exports that wait, too, and not only those that were refused
+        #[arg(long)]
+        force: bool,
+    },
     /// Read back every request that waits
     Verify,
 }
@@ -79,13 +85,13 @@ impl QueueCommand {
                 self.print(one, || details(one))?;
             }
             Action::Retry(which) => {
-                let ids = which.dead_letters(&listed)?;
+                let ids = which.ids(&listed, false)?;
                 let done = source.change(Question::Retry { ids }).await?;
                 self.print(&done, || format!("{} export(s) are sent again\n", done.len()))?;
             }
-            Action::Drop(which) => {
-                let ids = which.dead_letters(&listed)?;
-                let done = source.change(Question::Drop { ids }).await?;
+            Action::Drop { which, force } => {
+                let (ids, force) = (which.ids(&listed, *force)?, *force);
+                let done = source.change(Question::Drop { ids, force }).await?;
                 self.print(&done, || format!("{} export(s) forgotten\n", done.len()))?;
             }
             Action::Verify => {
@@ -140,7 +146,8 @@ impl QueueCommand {
 }
 
 impl Which {
-    fn dead_letters(&self, listed: &[Listed]) -> anyhow::Result<Vec<u64>> {
+    /// Dead letters; by `force` any export that is named.
+    fn ids(&self, listed: &[Listed], force: bool) -> anyhow::Result<Vec<u64>> {
         let is_dead = |one: &Listed| {
             let states = one.exporters.iter().map(|item| item.state);
             states
@@ -153,7 +160,7 @@ impl Which {
         let mut ids = Vec::new();
         for id in &self.ids {
             let one = find(listed, id)?;
-            if !is_dead(one) {
+            if !force && !is_dead(one) {
                 bail!("export {} was not refused; it is {}", one.id, one.state.as_str());
             }
             ids.push(one.id);
@@ -178,8 +185,7 @@ impl Source {
             return Err(anyhow!("{}: there is no queue here", directory.display()).into());
         }
         let location = Location::Existing(directory.to_owned());
-        let ready =
-            Queue::open(location, HashSet::new(), None, u64::MAX).map_err(anyhow::Error::from)?;
+        let ready = Queue::open(location, &Exporters::new(), None).map_err(anyhow::Error::from)?;
         Ok(Source::Opened(ready.queue, ready.thread))
     }
 

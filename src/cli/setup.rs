@@ -1,5 +1,6 @@
 //! Files, flags and environment become one configuration.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::exit::Failure;
@@ -133,6 +134,24 @@ impl Setup {
         Session::open(self.build()?, self.location(), on_trouble)
     }
 
+    /// All exporters share one queue, so they have to agree on where it is.
+    fn check_storage(&self) -> Result<(), Failure> {
+        let queues = self.config.exporters.values().filter_map(ExporterConfig::otlp);
+        let named: BTreeSet<String> = queues
+            .filter_map(|(_, config)| config.sending_queue.storage.as_ref())
+            .map(ToString::to_string)
+            .collect();
+        if named.len() < 2 {
+            return Ok(());
+        }
+        let named = Vec::from_iter(named).join("`, `");
+        let message = format!(
+            "sending_queue.storage: the exporters name different storages (`{named}`), but share \
+             one queue; name the same for all"
+        );
+        Err(Faults(vec![Fault::nowhere(message)]).into())
+    }
+
     /// Where the queue lives: the flag, the configured extension, or the user's state directory.
     /// None: nowhere that could be told.
     pub fn location(&self) -> Option<Location> {
@@ -155,6 +174,7 @@ impl Setup {
     /// # Errors
     /// Every component that cannot be built.
     pub fn build(&self) -> Result<Pipelines, Failure> {
+        self.check_storage()?;
         Pipelines::build(&self.config, &self.otel).map_err(pipeline_faults)
     }
 }

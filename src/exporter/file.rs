@@ -48,8 +48,13 @@ impl File {
     }
 }
 
+/// The whole line, or none of it: half a line would spoil the file for whoever reads it.
 fn append(path: &Path, line: &[u8]) -> std::io::Result<()> {
     let mut file = OpenOptions::new().create(true).append(true).open(path)?;
-    file.write_all(line)?;
-    file.sync_data()
+    let before = file.metadata()?.len();
+    let written = file.write_all(line).and_then(|()| file.sync_data());
+    if written.is_err() {
+        let _ = file.set_len(before);
+    }
+    written
 }

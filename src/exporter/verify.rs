@@ -66,6 +66,11 @@ impl Verifier {
         Ok(Some(Verifier { client, base, headers, timeout: verify.timeout.0 }))
     }
 
+    /// Where it looks, for a person.
+    pub fn destination(&self) -> String {
+        endpoint::redacted(&self.base)
+    }
+
     /// The span ids that the backend has of a trace; none of a trace that it does not know.
     ///
     /// # Errors

@@ -12,7 +12,7 @@ use crate::config::{Config, PipelineConfig, ProcessorConfig, ReceiverConfig};
 use crate::converter::options::ResourceConfig;
 use crate::converter::{BadPattern, Converter, Redaction};
 use crate::exporter::{BuildError, Exporter};
-use crate::queue::Destination;
+use crate::queue::{Destination, Exporters};
 use crate::receiver::config::ExportDirConfig;
 
 /// A component that cannot be built.
@@ -43,7 +43,7 @@ impl Pipelines {
         let mut errors = Vec::new();
         let mut fed: HashMap<&ComponentId, usize> = HashMap::new();
         let mut exporters: IndexMap<ComponentId, Exporter> = IndexMap::new();
-        let mut capacity = u64::MAX;
+        let mut capacities = Exporters::new();
         let mut pipelines = Vec::new();
         for (pipeline_id, pipeline) in traces_pipelines(config) {
             for receiver in &pipeline.receivers {
@@ -60,7 +60,8 @@ impl Pipelines {
                 };
                 let required = config.is_required();
                 destinations.push(Destination { exporter: id.to_string(), required });
-                capacity = capacity.min(config.queue_size().unwrap_or(u64::MAX));
+                let capacity = config.queue_size().unwrap_or(u64::MAX);
+                capacities.insert(id.to_string(), capacity);
                 if exporters.contains_key(id) {
                     continue;
                 }
@@ -81,7 +82,7 @@ impl Pipelines {
         Ok(Pipelines {
             pipelines,
             exporters: exporters.into_values().collect(),
-            capacity,
+            capacities,
             shutdown_timeout: config.service.shutdown_timeout.0,
         })
     }

@@ -105,10 +105,10 @@ impl Event {
             Event::Health { health: Health::Good } => {
                 tracing::info!("the queue takes exports again");
             }
-            Event::Health { health: Health::Full } => {
+            Event::Health { health: Health::Full(why) } => {
                 tracing::warn!(
-                    "the queue is full (queue_size): exports stay in their directories until there \
-                     is room"
+                    "the queue is full (queue_size): {why}; exports stay in their directories \
+                     until there is room"
                 );
             }
             Event::Health { health: Health::Failing(reason) } => {

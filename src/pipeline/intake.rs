@@ -28,6 +28,7 @@ use crate::queue::{Accepted, Delivery, Destination, Queue};
 use crate::receiver::Candidate;
 use crate::receiver::config::ExportDirConfig;
 use crate::receiver::settle::{Look, Settling, quiet_since};
+use crate::writeback::config::WriteBackMode;
 
 /// Exports that may wait to settle at the same time. Each costs a timer and a path.
 const MAX_SETTLING: usize = 1_024;
@@ -45,6 +46,7 @@ struct Shared {
     destinations: Vec<Destination>,
     observer: Observer,
     mode: Mode,
+    write_back: WriteBackMode,
     /// Bounds how many exports are in memory at once.
     concurrency: Semaphore,
     /// Paths in work; true when they changed again meanwhile.
@@ -79,6 +81,7 @@ impl Intake {
             destinations,
             observer,
             mode,
+            write_back: config.write_back.mode,
             concurrency: Semaphore::new(config.max_concurrent_exports),
             in_work: Mutex::default(),
         };
@@ -243,6 +246,7 @@ impl Shared {
             span_count: conversion.span_count,
             made_at,
             requests,
+            write_back: self.write_back,
         };
         Seen::Ready { delivery, warnings }
     }

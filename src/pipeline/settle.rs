@@ -92,7 +92,7 @@ impl Settler {
             trace_id,
             project_id: head.project_id.clone(),
             spans: head.span_count,
-            written: config.is_none_or(|config| config.write_back.mode != WriteBackMode::Off),
+            written: head.write_back != WriteBackMode::Off,
         };
         if matches!(done, Event::Done { written: false, .. }) {
             settlement.written().await;

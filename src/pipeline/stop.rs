@@ -57,7 +57,20 @@ pub struct Stopping {
     pub finished: CancellationToken,
 }
 
+/// A wait was ended because the program is to stop.
+#[derive(Clone, Copy, Debug)]
+pub struct Stopped;
+
 impl Stopping {
+    /// A sleep that ends at once when the program is to stop.
+    pub async fn sleep(&self, wait: Duration) -> Result<(), Stopped> {
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => Err(Stopped),
+            () = tokio::time::sleep(wait) => Ok(()),
+        }
+    }
+
     /// `timeout`: how long requests in flight have to finish.
     pub fn new(stop: CancellationToken, abort: CancellationToken, timeout: Duration) -> Stopping {
         let stopping = Stopping { stop, abort, finished: CancellationToken::new() };

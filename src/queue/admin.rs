@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::Queue;
-use super::record::{Blob, Item, RejectionKind, Seq, State as ItemState};
+use super::record::{Item, Record, RejectionKind, Seq, State as ItemState};
 use super::state::Entry;
-use super::store::Op;
+use super::store::{Op, StoreError};
 use crate::clock::UnixNanos;
 
 /// One export, as a person sees it.
@@ -81,7 +81,6 @@ impl Queue {
     pub fn list(&self) -> Vec<Listed> {
         let state = self.state();
         state
-            .entries
             .iter()
             .map(|(seq, entry)| {
                 let record = &entry.record;
@@ -108,66 +107,51 @@ impl Queue {
     /// The disk failed.
     pub async fn retry(&self, id: u64) -> Result<bool, String> {
         let seq = Seq(id);
-        let mut again: Vec<(usize, Item)> = Vec::new();
-        if let Some(entry) = self.state().entries.get(&seq) {
-            for (index, item) in entry.record.items.iter().enumerate() {
-                if matches!(item.state, ItemState::Rejected(_)) {
-                    // What a server took in part has to go whole: nobody knows which spans it kept.
-                    let pending = match item.lost_spans {
-                        Some(_) if item.pending.is_empty() => {
-                            (0..entry.record.head.requests).map(Blob).collect()
-                        }
-                        _ => item.pending.clone(),
-                    };
-                    // What a backend did not have stays unproven until it is read back.
-                    let lost_spans = match &item.state {
-                        ItemState::Rejected(rejection)
-                            if rejection.kind == RejectionKind::Incomplete =>
-                        {
-                            Some(rejection.reason.clone())
-                        }
-                        _ => None,
-                    };
-                    let item = Item {
-                        state: ItemState::Accepted,
-                        resent: false,
-                        lost_spans,
-                        pending,
-                        ..item.clone()
-                    };
-                    again.push((index, item));
-                }
-            }
-        }
+        let (again, generation) = {
+            let state = self.state();
+            let Some(entry) = state.get(seq) else { return Ok(false) };
+            let Record { head, items } = &entry.record;
+            let refused = items.iter().enumerate().filter(|(_, item)| item.is_rejected());
+            let again = refused.map(|(index, item)| (index, item.again(head.requests)));
+            (again.collect::<Vec<_>>(), entry.generation)
+        };
         let ops: Result<Vec<Op>, _> =
             again.iter().map(|(index, item)| Op::put_item(seq, *index, item)).collect();
         let ops = ops.map_err(|error| error.to_string())?;
-        self.shared.journal.write(ops).await.map_err(|error| error.to_string())?;
-        if let Some(entry) = self.state().entries.get_mut(&seq) {
+        let written = self.shared.journal.write(ops, generation).await;
+        written.map_err(|error| error.to_string())?;
+        self.state().change(seq, |entry| {
             for (index, item) in &again {
                 if let Some(known) = entry.record.items.get_mut(*index) {
                     known.clone_from(item);
                 }
             }
             entry.reported = false;
-        }
+        });
         self.shared.changed.notify_waiters();
         Ok(!again.is_empty())
     }
 
     /// Forgets a dead letter, for good: its file stays as it is and is not read again until it
-    /// changes. False when it is none, or when another exporter still works on it.
+    /// changes. By `force` any other export too. False when it is none, or while an exporter
+    /// works on it.
     ///
     /// # Errors
     /// The disk failed.
-    pub async fn discard(&self, id: u64) -> Result<bool, String> {
+    pub async fn discard(&self, id: u64, force: bool) -> Result<bool, String> {
         let seq = Seq(id);
-        let dead = |entry: &&Entry| entry.record.is_dead_letter() && !entry.leased.contains(&true);
-        let trace_id =
-            self.state().entries.get(&seq).filter(dead).map(|entry| entry.record.head.trace_id);
-        let Some(trace_id) = trace_id else { return Ok(false) };
+        let may_go = |entry: &&Entry| {
+            (force || entry.record.is_dead_letter()) && !entry.leased.contains(&true)
+        };
+        let found = self
+            .state()
+            .get(seq)
+            .filter(may_go)
+            .map(|entry| (entry.record.head.trace_id, entry.generation));
+        let Some((trace_id, generation)) = found else { return Ok(false) };
         let ops = vec![Op::Forget { trace_id }, Op::Remove { seq }];
-        self.shared.journal.write(ops).await.map_err(|error| error.to_string())?;
+        let written = self.shared.journal.write(ops, generation).await;
+        written.map_err(|error| error.to_string())?;
         let mut state = self.state();
         state.forgotten.insert(trace_id);
         state.remove(seq);
@@ -184,24 +168,24 @@ impl Queue {
         let mut verified = Verified::default();
         let listed: Vec<_> = {
             let state = self.state();
-            let entries = state.entries.iter();
-            entries.map(|(seq, entry)| (*seq, entry.record.clone())).collect()
+            let entries = state.iter();
+            entries.map(|(seq, entry)| (seq, entry.generation, entry.record.clone())).collect()
         };
-        for (seq, record) in listed {
+        for (seq, generation, record) in listed {
             verified.exports += 1;
             for item in &record.items {
                 for blob in &item.pending {
-                    let found = self.shared.journal.read(seq, *blob).await;
-                    match found.map_err(|error| error.to_string())? {
-                        Some(bytes) => {
+                    match self.shared.journal.read(seq, *blob, generation).await {
+                        Ok(bytes) => {
                             verified.requests += 1;
                             verified.bytes += bytes.len() as u64;
                         }
                         // Delivered and removed since the list was made.
-                        None if !self.state().entries.contains_key(&seq) => {}
-                        None => {
-                            verified.missing.push(format!("export {}, request {}", seq.0, blob.0))
+                        Err(_) if self.state().get(seq).is_none() => {}
+                        Err(StoreError::Corrupt(_)) => {
+                            verified.missing.push(format!("export {}, request {}", seq.0, blob.0));
                         }
+                        Err(error) => return Err(error.to_string()),
                     }
                 }
             }

@@ -17,24 +17,37 @@ use tokio::sync::{mpsc, oneshot};
 use super::record::{Blob, Seq};
 use super::store::{Op, Store, StoreError};
 
+/// Which of the stores that followed each other in this run: a corrupt one is set aside, and what
+/// was meant for it must not end up in the next.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Generation(u64);
+
 /// Orders that may wait for the disk.
 const MAX_WAITING: usize = 256;
 
+type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
+
 enum Order {
-    /// `intake`: of a new export, which can wait for room; anything else makes room in the end.
+    /// A new export, which can wait for room; anything else makes room in the end.
+    TakeIn {
+        ops: Vec<Op>,
+        done: Answer<Generation>,
+    },
     Write {
         ops: Vec<Op>,
-        intake: bool,
-        done: oneshot::Sender<Result<(), StoreError>>,
+        of: Generation,
+        done: Answer<Generation>,
     },
     Read {
         seq: Seq,
         blob: Blob,
-        done: oneshot::Sender<Result<Option<Bytes>, StoreError>>,
+        of: Generation,
+        done: Answer<Bytes>,
     },
-    /// The file is corrupt: set it aside and begin a new one.
+    /// This one is corrupt: set it aside and begin a new one.
     StartOver {
-        done: oneshot::Sender<Result<Option<PathBuf>, StoreError>>,
+        corrupt: Generation,
+        done: Answer<(Generation, Option<PathBuf>)>,
     },
 }
 
@@ -59,28 +72,32 @@ impl Journal {
     ///
     /// # Errors
     /// The disk failed; nothing was changed.
-    pub async fn write(&self, ops: Vec<Op>) -> Result<(), StoreError> {
-        self.order(|done| Order::Write { ops, intake: false, done }).await
+    pub async fn write(&self, ops: Vec<Op>, of: Generation) -> Result<(), StoreError> {
+        self.order(|done| Order::Write { ops, of, done }).await.map(drop)
     }
 
-    /// The same for a new export, for which the last of the room is not used.
+    /// The same for a new export, for which the last of the room is not used. Says which store has
+    /// it.
     ///
     /// # Errors
     /// The disk failed, or is too full to take more in.
-    pub async fn take_in(&self, ops: Vec<Op>) -> Result<(), StoreError> {
-        self.order(|done| Order::Write { ops, intake: true, done }).await
+    pub async fn take_in(&self, ops: Vec<Op>) -> Result<Generation, StoreError> {
+        self.order(|done| Order::TakeIn { ops, done }).await
     }
 
     /// # Errors
-    /// The disk failed.
-    pub async fn read(&self, seq: Seq, blob: Blob) -> Result<Option<Bytes>, StoreError> {
-        self.order(|done| Order::Read { seq, blob, done }).await
+    /// The disk failed, or what was written is not there.
+    pub async fn read(&self, seq: Seq, blob: Blob, of: Generation) -> Result<Bytes, StoreError> {
+        self.order(|done| Order::Read { seq, blob, of, done }).await
     }
 
     /// # Errors
-    /// The disk failed.
-    pub async fn start_over(&self) -> Result<Option<PathBuf>, StoreError> {
-        self.order(|done| Order::StartOver { done }).await
+    /// The disk failed, or the store was replaced already.
+    pub async fn start_over(
+        &self,
+        corrupt: Generation,
+    ) -> Result<(Generation, Option<PathBuf>), StoreError> {
+        self.order(|done| Order::StartOver { corrupt, done }).await
     }
 
     async fn order<T>(
@@ -101,6 +118,7 @@ fn guarded<T>(work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreEr
 }
 
 fn work(mut store: Store, mut orders: mpsc::Receiver<Order>) {
+    let mut present = Generation::default();
     let mut failed = false;
     let mut batch = Vec::new();
     // An answer that nobody waits for any more is no loss.
@@ -117,36 +135,45 @@ fn work(mut store: Store, mut orders: mpsc::Receiver<Order>) {
         let (mut intake, mut progress) = (Writes::default(), Writes::default());
         for order in batch.drain(..) {
             match order {
-                Order::Write { ops, intake: true, done } => intake.add(ops, done),
-                Order::Write { ops, intake: false, done } => progress.add(ops, done),
-                Order::Read { seq, blob, done } => {
+                Order::TakeIn { ops, done } => intake.add(ops, done),
+                Order::Write { ops, of, done } if of == present => progress.add(ops, done),
+                Order::Read { seq, blob, of, done } if of == present => {
                     let found = guarded(|| store.blob(seq, blob));
                     failed |= found.is_err();
-                    let _ = done.send(found);
+                    let _ = done.send(found.and_then(|found| found.ok_or_else(missing)));
                 }
-                Order::StartOver { done } => {
-                    let _ = done.send(guarded(|| store.start_over()));
+                Order::StartOver { corrupt, done } if corrupt == present => {
+                    std::mem::take(&mut progress).answer(&Err(StoreError::Replaced));
+                    let begun = guarded(|| store.start_over());
+                    present.0 += u64::from(begun.is_ok());
+                    failed |= begun.is_err();
+                    let _ = done.send(begun.map(|aside| (present, aside)));
                 }
+                late => late.refuse(StoreError::Replaced),
             }
         }
-        failed |= write(&mut store, progress, intake).is_err();
+        failed |= write(&mut store, present, progress, intake).is_err();
     }
+}
+
+fn missing() -> StoreError {
+    StoreError::Corrupt("a request that was written is not there".to_owned())
 }
 
 /// Writes that go to disk together.
 #[derive(Default)]
 struct Writes {
     ops: Vec<Op>,
-    waiting: Vec<oneshot::Sender<Result<(), StoreError>>>,
+    waiting: Vec<Answer<Generation>>,
 }
 
 impl Writes {
-    fn add(&mut self, ops: Vec<Op>, done: oneshot::Sender<Result<(), StoreError>>) {
+    fn add(&mut self, ops: Vec<Op>, done: Answer<Generation>) {
         self.ops.extend(ops);
         self.waiting.push(done);
     }
 
-    fn answer(self, result: &Result<(), StoreError>) {
+    fn answer(self, result: &Result<Generation, StoreError>) {
         for done in self.waiting {
             let _ = done.send(result.clone());
         }
@@ -155,7 +182,12 @@ impl Writes {
 
 /// One transaction for all. When there is no room for it, what is in the queue already goes first,
 /// on the room that was kept for it.
-fn write(store: &mut Store, mut progress: Writes, mut intake: Writes) -> Result<(), StoreError> {
+fn write(
+    store: &mut Store,
+    present: Generation,
+    mut progress: Writes,
+    mut intake: Writes,
+) -> Result<(), StoreError> {
     if !intake.waiting.is_empty()
         && let Err(error) = guarded(|| store.keep_reserve())
     {
@@ -168,20 +200,20 @@ fn write(store: &mut Store, mut progress: Writes, mut intake: Writes) -> Result<
     let mut ops = std::mem::take(&mut progress.ops);
     ops.append(&mut intake.ops);
     let mut result = guarded(|| store.apply(&ops));
-    intake.answer(&result);
+    intake.answer(&result.clone().map(|()| present));
     if matches!(result, Err(StoreError::Failing(_))) && own > 0 && store.release_reserve() {
         result = guarded(|| store.reopen()).and_then(|()| guarded(|| store.apply(&ops[..own])));
     }
-    progress.answer(&result);
+    progress.answer(&result.clone().map(|()| present));
     result
 }
 
 impl Order {
     fn refuse(self, error: StoreError) {
         match self {
-            Order::Write { done, .. } => drop(done.send(Err(error))),
+            Order::TakeIn { done, .. } | Order::Write { done, .. } => drop(done.send(Err(error))),
             Order::Read { done, .. } => drop(done.send(Err(error))),
-            Order::StartOver { done } => drop(done.send(Err(error))),
+            Order::StartOver { done, .. } => drop(done.send(Err(error))),
         }
     }
 }

@@ -3,6 +3,7 @@
 
 use bytes::Bytes;
 
+use super::journal::Generation;
 use super::record::{Blob, Head, Item, Seq, State as ItemState};
 use super::store::Op;
 use super::{Outcome, Queue, Rejection};
@@ -24,13 +25,20 @@ pub struct Lease {
     queue: Queue,
     seq: Seq,
     index: usize,
+    generation: Generation,
     head: Head,
     item: Item,
 }
 
 impl Lease {
-    pub(super) fn new(queue: Queue, seq: Seq, index: usize, head: Head, item: Item) -> Lease {
-        Lease { queue, seq, index, head, item }
+    pub(super) fn new(
+        queue: Queue,
+        (seq, index): (Seq, usize),
+        generation: Generation,
+        head: Head,
+        item: Item,
+    ) -> Lease {
+        Lease { queue, seq, index, generation, head, item }
     }
 
     pub fn head(&self) -> &Head {
@@ -130,9 +138,10 @@ impl Lease {
     /// The export is lost.
     pub async fn split_next(&mut self, first: Bytes, second: Bytes) -> Result<(), Lost> {
         let mut item = self.item.clone();
-        item.pending.remove(0);
-        let (mut blobs, ops) = self.new_blobs(&mut item, [first, second]);
+        let whole = item.pending.remove(0);
+        let (mut blobs, mut ops) = self.new_blobs(&mut item, [first, second]);
         blobs.append(&mut item.pending);
+        ops.extend(item.owns(whole).then_some(Op::RemoveBlob { seq: self.seq, blob: whole }));
         item.pending = blobs;
         self.save(item, ops).await
     }
@@ -188,9 +197,12 @@ impl Lease {
     async fn finish(&mut self, state: ItemState) -> Result<(), Lost> {
         let refused = u32::from(matches!(state, ItemState::Rejected(_)));
         let attempts = self.item.attempts.saturating_add(refused);
-        let item = Item { state, attempts, next_attempt: None, ..self.item.clone() };
+        let mut item = Item { state, attempts, next_attempt: None, ..self.item.clone() };
+        if item.is_delivered() {
+            item.pending.clear();
+        }
         self.save(item, Vec::new()).await?;
-        self.queue.remove_if_over(self.seq).await;
+        self.queue.tidy(self.seq).await;
         Ok(())
     }
 
@@ -214,24 +226,20 @@ impl Lease {
     async fn save(&mut self, item: Item, mut ops: Vec<Op>) -> Result<(), Lost> {
         ops.push(Op::put_item(self.seq, self.index, &item).map_err(|_| Lost)?);
         loop {
-            let generation = self.queue.generation();
-            if !self.queue.state().entries.contains_key(&self.seq) {
-                return Err(Lost);
-            }
-            match self.queue.shared.journal.write(ops.clone()).await {
+            match self.queue.shared.journal.write(ops.clone(), self.generation).await {
                 Ok(()) => {
                     self.queue.recovered();
                     break;
                 }
-                Err(error) => self.queue.store_failed(error, generation).await?,
+                Err(error) => self.queue.store_failed(error, self.generation).await?,
             }
         }
-        let mut state = self.queue.state();
-        let entry = state.entries.get_mut(&self.seq).ok_or(Lost)?;
-        if let Some(known) = entry.record.items.get_mut(self.index) {
-            known.clone_from(&item);
-        }
-        drop(state);
+        let saved = self.queue.state().change(self.seq, |entry| {
+            if let Some(known) = entry.record.items.get_mut(self.index) {
+                known.clone_from(&item);
+            }
+        });
+        saved.ok_or(Lost)?;
         self.item = item;
         self.queue.shared.changed.notify_waiters();
         Ok(())
@@ -239,10 +247,9 @@ impl Lease {
 
     async fn read(&mut self, blob: Blob) -> Result<Bytes, Lost> {
         loop {
-            let generation = self.queue.generation();
-            match self.queue.shared.journal.read(self.seq, blob).await {
-                Ok(found) => return found.ok_or(Lost),
-                Err(error) => self.queue.store_failed(error, generation).await?,
+            match self.queue.shared.journal.read(self.seq, blob, self.generation).await {
+                Ok(found) => return Ok(found),
+                Err(error) => self.queue.store_failed(error, self.generation).await?,
             }
         }
     }
@@ -250,16 +257,15 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let mut state = self.queue.state();
-        if let Some(entry) = state.entries.get_mut(&self.seq) {
-            if let Some(leased) = entry.leased.get_mut(self.index) {
+        let index = self.index;
+        self.queue.state().change(self.seq, |entry| {
+            if let Some(leased) = entry.leased.get_mut(index) {
                 *leased = false;
             }
-            if let Some(item) = entry.record.items.get_mut(self.index) {
+            if let Some(item) = entry.record.items.get_mut(index) {
                 item.recover();
             }
-        }
-        drop(state);
+        });
         self.queue.shared.changed.notify_waiters();
     }
 }
@@ -270,50 +276,50 @@ impl Drop for Lease {
 pub struct Settlement {
     queue: Queue,
     seq: Seq,
+    generation: Generation,
     pub head: Head,
     pub outcome: Outcome,
 }
 
 impl Settlement {
-    pub(super) fn new(queue: Queue, seq: Seq, head: Head, outcome: Outcome) -> Settlement {
-        Settlement { queue, seq, head, outcome }
+    pub(super) fn new(
+        queue: Queue,
+        seq: Seq,
+        generation: Generation,
+        head: Head,
+        outcome: Outcome,
+    ) -> Settlement {
+        Settlement { queue, seq, generation, head, outcome }
     }
 
     /// The file says so, or is not to, or is not there any more.
     pub async fn written(self) {
         let head = Head { written: true, ..self.head.clone() };
-        {
-            let mut state = self.queue.state();
-            let Some(entry) = state.entries.get_mut(&self.seq) else {
-                return;
-            };
+        let over = self.queue.state().change(self.seq, |entry| {
             entry.record.head = head.clone();
-        }
-        let over = self.queue.state().entries.get(&self.seq).is_some_and(|it| it.record.is_over());
-        if over {
-            self.queue.remove_if_over(self.seq).await;
-        } else if let Ok(op) = Op::put_head(self.seq, &head) {
-            // Should this be lost, the next start finds the id in the file.
-            let _ = self.queue.shared.journal.write(vec![op]).await;
+            entry.record.is_over()
+        });
+        match over {
+            None => {}
+            Some(true) => self.queue.tidy(self.seq).await,
+            Some(false) => {
+                // Should this be lost, the next start finds the id in the file.
+                if let Ok(op) = Op::put_head(self.seq, &head) {
+                    let _ = self.queue.shared.journal.write(vec![op], self.generation).await;
+                }
+            }
         }
     }
 
     /// Its refusal was told to a person; it stays as a dead letter.
     pub fn reported(self) {
-        let mut state = self.queue.state();
-        if let Some(entry) = state.entries.get_mut(&self.seq) {
-            entry.reported = true;
-        }
+        self.queue.state().change(self.seq, |entry| entry.reported = true);
     }
 }
 
 impl Drop for Settlement {
     fn drop(&mut self) {
-        let mut state = self.queue.state();
-        if let Some(entry) = state.entries.get_mut(&self.seq) {
-            entry.settling = false;
-        }
-        drop(state);
+        self.queue.state().change(self.seq, |entry| entry.settling = false);
         self.queue.shared.changed.notify_waiters();
     }
 }

@@ -8,9 +8,12 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::store::{Op, StoreError};
+use super::{Delivery, Destination};
 use crate::clock::UnixNanos;
 use crate::ids::TraceId;
 use crate::source::Source;
+use crate::writeback::config::WriteBackMode;
 
 /// The place of an export in the order of arrival; never used twice by a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -43,6 +46,9 @@ pub struct Head {
     pub first_seen: UnixNanos,
     /// The file says so, or is not to, or is not there any more.
     pub written: bool,
+    /// What was configured for its directory when it was taken in.
+    #[serde(default)]
+    pub write_back: WriteBackMode,
 }
 
 /// One export on its way to one exporter.
@@ -148,7 +154,32 @@ impl Item {
     }
 
     pub fn is_finished(&self) -> bool {
-        matches!(self.state, State::Delivered { .. } | State::Rejected(_))
+        self.is_delivered() || self.is_rejected()
+    }
+
+    pub fn is_delivered(&self) -> bool {
+        matches!(self.state, State::Delivered { .. })
+    }
+
+    pub fn is_rejected(&self) -> bool {
+        matches!(self.state, State::Rejected(_))
+    }
+
+    /// A dead letter that gets another chance. `requests`: how many the export came in with.
+    pub fn again(&self, requests: u32) -> Item {
+        // What a server took in part has to go whole: nobody knows which spans it kept.
+        let pending = match self.lost_spans {
+            Some(_) if self.pending.is_empty() => (0..requests).map(Blob).collect(),
+            _ => self.pending.clone(),
+        };
+        // What a backend did not have stays unproven until it is read back.
+        let lost_spans = match &self.state {
+            State::Rejected(rejection) if rejection.kind == RejectionKind::Incomplete => {
+                Some(rejection.reason.clone())
+            }
+            _ => None,
+        };
+        Item { state: State::Accepted, resent: false, lost_spans, pending, ..self.clone() }
     }
 
     /// After a crash nobody knows whether the request on its way arrived.
@@ -161,35 +192,74 @@ impl Item {
 }
 
 impl Record {
-    /// None while some required exporter is not done. One refusal decides.
-    pub fn outcome(&self) -> Option<Outcome> {
-        if !self.items.iter().any(|item| item.required) {
-            return None;
-        }
-        let mut last = UnixNanos(0);
+    /// None while some required exporter is not done. One refusal decides. An exporter that is not
+    /// `present` any more decides nothing: its part waits for its return.
+    pub fn outcome(&self, present: impl Fn(&str) -> bool) -> Option<Outcome> {
+        let mut last = None;
         let mut rejected = None;
-        for item in self.items.iter().filter(|item| item.required) {
+        for item in self.items.iter().filter(|item| item.required && present(&item.exporter)) {
             match &item.state {
                 State::Accepted | State::Delivering => return None,
-                State::Delivered { at } => last = last.max(*at),
+                State::Delivered { at } => last = last.max(Some(*at)),
                 State::Rejected(rejection) => {
                     let (exporter, rejection) = (item.exporter.clone(), rejection.clone());
                     rejected.get_or_insert(Outcome::Rejected { exporter, rejection });
                 }
             }
         }
-        Some(rejected.unwrap_or(Outcome::Delivered { at: last }))
+        rejected.or(last.map(|at| Outcome::Delivered { at }))
+    }
+
+    /// Every exporter has it: its requests are needed no more.
+    pub fn is_delivered(&self) -> bool {
+        self.items.iter().all(Item::is_delivered)
     }
 
     /// Nothing is left to do, for anybody.
     pub fn is_over(&self) -> bool {
-        self.head.written
-            && self.items.iter().all(|item| matches!(item.state, State::Delivered { .. }))
+        self.head.written && self.is_delivered()
     }
 
     /// Some exporter refused it.
     pub fn is_dead_letter(&self) -> bool {
-        self.items.iter().any(|item| matches!(item.state, State::Rejected(_)))
+        self.items.iter().any(Item::is_rejected)
+    }
+
+    /// The record of a delivery, and all that has to be written for it.
+    ///
+    /// # Errors
+    /// Its path is not UTF-8, say.
+    pub fn of_delivery(
+        seq: Seq,
+        delivery: &Delivery,
+        destinations: &[Destination],
+    ) -> Result<(Record, Vec<Op>), StoreError> {
+        let count = u32::try_from(delivery.requests.len()).unwrap_or(u32::MAX);
+        let items = destinations.iter().enumerate().map(|(index, to)| {
+            Item::new(&to.exporter, to.required, index, count, delivery.made_at)
+        });
+        let record = Record {
+            items: items.collect(),
+            head: Head {
+                trace_id: delivery.trace_id,
+                source: delivery.source.clone(),
+                project_id: delivery.project_id.clone(),
+                span_count: delivery.span_count,
+                requests: count,
+                bytes: delivery.bytes(),
+                first_seen: delivery.made_at,
+                written: false,
+                write_back: delivery.write_back,
+            },
+        };
+        let mut ops = vec![Op::put_head(seq, &record.head)?];
+        for (index, item) in record.items.iter().enumerate() {
+            ops.push(Op::put_item(seq, index, item)?);
+        }
+        for (blob, bytes) in (0..count).zip(&delivery.requests) {
+            ops.push(Op::PutBlob { seq, blob: Blob(blob), bytes: bytes.clone() });
+        }
+        Ok((record, ops))
     }
 }
 
@@ -216,6 +286,7 @@ mod tests {
             bytes: 1,
             first_seen: UnixNanos(1),
             written: false,
+            write_back: WriteBackMode::InPlace,
         };
         Record { head, items }
     }
@@ -234,7 +305,7 @@ mod tests {
 
     #[test]
     fn the_outcome_waits_for_the_required_exporters_only() {
-        let outcome = |items| record(items).outcome();
+        let outcome = |items| record(items).outcome(|exporter| exporter != "gone");
         let a = |state| item("a", true, state);
         let b = |state| item("b", false, state);
         assert_eq!(outcome(vec![a(State::Accepted), b(delivered(5))]), None);
@@ -250,6 +321,12 @@ mod tests {
             outcome(vec![a(delivered(5)), item("c", true, refused())]),
             Some(Outcome::Rejected { exporter, .. }) if exporter == "c"
         ));
+        assert_eq!(
+            outcome(vec![a(delivered(5)), item("gone", true, State::Accepted)]),
+            Some(Outcome::Delivered { at: UnixNanos(5) }),
+            "nobody can wait for an exporter that is not configured any more"
+        );
+        assert_eq!(outcome(vec![b(delivered(5))]), None);
     }
 
     #[test]

@@ -1,10 +1,19 @@
-//! The queue in memory: every export that is held, without its requests.
+//! The queue in memory: every export that is held, without its requests, and who has what to do.
+//!
+//! ```text
+//! insert, change, remove ─▶ entries ─▶ marks ─▶ a lane for each exporter: what it can lease
+//!                                          └──▶ what can be settled
+//! ```
+//!
+//! An entry changes only through `change`, which moves its marks along, so that the oldest that
+//! waits is found without looking at all others.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::path::PathBuf;
 
-use super::record::{Blob, Head, Item, Record, Seq};
-use super::store::{Op, StoreError};
-use super::{Accepted, Delivery, Destination, Outcome};
+use super::journal::Generation;
+use super::record::{Head, Item, Record, Seq, State as ItemState};
+use super::{Accepted, Destination, Exporters, Outcome};
 use crate::ids::TraceId;
 
 /// How many delivered exports are remembered: a file that was read just before its id was written
@@ -14,21 +23,44 @@ const REMEMBERED: usize = 256;
 #[derive(Debug, Default)]
 pub struct State {
     /// In order of arrival.
-    pub entries: BTreeMap<Seq, Entry>,
-    pub by_trace: HashMap<TraceId, Seq>,
+    entries: BTreeMap<Seq, Entry>,
+    by_trace: HashMap<TraceId, Seq>,
+    /// By exporter that is there to take a lease.
+    lanes: HashMap<String, Lane>,
+    /// Where exports have to lie to be worked on; none: anywhere.
+    scope: Option<Vec<PathBuf>>,
+    to_settle: BTreeSet<Seq>,
+    unsettled: usize,
     /// On their way to the disk.
-    pub accepting: HashSet<TraceId>,
-    pub delivered: VecDeque<TraceId>,
+    accepting: HashSet<TraceId>,
+    delivered: VecDeque<TraceId>,
     /// Dropped by a person.
     pub forgotten: HashSet<TraceId>,
+    /// The files of what a corrupt store held, and nothing holds now.
+    pub lost: Vec<PathBuf>,
+    pub generation: Generation,
     pub next_seq: u64,
-    pub bytes: u64,
     pub closed: bool,
+}
+
+/// What one exporter has before it.
+#[derive(Debug, Default)]
+struct Lane {
+    to_lease: BTreeSet<Seq>,
+    unfinished: usize,
+    /// Of requests that wait for it or that it refused.
+    bytes: u64,
+    /// The part of these that was refused.
+    dead: u64,
+    /// How many bytes may wait.
+    capacity: u64,
 }
 
 #[derive(Debug)]
 pub struct Entry {
     pub record: Record,
+    /// The store that has it.
+    pub generation: Generation,
     /// By item: in somebody's hands.
     pub leased: Vec<bool>,
     /// Somebody holds the settlement.
@@ -37,65 +69,166 @@ pub struct Entry {
     pub reported: bool,
 }
 
-/// The record of a delivery, and all that has to be written for it.
-pub fn prepare(
-    seq: Seq,
-    delivery: &Delivery,
-    destinations: &[Destination],
-) -> Result<(Record, Vec<Op>), StoreError> {
-    let count = u32::try_from(delivery.requests.len()).unwrap_or(u32::MAX);
-    let items = destinations
-        .iter()
-        .enumerate()
-        .map(|(index, to)| Item::new(&to.exporter, to.required, index, count, delivery.made_at));
-    let record = Record {
-        items: items.collect(),
-        head: Head {
-            trace_id: delivery.trace_id,
-            source: delivery.source.clone(),
-            project_id: delivery.project_id.clone(),
-            span_count: delivery.span_count,
-            requests: count,
-            bytes: delivery.requests.iter().map(|request| request.len() as u64).sum(),
-            first_seen: delivery.made_at,
-            written: false,
-        },
-    };
-    let mut ops = vec![Op::put_head(seq, &record.head)?];
-    for (index, item) in record.items.iter().enumerate() {
-        ops.push(Op::put_item(seq, index, item)?);
-    }
-    for (blob, bytes) in (0..count).zip(&delivery.requests) {
-        ops.push(Op::PutBlob { seq, blob: Blob(blob), bytes: bytes.clone() });
-    }
-    Ok((record, ops))
+/// What an entry adds to the lanes.
+struct Marks {
+    lanes: Vec<LaneMark>,
+    to_settle: bool,
+    unsettled: bool,
+}
+
+struct LaneMark {
+    exporter: String,
+    to_lease: bool,
+    unfinished: bool,
+    bytes: u64,
+    dead: u64,
 }
 
 impl State {
-    /// `known`: the record stands for its trace, so that the same one is not taken in again.
-    pub fn insert(&mut self, seq: Seq, record: Record, known: bool) {
-        self.bytes += record.head.bytes;
-        if known {
+    pub fn new(exporters: &Exporters, scope: Option<Vec<PathBuf>>) -> State {
+        let lane = |capacity: &u64| Lane { capacity: *capacity, ..Lane::default() };
+        let lanes = exporters.iter().map(|(id, capacity)| (id.clone(), lane(capacity)));
+        State { lanes: lanes.collect(), scope, ..State::default() }
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (Seq, &Entry)> {
+        self.entries.iter().map(|(seq, entry)| (*seq, entry))
+    }
+
+    pub fn get(&self, seq: Seq) -> Option<&Entry> {
+        self.entries.get(&seq)
+    }
+
+    pub fn insert(&mut self, seq: Seq, record: Record, generation: Generation) {
+        // One whose exporters are all gone does not stand in the way of the same trace.
+        if self.knows_an_exporter_of(&record) {
             self.by_trace.insert(record.head.trace_id, seq);
         }
         let leased = vec![false; record.items.len()];
-        let reported = matches!(record.outcome(), Some(Outcome::Rejected { .. }));
-        self.entries.insert(seq, Entry { record, leased, settling: false, reported });
+        let reported = matches!(self.outcome(&record), Some(Outcome::Rejected { .. }));
+        let entry = Entry { record, generation, leased, settling: false, reported };
+        self.next_seq = self.next_seq.max(seq.0.saturating_add(1));
+        self.mark(seq, &self.marks(&entry), true);
+        self.entries.insert(seq, entry);
     }
 
-    /// What was on its way to the disk is there.
-    pub fn accepted(&mut self, seq: Seq, record: Record) {
-        self.accepting.remove(&record.head.trace_id);
-        self.insert(seq, record, true);
+    /// The only way to change an entry. None: there is none.
+    pub fn change<T>(&mut self, seq: Seq, change: impl FnOnce(&mut Entry) -> T) -> Option<T> {
+        let mut entry = self.entries.remove(&seq)?;
+        self.mark(seq, &self.marks(&entry), false);
+        let result = change(&mut entry);
+        self.mark(seq, &self.marks(&entry), true);
+        self.entries.insert(seq, entry);
+        Some(result)
     }
 
     pub fn remove(&mut self, seq: Seq) -> Option<Entry> {
         let entry = self.entries.remove(&seq)?;
-        self.bytes = self.bytes.saturating_sub(entry.record.head.bytes);
+        self.mark(seq, &self.marks(&entry), false);
         if self.by_trace.get(&entry.record.head.trace_id) == Some(&seq) {
             self.by_trace.remove(&entry.record.head.trace_id);
         }
         Some(entry)
+    }
+
+    /// Everything that an earlier store held is gone with it.
+    pub fn begin_anew(&mut self, generation: Generation) {
+        let gone = self.entries.iter().filter(|(_, entry)| entry.generation < generation);
+        for seq in gone.map(|(seq, _)| *seq).collect::<Vec<_>>() {
+            let lost = self.remove(seq).filter(|entry| !entry.is_settled());
+            self.lost.extend(lost.map(|entry| entry.record.head.source.path));
+        }
+        self.generation = generation;
+        self.delivered.clear();
+    }
+
+    /// The oldest that waits for this exporter, now in somebody's hands.
+    pub fn lease(&mut self, exporter: &str) -> Option<(Seq, usize, Generation, Head, Item)> {
+        let seq = *self.lanes.get(exporter)?.to_lease.first()?;
+        self.change(seq, |entry| {
+            let items = entry.record.items.iter().zip(&mut entry.leased).enumerate();
+            let mut free = items.filter(|(_, (item, leased))| {
+                item.exporter == exporter && item.state == ItemState::Accepted && !**leased
+            });
+            let (index, (item, leased)) = free.next()?;
+            *leased = true;
+            Some((seq, index, entry.generation, entry.record.head.clone(), item.clone()))
+        })?
+    }
+
+    /// Nothing is left for this exporter.
+    pub fn is_done(&self, exporter: &str) -> bool {
+        self.lanes.get(exporter).is_none_or(|lane| lane.unfinished == 0)
+    }
+
+    /// The oldest that can be settled, now in somebody's hands.
+    pub fn settle(&mut self) -> Option<(Seq, Generation, Head, Outcome)> {
+        let seq = *self.to_settle.first()?;
+        let outcome = self.outcome(&self.entries.get(&seq)?.record)?;
+        self.change(seq, |entry| {
+            entry.settling = true;
+            (seq, entry.generation, entry.record.head.clone(), outcome)
+        })
+    }
+
+    /// Nothing is left to settle, and nothing will come.
+    pub fn is_settled(&self) -> bool {
+        self.unsettled == 0 && self.accepting.is_empty()
+    }
+
+    /// The files of the exports that wait for an exporter or for their write-back.
+    pub fn waiting(&self) -> Vec<PathBuf> {
+        let waits = |entry: &&Entry| !entry.is_settled() && self.concerns(&entry.record);
+        let entries = self.entries.values().filter(waits);
+        let held = entries.map(|entry| entry.record.head.source.path.clone());
+        held.chain(self.lost.iter().cloned()).collect()
+    }
+
+    /// What has to be taken in first, for this many bytes to have room: the exporter that has too
+    /// much before it. `slack`: how much emptier than just enough it has to be, as a divisor.
+    pub fn is_full_for(
+        &self,
+        destinations: &[Destination],
+        bytes: u64,
+        slack: Option<u64>,
+    ) -> Option<String> {
+        destinations.iter().find_map(|to| {
+            let lane = self.lanes.get(&to.exporter)?;
+            let limit = lane.capacity - slack.map_or(0, |part| lane.capacity / part);
+            // What is larger than the whole queue goes when it is empty.
+            let full = lane.bytes > 0 && lane.bytes.saturating_add(bytes) > limit;
+            full.then(|| {
+                let Lane { bytes, dead, capacity, .. } = lane;
+                format!(
+                    "{bytes} of {capacity} bytes wait for `{}`, {dead} of them refused \
+                     (`taskspan queue list`)",
+                    to.exporter
+                )
+            })
+        })
+    }
+
+    /// Keeps room for what is on its way to the disk.
+    pub fn reserve(&mut self, trace_id: TraceId, destinations: &[Destination], bytes: u64) -> Seq {
+        self.accepting.insert(trace_id);
+        for to in destinations {
+            if let Some(lane) = self.lanes.get_mut(&to.exporter) {
+                lane.bytes = lane.bytes.saturating_add(bytes);
+            }
+        }
+        let seq = Seq(self.next_seq);
+        self.next_seq += 1;
+        seq
+    }
+
+    /// It is there now, or will never be.
+    pub fn release(&mut self, trace_id: TraceId, destinations: &[Destination], bytes: u64) {
+        self.accepting.remove(&trace_id);
+        for to in destinations {
+            if let Some(lane) = self.lanes.get_mut(&to.exporter) {
+                lane.bytes = lane.bytes.saturating_sub(bytes);
+            }
+        }
     }
 
     pub fn known(&self, trace_id: TraceId) -> Option<Accepted> {
@@ -105,7 +238,7 @@ impl State {
         }
         let seq = self.by_trace.get(&trace_id)?;
         let record = &self.entries.get(seq)?.record;
-        Some(match record.outcome() {
+        Some(match self.outcome(record) {
             Some(Outcome::Rejected { rejection, .. }) => Accepted::DeadLetter {
                 id: seq.0,
                 reason: rejection.reason,
@@ -119,6 +252,66 @@ impl State {
     pub fn remember(&mut self, trace_id: TraceId) {
         self.delivered.push_front(trace_id);
         self.delivered.truncate(REMEMBERED);
+    }
+
+    /// Whether any exporter of it is there.
+    pub fn knows_an_exporter_of(&self, record: &Record) -> bool {
+        record.items.iter().any(|item| self.lanes.contains_key(&item.exporter))
+    }
+
+    /// Whether this process works on the export: it has an exporter for it, and was asked to.
+    fn concerns(&self, record: &Record) -> bool {
+        let path = &record.head.source.path;
+        let within = |scope: &Vec<PathBuf>| scope.iter().any(|it| path.starts_with(it));
+        self.knows_an_exporter_of(record) && self.scope.as_ref().is_none_or(within)
+    }
+
+    fn outcome(&self, record: &Record) -> Option<Outcome> {
+        record.outcome(|exporter| self.lanes.contains_key(exporter))
+    }
+
+    fn marks(&self, entry: &Entry) -> Marks {
+        let concerns = self.concerns(&entry.record);
+        let bytes = entry.record.head.bytes;
+        let items = entry.record.items.iter().zip(&entry.leased);
+        let lanes = items.map(|(item, leased)| LaneMark {
+            exporter: item.exporter.clone(),
+            to_lease: concerns && item.state == ItemState::Accepted && !leased,
+            unfinished: concerns && !item.is_finished(),
+            bytes: if item.is_delivered() { 0 } else { bytes },
+            dead: if item.is_rejected() { bytes } else { 0 },
+        });
+        let unsettled = concerns && !entry.is_settled();
+        let to_settle = unsettled && !entry.settling && self.outcome(&entry.record).is_some();
+        Marks { lanes: lanes.collect(), to_settle, unsettled }
+    }
+
+    fn mark(&mut self, seq: Seq, marks: &Marks, add: bool) {
+        let count = |number: &mut usize, by: bool| match add {
+            true => *number += usize::from(by),
+            false => *number -= usize::from(by),
+        };
+        let sum = |number: &mut u64, by: u64| match add {
+            true => *number = number.saturating_add(by),
+            false => *number = number.saturating_sub(by),
+        };
+        for mark in &marks.lanes {
+            let Some(lane) = self.lanes.get_mut(&mark.exporter) else { continue };
+            count(&mut lane.unfinished, mark.unfinished);
+            sum(&mut lane.bytes, mark.bytes);
+            sum(&mut lane.dead, mark.dead);
+            if add && mark.to_lease {
+                lane.to_lease.insert(seq);
+            } else if !add {
+                lane.to_lease.remove(&seq);
+            }
+        }
+        count(&mut self.unsettled, marks.unsettled);
+        if add && marks.to_settle {
+            self.to_settle.insert(seq);
+        } else if !add {
+            self.to_settle.remove(&seq);
+        }
     }
 }
 

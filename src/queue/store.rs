@@ -1,4 +1,4 @@
-//! The transactional store on disk. The only file that names `redb`.
+//! The transactional store on disk. It and its `error` are the only files that name `redb`.
 //!
 //! ```text
 //! heads  seq         ─▶ the export, as JSON
@@ -10,9 +10,10 @@
 //! A transaction is on disk, fsynced, before `apply` returns. A file that cannot be opened is set
 //! aside and a new one begun: what it held lies in the directories still, without an id.
 
-use std::fs;
+mod error;
+mod files;
+
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
@@ -23,16 +24,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::record::{Blob, Head, Item, Record, Seq};
-use crate::clock::UnixNanos;
 use crate::ids::TraceId;
+use error::Refusal;
+pub use error::{OpenError, StoreError};
+use files::Files;
 
-const FILE: &str = "queue.redb";
-
-/// A file that does nothing but take up room, to be given up when the disk is full: noting that
-/// an export is on its way, arrived or can go needs a little room itself, and without it a disk
-/// that the queue has filled would never be emptied.
-const RESERVE: &str = "queue.reserve";
-const RESERVE_BYTES: u64 = 1 << 20;
 const HEADS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("heads");
 const ITEMS: TableDefinition<'_, (u64, u32), &[u8]> = TableDefinition::new("items");
 const FORGOTTEN: TableDefinition<'_, &str, ()> = TableDefinition::new("forgotten");
@@ -73,6 +69,10 @@ pub enum Op {
         seq: Seq,
         blob: Blob,
     },
+    /// All requests of the export, which nobody needs any more.
+    RemoveBlobs {
+        seq: Seq,
+    },
     /// The export, all its items and all its requests.
     Remove {
         seq: Seq,
@@ -105,47 +105,15 @@ fn item_key(index: usize) -> u32 {
     u32::try_from(index).unwrap_or(u32::MAX)
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum StoreError {
-    /// The disk is full or broken; another try may do.
-    #[error("the queue's store failed: {0}")]
-    Failing(String),
-    /// What is on disk is not what was written.
-    #[error("the queue's store is corrupt: {0}")]
-    Corrupt(String),
-    #[error("an export cannot be recorded: {0}")]
-    Encoding(String),
-    #[error("the queue is closed")]
-    Closed,
-}
-
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    #[error(
-        "{}: another taskspan holds this queue; stop it, or give this one a directory of its own \
-         with --state-dir", path.display()
-    )]
-    Locked { path: PathBuf },
-    #[error(
-        "{}: the directory for the queue cannot be used: {source}; name another with --state-dir",
-        path.display()
-    )]
-    Directory { path: PathBuf, source: io::Error },
-    #[error("{}: the queue cannot be opened: {reason}", path.display())]
-    Other { path: PathBuf, reason: String },
-}
-
 /// How the database is opened, again and again if need be.
-type Open = Box<dyn Fn() -> Result<Database, DatabaseError> + Send>;
+type Open = Box<dyn FnMut() -> Result<Database, DatabaseError> + Send>;
 
 pub struct Store {
-    /// None: it is not in a file.
-    path: Option<PathBuf>,
+    /// None: it is in memory.
+    files: Option<Files>,
     open: Open,
     /// None after a failure, until it is open again.
     database: Option<Database>,
-    /// The reserve is there.
-    has_reserve: bool,
     /// Something was written since the file was last made as small as it can be.
     may_shrink: bool,
 }
@@ -165,58 +133,73 @@ impl Store {
     /// # Errors
     /// The directory cannot be used, or another process holds the store.
     pub fn open(location: Location) -> Result<Opened, OpenError> {
-        let directory = match location {
-            Location::Directory(directory) => directory,
+        match location {
+            Location::Directory(directory) => Store::open_or_make(&directory),
             Location::Existing(directory) => {
-                let path = directory.join(FILE);
+                let files = Files::look_at(&directory)?;
+                let path = files.store();
                 let file = path.clone();
-                return Store::open_with(None, Box::new(move || builder().open(&file)))
-                    .map_err(|refusal| refusal.into_error(&path));
+                Store::open_with(Some(files), Box::new(move || checked().open(&file)))
+                    .map_err(|(refusal, _)| refusal.into_error(&path))
             }
             Location::Memory => {
-                let open = || builder().create_with_backend(InMemoryBackend::new());
-                return Store::open_with(None, Box::new(open))
-                    .map_err(|refusal| refusal.into_error(Path::new("(memory)")));
+                let open = || unchecked().create_with_backend(InMemoryBackend::new());
+                Store::open_with(None, Box::new(open))
+                    .map_err(|(refusal, _)| refusal.into_error(Path::new("(memory)")))
             }
-        };
-        // What waits in the queue may be confidential.
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&directory)
-            .map_err(|source| OpenError::Directory { path: directory.clone(), source })?;
-        let path = directory.join(FILE);
-        let open = || {
-            let path = path.clone();
-            Store::open_with(Some(path.clone()), Box::new(move || create(&path)))
-        };
-        match open() {
-            Err(Refusal::Corrupt(reason)) => {
-                let aside = set_aside(&path)
-                    .map_err(|source| OpenError::Directory { path: path.clone(), source })?;
-                let opened = open().map_err(|refusal| refusal.into_error(&path))?;
-                Ok(Opened { set_aside: Some((aside, reason)), ..opened })
-            }
-            opened => opened.map_err(|refusal| refusal.into_error(&path)),
         }
     }
 
-    pub(super) fn open_with(path: Option<PathBuf>, open: Open) -> Result<Opened, Refusal> {
+    fn open_or_make(directory: &Path) -> Result<Opened, OpenError> {
+        let files = Files::take(directory)?;
+        let path = files.store();
+        // What it says is checked once; after a failure it is only opened again.
+        let open = |files| {
+            let (file, mut was_checked) = (path.clone(), false);
+            Store::open_with(
+                Some(files),
+                Box::new(move || {
+                    files::private().open(&file).map_err(redb::StorageError::from)?;
+                    let builder = if std::mem::replace(&mut was_checked, true) {
+                        unchecked()
+                    } else {
+                        checked()
+                    };
+                    builder.create(&file)
+                }),
+            )
+        };
+        match open(files) {
+            Err((Refusal::Corrupt(reason), Some(files))) => {
+                let aside = files
+                    .set_aside()
+                    .map_err(|source| OpenError::Directory { path: path.clone(), source })?;
+                let opened = open(files).map_err(|(refusal, _)| refusal.into_error(&path))?;
+                Ok(Opened { set_aside: Some((aside, reason)), ..opened })
+            }
+            opened => opened.map_err(|(refusal, _)| refusal.into_error(&path)),
+        }
+    }
+
+    /// A refusal gives the files back: the lock on them is still held.
+    pub(super) fn open_with(
+        files: Option<Files>,
+        mut open: Open,
+    ) -> Result<Opened, (Refusal, Option<Files>)> {
         // The library checks what it reads, but a file that lies well enough can still trip an
         // assertion in it. That is one more way to be corrupt.
-        let opened = catch_unwind(AssertUnwindSafe(move || {
+        let read = catch_unwind(AssertUnwindSafe(|| {
             let database = open()?;
-            let store = Store {
-                path,
-                open,
-                database: Some(database),
-                has_reserve: false,
-                may_shrink: true,
-            };
-            let (records, forgotten) = (store.records()?, store.forgotten()?);
-            Ok(Opened { store, records, forgotten, set_aside: None })
+            let held = (records(&database)?, forgotten(&database)?);
+            Ok((database, held))
         }));
-        opened.unwrap_or_else(|_| Err(Refusal::Corrupt("it cannot be read".to_owned())))
+        match read.unwrap_or_else(|_| Err(Refusal::Corrupt("it cannot be read".to_owned()))) {
+            Ok((database, (records, forgotten))) => {
+                let store = Store { files, open, database: Some(database), may_shrink: true };
+                Ok(Opened { store, records, forgotten, set_aside: None })
+            }
+            Err(refusal) => Err((refusal, files)),
+        }
     }
 
     /// Opens it again after it failed: the library takes no more orders from a file that did.
@@ -235,7 +218,8 @@ impl Store {
     /// The disk fails.
     pub fn start_over(&mut self) -> Result<Option<PathBuf>, StoreError> {
         self.database = None;
-        let aside = self.path.as_deref().map(set_aside).transpose().map_err(redb::Error::from)?;
+        let aside = self.files.as_ref().map(Files::set_aside).transpose();
+        let aside = aside.map_err(redb::Error::from)?;
         self.reopen()?;
         Ok(aside)
     }
@@ -245,46 +229,24 @@ impl Store {
     /// # Errors
     /// There is no room for it.
     pub fn keep_reserve(&mut self) -> Result<(), StoreError> {
-        if self.has_reserve {
-            return Ok(());
-        }
-        let made = self.make_reserve();
-        if made.is_ok() || !self.may_shrink {
-            return made;
+        let Some(files) = &mut self.files else { return Ok(()) };
+        let no_room = |error: io::Error| StoreError::Failing(format!("no room is left: {error}"));
+        match files.keep_reserve() {
+            Ok(()) => return Ok(()),
+            Err(error) if !self.may_shrink => return Err(no_room(error)),
+            Err(_) => {}
         }
         // What was delivered left room within the file, which the disk does not have back yet.
         self.may_shrink = false;
         if let Some(database) = &mut self.database {
             database.compact().map_err(|error| StoreError::Failing(error.to_string()))?;
         }
-        self.make_reserve()
-    }
-
-    fn make_reserve(&mut self) -> Result<(), StoreError> {
-        let Some(path) = &self.path else { return Ok(()) };
-        let mut options = fs::OpenOptions::new();
-        options.write(true).create(true).truncate(false).mode(0o600);
-        let reserve = path.with_file_name(RESERVE);
-        let made = options.open(&reserve).and_then(|file| {
-            let flags = rustix::fs::FallocateFlags::empty();
-            match rustix::fs::fallocate(&file, flags, 0, RESERVE_BYTES) {
-                // A file system without it gets by without a reserve.
-                Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
-                result => result.map_err(io::Error::from),
-            }
-        });
-        self.has_reserve = made.is_ok();
-        made.map_err(|error| {
-            let _ = fs::remove_file(&reserve);
-            StoreError::Failing(format!("no room for {}: {error}", reserve.display()))
-        })
+        files.keep_reserve().map_err(no_room)
     }
 
     /// Gives the reserve up. False when there is none.
     pub fn release_reserve(&mut self) -> bool {
-        let Some(path) = self.path.as_ref().filter(|_| self.has_reserve) else { return false };
-        self.has_reserve = false;
-        fs::remove_file(path.with_file_name(RESERVE)).is_ok()
+        self.files.as_mut().is_some_and(Files::release_reserve)
     }
 
     fn database(&self) -> Result<&Database, redb::Error> {
@@ -318,6 +280,10 @@ impl Store {
                     Op::RemoveBlob { seq, blob } => {
                         blobs.remove((seq.0, blob.0)).map_err(redb::Error::from)?;
                     }
+                    Op::RemoveBlobs { seq } => {
+                        let all = (seq.0, u32::MIN)..=(seq.0, u32::MAX);
+                        blobs.retain_in(all, |_, _| false).map_err(redb::Error::from)?;
+                    }
                     Op::Forget { trace_id } => {
                         let name = trace_id.to_string();
                         forgotten.insert(name.as_str(), ()).map_err(redb::Error::from)?;
@@ -350,140 +316,63 @@ impl Store {
         let found = blobs.get((seq.0, blob.0)).map_err(redb::Error::from)?;
         Ok(found.map(|bytes| Bytes::copy_from_slice(bytes.value())))
     }
-
-    /// Everything but the requests, in order of arrival.
-    fn records(&self) -> Result<Vec<(Seq, Record)>, redb::Error> {
-        let transaction = self.database()?.begin_read()?;
-        let heads = match transaction.open_table(HEADS) {
-            Ok(heads) => heads,
-            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
-            Err(error) => return Err(error.into()),
-        };
-        let items = transaction.open_table(ITEMS)?;
-        let mut records = Vec::new();
-        for entry in heads.iter()? {
-            let (seq, json) = entry?;
-            let seq = seq.value();
-            let head: Head = decode(json.value())?;
-            let mut own = Vec::new();
-            for entry in items.range((seq, u32::MIN)..=(seq, u32::MAX))? {
-                own.push(decode::<Item>(entry?.1.value())?);
-            }
-            records.push((Seq(seq), Record { head, items: own }));
-        }
-        Ok(records)
-    }
 }
 
-impl Store {
-    fn forgotten(&self) -> Result<Vec<TraceId>, redb::Error> {
-        let transaction = self.database()?.begin_read()?;
-        let table = match transaction.open_table(FORGOTTEN) {
-            Ok(table) => table,
-            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
-            Err(error) => return Err(error.into()),
-        };
-        let mut forgotten = Vec::new();
-        for entry in table.iter()? {
-            forgotten.extend(TraceId::from_hex(entry?.0.value()));
+/// Everything but the requests, in order of arrival.
+fn records(database: &Database) -> Result<Vec<(Seq, Record)>, redb::Error> {
+    let transaction = database.begin_read()?;
+    let heads = match transaction.open_table(HEADS) {
+        Ok(heads) => heads,
+        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+        Err(error) => return Err(error.into()),
+    };
+    let items = transaction.open_table(ITEMS)?;
+    let mut records = Vec::new();
+    for entry in heads.iter()? {
+        let (seq, json) = entry?;
+        let seq = seq.value();
+        let head: Head = decode(json.value())?;
+        let mut own = Vec::new();
+        for entry in items.range((seq, u32::MIN)..=(seq, u32::MAX))? {
+            own.push(decode::<Item>(entry?.1.value())?);
         }
-        Ok(forgotten)
+        records.push((Seq(seq), Record { head, items: own }));
     }
+    Ok(records)
+}
+
+fn forgotten(database: &Database) -> Result<Vec<TraceId>, redb::Error> {
+    let transaction = database.begin_read()?;
+    let table = match transaction.open_table(FORGOTTEN) {
+        Ok(table) => table,
+        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+        Err(error) => return Err(error.into()),
+    };
+    let mut forgotten = Vec::new();
+    for entry in table.iter()? {
+        forgotten.extend(TraceId::from_hex(entry?.0.value()));
+    }
+    Ok(forgotten)
 }
 
 fn decode<T: DeserializeOwned>(json: &[u8]) -> Result<T, redb::Error> {
     serde_json::from_slice(json).map_err(|error| redb::Error::Corrupted(error.to_string()))
 }
 
-/// Opens the file, or makes one that nobody else can read.
-fn create(path: &Path) -> Result<Database, DatabaseError> {
-    let mut options = fs::OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false).mode(0o600);
-    options.open(path).map_err(redb::StorageError::from)?;
-    builder().create(path)
-}
-
-fn builder() -> Builder {
+fn unchecked() -> Builder {
     let mut builder = Database::builder();
-    builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true);
+    builder.set_cache_size(CACHE_BYTES);
     builder
 }
 
-/// Moves a file that cannot be read out of the way, for a person to look at.
-fn set_aside(path: &Path) -> io::Result<PathBuf> {
-    let name = format!("{FILE}.corrupt-{}", UnixNanos::now().compact());
-    let mut aside = path.with_file_name(&name);
-    let mut number = 1;
-    while aside.exists() {
-        number += 1;
-        aside = path.with_file_name(format!("{name}-{number}"));
-    }
-    fs::rename(path, &aside)?;
-    Ok(aside)
+fn checked() -> Builder {
+    let mut builder = unchecked();
+    builder.set_check_integrity_on_open(true);
+    builder
 }
 
 impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Store").field("path", &self.path).finish_non_exhaustive()
-    }
-}
-
-/// Why a file was not opened.
-#[derive(Debug)]
-pub(super) enum Refusal {
-    Locked,
-    Corrupt(String),
-    Other(String),
-}
-
-impl Refusal {
-    fn into_error(self, path: &Path) -> OpenError {
-        let path = path.to_owned();
-        match self {
-            Refusal::Locked => OpenError::Locked { path },
-            Refusal::Corrupt(reason) => {
-                let reason = format!(
-                    "it is corrupt ({reason}); the next run sets it aside and looks every export \
-                     without an id up again"
-                );
-                OpenError::Other { path, reason }
-            }
-            Refusal::Other(reason) => OpenError::Other { path, reason },
-        }
-    }
-}
-
-impl From<DatabaseError> for Refusal {
-    fn from(error: DatabaseError) -> Refusal {
-        Refusal::from(redb::Error::from(error))
-    }
-}
-
-impl From<redb::Error> for Refusal {
-    fn from(error: redb::Error) -> Refusal {
-        match error {
-            redb::Error::DatabaseAlreadyOpen => Refusal::Locked,
-            // Sound, and not for this version to read: a person has to decide.
-            error @ redb::Error::UpgradeRequired(_) => Refusal::Other(error.to_string()),
-            // No room or no right is nothing that a new file would have.
-            redb::Error::Io(error)
-                if !matches!(
-                    error.kind(),
-                    io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
-                ) =>
-            {
-                Refusal::Other(error.to_string())
-            }
-            error => Refusal::Corrupt(error.to_string()),
-        }
-    }
-}
-
-impl From<redb::Error> for StoreError {
-    fn from(error: redb::Error) -> StoreError {
-        match error {
-            redb::Error::Corrupted(reason) => StoreError::Corrupt(reason),
-            error => StoreError::Failing(error.to_string()),
-        }
+        f.debug_struct("Store").field("files", &self.files).finish_non_exhaustive()
     }
 }

@@ -21,11 +21,12 @@ fn delivery(number: u8, requests: &[&'static str]) -> Delivery {
         span_count: 1,
         made_at: UnixNanos(1),
         requests: requests.iter().map(|text| Bytes::from_static(text.as_bytes())).collect(),
+        write_back: WriteBackMode::InPlace,
     }
 }
 
-fn names() -> HashSet<String> {
-    ["a", "b"].map(str::to_owned).into()
+fn exporters(capacity: u64) -> Exporters {
+    ["a", "b"].map(|id| (id.to_owned(), capacity)).into()
 }
 
 fn to(exporters: &[&str]) -> Vec<Destination> {
@@ -34,11 +35,11 @@ fn to(exporters: &[&str]) -> Vec<Destination> {
 }
 
 fn in_memory(capacity: u64) -> Queue {
-    Queue::open(Location::Memory, names(), None, capacity).expect("memory").queue
+    Queue::open(Location::Memory, &exporters(capacity), None).expect("memory").queue
 }
 
 fn at(directory: &Path) -> Ready {
-    Queue::open(Location::Directory(directory.to_owned()), names(), None, u64::MAX)
+    Queue::open(Location::Directory(directory.to_owned()), &exporters(u64::MAX), None)
         .expect("a store")
 }
 
@@ -114,7 +115,10 @@ async fn a_refusal_is_a_dead_letter_that_can_be_retried_or_dropped() {
     lease.rejected(no()).await.expect("held");
     assert!(queue.settlement().await.is_some(), "it is told again");
 
-    assert_eq!((queue.discard(0).await, queue.discard(0).await), (Ok(true), Ok(false)));
+    assert_eq!(
+        (queue.discard(0, false).await, queue.discard(0, false).await),
+        (Ok(true), Ok(false))
+    );
     assert_eq!(queue.list(), []);
 }
 
@@ -124,7 +128,7 @@ async fn a_full_queue_makes_the_next_export_wait() {
     queue.accept(&delivery(1, &["xyz"]), &to(&["a"])).await;
     let next = delivery(2, &["q"]);
     assert!(at_once(queue.accept(&next, &to(&["a"]))).await.is_none());
-    assert_eq!(*queue.health().borrow(), Health::Full);
+    assert!(matches!(&*queue.health().borrow(), Health::Full(why) if why.contains("`a`")));
     queue.lease("a").await.expect("waiting").delivered(AT).await.expect("held");
     queue.settlement().await.expect("done").written().await;
     assert_eq!(queue.accept(&next, &to(&["a"])).await, Accepted::New);
@@ -207,13 +211,81 @@ async fn what_waits_for_an_exporter_that_is_gone_is_parked() {
     let ready = at(directory.path());
     ready.queue.accept(&delivery(1, &["x"]), &to(&["a"])).await;
     end(ready);
-    let others = HashSet::from(["c".to_owned()]);
+    let others = Exporters::from([("c".to_owned(), 100)]);
     let location = Location::Directory(directory.path().to_owned());
-    let ready = Queue::open(location, others, None, 100).expect("a store");
+    let ready = Queue::open(location, &others, None).expect("a store");
     assert_eq!(ready.parked, 1);
     assert!(ready.queue.waiting().is_empty());
     let again = ready.queue.accept(&delivery(1, &["x"]), &to(&["c"])).await;
     assert_eq!(again, Accepted::New, "a file that is still there goes to the new exporter");
+}
+
+#[tokio::test]
+async fn an_exporter_that_is_gone_keeps_no_id_from_being_written() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let ready = at(directory.path());
+    ready.queue.accept(&delivery(1, &["x"]), &to(&["a", "b"])).await;
+    ready.queue.lease("a").await.expect("waiting").delivered(AT).await.expect("held");
+    assert!(at_once(ready.queue.settlement()).await.is_none(), "b is required");
+    end(ready);
+    let location = Location::Directory(directory.path().to_owned());
+    let only_a = Exporters::from([("a".to_owned(), 100)]);
+    let ready = Queue::open(location, &only_a, None).expect("a store");
+    assert_eq!(ready.parked, 1);
+    ready.queue.settlement().await.expect("a is all there is").written().await;
+    end(ready);
+    let ready = at(directory.path());
+    let mut lease = ready.queue.lease("b").await.expect("back again");
+    assert_eq!(lease.next_request().await.expect("held").as_deref(), Some(b"x".as_slice()));
+    drop(lease);
+    assert_eq!(ready.queue.discard(0, false).await, Ok(false), "it was not refused");
+    assert_eq!(ready.queue.discard(0, true).await, Ok(true));
+    assert_eq!(ready.queue.list(), []);
+}
+
+#[tokio::test]
+async fn what_is_delivered_takes_up_no_room_though_its_id_is_not_written() {
+    let queue = in_memory(3);
+    queue.accept(&delivery(1, &["xyz"]), &to(&["a"])).await;
+    queue.lease("a").await.expect("waiting").delivered(AT).await.expect("held");
+    let unwritten = queue.settlement().await.expect("done");
+    assert_eq!(queue.accept(&delivery(2, &["xyz"]), &to(&["a"])).await, Accepted::New);
+    let verified = queue.verify().await.expect("readable");
+    assert_eq!((verified.exports, verified.requests), (2, 1));
+    unwritten.written().await;
+}
+
+#[tokio::test]
+async fn one_exporter_that_is_full_is_named_and_offers_together_stay_within_the_bound() {
+    let queue = in_memory(4);
+    queue.accept(&delivery(1, &["xyz"]), &to(&["b"])).await;
+    // Room for one of them only, whichever comes first.
+    let (two, three) = (delivery(2, &["xyz"]), delivery(3, &["xyz"]));
+    let a = to(&["a"]);
+    let both = async { tokio::join!(queue.accept(&two, &a), queue.accept(&three, &a)) };
+    assert!(at_once(both).await.is_none());
+    assert!(matches!(&*queue.health().borrow(), Health::Full(why) if why.contains("`a`")));
+    assert_eq!(queue.list().len(), 2);
+}
+
+#[tokio::test]
+async fn what_was_meant_for_a_corrupt_store_does_not_reach_the_next() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let ready = at(directory.path());
+    let queue = &ready.queue;
+    queue.accept(&delivery(1, &["x"]), &to(&["a"])).await;
+    let mut lease = queue.lease("a").await.expect("waiting");
+    let corrupt = StoreError::Corrupt("a test says so".into());
+    assert!(queue.store_failed(corrupt.clone(), queue.generation()).await.is_err());
+    assert!(lease.begin().await.is_err(), "its store is gone");
+    drop(lease);
+    assert_eq!(queue.waiting(), [PathBuf::from("/x/1")], "accounted for, though not held");
+    // A failure of the first store that comes late sets nothing more aside.
+    assert!(queue.store_failed(corrupt, Generation::default()).await.is_err());
+    assert_eq!(*queue.restarts().borrow(), 1);
+    assert_eq!(queue.accept(&delivery(1, &["x"]), &to(&["a"])).await, Accepted::New);
+    end(ready);
+    assert_eq!(at(directory.path()).waiting, 1);
 }
 
 #[test]
@@ -221,7 +293,7 @@ fn a_second_process_is_told_who_holds_the_store() {
     let directory = tempfile::tempdir().expect("a directory");
     let first = at(directory.path());
     let location = Location::Directory(directory.path().to_owned());
-    let error = Queue::open(location, names(), None, 1).expect_err("held");
+    let error = Queue::open(location, &exporters(1), None).expect_err("held");
     assert!(error.to_string().contains("another taskspan holds this queue"), "{error}");
     end(first);
     end(at(directory.path()));

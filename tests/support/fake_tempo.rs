@@ -34,6 +34,8 @@ pub enum Storage {
     Loses(usize),
     /// They are there once they were sent a second time.
     LosesAtFirst(usize),
+    /// One span of the trace that came first is never there.
+    LosesOfFirstTrace,
 }
 
 /// Which versions of the API it has.
@@ -185,6 +187,7 @@ impl Shared {
     /// The spans of a trace that were not lost, each once.
     fn stored(&self, trace_id: &str) -> Vec<Span> {
         let mut spans = self.otlp.spans();
+        let is_first = spans.first().is_some_and(|span| hex(&span.trace_id) == trace_id);
         spans.retain(|span| hex(&span.trace_id) == trace_id);
         let mut times_sent: HashMap<Vec<u8>, usize> = HashMap::new();
         for span in &spans {
@@ -193,7 +196,8 @@ impl Shared {
         let mut seen = HashSet::new();
         spans.retain(|span| seen.insert(span.span_id.clone()));
         match *self.storage.lock().unwrap() {
-            Storage::All => spans,
+            Storage::LosesOfFirstTrace if is_first => spans.split_off(1),
+            Storage::All | Storage::LosesOfFirstTrace => spans,
             Storage::Loses(count) => spans.split_off(count.min(spans.len())),
             Storage::LosesAtFirst(count) => {
                 let mut position = 0;

@@ -65,19 +65,7 @@ async fn a_full_disk_stops_the_intake_until_there_is_room() {
     let open = move || Builder::new().create_with_backend(backend.clone());
     let opened = Store::open_with(None, Box::new(open)).expect("an empty disk");
     let (journal, _thread) = Journal::start(opened.store).expect("a thread");
-    let queue = Queue {
-        shared: Arc::new(Shared {
-            exporters: names(),
-            scope: None,
-            capacity: 100,
-            journal,
-            state: Mutex::default(),
-            changed: Notify::new(),
-            health: watch::Sender::new(Health::Good),
-            restarts: watch::Sender::new(0),
-            mending: tokio::sync::Mutex::default(),
-        }),
-    };
+    let queue = Queue::new(journal, State::new(&exporters(100), None));
     assert_eq!(queue.accept(&delivery(1, &["x"]), &to(&["a"])).await, Accepted::New);
 
     disk.full.store(true, Ordering::Release);

@@ -1,0 +1,122 @@
+//! Proof of arrival: every span that was acknowledged is looked for in the backend.
+//!
+//! ```text
+//! all acknowledged ─▶ read back … ─all there─▶ Arrived
+//!                        ▲    │ some missing: Lost, to be sent once more; then: Incomplete
+//!                        └────┘ until `verify.timeout`
+//! ```
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::deliver::Stop;
+use super::reach::Reach;
+use super::stop::Stopping;
+use crate::converter::rework;
+use crate::exporter::Verifier;
+use crate::queue::{Lease, Rejection, RejectionKind};
+
+/// The first wait between two looks for a trace; it doubles.
+const FIRST_LOOK: Duration = Duration::from_millis(100);
+const SLOWEST_LOOK: Duration = Duration::from_secs(5);
+
+/// A trace larger than this is known to be cut by a Tempo with its default limits.
+const TEMPO_TRACE_BYTES: u64 = 5_000_000;
+
+/// What a look at the backend came to.
+pub enum Proof {
+    Arrived,
+    /// These requests hold what it does not have.
+    Lost(Vec<Bytes>),
+}
+
+/// What is needed to look, apart from any one export.
+pub struct Prover {
+    pub verifier: Verifier,
+    pub reach: Reach,
+    pub stopping: Stopping,
+}
+
+impl Prover {
+    /// Looks for every span of an export.
+    pub async fn prove(&self, lease: &mut Lease) -> Result<Proof, Stop> {
+        let requests = lease.all_requests().await?;
+        let sent: HashSet<Vec<u8>> =
+            requests.iter().flat_map(|request| rework::span_ids(request)).collect();
+        let missing = self.missing(lease, &sent).await?;
+        if missing.is_empty() {
+            return Ok(Proof::Arrived);
+        }
+        // A backend that knows nothing of the trace is the wrong one, or the wrong tenant.
+        if lease.item().resent || missing.len() == sent.len() {
+            return Err(Stop::Rejected(incomplete(lease, sent.len(), missing.len())));
+        }
+        let (found, all) = (sent.len() - missing.len(), sent.len());
+        let path = lease.head().source.path.display().to_string();
+        tracing::warn!(path, found, all, "the backend lost spans; sending those once more");
+        // They are taken from the export as it came in, and its times may have moved since.
+        let (from, to) = (lease.head().first_seen, lease.item().made_at);
+        let lost = requests
+            .iter()
+            .filter_map(|request| rework::only(request, &missing))
+            .filter_map(|request| rework::restamp(&request, from, to));
+        Ok(Proof::Lost(lost.collect()))
+    }
+
+    /// The spans that are not there when the time for them is over. A backend that cannot be asked
+    /// has not lost anything yet, so its silence does not count.
+    async fn missing(
+        &self,
+        lease: &Lease,
+        sent: &HashSet<Vec<u8>>,
+    ) -> Result<HashSet<Vec<u8>>, Stop> {
+        let trace_id = lease.head().trace_id;
+        let timeout = self.verifier.timeout;
+        let mut deadline = Instant::now() + timeout;
+        let mut pause = FIRST_LOOK;
+        loop {
+            match self.verifier.stored_spans(trace_id).await {
+                Ok(stored) => {
+                    self.reach.is_up();
+                    let missing: HashSet<Vec<u8>> = sent.difference(&stored).cloned().collect();
+                    if missing.is_empty() || Instant::now() >= deadline {
+                        return Ok(missing);
+                    }
+                }
+                Err(reason) => {
+                    let reason = format!("cannot read the trace back (verify.endpoint): {reason}");
+                    self.reach.is_down(&reason);
+                    deadline = Instant::now() + timeout;
+                }
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            self.stopping.sleep(pause.min(left.max(FIRST_LOOK))).await?;
+            pause = (pause * 2).min(SLOWEST_LOOK);
+        }
+    }
+}
+
+fn incomplete(lease: &Lease, sent: usize, missing: usize) -> Rejection {
+    let bytes = lease.head().bytes;
+    let cause = if bytes > TEMPO_TRACE_BYTES {
+        format!("likely the trace is too large for it, with {bytes} bytes")
+    } else {
+        "likely a limit of its ingestion: a rate limit, or the size of a trace".to_owned()
+    };
+    let found = sent - missing;
+    if found == 0 {
+        let reason = format!(
+            "every span was acknowledged, but the backend at verify.endpoint knows none of the \
+             {sent}; is it the right address and tenant?"
+        );
+        return Rejection { reason, kind: RejectionKind::Incomplete };
+    }
+    let reason = format!(
+        "every span was acknowledged, but the backend has {found} of {sent}, after the missing \
+         ones were sent again; {cause}"
+    );
+    Rejection { reason, kind: RejectionKind::Incomplete }
+}

@@ -1,0 +1,49 @@
+//! Whether an endpoint answers: one line when it stops, one when it is back.
+
+use std::sync::{Mutex, PoisonError};
+
+use tokio::time::Instant;
+
+use super::event::{Event, Observer};
+use crate::queue::Queue;
+
+pub struct Reach {
+    exporter: String,
+    destination: String,
+    queue: Queue,
+    observer: Observer,
+    /// Since when it takes nothing.
+    down_since: Mutex<Option<Instant>>,
+}
+
+impl Reach {
+    pub fn new(exporter: &str, destination: String, queue: Queue, observer: Observer) -> Reach {
+        let exporter = exporter.to_owned();
+        Reach { exporter, destination, queue, observer, down_since: Mutex::default() }
+    }
+
+    pub fn is_down(&self, reason: &str) {
+        let mut since = self.down_since.lock().unwrap_or_else(PoisonError::into_inner);
+        if since.is_none() {
+            *since = Some(Instant::now());
+            drop(since);
+            (self.observer)(&Event::Down {
+                exporter: self.exporter.clone(),
+                destination: self.destination.clone(),
+                reason: reason.to_owned(),
+            });
+        }
+    }
+
+    pub fn is_up(&self) {
+        let since = self.down_since.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(since) = since {
+            (self.observer)(&Event::Up {
+                exporter: self.exporter.clone(),
+                destination: self.destination.clone(),
+                after: since.elapsed(),
+                waiting: self.queue.waiting().len(),
+            });
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Why a store cannot be opened, or fails later.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use redb::DatabaseError;
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// The disk is full or broken; another try may do.
+    #[error("the queue's store failed: {0}")]
+    Failing(String),
+    /// What is on disk is not what was written.
+    #[error("the queue's store is corrupt: {0}")]
+    Corrupt(String),
+    #[error("an export cannot be recorded: {0}")]
+    Encoding(String),
+    #[error("the queue is closed")]
+    Closed,
+    /// The store that the order was meant for is not there any more; see [`Generation`].
+    ///
+    /// [`Generation`]: super::journal::Generation
+    #[error("the queue's store was begun anew")]
+    Replaced,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(
+        "{}: another taskspan holds this queue; stop it, or give this one a directory of its own \
+         with --state-dir", path.display()
+    )]
+    Locked { path: PathBuf },
+    #[error(
+        "{}: the directory for the queue cannot be used: {source}; name another with --state-dir",
+        path.display()
+    )]
+    Directory { path: PathBuf, source: io::Error },
+    #[error("{}: the queue cannot be opened: {reason}", path.display())]
+    Other { path: PathBuf, reason: String },
+}
+
+/// Why a file was not opened.
+#[derive(Debug)]
+pub enum Refusal {
+    Locked,
+    Corrupt(String),
+    Other(String),
+}
+
+impl Refusal {
+    pub fn into_error(self, path: &Path) -> OpenError {
+        let path = path.to_owned();
+        match self {
+            Refusal::Locked => OpenError::Locked { path },
+            Refusal::Corrupt(reason) => {
+                let reason = format!(
+                    "it is corrupt ({reason}); the next run sets it aside and looks every export \
+                     without an id up again"
+                );
+                OpenError::Other { path, reason }
+            }
+            Refusal::Other(reason) => OpenError::Other { path, reason },
+        }
+    }
+}
+
+impl From<DatabaseError> for Refusal {
+    fn from(error: DatabaseError) -> Refusal {
+        Refusal::from(redb::Error::from(error))
+    }
+}
+
+impl From<redb::Error> for Refusal {
+    fn from(error: redb::Error) -> Refusal {
+        match error {
+            redb::Error::DatabaseAlreadyOpen => Refusal::Locked,
+            // Sound, and not for this version to read: a person has to decide.
+            error @ redb::Error::UpgradeRequired(_) => Refusal::Other(error.to_string()),
+            // No room or no right is nothing that a new file would have.
+            redb::Error::Io(error)
+                if !matches!(
+                    error.kind(),
+                    io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
+                ) =>
+            {
+                Refusal::Other(error.to_string())
+            }
+            error => Refusal::Corrupt(error.to_string()),
+        }
+    }
+}
+
+impl From<redb::Error> for StoreError {
+    fn from(error: redb::Error) -> StoreError {
+        match error {
+            redb::Error::Corrupted(reason) => StoreError::Corrupt(reason),
+            error => StoreError::Failing(error.to_string()),
+        }
+    }
+}
