@@ -17,6 +17,7 @@ mod run;
 mod session;
 mod setup;
 mod signals;
+mod status;
 mod validate;
 
 use std::path::PathBuf;
@@ -58,6 +59,8 @@ enum Command {
     Once(once::Once),
     /// Show what would be sent; send nothing, write nothing
     Preview(preview::Preview),
+    /// Every export below a directory: how far it is, and why
+    Status(status::Status),
     /// Look into what is held and what was refused
     Queue(queue::QueueCommand),
     /// Build everything, start nothing, print every fault
@@ -114,6 +117,7 @@ pub async fn run(cli: Cli) -> Exit {
         Command::Run(command) => command.run(&global).await,
         Command::Once(command) => command.run(&global).await,
         Command::Preview(command) => command.run(&global).await,
+        Command::Status(command) => command.run(&global).await,
         Command::Queue(command) => command.run().await,
         Command::Validate(command) => command.run(),
         Command::Demo(command) => command.run(&global).await,

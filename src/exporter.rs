@@ -27,7 +27,7 @@ use bytes::Bytes;
 use crate::config::ExporterConfig;
 pub use classify::Reply;
 use config::RetryConfig;
-pub use verify::Verifier;
+pub use verify::{NoAnswer, Verifier};
 
 /// Sent with every request, as the OTLP specification asks.
 const USER_AGENT: &str = concat!("OTel-OTLP-Exporter-taskspan/", env!("CARGO_PKG_VERSION"));

@@ -11,6 +11,7 @@
 //! Each stage is a module of that name; `pipeline` is the only one that knows them all, and `cli`
 //! what a user types. ARCHITECTURE.md walks through it in five minutes.
 
+pub mod claim;
 pub mod cli;
 pub mod clock;
 pub mod config;

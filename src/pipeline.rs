@@ -9,6 +9,7 @@
 //! the one behind it.
 
 mod build;
+mod claims;
 mod deliver;
 mod intake;
 mod prove;
@@ -31,6 +32,7 @@ use crate::exporter::Exporter;
 use crate::queue::{Destination, Exporters, Location, OpenError, Queue, Ready};
 use crate::receiver::config::ExportDirConfig;
 use crate::receiver::scan::Tidy;
+use crate::receiver::select::Selection;
 use crate::receiver::{self, Candidate};
 use crate::writeback;
 pub use build::PipelineError;
@@ -111,7 +113,9 @@ impl Pipelines {
     ) -> Result<(), StageDied> {
         let stopping = Stopping::new(stop, abort, self.shutdown_timeout);
         let sources = self.pipelines.iter().flat_map(|pipeline| &pipeline.receivers);
+        let claims = claims::Claims::default();
         let settler = settle::Settler {
+            claims: claims.clone(),
             queue: queue.clone(),
             observer: observer.clone(),
             configs: sources.map(|source| source.config.clone()).collect(),
@@ -128,8 +132,10 @@ impl Pipelines {
         let mut delivery = JoinSet::new();
         for exporter in self.exporters {
             let (queue, observer) = (queue.clone(), observer.clone());
-            let deliverer = deliver::Deliverer::new(exporter, queue, observer, stopping.clone());
-            delivery.spawn(guarded(deliverer.run(), stopping.stop.clone()));
+            let (stop, stopping) = (stopping.stop.clone(), stopping.clone());
+            let claims = claims.clone();
+            let deliverer = deliver::Deliverer::new(exporter, queue, observer, stopping, claims);
+            delivery.spawn(guarded(deliverer.run(), stop));
         }
 
         let mut upstream = JoinSet::new();
@@ -153,11 +159,13 @@ impl Pipelines {
                     is_leftover: |name| writeback::is_temp_name(name),
                     tidy: Arc::new(move |directory: &Path| tidy(directory, max_bytes)),
                 };
+                let selection = selection(&config);
                 upstream.spawn(async move {
                     match mode {
-                        Mode::Once => receiver::scan_once(&config, &candidates, tidy).await,
+                        Mode::Once => receiver::scan_once(selection, &candidates, tidy).await,
                         Mode::Watch => {
-                            receiver::run(&config, candidates, tidy, restarts, stop).await;
+                            let incoming = (candidates, tidy, restarts);
+                            receiver::run(&config, selection, incoming, stop).await;
                         }
                     }
                     Ok(())
@@ -187,6 +195,11 @@ impl Pipelines {
         }
         taken_in.and(sent).and(ended)
     }
+}
+
+/// What a receiver of these settings takes for an export: nothing that we write ourselves.
+pub fn selection(config: &ExportDirConfig) -> Selection {
+    Selection::new(config, |name| writeback::is_temp_name(name) || writeback::is_beside_name(name))
 }
 
 /// Removes what a killed run left behind in the middle of a write-back.

@@ -36,7 +36,7 @@ pub use lease::{Lease, Lost, Settlement};
 use record::{Item, Record, Seq};
 pub use record::{Outcome, Rejection, RejectionKind};
 use state::State;
-pub use store::{Location, OpenError};
+pub use store::{Location, OpenError, is_there};
 use store::{Op, Opened, Store, StoreError};
 
 /// How long to wait before a store that failed is tried again.
@@ -119,6 +119,8 @@ struct Shared {
     /// Counts how often the store had to begin anew.
     restarts: watch::Sender<u64>,
     mending: tokio::sync::Mutex<()>,
+    /// Held by whoever changes the queue for a person.
+    admin: tokio::sync::Mutex<()>,
 }
 
 /// A queue that was just opened.
@@ -147,13 +149,28 @@ impl Queue {
         exporters: &Exporters,
         scope: Option<Vec<PathBuf>>,
     ) -> Result<Ready, OpenError> {
-        let Opened { store, records, forgotten, set_aside } = Store::open(location)?;
+        Queue::of(Store::open(location)?, exporters, scope)
+    }
+
+    fn of(
+        opened: Opened,
+        exporters: &Exporters,
+        scope: Option<Vec<PathBuf>>,
+    ) -> Result<Ready, OpenError> {
+        let Opened { mut store, records, forgotten, set_aside } = opened;
         let mut state = State::new(exporters, scope);
         state.forgotten.extend(forgotten);
+        let mut over = Vec::new();
         for (seq, mut record) in records {
+            if record.is_over() {
+                over.push(Op::Remove { seq });
+                continue;
+            }
             record.items.iter_mut().for_each(Item::recover);
             state.insert(seq, record, Generation::default());
         }
+        // The process ended just before it would have done so. The next one may as well.
+        let _ = store.apply(&over);
         let count = |what: &dyn Fn(&Record) -> bool| {
             state.iter().filter(|(_, entry)| what(&entry.record)).count()
         };
@@ -183,6 +200,7 @@ impl Queue {
             health: watch::Sender::new(Health::Good),
             restarts: watch::Sender::new(0),
             mending: tokio::sync::Mutex::default(),
+            admin: tokio::sync::Mutex::default(),
         };
         Queue { shared: Arc::new(shared) }
     }
@@ -247,8 +265,8 @@ impl Queue {
     /// is left for it.
     pub async fn lease(&self, exporter: &str) -> Option<Lease> {
         self.when(|state| {
-            if let Some((seq, index, generation, head, item)) = state.lease(exporter) {
-                return Some(Some(Lease::new(self.clone(), (seq, index), generation, head, item)));
+            if let Some(leased) = state.lease(exporter) {
+                return Some(Some(Lease::new(self.clone(), leased)));
             }
             (state.closed && state.is_done(exporter)).then_some(None)
         })
@@ -276,6 +294,11 @@ impl Queue {
     /// The files of the exports that wait for an exporter, or for their write-back.
     pub fn waiting(&self) -> Vec<PathBuf> {
         self.state().waiting()
+    }
+
+    /// Whether an export of this trace is held, in whatever state.
+    pub fn holds(&self, trace_id: TraceId) -> bool {
+        self.state().holds(trace_id)
     }
 
     /// Whether exports are taken in, and every change of it.
@@ -385,7 +408,7 @@ impl Queue {
             }
         };
         self.shared.changed.notify_waiters();
-        // Should this be lost, the next start finds the id in the file and removes it then.
+        // Should this be lost, the next start sees that it is over and removes it then.
         let _ = self.shared.journal.write(vec![op], generation).await;
     }
 }

@@ -10,8 +10,10 @@
 
 pub mod config;
 pub mod scan;
+pub mod select;
 pub mod settle;
 
+mod mount;
 mod watch;
 
 use std::collections::HashMap;
@@ -25,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use config::ExportDirConfig;
 use scan::{Found, Scanner, Stamp, Tidy};
+use select::Selection;
 use watch::{Hint, Watcher};
 
 /// The name of the file that an export is known by.
@@ -40,27 +43,27 @@ pub struct Candidate {
 }
 
 /// Looks once, and hands over everything that is there.
-pub async fn scan_once(config: &ExportDirConfig, candidates: &mpsc::Sender<Candidate>, tidy: Tidy) {
-    let mut receiver = Receiver::new(config, None, tidy);
+pub async fn scan_once(selection: Selection, candidates: &mpsc::Sender<Candidate>, tidy: Tidy) {
+    let mut receiver = Receiver::new(Arc::new(selection), None, tidy);
     receiver.look(Hint::Everything, candidates).await;
 }
 
 /// Watches until stopped. `restarts` changes when everything has to be looked at again.
 pub async fn run(
     config: &ExportDirConfig,
-    candidates: mpsc::Sender<Candidate>,
-    tidy: Tidy,
-    mut restarts: watch_channel::Receiver<u64>,
+    selection: Selection,
+    (candidates, tidy, mut restarts): (mpsc::Sender<Candidate>, Tidy, watch_channel::Receiver<u64>),
     stop: CancellationToken,
 ) {
-    let (hints, mut incoming) = watch::channel();
+    let selection = Arc::new(selection);
+    let (hints, mut incoming) = watch::channel(Arc::clone(&selection));
     let watcher = match config.poll_interval {
         Some(_) => None,
         None => Watcher::new(hints)
             .inspect_err(|error| tracing::warn!(%error, "no file events; polling instead"))
             .ok(),
     };
-    let mut receiver = Receiver::new(config, watcher, tidy);
+    let mut receiver = Receiver::new(selection, watcher, tidy);
     let mut hint = Hint::Everything;
     let mut rescan = tokio::time::interval(config.rescan_interval.0);
     rescan.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -88,16 +91,12 @@ pub async fn run(
 struct Receiver {
     scanner: Option<Scanner>,
     seen: HashMap<PathBuf, Stamp>,
-    roots: Arc<[PathBuf]>,
 }
 
 impl Receiver {
-    fn new(config: &ExportDirConfig, watcher: Option<Watcher>, tidy: Tidy) -> Receiver {
-        Receiver {
-            scanner: Some(Scanner::watching(config.recursive, watcher, Some(tidy))),
-            seen: HashMap::new(),
-            roots: config.directories.clone().into(),
-        }
+    fn new(selection: Arc<Selection>, watcher: Option<Watcher>, tidy: Tidy) -> Receiver {
+        let scanner = Scanner::watching(selection, watcher, Some(tidy));
+        Receiver { scanner: Some(scanner), seen: HashMap::new() }
     }
 
     /// Scans what the hint speaks of and hands over what is new there.
@@ -105,9 +104,8 @@ impl Receiver {
         let Some(mut scanner) = self.scanner.take() else {
             return;
         };
-        let roots = Arc::clone(&self.roots);
         let scan = tokio::task::spawn_blocking(move || {
-            let found = scanner.scan(&roots, &hint);
+            let found = scanner.scan(&hint);
             (scanner, found)
         });
         let (scanner, found) = match scan.await {
@@ -136,7 +134,7 @@ impl Receiver {
 
     /// How often to look when events cannot be relied upon.
     fn poll_interval(&self, config: &ExportDirConfig) -> Option<Duration> {
-        let watching = self.scanner.as_ref().is_some_and(Scanner::is_watching);
+        let watching = self.scanner.as_ref().is_some_and(Scanner::hears_all);
         match config.poll_interval {
             Some(interval) => Some(interval.0),
             None if watching => None,

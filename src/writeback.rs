@@ -10,6 +10,7 @@
 //! dealt with by `stale`.
 
 mod attributes;
+mod beside;
 pub mod config;
 mod error;
 mod replace;
@@ -17,10 +18,39 @@ pub mod splice;
 mod stale;
 mod temp;
 
+use std::path::Path;
+
+use crate::ids::TraceId;
+use crate::source::{self, Loaded, Source};
+pub use beside::{id_beside, is_beside_name, write_beside};
+use config::WriteBackMode;
 pub use error::WriteBackError;
 pub use replace::{Outcome, write_back};
 pub use stale::remove_stale;
 pub use temp::is_temp_name;
+
+/// Whether the id of this trace is where it belongs already.
+pub fn carries(source: &Source, trace_id: TraceId, mode: WriteBackMode) -> bool {
+    let path = &source.canonical;
+    let id = match mode {
+        WriteBackMode::InPlace => id_within(path),
+        WriteBackMode::Beside => id_beside(path),
+        WriteBackMode::Off => None,
+    };
+    id.as_deref().and_then(TraceId::from_hex) == Some(trace_id)
+}
+
+/// The id that an export carries itself. Its size is that of an export that was read before.
+fn id_within(path: &Path) -> Option<String> {
+    splice::existing(&source::load(path, u64::MAX).ok()?.bytes, TRACE_ID)
+}
+
+/// The trace that the file would be if it were taken for a new export, while it carries this id.
+pub fn version_with(source: &Source, task_trace_id: &str, max_bytes: u64) -> Option<TraceId> {
+    let Loaded { source, bytes } = source::load(&source.canonical, max_bytes).ok()?;
+    let ours = splice::existing(&bytes, TRACE_ID).as_deref() == Some(task_trace_id);
+    ours.then(|| TraceId::of_export(&source.canonical, source.mtime_ns, &bytes))
+}
 
 /// The key under which an export carries the id of its trace.
 pub const TRACE_ID: &str = "task_trace_id";

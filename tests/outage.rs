@@ -238,6 +238,50 @@ async fn an_exporter_that_is_not_required_is_not_waited_for() {
     assert_delivered(&alive, &[snapshot]);
 }
 
+/// Scenario: five hundred exports while the endpoint is away.
+/// Guarantees: all are taken in, on disk and not in memory; the store has room for them and not
+/// for many times as much; all arrive in the end.
+#[tokio::test]
+async fn five_hundred_exports_wait_on_disk_and_not_in_memory() {
+    let outage = Outage::new().await;
+    let running = outage.run();
+    let resident = || {
+        let status = fs::read_to_string(format!("/proc/{}/status", running.pid())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
+    };
+    // Some 40 KB each.
+    let export = presets::many(20);
+    let mut snapshots = Vec::new();
+    let mut taken_in = |count| {
+        let names = snapshots.len()..count;
+        let new: Vec<Snapshot> =
+            names.map(|n| outage.workspace.export(&format!("{n:03}"), &export).snapshot).collect();
+        for snapshot in &new {
+            running.wait_for_line(&snapshot.trace_id(), PATIENCE);
+        }
+        snapshots.extend(new);
+    };
+    taken_in(100);
+    let early = resident();
+    taken_in(500);
+    let late = resident();
+    let list = outage.workspace.program("queue").args(&["list", "--format", "json"]);
+    let held: Value = serde_json::from_str(&list.run().expect_code(0).stdout).unwrap();
+    let sizes = held.as_array().unwrap().iter().map(|one| one["bytes"].as_u64().unwrap());
+    let bytes: u64 = sizes.sum();
+    assert!(bytes > 10 << 20, "{bytes}");
+    assert!(fs::metadata(outage.store()).unwrap().len() < 4 * bytes);
+    assert!(late.saturating_sub(early) * 1024 < bytes / 2, "{early} KiB, then {late} KiB");
+
+    let server = outage.end().await;
+    for snapshot in &snapshots {
+        snapshot.wait_for_trace_id(PATIENCE).await;
+    }
+    terminate(running);
+    assert_eq!(server.accepted().len(), 500);
+}
+
 /// Scenario: `queue_size` is reached while the endpoint is away.
 /// Guarantees: the log says so, what does not fit stays where it is, and goes out in the end.
 #[tokio::test]
@@ -339,7 +383,7 @@ async fn a_queue_has_one_process() {
 /// it, and does not know what became of that.
 async fn accepted_two_hours_ago(outage: &Outage, snapshot: &Snapshot, in_doubt: bool) {
     const EXPORTER: &str = "otlp_grpc";
-    let options = ReadOptions { max_file_size: 1 << 20, project_id: None };
+    let options = ReadOptions { max_file_size: 1 << 20, project_id: None, emit_existing: false };
     let Export::Fresh(fresh) = plan::read(&snapshot.path, &options).unwrap() else {
         panic!("it was just written");
     };

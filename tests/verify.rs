@@ -107,6 +107,19 @@ async fn what_was_lost_after_the_ok_gets_no_id() {
     }
 }
 
+/// Scenario: the backend lost the whole trace after the OK, or is the wrong one.
+/// Guarantees: it is sent once more, all of it; then it is incomplete, with a hint at the address.
+#[tokio::test]
+async fn what_was_lost_as_a_whole_is_sent_once_more_as_a_whole() {
+    let proof = Proof::new(Protocol::Grpc, Api::V2, Storage::Loses(usize::MAX)).await;
+    let output = proof.once().expect_code(3);
+    output.expect_said(&["is it the right address and tenant?"]);
+    assert!(proof.snapshot.is_untouched());
+    let requests = proof.otlp.accepted();
+    assert_eq!(requests.len(), 2);
+    assert_eq!(span_ids(&requests[0]), span_ids(&requests[1]));
+}
+
 /// Scenario: spans are lost when they are sent for the first time, and kept the second time.
 /// Guarantees: only these are sent again, and once; then the id is written.
 #[tokio::test]

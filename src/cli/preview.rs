@@ -23,8 +23,8 @@ use crate::clock::UnixNanos;
 use crate::converter::view::{self, SpanView};
 use crate::converter::{Conversion, Converter};
 use crate::ids::TraceId;
-use crate::pipeline::Pipelines;
-use crate::plan::{self, Export, Plan, ReadOptions};
+use crate::pipeline::{self, Pipelines};
+use crate::plan::{self, Export, Plan};
 use crate::receiver::scan::Scanner;
 use crate::receiver::{METADATA_FILE, config::ExportDirConfig};
 
@@ -86,11 +86,7 @@ pub fn show(setup: &Setup, paths: &[PathBuf], format: Format) -> Result<Exit, Fa
     for (config, converter) in sources {
         let paths = if paths.is_empty() { &config.directories } else { paths };
         for path in metadata_files(paths, &config) {
-            let options = ReadOptions {
-                max_file_size: config.max_file_size.0,
-                project_id: config.project_id.clone(),
-            };
-            match plan::read(&path, &options) {
+            match plan::read(&path, &config.read_options()) {
                 Ok(Export::Fresh(fresh)) => {
                     previews.push(preview(path, *fresh, &converter));
                 }
@@ -124,16 +120,15 @@ fn preview(path: PathBuf, fresh: plan::Fresh, converter: &Converter) -> Previewe
 
 /// The metadata files below some directories; a file stands for itself.
 fn metadata_files(paths: &[PathBuf], config: &ExportDirConfig) -> Vec<PathBuf> {
-    let (files, directories): (Vec<PathBuf>, Vec<PathBuf>) =
-        paths.iter().cloned().partition(|path| path.is_file());
-    let found = Scanner::new(config.recursive).scan_all(&directories);
-    for directory in directories.iter().filter(|directory| !directory.is_dir()) {
-        tracing::warn!(path = %directory.display(), "there is no such directory");
+    for path in paths.iter().filter(|path| !path.exists()) {
+        tracing::warn!(path = %path.display(), "there is no such directory");
     }
-    if found.exports.is_empty() && files.is_empty() {
+    let config = ExportDirConfig { directories: paths.to_vec(), ..config.clone() };
+    let found = Scanner::new(pipeline::selection(&config)).scan_all();
+    if found.exports.is_empty() {
         tracing::warn!("there is no {METADATA_FILE} to show");
     }
-    files.into_iter().chain(found.exports.into_keys()).collect()
+    found.exports.into_keys().collect()
 }
 
 fn render(previews: Vec<Previewed>, format: Format) -> Result<String, Failure> {

@@ -9,8 +9,8 @@ use super::exit::Failure;
 use super::setup::{self, Setup};
 use super::{ConfigArgs, Exit};
 use crate::control::{self, Answer, Question};
-use crate::queue::admin::{Listed, ListedState};
-use crate::queue::{Exporters, Location, Queue};
+use crate::queue::admin::Listed;
+use crate::queue::{Exporters, Location, Queue, is_there};
 
 #[derive(Debug, Args)]
 pub struct QueueCommand {
@@ -66,7 +66,7 @@ struct Which {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Format {
+pub(super) enum Format {
     Table,
     Json,
 }
@@ -148,12 +148,7 @@ impl QueueCommand {
 impl Which {
     /// Dead letters; by `force` any export that is named.
     fn ids(&self, listed: &[Listed], force: bool) -> anyhow::Result<Vec<u64>> {
-        let is_dead = |one: &Listed| {
-            let states = one.exporters.iter().map(|item| item.state);
-            states
-                .into_iter()
-                .any(|state| matches!(state, ListedState::Rejected | ListedState::Incomplete))
-        };
+        let is_dead = |one: &Listed| one.exporters.iter().any(|item| item.state.is_refusal());
         if self.all {
             return Ok(listed.iter().filter(|one| is_dead(one)).map(|one| one.id).collect());
         }
@@ -170,18 +165,18 @@ impl Which {
 }
 
 /// Who knows about the queue: the process that runs on it, or, when there is none, we.
-enum Source {
+pub(super) enum Source {
     Running(PathBuf),
     Opened(Queue, std::thread::JoinHandle<()>),
 }
 
 impl Source {
-    async fn find(directory: &Path) -> Result<Source, Failure> {
+    pub(super) async fn find(directory: &Path) -> Result<Source, Failure> {
         let there = control::ask(directory, &Question::List).await;
         if there.with_context(|| directory.display().to_string())?.is_some() {
             return Ok(Source::Running(directory.to_owned()));
         }
-        if !directory.is_dir() {
+        if !is_there(directory) {
             return Err(anyhow!("{}: there is no queue here", directory.display()).into());
         }
         let location = Location::Existing(directory.to_owned());
@@ -189,7 +184,7 @@ impl Source {
         Ok(Source::Opened(ready.queue, ready.thread))
     }
 
-    async fn ask(&self, question: Question) -> anyhow::Result<Answer> {
+    pub(super) async fn ask(&self, question: Question) -> anyhow::Result<Answer> {
         match self {
             Source::Running(directory) => control::ask(directory, &question)
                 .await?
@@ -256,6 +251,9 @@ fn details(one: &Listed) -> String {
         one.first_seen,
         one.written_back,
     );
+    if let Some(reason) = &one.not_written {
+        text.push_str(&format!("  not written back: {reason}\n"));
+    }
     for item in &one.exporters {
         let required = if item.required { "" } else { ", not required" };
         text.push_str(&format!(

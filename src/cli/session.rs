@@ -1,6 +1,7 @@
 //! A run of the pipelines with everything around them: the queue, its control socket, its end.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
@@ -10,6 +11,10 @@ use crate::control::Server;
 use crate::pipeline::event::Observer;
 use crate::pipeline::{Mode, Pipelines};
 use crate::queue::{Location, Ready};
+
+/// How long the queue has to bring what it was told to the disk. Every step that something depends
+/// on is there already.
+const QUEUE_GRACE: Duration = Duration::from_secs(5);
 
 /// What to do when the durable queue cannot be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,7 +117,9 @@ impl Session {
         if let Some(control) = control {
             let _ = control.await;
         }
-        let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        // A reader that hangs holds a handle on the queue, and with it the thread.
+        let joined = tokio::task::spawn_blocking(move || thread.join());
+        let _ = tokio::time::timeout(QUEUE_GRACE, joined).await;
         Ok(result?)
     }
 }

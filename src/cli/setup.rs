@@ -169,6 +169,14 @@ impl Setup {
         directory.or_else(|| self.default_state_dir.clone()).map(Location::Directory)
     }
 
+    /// The same as a directory, if it is one.
+    pub fn queue_directory(&self) -> Option<PathBuf> {
+        match self.location()? {
+            Location::Directory(directory) => Some(directory),
+            Location::Existing(_) | Location::Memory => None,
+        }
+    }
+
     /// Builds the pipelines.
     ///
     /// # Errors

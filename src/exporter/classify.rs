@@ -90,8 +90,10 @@ pub fn grpc(
             // Tempo sends no RetryInfo with its rate limit before 3.0.
             | Code::ResourceExhausted
     );
-    // A proxy that answers with a page instead of gRPC: tonic makes INTERNAL of it.
-    let not_grpc = code == Code::Internal && message.starts_with("protocol error:");
+    // A proxy that answers with a page instead of gRPC, or an answer that ends before its trailers:
+    // tonic makes INTERNAL or UNKNOWN of it.
+    let not_grpc =
+        matches!(code, Code::Internal | Code::Unknown) && message.starts_with("protocol error:");
     if retryable || from_transport || not_grpc {
         return Reply::Retry { reason, after: retry_info.map(clamp), delivery };
     }
@@ -109,7 +111,9 @@ pub fn http(status: u16, body: &str, retry_after: Option<Duration>) -> Reply {
         // Tempo answers 400 to a body over its limit.
         400 if speaks_of_size(body) => Reply::TooLarge { reason },
         429 | 503 => {
-            Reply::Retry { reason, after: retry_after.map(clamp), delivery: Delivery::NotDelivered }
+            let broke = status == 503 && retry_after.is_none() && speaks_of_a_break(body);
+            let delivery = if broke { Delivery::InDoubt } else { Delivery::NotDelivered };
+            Reply::Retry { reason, after: retry_after.map(clamp), delivery }
         }
         // A gateway does not know whether the server behind it took the request.
         502 | 504 => {
@@ -169,7 +173,10 @@ fn clamp(wait: Duration) -> Duration {
 /// The words with which gateways report a connection that ended under a request.
 fn speaks_of_a_break(message: &str) -> bool {
     let message = message.to_ascii_lowercase();
-    ["upstream", "reset", "disconnect", "terminat"].iter().any(|words| message.contains(words))
+    // The last is tonic's, of a gateway that answers in HTTP: it may have been 502 or 504.
+    ["upstream", "reset", "disconnect", "terminat", "mapped from http status"]
+        .iter()
+        .any(|words| message.contains(words))
 }
 
 /// The words with which servers refuse a message for its size.
@@ -264,6 +271,18 @@ mod tests {
             let reply = grpc(code, "transport error", None, true);
             assert_eq!(kind(&reply), Kind::Retry(InDoubt), "{code:?}");
         }
+    }
+
+    #[test]
+    fn a_gateway_that_lost_its_server_leaves_the_request_in_doubt() {
+        let gateway = "grpc-status header missing, mapped from HTTP status code 504";
+        assert_eq!(kind(&grpc(Code::Unavailable, gateway, None, false)), Kind::Retry(InDoubt));
+        let cut = "protocol error: received message with missing grpc-status trailer";
+        assert_eq!(kind(&grpc(Code::Unknown, cut, None, false)), Kind::Retry(InDoubt));
+        let envoy = "upstream connect error or disconnect/reset before headers";
+        assert_eq!(kind(&http(503, envoy, None)), Kind::Retry(InDoubt));
+        let wait = Some(Duration::from_secs(1));
+        assert_eq!(kind(&http(503, envoy, wait)), Kind::Retry(NotDelivered));
     }
 
     #[test]

@@ -38,6 +38,26 @@ pub struct Verifier {
     pub timeout: Duration,
 }
 
+/// Why nothing is known of a trace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoAnswer {
+    /// Nobody can be asked for now: this says nothing about the trace.
+    Silent(String),
+    /// It does not show this trace: too large to be read, say.
+    Refused(String),
+}
+
+impl NoAnswer {
+    fn of(status: StatusCode) -> NoAnswer {
+        let reason = format!("HTTP {}", status.as_u16());
+        match status.as_u16() {
+            // Wrong credentials are wrong for every trace, and a person is needed.
+            401 | 403 | 407 | 408 | 429 | 502..=504 => NoAnswer::Silent(reason),
+            _ => NoAnswer::Refused(reason),
+        }
+    }
+}
+
 impl Verifier {
     /// None when the exporter is not to prove anything.
     pub fn build(config: &OtlpConfig) -> Result<Option<Verifier>, BuildError> {
@@ -75,7 +95,7 @@ impl Verifier {
     ///
     /// # Errors
     /// What kept it from answering.
-    pub async fn stored_spans(&self, trace_id: TraceId) -> Result<HashSet<Vec<u8>>, String> {
+    pub async fn stored_spans(&self, trace_id: TraceId) -> Result<HashSet<Vec<u8>>, NoAnswer> {
         let v2 = format!("{}/api/v2/traces/{trace_id}", self.base);
         let v1 = format!("{}/api/traces/{trace_id}", self.base);
         // An older Tempo has no v2, and says so with the same 404 as for an unknown trace.
@@ -85,24 +105,27 @@ impl Verifier {
         }
     }
 
-    async fn get(&self, url: &str) -> Result<Option<Value>, String> {
+    async fn get(&self, url: &str) -> Result<Option<Value>, NoAnswer> {
         let answer = tokio::time::timeout(REQUEST_TIMEOUT, self.fetch(url)).await;
-        answer.unwrap_or_else(|_| Err(format!("no answer within {REQUEST_TIMEOUT:?}")))
+        let late = || NoAnswer::Silent(format!("no answer within {REQUEST_TIMEOUT:?}"));
+        answer.unwrap_or_else(|_| Err(late()))
     }
 
-    async fn fetch(&self, url: &str) -> Result<Option<Value>, String> {
+    async fn fetch(&self, url: &str) -> Result<Option<Value>, NoAnswer> {
         let mut request = Request::new(Empty::new());
-        *request.uri_mut() = url.parse().map_err(|error| format!("{error}"))?;
+        let silent = |reason: String| NoAnswer::Silent(reason);
+        *request.uri_mut() = url.parse().map_err(|error| silent(format!("{error}")))?;
         *request.headers_mut() = self.headers.clone();
-        let response = self.client.request(request).await.map_err(|error| chain(&error))?;
+        let response = self.client.request(request).await.map_err(|error| silent(chain(&error)))?;
         match response.status() {
             StatusCode::NOT_FOUND => return Ok(None),
-            status if !status.is_success() => return Err(format!("HTTP {}", status.as_u16())),
+            status if !status.is_success() => return Err(NoAnswer::of(status)),
             _ => {}
         }
         let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await;
-        let body = body.map_err(|error| error.to_string())?.to_bytes();
-        serde_json::from_slice(&body).map(Some).map_err(|error| format!("not JSON: {error}"))
+        let body = body.map_err(|error| silent(error.to_string()))?.to_bytes();
+        let json = serde_json::from_slice(&body);
+        json.map(Some).map_err(|error| NoAnswer::Refused(format!("not JSON: {error}")))
     }
 }
 

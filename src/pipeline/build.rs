@@ -87,6 +87,13 @@ impl Pipelines {
         })
     }
 
+    /// The settings of every receiver that feeds a pipeline.
+    pub fn receivers(config: &Config) -> Vec<ExportDirConfig> {
+        let used = traces_pipelines(config).flat_map(|(_, pipeline)| &pipeline.receivers);
+        let used = used.filter_map(|id| config.receivers.get(id));
+        used.map(|ReceiverConfig::ExportDir(config)| with_absolute_directories(config)).collect()
+    }
+
     /// The receivers' settings with the converter for what they find, and nothing built behind
     /// them: a preview needs no endpoint.
     ///

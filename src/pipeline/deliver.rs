@@ -15,6 +15,7 @@ use bytes::Bytes;
 use tokio::task::JoinSet;
 
 use super::StageDied;
+use super::claims::{Claims, Turn};
 use super::event::{Event, Observer};
 use super::prove::{Proof, Prover};
 use super::reach::Reach;
@@ -33,6 +34,9 @@ const STALE: Duration = Duration::from_secs(60);
 /// How long to wait before the queue is asked again after it lost an export.
 const AFTER_LOSS: Duration = Duration::from_secs(1);
 
+/// How long to wait before an export that another process works on is looked at again.
+const WHILE_BUSY: Duration = Duration::from_millis(500);
+
 /// Exports that are looked for in the backend at the same time.
 const MAX_PROVING: usize = 64;
 
@@ -41,6 +45,7 @@ pub struct Deliverer {
     queue: Queue,
     observer: Observer,
     stopping: Stopping,
+    claims: Claims,
     reach: Reach,
     /// If arrival is to be proven.
     prover: Option<Arc<Prover>>,
@@ -74,6 +79,7 @@ impl Deliverer {
         queue: Queue,
         observer: Observer,
         stopping: Stopping,
+        claims: Claims,
     ) -> Deliverer {
         let reach = |to| Reach::new(&exporter.id, to, queue.clone(), observer.clone());
         let prover = exporter.verifier.take().map(|verifier| {
@@ -81,7 +87,8 @@ impl Deliverer {
             Arc::new(Prover { verifier, reach, stopping: stopping.clone() })
         });
         let reach = reach(exporter.destination());
-        Deliverer { exporter, queue, observer, stopping, reach, prover, proving: JoinSet::new() }
+        let proving = JoinSet::new();
+        Deliverer { exporter, queue, observer, stopping, claims, reach, prover, proving }
     }
 
     pub async fn run(mut self) -> Result<(), StageDied> {
@@ -99,14 +106,34 @@ impl Deliverer {
                     None => return Ok(()),
                 },
             };
+            match self.turn(&lease).await {
+                Turn::Ours => {}
+                Turn::Emitted => {
+                    tracing::debug!(trace_id = %lease.head().trace_id, "another process sent it");
+                    tokio::select! {
+                        biased;
+                        // A store that is gone has nothing to note.
+                        _ = lease.delivered(UnixNanos::now()) => continue,
+                        () = abort.cancelled() => return Ok(()),
+                    }
+                }
+                Turn::Busy => {
+                    if self.stopping.sleep(WHILE_BUSY).await.is_err() {
+                        return Ok(());
+                    }
+                    continue;
+                }
+            }
             let worked = tokio::select! {
                 biased;
                 worked = self.work(&mut lease, proof) => worked,
                 () = abort.cancelled() => Err(Stop::Interrupted),
             };
-            let settled = match (worked, &self.prover) {
+            // A store that does not take it keeps nobody from stopping: on disk the export is still on
+            // its way, and so it is in doubt.
+            let settling = match (worked, &self.prover) {
                 (Ok(Progress::Arrived), _) | (Ok(Progress::Sent), None) => {
-                    lease.delivered(UnixNanos::now()).await
+                    Settling::Delivered(lease)
                 }
                 (Ok(Progress::Sent), Some(prover)) => {
                     let prover = Arc::clone(prover);
@@ -114,17 +141,19 @@ impl Deliverer {
                         let proof = prover.prove(&mut lease).await;
                         (lease, proof)
                     });
-                    Ok(())
+                    Settling::Nothing
                 }
                 (Err(Stop::Rejected(rejection)), _) => {
                     self.tell_optional(&lease, &rejection);
-                    lease.rejected(rejection).await
+                    Settling::Rejected(lease, rejection)
                 }
-                (Err(Stop::Interrupted), _) => {
-                    drop(lease);
-                    Ok(())
-                }
-                (Err(Stop::Lost), _) => Err(Lost),
+                (Err(Stop::Interrupted), _) => Settling::Nothing,
+                (Err(Stop::Lost), _) => Settling::Lost,
+            };
+            let settled = tokio::select! {
+                biased;
+                settled = settling.run() => settled,
+                () = abort.cancelled() => return Ok(()),
             };
             if settled.is_err() {
                 // The store began anew, or is about to: there is no hurry to ask it again.
@@ -133,6 +162,14 @@ impl Deliverer {
                     return Ok(());
                 }
             }
+        }
+    }
+
+    /// Whether it is for this process to send the export.
+    async fn turn(&self, lease: &Lease) -> Turn {
+        match self.claims.claim(lease.head()).await {
+            Turn::Emitted if !lease.ends_with_the_id() => Turn::Ours,
+            turn => turn,
         }
     }
 
@@ -227,6 +264,25 @@ impl Deliverer {
         let path = lease.head().source.path.clone();
         let exporter = self.exporter.id.clone();
         (self.observer)(&Event::Remark { path, exporter, rejected, message });
+    }
+}
+
+/// What is noted of an export when it is worked on no more, for now or for good.
+enum Settling {
+    Delivered(Lease),
+    Rejected(Lease, Rejection),
+    Lost,
+    Nothing,
+}
+
+impl Settling {
+    async fn run(self) -> Result<(), Lost> {
+        match self {
+            Settling::Delivered(lease) => lease.delivered(UnixNanos::now()).await,
+            Settling::Rejected(lease, rejection) => lease.rejected(rejection).await,
+            Settling::Lost => Err(Lost),
+            Settling::Nothing => Ok(()),
+        }
     }
 }
 

@@ -23,11 +23,13 @@ use super::event::{Event, Observer};
 use super::{Mode, StageDied};
 use crate::clock::UnixNanos;
 use crate::converter::Converter;
-use crate::plan::{self, Export, PlanError, ReadOptions};
+use crate::ids::TraceId;
+use crate::plan::{self, Export, Fresh, PlanError, ReadOptions};
 use crate::queue::{Accepted, Delivery, Destination, Queue};
 use crate::receiver::Candidate;
 use crate::receiver::config::ExportDirConfig;
 use crate::receiver::settle::{Look, Settling, quiet_since};
+use crate::writeback;
 use crate::writeback::config::WriteBackMode;
 
 /// Exports that may wait to settle at the same time. Each costs a timer and a path.
@@ -72,10 +74,7 @@ impl Intake {
     ) -> Intake {
         let shared = Shared {
             settling: Settling { settle: config.settle.0, timeout: config.settle_timeout.0 },
-            read: ReadOptions {
-                max_file_size: config.max_file_size.0,
-                project_id: config.project_id.clone(),
-            },
+            read: config.read_options(),
             converter,
             queue,
             destinations,
@@ -229,6 +228,9 @@ impl Shared {
             }
             Err(error) => return Seen::Refused(error),
         };
+        if self.is_done_already(path, &fresh) {
+            return Seen::AlreadyEmitted;
+        }
         if fresh.provisional && !final_look {
             return Seen::Later(Look::Inconsistent);
         }
@@ -249,6 +251,15 @@ impl Shared {
             write_back: self.write_back,
         };
         Seen::Ready { delivery, warnings }
+    }
+
+    /// An id that we wrote for this very version, into the file or beside it.
+    fn is_done_already(&self, path: &Path, fresh: &Fresh) -> bool {
+        let carried = fresh.carries.as_deref().and_then(TraceId::from_hex);
+        carried.is_some_and(|id| self.queue.holds(id))
+            || (self.write_back == WriteBackMode::Beside
+                && writeback::id_beside(path).as_deref().and_then(TraceId::from_hex)
+                    == Some(fresh.trace_id))
     }
 
     async fn conclude(&self, path: &Path, seen: Seen) {

@@ -16,7 +16,7 @@ use super::deliver::Stop;
 use super::reach::Reach;
 use super::stop::Stopping;
 use crate::converter::rework;
-use crate::exporter::Verifier;
+use crate::exporter::{NoAnswer, Verifier};
 use crate::queue::{Lease, Rejection, RejectionKind};
 
 /// The first wait between two looks for a trace; it doubles.
@@ -50,8 +50,7 @@ impl Prover {
         if missing.is_empty() {
             return Ok(Proof::Arrived);
         }
-        // A backend that knows nothing of the trace is the wrong one, or the wrong tenant.
-        if lease.item().resent || missing.len() == sent.len() {
+        if lease.item().resent {
             return Err(Stop::Rejected(incomplete(lease, sent.len(), missing.len())));
         }
         let (found, all) = (sent.len() - missing.len(), sent.len());
@@ -86,7 +85,12 @@ impl Prover {
                         return Ok(missing);
                     }
                 }
-                Err(reason) => {
+                // It will hardly show a trace that it refuses to show, but may be busy with others.
+                Err(NoAnswer::Refused(reason)) if Instant::now() >= deadline => {
+                    return Err(Stop::Rejected(unreadable(&reason)));
+                }
+                Err(NoAnswer::Refused(_)) => {}
+                Err(NoAnswer::Silent(reason)) => {
                     let reason = format!("cannot read the trace back (verify.endpoint): {reason}");
                     self.reach.is_down(&reason);
                     deadline = Instant::now() + timeout;
@@ -97,6 +101,14 @@ impl Prover {
             pause = (pause * 2).min(SLOWEST_LOOK);
         }
     }
+}
+
+fn unreadable(reason: &str) -> Rejection {
+    let reason = format!(
+        "every span was acknowledged, but the backend at verify.endpoint does not show the trace \
+         ({reason}); likely it is too large to be read"
+    );
+    Rejection { reason, kind: RejectionKind::Incomplete }
 }
 
 fn incomplete(lease: &Lease, sent: usize, missing: usize) -> Rejection {
@@ -110,7 +122,7 @@ fn incomplete(lease: &Lease, sent: usize, missing: usize) -> Rejection {
     if found == 0 {
         let reason = format!(
             "every span was acknowledged, but the backend at verify.endpoint knows none of the \
-             {sent}; is it the right address and tenant?"
+             {sent}, after they were sent again; is it the right address and tenant?"
         );
         return Rejection { reason, kind: RejectionKind::Incomplete };
     }

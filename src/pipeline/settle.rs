@@ -6,18 +6,22 @@ use std::time::Duration;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
+use super::claims::Claims;
 use super::event::{Event, Observer};
 use super::{Mode, StageDied};
 use crate::clock::UnixNanos;
+use crate::ids::TraceId;
 use crate::queue::{Outcome, Queue, RejectionKind, Settlement};
-use crate::receiver::config::ExportDirConfig;
+use crate::receiver::config::{ExistingTraceId, ExportDirConfig};
+use crate::source::Source;
 use crate::writeback::config::WriteBackMode;
-use crate::writeback::{self, write_back};
+use crate::writeback::{self, WriteBackError, write_back, write_beside};
 
 /// How often an id that could not be written is tried again, when nothing else says so.
 const TRY_AGAIN: Duration = Duration::from_secs(30);
 
 pub struct Settler {
+    pub claims: Claims,
     pub queue: Queue,
     pub observer: Observer,
     pub configs: Vec<ExportDirConfig>,
@@ -71,6 +75,7 @@ impl Settler {
                     permanent: rejection.kind != RejectionKind::GivenUp,
                     required: true,
                 });
+                self.claims.release(settlement.head.trace_id);
                 settlement.reported();
                 None
             }
@@ -80,13 +85,22 @@ impl Settler {
     /// Gives the settlement back when it is worth another try.
     async fn write(
         &self,
-        settlement: Settlement,
+        mut settlement: Settlement,
         at: UnixNanos,
         is_retry: bool,
     ) -> Option<(Settlement, UnixNanos)> {
         let head = &settlement.head;
         let (path, trace_id) = (head.source.path.clone(), head.trace_id);
         let config = self.config_of(&path);
+        let write = Write {
+            mode: head.write_back,
+            source: head.source.clone(),
+            trace_id,
+            at,
+            max_bytes: config.map_or(u64::MAX, |config| config.max_file_size.0),
+            emits_existing: config
+                .is_some_and(|config| config.on_existing_trace_id == ExistingTraceId::Emit),
+        };
         let done = Event::Done {
             path: path.clone(),
             trace_id,
@@ -94,19 +108,11 @@ impl Settler {
             spans: head.span_count,
             written: head.write_back != WriteBackMode::Off,
         };
-        if matches!(done, Event::Done { written: false, .. }) {
-            settlement.written().await;
-            (self.observer)(&done);
-            return None;
-        }
-        let source = head.source.clone();
-        let max_bytes = config.map_or(u64::MAX, |config| config.max_file_size.0);
-        let written = tokio::task::spawn_blocking(move || {
-            write_back(&source, &trace_id.to_string(), &at.rfc3339(), max_bytes)
-        });
+        let written = tokio::task::spawn_blocking(move || write.run());
         let failure = match written.await {
-            Ok(Ok(outcome)) => {
-                settlement.written().await;
+            Ok(Ok((outcome, is_done))) => {
+                settlement.written(is_done).await;
+                self.claims.release(trace_id);
                 (self.observer)(&match outcome {
                     writeback::Outcome::Written => done,
                     writeback::Outcome::Superseded => {
@@ -120,6 +126,7 @@ impl Settler {
             Err(error) => error.to_string(),
         };
         if !is_retry {
+            settlement.not_written(&failure).await;
             (self.observer)(&Event::NotWritten { path, trace_id, reason: failure });
         }
         match self.mode {
@@ -137,5 +144,36 @@ impl Settler {
             config.directories.iter().any(|directory| path.starts_with(directory))
         };
         self.configs.iter().find(holds)
+    }
+}
+
+/// All that is needed to write an id back, on a thread that may block.
+struct Write {
+    mode: WriteBackMode,
+    source: Source,
+    trace_id: TraceId,
+    at: UnixNanos,
+    max_bytes: u64,
+    /// An id in the file does not keep it from being taken in again.
+    emits_existing: bool,
+}
+
+impl Write {
+    /// What came of it, and the version of the file that is not to be taken for a new export.
+    fn run(self) -> Result<(writeback::Outcome, Option<TraceId>), WriteBackError> {
+        let Write { mode, source, trace_id, at, max_bytes, emits_existing } = self;
+        let (id, at) = (trace_id.to_string(), at.rfc3339());
+        match mode {
+            WriteBackMode::InPlace => {
+                let outcome = write_back(&source, &id, &at, max_bytes)?;
+                let ours = emits_existing.then(|| writeback::version_with(&source, &id, max_bytes));
+                Ok((outcome, ours.flatten()))
+            }
+            WriteBackMode::Beside => {
+                write_beside(&source, &id, &at, max_bytes).map(|outcome| (outcome, None))
+            }
+            // Nothing but the queue knows that it was sent.
+            WriteBackMode::Off => Ok((writeback::Outcome::Written, Some(trace_id))),
+        }
     }
 }

@@ -29,21 +29,42 @@ pub async fn guarded(
     ended
 }
 
+/// How long a stage may take to let go.
+const ABORT_GRACE: Duration = Duration::from_secs(1);
+
 /// Waits for stages; when one dies, the others are asked to stop: better to be restarted than to
 /// be half alive.
+///
+/// One that hangs when it is to let go, on a disk or a mount that does not answer, is left behind:
+/// what it had in hand is in the queue, or a file without an id.
 pub async fn join_all(
     mut stages: JoinSet<Result<(), StageDied>>,
     stopping: &Stopping,
 ) -> Result<(), StageDied> {
     let mut result = Ok(());
-    while let Some(ended) = stages.join_next().await {
+    let hangs = async {
+        stopping.abort.cancelled().await;
+        tokio::time::sleep(ABORT_GRACE).await;
+    };
+    tokio::pin!(hangs);
+    loop {
+        let ended = tokio::select! {
+            biased;
+            ended = stages.join_next() => match ended {
+                Some(ended) => ended,
+                None => return result,
+            },
+            () = &mut hangs => {
+                let hanging = "it did not end in time: is a disk or a mount hanging?";
+                return result.and(Err(StageDied(hanging.to_owned())));
+            }
+        };
         let ended = ended.map_err(StageDied::from).and_then(|ended| ended);
         if ended.is_err() {
             stopping.stop.cancel();
             result = result.and(ended);
         }
     }
-    result
 }
 
 /// The two steps of a shutdown.

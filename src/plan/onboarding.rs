@@ -83,7 +83,11 @@ impl Onboarding {
     /// Not JSON (with line and column), not an object, or no `coverage.gaps`.
     pub fn parse(bytes: &[u8]) -> Result<Onboarding, OnboardingError> {
         let bytes = json::without_bom(bytes);
-        std::str::from_utf8(bytes).map_err(|_| OnboardingError::NotUtf8)?;
+        // ASCII in UTF-16 is UTF-8 too, by its form; but no JSON text has a zero byte in front.
+        let is_utf16 = bytes.iter().take(2).any(|byte| *byte == 0);
+        if is_utf16 || std::str::from_utf8(bytes).is_err() {
+            return Err(OnboardingError::NotUtf8);
+        }
         let raw = parse_object(bytes)?;
         let mut warnings = Vec::new();
         let mut section = |name: &str, value: Option<Value>| object(name, value, &mut warnings);
@@ -282,7 +286,9 @@ mod tests {
         for (text, message) in cases {
             assert_eq!(parse(text).expect_err(text).to_string(), message);
         }
-        assert_eq!(Onboarding::parse(b"\xff\xfe{\0}\0"), Err(OnboardingError::NotUtf8));
+        for utf16 in [b"\xff\xfe{\0}\0".as_slice(), b"{\0}\0", b"\0{\0}"] {
+            assert_eq!(Onboarding::parse(utf16), Err(OnboardingError::NotUtf8));
+        }
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub struct ReadOptions {
     pub max_file_size: u64,
     /// Overrides the project id of the export (R5.5).
     pub project_id: Option<String>,
+    /// One that carries `task_trace_id` is an export like any other.
+    pub emit_existing: bool,
 }
 
 /// What a metadata file turned out to be.
@@ -36,6 +38,8 @@ pub enum Export {
 pub struct Fresh {
     pub source: Source,
     pub trace_id: TraceId,
+    /// The `task_trace_id` that it carries all the same.
+    pub carries: Option<String>,
     pub plan: Plan,
     /// The metadata names a file that could not be used. It may still be on its way to the disk,
     /// so it is worth a second look before the export is taken as it is.
@@ -86,7 +90,8 @@ pub fn read(path: &Path, options: &ReadOptions) -> Result<Export, PlanError> {
     let loaded = source::load(path, options.max_file_size).map_err(PlanError::Source)?;
     let onboarding = Onboarding::parse(&loaded.bytes)
         .map_err(|error| PlanError::Onboarding { path: path.to_owned(), error })?;
-    if let Some(task_trace_id) = onboarding.task_trace_id {
+    let carries = onboarding.task_trace_id.clone();
+    if let Some(task_trace_id) = carries.clone().filter(|_| !options.emit_existing) {
         return Ok(Export::Emitted { task_trace_id });
     }
     let source = loaded.source;
@@ -102,7 +107,7 @@ pub fn read(path: &Path, options: &ReadOptions) -> Result<Export, PlanError> {
     let context = context.unwrap_or_default();
     let mut plan = join::join(onboarding, manifest, context, options.project_id.as_deref());
     plan.warnings.append(&mut warnings);
-    Ok(Export::Fresh(Box::new(Fresh { source, trace_id, plan, provisional })))
+    Ok(Export::Fresh(Box::new(Fresh { source, trace_id, carries, plan, provisional })))
 }
 
 fn read_manifest(

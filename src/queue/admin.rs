@@ -5,8 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::Queue;
-use super::record::{Item, Record, RejectionKind, Seq, State as ItemState};
-use super::state::Entry;
+use super::record::{Blob, Item, Record, RejectionKind, Seq, State as ItemState};
 use super::store::{Op, StoreError};
 use crate::clock::UnixNanos;
 
@@ -23,6 +22,9 @@ pub struct Listed {
     pub bytes: u64,
     pub first_seen: String,
     pub written_back: bool,
+    /// Why its id could not be written so far.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub not_written: Option<String>,
     pub exporters: Vec<ListedItem>,
 }
 
@@ -40,6 +42,10 @@ pub enum ListedState {
 }
 
 impl ListedState {
+    pub fn is_refusal(self) -> bool {
+        matches!(self, ListedState::Rejected | ListedState::Incomplete)
+    }
+
     pub fn as_str(self) -> &'static str {
         match self {
             ListedState::Accepted => "accepted",
@@ -49,6 +55,20 @@ impl ListedState {
             ListedState::Incomplete => "incomplete",
             ListedState::Rejected => "rejected",
         }
+    }
+}
+
+impl Listed {
+    /// Whom it waits for, and what that one said last.
+    pub fn waits_for(&self) -> Option<String> {
+        let open = |item: &&ListedItem| {
+            matches!(item.state, ListedState::Accepted | ListedState::Delivering)
+        };
+        let open = self.exporters.iter().filter(open).map(|item| match &item.last_error {
+            Some(error) => format!("waits for {}: {error}", item.exporter),
+            None => format!("waits for {}", item.exporter),
+        });
+        Some(open.collect::<Vec<_>>().join("; ")).filter(|text| !text.is_empty())
     }
 }
 
@@ -95,6 +115,7 @@ impl Queue {
                     bytes: record.head.bytes,
                     first_seen: record.head.first_seen.rfc3339(),
                     written_back: record.head.written,
+                    not_written: record.head.not_written.clone(),
                     exporters,
                 }
             })
@@ -106,6 +127,8 @@ impl Queue {
     /// # Errors
     /// The disk failed.
     pub async fn retry(&self, id: u64) -> Result<bool, String> {
+        // One at a time: what a person sees of an export is to be true when it is acted upon.
+        let _alone = self.shared.admin.lock().await;
         let seq = Seq(id);
         let (again, generation) = {
             let state = self.state();
@@ -140,18 +163,23 @@ impl Queue {
     /// The disk failed.
     pub async fn discard(&self, id: u64, force: bool) -> Result<bool, String> {
         let seq = Seq(id);
-        let may_go = |entry: &&Entry| {
-            (force || entry.record.is_dead_letter()) && !entry.leased.contains(&true)
-        };
-        let found = self
-            .state()
-            .get(seq)
-            .filter(may_go)
-            .map(|entry| (entry.record.head.trace_id, entry.generation));
-        let Some((trace_id, generation)) = found else { return Ok(false) };
+        let _alone = self.shared.admin.lock().await;
+        // From here on no exporter takes it.
+        let taken = self.state().change(seq, |entry| {
+            let may_go = force || entry.record.is_dead_letter();
+            if !may_go || entry.leased.contains(&true) {
+                return None;
+            }
+            entry.leased.fill(true);
+            Some((entry.record.head.trace_id, entry.generation))
+        });
+        let Some((trace_id, generation)) = taken.flatten() else { return Ok(false) };
         let ops = vec![Op::Forget { trace_id }, Op::Remove { seq }];
-        let written = self.shared.journal.write(ops, generation).await;
-        written.map_err(|error| error.to_string())?;
+        if let Err(error) = self.shared.journal.write(ops, generation).await {
+            self.state().change(seq, |entry| entry.leased.fill(false));
+            self.shared.changed.notify_waiters();
+            return Err(error.to_string());
+        }
         let mut state = self.state();
         state.forgotten.insert(trace_id);
         state.remove(seq);
@@ -180,8 +208,8 @@ impl Queue {
                             verified.requests += 1;
                             verified.bytes += bytes.len() as u64;
                         }
-                        // Delivered and removed since the list was made.
-                        Err(_) if self.state().get(seq).is_none() => {}
+                        // Delivered, or sent in another form, since the list was made.
+                        Err(_) if !self.needs(seq, *blob) => {}
                         Err(StoreError::Corrupt(_)) => {
                             verified.missing.push(format!("export {}, request {}", seq.0, blob.0));
                         }
@@ -191,6 +219,15 @@ impl Queue {
             }
         }
         Ok(verified)
+    }
+}
+
+impl Queue {
+    /// Whether a request still waits for anybody.
+    fn needs(&self, seq: Seq, blob: Blob) -> bool {
+        let state = self.state();
+        let items = state.get(seq).map(|entry| entry.record.items.as_slice());
+        items.unwrap_or_default().iter().any(|item| item.pending.contains(&blob))
     }
 }
 

@@ -5,9 +5,11 @@ use bytes::Bytes;
 
 use super::journal::Generation;
 use super::record::{Blob, Head, Item, Seq, State as ItemState};
+use super::state::Leased;
 use super::store::Op;
 use super::{Outcome, Queue, Rejection};
 use crate::clock::UnixNanos;
+use crate::ids::TraceId;
 
 /// The export is not in the queue any more: its store was lost, or the program is stopping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -23,30 +25,26 @@ pub struct Lost;
 #[must_use = "a lease that is dropped is deferred"]
 pub struct Lease {
     queue: Queue,
-    seq: Seq,
-    index: usize,
-    generation: Generation,
-    head: Head,
-    item: Item,
+    leased: Leased,
 }
 
 impl Lease {
-    pub(super) fn new(
-        queue: Queue,
-        (seq, index): (Seq, usize),
-        generation: Generation,
-        head: Head,
-        item: Item,
-    ) -> Lease {
-        Lease { queue, seq, index, generation, head, item }
+    pub(super) fn new(queue: Queue, leased: Leased) -> Lease {
+        Lease { queue, leased }
     }
 
     pub fn head(&self) -> &Head {
-        &self.head
+        &self.leased.head
     }
 
     pub fn item(&self) -> &Item {
-        &self.item
+        &self.leased.item
+    }
+
+    /// Whether an id in its file means that there is nothing left to do here: somebody else has
+    /// delivered it to all who are required, and we have begun with nobody.
+    pub fn ends_with_the_id(&self) -> bool {
+        self.leased.item.required || self.leased.untouched
     }
 
     /// The request to send next; none when all are acknowledged.
@@ -54,7 +52,7 @@ impl Lease {
     /// # Errors
     /// The export is lost.
     pub async fn next_request(&mut self) -> Result<Option<Bytes>, Lost> {
-        match self.item.pending.first() {
+        match self.leased.item.pending.first() {
             Some(&blob) => self.read(blob).await.map(Some),
             None => Ok(None),
         }
@@ -66,7 +64,7 @@ impl Lease {
     /// The export is lost.
     pub async fn pending_requests(&mut self) -> Result<Vec<Bytes>, Lost> {
         let mut requests = Vec::new();
-        for blob in self.item.pending.clone() {
+        for blob in self.leased.item.pending.clone() {
             requests.push(self.read(blob).await?);
         }
         Ok(requests)
@@ -78,7 +76,7 @@ impl Lease {
     /// The export is lost.
     pub async fn all_requests(&mut self) -> Result<Vec<Bytes>, Lost> {
         let mut requests = Vec::new();
-        for blob in 0..self.head.requests {
+        for blob in 0..self.leased.head.requests {
             requests.push(self.read(Blob(blob)).await?);
         }
         Ok(requests)
@@ -89,10 +87,10 @@ impl Lease {
     /// # Errors
     /// The export is lost.
     pub async fn begin(&mut self) -> Result<(), Lost> {
-        if self.item.state == ItemState::Delivering {
+        if self.leased.item.state == ItemState::Delivering {
             return Ok(());
         }
-        let item = Item { state: ItemState::Delivering, ..self.item.clone() };
+        let item = Item { state: ItemState::Delivering, ..self.leased.item.clone() };
         self.save(item, Vec::new()).await
     }
 
@@ -101,7 +99,7 @@ impl Lease {
     /// # Errors
     /// The export is lost.
     pub async fn acknowledged(&mut self, lost_spans: Option<String>) -> Result<(), Lost> {
-        let mut item = self.item.clone();
+        let mut item = self.leased.item.clone();
         item.pending.remove(0);
         item.touched = true;
         item.attempts += 1;
@@ -123,7 +121,7 @@ impl Lease {
         in_doubt: bool,
         next_attempt: UnixNanos,
     ) -> Result<(), Lost> {
-        let mut item = self.item.clone();
+        let mut item = self.leased.item.clone();
         item.touched |= in_doubt;
         item.state = ItemState::Accepted;
         item.attempts += 1;
@@ -137,11 +135,13 @@ impl Lease {
     /// # Errors
     /// The export is lost.
     pub async fn split_next(&mut self, first: Bytes, second: Bytes) -> Result<(), Lost> {
-        let mut item = self.item.clone();
+        let mut item = self.leased.item.clone();
         let whole = item.pending.remove(0);
         let (mut blobs, mut ops) = self.new_blobs(&mut item, [first, second]);
         blobs.append(&mut item.pending);
-        ops.extend(item.owns(whole).then_some(Op::RemoveBlob { seq: self.seq, blob: whole }));
+        ops.extend(
+            item.owns(whole).then_some(Op::RemoveBlob { seq: self.leased.seq, blob: whole }),
+        );
         item.pending = blobs;
         self.save(item, ops).await
     }
@@ -155,11 +155,11 @@ impl Lease {
         requests: Vec<Bytes>,
         made_at: UnixNanos,
     ) -> Result<(), Lost> {
-        let mut item = self.item.clone();
+        let mut item = self.leased.item.clone();
         let (blobs, ops) = self.new_blobs(&mut item, requests);
         // The form before, if it was this exporter's own, is of no more use.
         let old = item.pending.iter().filter(|blob| item.owns(**blob));
-        let old = old.map(|blob| Op::RemoveBlob { seq: self.seq, blob: *blob });
+        let old = old.map(|blob| Op::RemoveBlob { seq: self.leased.seq, blob: *blob });
         let ops = ops.into_iter().chain(old).collect();
         item.pending = blobs;
         item.made_at = made_at;
@@ -171,7 +171,7 @@ impl Lease {
     /// # Errors
     /// The export is lost.
     pub async fn resend(&mut self, requests: Vec<Bytes>) -> Result<(), Lost> {
-        let mut item = self.item.clone();
+        let mut item = self.leased.item.clone();
         let (blobs, ops) = self.new_blobs(&mut item, requests);
         item.pending = blobs;
         item.resent = true;
@@ -196,13 +196,13 @@ impl Lease {
 
     async fn finish(&mut self, state: ItemState) -> Result<(), Lost> {
         let refused = u32::from(matches!(state, ItemState::Rejected(_)));
-        let attempts = self.item.attempts.saturating_add(refused);
-        let mut item = Item { state, attempts, next_attempt: None, ..self.item.clone() };
+        let attempts = self.leased.item.attempts.saturating_add(refused);
+        let mut item = Item { state, attempts, next_attempt: None, ..self.leased.item.clone() };
         if item.is_delivered() {
             item.pending.clear();
         }
         self.save(item, Vec::new()).await?;
-        self.queue.tidy(self.seq).await;
+        self.queue.tidy(self.leased.seq).await;
         Ok(())
     }
 
@@ -217,39 +217,45 @@ impl Lease {
             let blob = Blob(item.next_blob);
             item.next_blob = item.next_blob.saturating_add(1);
             blobs.push(blob);
-            ops.push(Op::PutBlob { seq: self.seq, blob, bytes });
+            ops.push(Op::PutBlob { seq: self.leased.seq, blob, bytes });
         }
         (blobs, ops)
     }
 
     /// To disk, then to memory. Tries until the disk takes it: what happened did happen.
     async fn save(&mut self, item: Item, mut ops: Vec<Op>) -> Result<(), Lost> {
-        ops.push(Op::put_item(self.seq, self.index, &item).map_err(|_| Lost)?);
+        ops.push(Op::put_item(self.leased.seq, self.leased.index, &item).map_err(|_| Lost)?);
         loop {
-            match self.queue.shared.journal.write(ops.clone(), self.generation).await {
+            match self.queue.shared.journal.write(ops.clone(), self.leased.generation).await {
                 Ok(()) => {
                     self.queue.recovered();
                     break;
                 }
-                Err(error) => self.queue.store_failed(error, self.generation).await?,
+                Err(error) => self.queue.store_failed(error, self.leased.generation).await?,
             }
         }
-        let saved = self.queue.state().change(self.seq, |entry| {
-            if let Some(known) = entry.record.items.get_mut(self.index) {
+        let saved = self.queue.state().change(self.leased.seq, |entry| {
+            if let Some(known) = entry.record.items.get_mut(self.leased.index) {
                 known.clone_from(&item);
             }
         });
         saved.ok_or(Lost)?;
-        self.item = item;
+        self.leased.item = item;
         self.queue.shared.changed.notify_waiters();
         Ok(())
     }
 
     async fn read(&mut self, blob: Blob) -> Result<Bytes, Lost> {
         loop {
-            match self.queue.shared.journal.read(self.seq, blob, self.generation).await {
+            match self
+                .queue
+                .shared
+                .journal
+                .read(self.leased.seq, blob, self.leased.generation)
+                .await
+            {
                 Ok(found) => return Ok(found),
-                Err(error) => self.queue.store_failed(error, self.generation).await?,
+                Err(error) => self.queue.store_failed(error, self.leased.generation).await?,
             }
         }
     }
@@ -257,8 +263,8 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let index = self.index;
-        self.queue.state().change(self.seq, |entry| {
+        let index = self.leased.index;
+        self.queue.state().change(self.leased.seq, |entry| {
             if let Some(leased) = entry.leased.get_mut(index) {
                 *leased = false;
             }
@@ -292,9 +298,26 @@ impl Settlement {
         Settlement { queue, seq, generation, head, outcome }
     }
 
-    /// The file says so, or is not to, or is not there any more.
-    pub async fn written(self) {
-        let head = Head { written: true, ..self.head.clone() };
+    /// The id could not be written, for this reason. It stays to be tried again.
+    pub async fn not_written(&mut self, reason: &str) {
+        self.head.not_written = Some(reason.to_owned());
+        let head = self.head.clone();
+        self.queue.state().change(self.seq, |entry| entry.record.head = head.clone());
+        if let Ok(op) = Op::put_head(self.seq, &head) {
+            // It is for people to read; the next try says it again.
+            let _ = self.queue.shared.journal.write(vec![op], self.generation).await;
+        }
+    }
+
+    /// The file says so, or is not to, or is not there any more. `done`: a version of the file that
+    /// is not to be taken in, whatever it says itself.
+    pub async fn written(self, done: Option<TraceId>) {
+        if let Some(trace_id) = done {
+            self.queue.state().forgotten.insert(trace_id);
+            let op = Op::Forget { trace_id };
+            let _ = self.queue.shared.journal.write(vec![op], self.generation).await;
+        }
+        let head = Head { written: true, not_written: None, ..self.head.clone() };
         let over = self.queue.state().change(self.seq, |entry| {
             entry.record.head = head.clone();
             entry.record.is_over()

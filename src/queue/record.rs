@@ -15,7 +15,7 @@ use crate::ids::TraceId;
 use crate::source::Source;
 use crate::writeback::config::WriteBackMode;
 
-/// The place of an export in the order of arrival; never used twice by a store.
+/// The place of an export in the order of arrival; not used again while anything is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Seq(pub u64);
@@ -49,6 +49,9 @@ pub struct Head {
     /// What was configured for its directory when it was taken in.
     #[serde(default)]
     pub write_back: WriteBackMode,
+    /// Why its id could not be written so far.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_written: Option<String>,
 }
 
 /// One export on its way to one exporter.
@@ -167,17 +170,14 @@ impl Item {
 
     /// A dead letter that gets another chance. `requests`: how many the export came in with.
     pub fn again(&self, requests: u32) -> Item {
-        // What a server took in part has to go whole: nobody knows which spans it kept.
-        let pending = match self.lost_spans {
-            Some(_) if self.pending.is_empty() => (0..requests).map(Blob).collect(),
-            _ => self.pending.clone(),
-        };
-        // What a backend did not have stays unproven until it is read back.
-        let lost_spans = match &self.state {
-            State::Rejected(rejection) if rejection.kind == RejectionKind::Incomplete => {
-                Some(rejection.reason.clone())
+        let (lost_spans, pending) = match (&self.state, &self.lost_spans) {
+            // What a backend did not have stays unproven until it is read back.
+            (State::Rejected(rejection), _) if rejection.kind == RejectionKind::Incomplete => {
+                (Some(rejection.reason.clone()), self.pending.clone())
             }
-            _ => None,
+            // What a server took in part has to go whole: nobody knows which spans it kept.
+            (_, Some(_)) => (None, (0..requests).map(Blob).collect()),
+            (_, None) => (None, self.pending.clone()),
         };
         Item { state: State::Accepted, resent: false, lost_spans, pending, ..self.clone() }
     }
@@ -250,9 +250,11 @@ impl Record {
                 first_seen: delivery.made_at,
                 written: false,
                 write_back: delivery.write_back,
+                not_written: None,
             },
         };
-        let mut ops = vec![Op::put_head(seq, &record.head)?];
+        // Should anything of an earlier export of this name be there, it goes first.
+        let mut ops = vec![Op::Remove { seq }, Op::put_head(seq, &record.head)?];
         for (index, item) in record.items.iter().enumerate() {
             ops.push(Op::put_item(seq, index, item)?);
         }
@@ -287,6 +289,7 @@ mod tests {
             first_seen: UnixNanos(1),
             written: false,
             write_back: WriteBackMode::InPlace,
+            not_written: None,
         };
         Record { head, items }
     }
@@ -338,6 +341,25 @@ mod tests {
         assert!(!done.is_over());
         done.head.written = true;
         assert!(done.is_over());
+    }
+
+    #[test]
+    fn another_chance_vouches_for_nothing_that_was_lost() {
+        let refused = |pending: Vec<Blob>, lost: Option<&str>, kind| {
+            let rejection = Rejection { reason: "no".into(), kind };
+            let lost_spans = lost.map(str::to_owned);
+            Item { pending, lost_spans, ..item("a", true, State::Rejected(rejection)) }
+        };
+        let again = |item: Item| {
+            let item = item.again(3);
+            (item.pending.iter().map(|blob| blob.0).collect::<Vec<_>>(), item.lost_spans)
+        };
+        use RejectionKind::{Incomplete, Refused};
+        assert_eq!(again(refused(vec![Blob(2)], None, Refused)), (vec![2], None));
+        let partly = refused(vec![Blob(2)], Some("3 spans"), Refused);
+        assert_eq!(again(partly), (vec![0, 1, 2], None), "nobody knows which spans are there");
+        assert_eq!(again(refused(vec![], Some("3 spans"), Refused)), (vec![0, 1, 2], None));
+        assert_eq!(again(refused(vec![], None, Incomplete)), (vec![], Some("no".into())));
     }
 
     #[test]

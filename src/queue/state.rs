@@ -69,6 +69,18 @@ pub struct Entry {
     pub reported: bool,
 }
 
+/// What a lease is made of.
+#[derive(Debug)]
+pub struct Leased {
+    pub seq: Seq,
+    pub index: usize,
+    pub generation: Generation,
+    pub head: Head,
+    pub item: Item,
+    /// Nothing of the export was sent so far, to nobody.
+    pub untouched: bool,
+}
+
 /// What an entry adds to the lanes.
 struct Marks {
     lanes: Vec<LaneMark>,
@@ -104,6 +116,7 @@ impl State {
         if self.knows_an_exporter_of(&record) {
             self.by_trace.insert(record.head.trace_id, seq);
         }
+        self.lost.retain(|path| *path != record.head.source.path);
         let leased = vec![false; record.items.len()];
         let reported = matches!(self.outcome(&record), Some(Outcome::Rejected { .. }));
         let entry = Entry { record, generation, leased, settling: false, reported };
@@ -143,7 +156,7 @@ impl State {
     }
 
     /// The oldest that waits for this exporter, now in somebody's hands.
-    pub fn lease(&mut self, exporter: &str) -> Option<(Seq, usize, Generation, Head, Item)> {
+    pub fn lease(&mut self, exporter: &str) -> Option<Leased> {
         let seq = *self.lanes.get(exporter)?.to_lease.first()?;
         self.change(seq, |entry| {
             let items = entry.record.items.iter().zip(&mut entry.leased).enumerate();
@@ -152,7 +165,9 @@ impl State {
             });
             let (index, (item, leased)) = free.next()?;
             *leased = true;
-            Some((seq, index, entry.generation, entry.record.head.clone(), item.clone()))
+            let (head, item) = (entry.record.head.clone(), item.clone());
+            let untouched = entry.record.items.iter().all(|it| !it.touched && !it.is_finished());
+            Some(Leased { seq, index, generation: entry.generation, head, item, untouched })
         })?
     }
 
@@ -247,6 +262,10 @@ impl State {
             },
             _ => Accepted::Known,
         })
+    }
+
+    pub fn holds(&self, trace_id: TraceId) -> bool {
+        self.accepting.contains(&trace_id) || self.by_trace.contains_key(&trace_id)
     }
 
     pub fn remember(&mut self, trace_id: TraceId) {

@@ -27,7 +27,8 @@ use super::record::{Blob, Head, Item, Record, Seq};
 use crate::ids::TraceId;
 use error::Refusal;
 pub use error::{OpenError, StoreError};
-use files::Files;
+pub(super) use files::Files;
+pub use files::is_there;
 
 const HEADS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("heads");
 const ITEMS: TableDefinition<'_, (u64, u32), &[u8]> = TableDefinition::new("items");
@@ -170,6 +171,10 @@ impl Store {
             )
         };
         match open(files) {
+            // After a kill it is mended first, which takes room that was kept for such a case.
+            Err((Refusal::Other(_), Some(files))) if files.release_left_reserve() => {
+                open(files).map_err(|(refusal, _)| refusal.into_error(&path))
+            }
             Err((Refusal::Corrupt(reason), Some(files))) => {
                 let aside = files
                     .set_aside()
@@ -217,7 +222,9 @@ impl Store {
     /// # Errors
     /// The disk fails.
     pub fn start_over(&mut self) -> Result<Option<PathBuf>, StoreError> {
-        self.database = None;
+        // What tripped over a corrupt file may trip again, or wait for itself, when it is closed. It
+        // is left alone instead, with the file that goes out of the way.
+        std::mem::forget(self.database.take());
         let aside = self.files.as_ref().map(Files::set_aside).transpose();
         let aside = aside.map_err(redb::Error::from)?;
         self.reopen()?;

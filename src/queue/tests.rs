@@ -65,7 +65,7 @@ async fn all_required_exporters_settle_an_export() {
     queue.lease("b").await.expect("waiting").delivered(AT).await.expect("held");
     let settlement = queue.settlement().await.expect("done");
     assert_eq!(settlement.outcome, Outcome::Delivered { at: UnixNanos(9) });
-    settlement.written().await;
+    settlement.written(None).await;
     assert_eq!(queue.list(), []);
     let again = queue.accept(&delivery(1, &["x"]), &to(&["a"])).await;
     assert_eq!(again, Accepted::Known, "it was delivered just now");
@@ -78,7 +78,7 @@ async fn an_exporter_that_is_not_required_holds_nothing_back() {
     destinations[1].required = false;
     queue.accept(&delivery(1, &["x"]), &destinations).await;
     queue.lease("a").await.expect("waiting").delivered(AT).await.expect("held");
-    queue.settlement().await.expect("a is enough").written().await;
+    queue.settlement().await.expect("a is enough").written(None).await;
     assert_eq!(queue.list().len(), 1, "b has still to deliver");
     queue.lease("b").await.expect("waiting").delivered(AT).await.expect("held");
     assert_eq!(queue.list(), []);
@@ -130,7 +130,7 @@ async fn a_full_queue_makes_the_next_export_wait() {
     assert!(at_once(queue.accept(&next, &to(&["a"]))).await.is_none());
     assert!(matches!(&*queue.health().borrow(), Health::Full(why) if why.contains("`a`")));
     queue.lease("a").await.expect("waiting").delivered(AT).await.expect("held");
-    queue.settlement().await.expect("done").written().await;
+    queue.settlement().await.expect("done").written(None).await;
     assert_eq!(queue.accept(&next, &to(&["a"])).await, Accepted::New);
     assert_eq!(*queue.health().borrow(), Health::Good);
 }
@@ -151,7 +151,7 @@ async fn a_closed_queue_is_worked_off() {
     let mut settled = 0;
     while let Some(settlement) = queue.settlement().await {
         settled += 1;
-        settlement.written().await;
+        settlement.written(None).await;
     }
     assert_eq!(settled, 2);
 }
@@ -200,7 +200,7 @@ async fn a_reopened_queue_goes_on_where_it_was() {
     assert_eq!((ready.waiting, ready.dead_letters), (1, 1));
     assert!(at_once(ready.queue.lease("a")).await.is_none());
     let settlement = ready.queue.settlement().await.expect("delivered, not written back");
-    settlement.written().await;
+    settlement.written(None).await;
     end(ready);
     assert_eq!(at(directory.path()).waiting, 0);
 }
@@ -232,7 +232,7 @@ async fn an_exporter_that_is_gone_keeps_no_id_from_being_written() {
     let only_a = Exporters::from([("a".to_owned(), 100)]);
     let ready = Queue::open(location, &only_a, None).expect("a store");
     assert_eq!(ready.parked, 1);
-    ready.queue.settlement().await.expect("a is all there is").written().await;
+    ready.queue.settlement().await.expect("a is all there is").written(None).await;
     end(ready);
     let ready = at(directory.path());
     let mut lease = ready.queue.lease("b").await.expect("back again");
@@ -252,7 +252,7 @@ async fn what_is_delivered_takes_up_no_room_though_its_id_is_not_written() {
     assert_eq!(queue.accept(&delivery(2, &["xyz"]), &to(&["a"])).await, Accepted::New);
     let verified = queue.verify().await.expect("readable");
     assert_eq!((verified.exports, verified.requests), (2, 1));
-    unwritten.written().await;
+    unwritten.written(None).await;
 }
 
 #[tokio::test]

@@ -4,8 +4,10 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::METADATA_FILE;
 use crate::config::values::{ByteSize, HumanDuration};
 use crate::converter::options::SpanOptions;
+use crate::plan::ReadOptions;
 use crate::writeback::config::WriteBackConfig;
 
 /// Watch directories for exports.
@@ -16,6 +18,12 @@ pub struct ExportDirConfig {
     pub directories: Vec<PathBuf>,
     /// Look into sub-directories too. Default: true.
     pub recursive: bool,
+    /// Which files are exports: patterns for paths below a directory, with `*`, `**`, `?` and
+    /// `[...]`. Default: `**/onboarding-metadata.json`.
+    pub include: Vec<String>,
+    /// What is not looked at, directories with all below them. Default: `**/.git`,
+    /// `**/node_modules`, `**/target`.
+    pub exclude: Vec<String>,
     /// How long a file has to stay unchanged before it is read. More than 0, at most
     /// `settle_timeout`. Default: 100ms.
     pub settle: HumanDuration,
@@ -33,10 +41,24 @@ pub struct ExportDirConfig {
     pub max_concurrent_exports: usize,
     /// Stands in for the export's own project id. Default: not set.
     pub project_id: Option<String>,
+    /// An export that carries a `task_trace_id` is done: `skip`. Or it is new all the same, and the
+    /// value is replaced: `emit`, for exporters that carry old keys along. Default: skip.
+    pub on_existing_trace_id: ExistingTraceId,
     /// What is written into the export afterwards.
     pub write_back: WriteBackConfig,
     /// How an export becomes spans.
     pub spans: SpanOptions,
+}
+
+/// What an export that carries a trace id already is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExistingTraceId {
+    /// Done.
+    #[default]
+    Skip,
+    /// New, unless the id is the one that was written for exactly this version.
+    Emit,
 }
 
 impl Default for ExportDirConfig {
@@ -44,6 +66,8 @@ impl Default for ExportDirConfig {
         Self {
             directories: Vec::new(),
             recursive: true,
+            include: vec![format!("**/{METADATA_FILE}")],
+            exclude: ["**/.git", "**/node_modules", "**/target"].map(str::to_owned).into(),
             settle: HumanDuration::from_millis(100),
             settle_timeout: HumanDuration::from_secs(10),
             rescan_interval: HumanDuration::from_secs(30),
@@ -51,6 +75,7 @@ impl Default for ExportDirConfig {
             max_file_size: ByteSize::mib(64),
             max_concurrent_exports: 4,
             project_id: None,
+            on_existing_trace_id: ExistingTraceId::Skip,
             write_back: WriteBackConfig::default(),
             spans: SpanOptions::default(),
         }
@@ -58,6 +83,15 @@ impl Default for ExportDirConfig {
 }
 
 impl ExportDirConfig {
+    /// How exports that are found here are read.
+    pub fn read_options(&self) -> ReadOptions {
+        ReadOptions {
+            max_file_size: self.max_file_size.0,
+            project_id: self.project_id.clone(),
+            emit_existing: self.on_existing_trace_id == ExistingTraceId::Emit,
+        }
+    }
+
     /// Reports what is out of range: key path, message.
     pub fn check(&self, at: &mut dyn FnMut(&str, String)) {
         if self.directories.is_empty() {
@@ -66,6 +100,16 @@ impl ExportDirConfig {
         for (index, directory) in self.directories.iter().enumerate() {
             if directory.as_os_str().is_empty() {
                 at(&format!("directories.{index}"), "an empty path".into());
+            }
+        }
+        if self.include.is_empty() {
+            at("include", "name at least one pattern".into());
+        }
+        for (key, patterns) in [("include", &self.include), ("exclude", &self.exclude)] {
+            for (index, pattern) in patterns.iter().enumerate() {
+                if let Err(error) = glob::Pattern::new(pattern) {
+                    at(&format!("{key}.{index}"), format!("not a pattern: {error}"));
+                }
             }
         }
         if self.settle.is_zero() {

@@ -8,11 +8,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::METADATA_FILE;
-use super::watch::{Hint, Watcher};
-
-/// Directories that hold no exports but very many files.
-const SKIPPED: [&str; 3] = [".git", "node_modules", "target"];
+use super::mount;
+use super::select::Selection;
+use super::watch::{Hint, Watched, Watcher};
 
 /// What tells one version of a file from another without reading it. The change time is part of
 /// it so that a `chmod` that makes a file readable counts as a change.
@@ -47,9 +45,13 @@ pub struct Found {
 
 /// Walks the directories and keeps the watches on them.
 pub struct Scanner {
-    recursive: bool,
+    selection: Arc<Selection>,
     watcher: Option<Watcher>,
     tidy: Option<Tidy>,
+    /// Names the kind of a file system that gives no events.
+    without_events: fn(&Path) -> Option<&'static str>,
+    /// Some directory lies on one.
+    has_silent: bool,
 }
 
 /// What is done about files that a killed run left behind.
@@ -62,40 +64,49 @@ pub struct Tidy {
 
 impl Scanner {
     /// A scanner for a single look.
-    pub fn new(recursive: bool) -> Scanner {
-        Scanner::watching(recursive, None, None)
+    pub fn new(selection: Selection) -> Scanner {
+        Scanner::watching(Arc::new(selection), None, None)
     }
 
     pub(super) fn watching(
-        recursive: bool,
+        selection: Arc<Selection>,
         watcher: Option<Watcher>,
         tidy: Option<Tidy>,
     ) -> Scanner {
-        Scanner { recursive, watcher, tidy }
+        let without_events = mount::without_events;
+        Scanner { selection, watcher, tidy, without_events, has_silent: false }
     }
 
-    pub fn is_watching(&self) -> bool {
-        self.watcher.is_some()
+    /// Whether every directory tells of its changes.
+    pub fn hears_all(&self) -> bool {
+        self.watcher.is_some() && !self.has_silent
     }
 
-    /// One look at everything below some directories.
-    pub fn scan_all(&mut self, roots: &[PathBuf]) -> Found {
-        self.scan(roots, &Hint::Everything)
+    /// One look at everything.
+    pub fn scan_all(&mut self) -> Found {
+        self.scan(&Hint::Everything)
     }
 
-    pub(super) fn scan(&mut self, roots: &[PathBuf], hint: &Hint) -> Found {
+    pub(super) fn scan(&mut self, hint: &Hint) -> Found {
         let mut found = Found::default();
+        let selection = Arc::clone(&self.selection);
+        let roots = selection.roots();
         match hint {
             Hint::Everything => {
                 for root in roots {
                     self.scan_root(root, &mut found);
+                }
+                if let Some(watcher) = &mut self.watcher {
+                    watcher.forget_what_is_gone();
                 }
             }
             Hint::Directories(directories) => {
                 for root in roots {
                     for directory in directories {
                         if directory.starts_with(root) {
-                            self.scan_tree(directory, &mut found);
+                            if selection.is_entered(directory) {
+                                self.scan_tree(directory, &mut found);
+                            }
                         } else if root.starts_with(directory) {
                             // Something happened above the root: it may have come or gone.
                             self.scan_root(root, &mut found);
@@ -138,19 +149,17 @@ impl Scanner {
                 }
             };
             for entry in entries.flatten() {
-                let name = entry.file_name();
+                let (name, path) = (entry.file_name(), entry.path());
                 has_leftover |= self.tidy.as_ref().is_some_and(|tidy| (tidy.is_leftover)(&name));
-                let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
-                if name == METADATA_FILE {
+                let Ok(kind) = entry.file_type() else { continue };
+                if self.selection.is_export(&path) {
+                    let path = if kind.is_symlink() { self.resolved(path) } else { path };
                     // What is no regular file is refused by name when it is read.
-                    if let Ok(metadata) = entry.metadata() {
-                        found.exports.insert(entry.path(), Stamp::from(&metadata));
+                    if let Ok(metadata) = fs::symlink_metadata(&path) {
+                        found.exports.insert(path, Stamp::from(&metadata));
                     }
-                } else if is_directory
-                    && self.recursive
-                    && !SKIPPED.iter().any(|skip| name == *skip)
-                {
-                    directories.push(entry.path());
+                } else if kind.is_dir() && self.selection.is_entered(&path) {
+                    directories.push(path);
                 }
             }
             if let Some(tidy) = self.tidy.as_ref().filter(|_| has_leftover) {
@@ -159,13 +168,36 @@ impl Scanner {
         }
     }
 
+    /// What a link leads to, if that lies below the same directories: a mounted volume shows its
+    /// files as links to the version that is in force. A link that leads elsewhere stays itself, to
+    /// be refused by name.
+    fn resolved(&self, link: PathBuf) -> PathBuf {
+        let Ok(real) = link.canonicalize() else { return link };
+        let real_roots = self.selection.roots().iter().map(|root| (root, root.canonicalize()));
+        let mut within = real_roots.filter_map(|(root, real_root)| {
+            Some(root.join(real.strip_prefix(real_root.ok()?).ok()?))
+        });
+        within.next().unwrap_or(link)
+    }
+
     fn watch(&mut self, directory: &Path) {
         let Some(watcher) = &mut self.watcher else {
             return;
         };
-        if let Err(error) = watcher.watch(directory) {
-            tracing::warn!(path = %directory.display(), %error, "no file events; polling instead");
-            self.watcher = None;
+        match watcher.watch(directory) {
+            Ok(Watched::New) => {
+                let Some(kind) = (self.without_events)(directory) else { return };
+                if !std::mem::replace(&mut self.has_silent, true) {
+                    let path = directory.display();
+                    tracing::info!(%path, kind, "this file system gives no events; polling");
+                }
+            }
+            Ok(Watched::Before | Watched::Missing) => {}
+            Err(error) => {
+                let path = directory.display();
+                tracing::warn!(%path, %error, "no file events; polling instead");
+                self.watcher = None;
+            }
         }
     }
 }
@@ -178,6 +210,6 @@ impl std::fmt::Debug for Tidy {
 
 impl std::fmt::Debug for Scanner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Scanner").field("recursive", &self.recursive).finish_non_exhaustive()
+        f.debug_struct("Scanner").field("selection", &self.selection).finish_non_exhaustive()
     }
 }

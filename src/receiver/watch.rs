@@ -12,7 +12,7 @@ use notify::event::{AccessKind, AccessMode, ModifyKind};
 use notify::{Config, Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::mpsc;
 
-use super::METADATA_FILE;
+use super::select::Selection;
 
 /// Hints that may wait. When there are more, one look at everything replaces them.
 const MAX_WAITING: usize = 1_024;
@@ -29,6 +29,7 @@ pub struct Sender {
     directories: mpsc::Sender<PathBuf>,
     /// There was no room for a hint, or the kernel lost events.
     overflow: Arc<AtomicBool>,
+    selection: Arc<Selection>,
 }
 
 /// The far end.
@@ -37,11 +38,11 @@ pub struct Hints {
     overflow: Arc<AtomicBool>,
 }
 
-pub fn channel() -> (Sender, Hints) {
+pub fn channel(selection: Arc<Selection>) -> (Sender, Hints) {
     let (sender, receiver) = mpsc::channel(MAX_WAITING);
     let overflow = Arc::new(AtomicBool::new(false));
     (
-        Sender { directories: sender, overflow: Arc::clone(&overflow) },
+        Sender { directories: sender, overflow: Arc::clone(&overflow), selection },
         Hints { directories: receiver, overflow },
     )
 }
@@ -66,14 +67,14 @@ impl Hints {
 impl Sender {
     fn send(&self, directory: PathBuf) {
         if self.directories.try_send(directory).is_err() {
-            // The channel is full, so a hint is on its way, and whoever takes it sees the flag.
-            self.overflow.store(true, Ordering::Release);
+            self.everything();
         }
     }
 
     fn everything(&self) {
         self.overflow.store(true, Ordering::Release);
-        // Any hint will do to wake the other end.
+        // Any hint will do to wake the other end. If there is no room for it, one is on its way still,
+        // and whoever takes that sees the flag.
         let _ = self.directories.try_send(PathBuf::new());
     }
 
@@ -81,7 +82,7 @@ impl Sender {
         match event {
             Ok(event) if event.need_rescan() => self.everything(),
             Ok(event) => {
-                for directory in concerned(&event) {
+                for directory in concerned(&event, &self.selection) {
                     self.send(directory);
                 }
             }
@@ -94,7 +95,7 @@ impl Sender {
 }
 
 /// The directories in which an event may have brought, changed or removed an export.
-fn concerned(event: &Event) -> Vec<PathBuf> {
+fn concerned(event: &Event, selection: &Selection) -> Vec<PathBuf> {
     let structural = matches!(
         event.kind,
         EventKind::Create(_) | EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_))
@@ -105,10 +106,11 @@ fn concerned(event: &Event) -> Vec<PathBuf> {
         EventKind::Modify(_) | EventKind::Access(AccessKind::Close(AccessMode::Write))
     );
     let concerns = |path: &&PathBuf| {
-        let ours = path.file_name().is_some_and(|name| name == METADATA_FILE);
-        // A file of another name can be neither an export nor a directory that holds one, unless
-        // its kind cannot be asked any more.
-        let directory = || structural && fs::symlink_metadata(path).map_or(true, |it| it.is_dir());
+        let ours = selection.is_export(path);
+        // A file of another name can be neither an export nor a directory that holds one, nor a link
+        // to one, unless its kind cannot be asked any more.
+        let directory =
+            || structural && fs::symlink_metadata(path).map_or(true, |it| !it.is_file());
         (ours && (structural || content)) || directory()
     };
     event
@@ -120,6 +122,14 @@ fn concerned(event: &Event) -> Vec<PathBuf> {
             _ => PathBuf::from("."),
         })
         .collect()
+}
+
+/// What came of a wish to watch a directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Watched {
+    New,
+    Before,
+    Missing,
 }
 
 /// Watches on single directories.
@@ -139,20 +149,30 @@ impl Watcher {
         Ok(Watcher { inner, watched: HashMap::new() })
     }
 
+    /// Lets go of directories that are there no more.
+    pub fn forget_what_is_gone(&mut self) {
+        let gone: Vec<PathBuf> =
+            self.watched.keys().filter(|directory| !directory.exists()).cloned().collect();
+        for directory in gone {
+            self.watched.remove(&directory);
+            let _ = self.inner.unwatch(&directory);
+        }
+    }
+
     /// Watches a directory, unless it is watched already. One that does not exist is no error.
     ///
     /// # Errors
     /// A limit of the system was reached; there will be no events from this directory.
-    pub fn watch(&mut self, directory: &Path) -> Result<(), WatchError> {
+    pub fn watch(&mut self, directory: &Path) -> Result<Watched, WatchError> {
         let Ok(metadata) = fs::metadata(directory) else {
             if self.watched.remove(directory).is_some() {
                 let _ = self.inner.unwatch(directory);
             }
-            return Ok(());
+            return Ok(Watched::Missing);
         };
         let identity = (metadata.dev(), metadata.ino());
         match self.watched.get(directory) {
-            Some(known) if *known == identity => return Ok(()),
+            Some(known) if *known == identity => return Ok(Watched::Before),
             // Another directory of this name: the kernel watches the old one, if any.
             Some(_) => {
                 let _ = self.inner.unwatch(directory);
@@ -162,9 +182,9 @@ impl Watcher {
         match self.inner.watch(directory, RecursiveMode::NonRecursive) {
             Ok(()) => {
                 self.watched.insert(directory.to_owned(), identity);
-                Ok(())
+                Ok(Watched::New)
             }
-            Err(error) if is_gone(&error) => Ok(()),
+            Err(error) if is_gone(&error) => Ok(Watched::Missing),
             Err(error) => Err(WatchError(error)),
         }
     }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct WriteBackConfig {
-    /// `in_place` or `off`. Default: in_place.
+    /// `in_place`, `beside` or `off`. Default: in_place.
     pub mode: WriteBackMode,
 }
 
@@ -16,6 +16,8 @@ pub enum WriteBackMode {
     /// Two keys are added to the export's own file.
     #[default]
     InPlace,
-    /// The export is left untouched.
+    /// They go into `onboarding-metadata.task.json` next to it; the export is left untouched.
+    Beside,
+    /// Nothing is written; only the queue remembers that it was sent.
     Off,
 }

@@ -30,7 +30,7 @@ use rustix::io::Errno;
 
 use super::splice::{existing, splice};
 use super::temp::Temp;
-use super::{EMITTED_AT, TRACE_ID, WriteBackError};
+use super::{EMITTED_AT, TRACE_ID, WriteBackError, attributes};
 use crate::source::{Directory, Source, SourceError, Stamp};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,7 +102,9 @@ fn write_back_with(
         tracing::warn!(%path, links, "its other hard links stay without the trace id");
     }
     before(Step::Create).map_err(|errno| failed(path, "create a file beside it", errno))?;
-    let (temp, placed) = Temp::create(&dir, name, (&original, &source.sha256), &text)?;
+    let (temp, placed) = Temp::create(&dir, name, &source.sha256, &text, |new, path| {
+        attributes::copy(&original, new, path)
+    })?;
     drop(original); // NFS would keep a replaced file that is open under yet another name
     Swap { dir: &dir, name, temp, placed, before }.replace(source, max_bytes)
 }
@@ -217,10 +219,7 @@ impl Swap<'_> {
     /// Makes the exchange itself durable. Should this fail, a power cut may bring the former
     /// version back, which is whole as well and known to have been delivered.
     fn sync(&self) {
-        if let Err(error) = rustix::fs::fsync(&self.dir.fd) {
-            let path = self.dir.canonical.display();
-            tracing::debug!(%path, %error, "the directory could not be brought to the disk");
-        }
+        sync(self.dir);
     }
 
     fn stranded(&self, errno: Errno) -> WriteBackError {
@@ -232,7 +231,15 @@ impl Swap<'_> {
     }
 }
 
-fn failed(path: &Path, action: &'static str, errno: Errno) -> WriteBackError {
+/// Makes a change of names durable.
+pub(super) fn sync(dir: &Directory) {
+    if let Err(error) = rustix::fs::fsync(&dir.fd) {
+        let path = dir.canonical.display();
+        tracing::debug!(%path, %error, "the directory could not be brought to the disk");
+    }
+}
+
+pub(super) fn failed(path: &Path, action: &'static str, errno: Errno) -> WriteBackError {
     WriteBackError::System { path: path.to_path_buf(), action, source: errno.into() }
 }
 

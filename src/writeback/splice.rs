@@ -1,4 +1,5 @@
-//! Adds members to the top-level object of a JSON text and leaves every byte that was there.
+//! Sets members of the top-level object of a JSON text and leaves every other byte as it was: a
+//! value that is there is replaced where it stands, a new member goes in before the closing brace.
 //!
 //! ```text
 //!   {\n  "a": 1,\n  "b" : [2]                                      \n}
@@ -13,6 +14,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt::Write as _;
+use std::ops::Range;
 
 use serde_json::value::RawValue;
 
@@ -23,29 +25,47 @@ pub(super) type Members<'a> = HashMap<Cow<'a, str>, &'a RawValue>;
 pub enum SpliceError {
     #[error("not a JSON object: {0}")]
     Invalid(#[from] serde_json::Error),
-    #[error("the key `{0}` is there already")]
-    KeyPresent(String),
 }
 
-/// `original` with each entry added as a string member before the closing brace, in order.
+/// `original` with each entry as a string member: in place of the value that the key has, else added
+/// before the closing brace, in order.
 pub fn splice(original: &[u8], entries: &[(&str, &str)]) -> Result<Vec<u8>, SpliceError> {
     let object = parse(original)?;
-    if let Some((key, _)) = entries.iter().find(|(key, _)| object.contains_key(*key)) {
-        return Err(SpliceError::KeyPresent((*key).to_owned()));
-    }
-
     let last = Last::find(original);
     let style = last.style(original);
+    let mut edits: Vec<(Range<usize>, String)> = Vec::new();
     let mut added = String::new();
-    for (index, (key, value)) in entries.iter().enumerate() {
-        let comma = if index == 0 && object.is_empty() { "" } else { "," };
+    for (key, value) in entries {
+        if let Some(present) = object.get(*key) {
+            let mut quoted = String::new();
+            push_quoted(&mut quoted, value);
+            edits.push((place_of(present, original), quoted));
+            continue;
+        }
+        let comma = if added.is_empty() && object.is_empty() { "" } else { "," };
         added.push_str(comma);
         added.push_str(if comma.is_empty() { &style.first_lead } else { &style.lead });
         push_quoted(&mut added, key);
         added.push_str(&style.colon);
         push_quoted(&mut added, value);
     }
-    Ok([&original[..last.end], added.as_bytes(), &original[last.end..]].concat())
+    edits.push((last.end..last.end, added));
+    edits.sort_by_key(|(place, _)| (place.start, place.end));
+    let mut out = Vec::with_capacity(original.len() + 128);
+    let mut copied = 0;
+    for (place, text) in edits {
+        out.extend_from_slice(&original[copied..place.start]);
+        out.extend_from_slice(text.as_bytes());
+        copied = place.end;
+    }
+    out.extend_from_slice(&original[copied..]);
+    Ok(out)
+}
+
+/// Where a value stands in the text that it was borrowed from.
+fn place_of(value: &RawValue, text: &[u8]) -> Range<usize> {
+    let start = value.get().as_ptr().addr() - text.as_ptr().addr();
+    start..start + value.get().len()
 }
 
 /// The string that stands under `key` in the top-level object, if this is one and has it.

@@ -15,13 +15,13 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{AtFlags, Mode, OFlags};
 use sha2::{Digest, Sha256};
 
-use super::{WriteBackError, attributes};
+use super::WriteBackError;
 use crate::source::{Directory, Stamp};
 
 /// Whether a file name is one of ours, to be passed over by whoever looks for exports.
@@ -93,12 +93,13 @@ pub(super) struct Temp<'a> {
 }
 
 impl<'a> Temp<'a> {
-    /// A complete file, as durable as the disk: `text`, and all else as `original` has it.
+    /// A complete file, as durable as the disk: `text`, and all else as `dress` makes it.
     pub(super) fn create(
         dir: &'a Directory,
         target: &OsStr,
-        (original, digest): (&File, &[u8; 32]),
+        digest: &[u8; 32],
         text: &[u8],
+        dress: impl FnOnce(&File, &Path) -> Result<(), WriteBackError>,
     ) -> Result<(Self, Stamp), WriteBackError> {
         let path = dir.canonical.join(target);
         let failed = |action| {
@@ -114,7 +115,7 @@ impl<'a> Temp<'a> {
 
         let mut file = File::from(fd);
         file.write_all(text).map_err(failed("write the new file"))?;
-        attributes::copy(original, &file, &path)?;
+        dress(&file, &path)?;
         file.sync_all().map_err(failed("bring the new file to the disk"))?;
         let stamp = rustix::fs::fstat(&file)
             .map_err(|errno| failed("look at the new file")(errno.into()))?;

@@ -78,14 +78,7 @@ impl From<redb::Error> for Refusal {
             // Sound, and not for this version to read: a person has to decide.
             error @ redb::Error::UpgradeRequired(_) => Refusal::Other(error.to_string()),
             // No room or no right is nothing that a new file would have.
-            redb::Error::Io(error)
-                if !matches!(
-                    error.kind(),
-                    io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
-                ) =>
-            {
-                Refusal::Other(error.to_string())
-            }
+            redb::Error::Io(error) if !is_corruption(&error) => Refusal::Other(error.to_string()),
             error => Refusal::Corrupt(error.to_string()),
         }
     }
@@ -95,7 +88,15 @@ impl From<redb::Error> for StoreError {
     fn from(error: redb::Error) -> StoreError {
         match error {
             redb::Error::Corrupted(reason) => StoreError::Corrupt(reason),
+            redb::Error::Io(error) if is_corruption(&error) => {
+                StoreError::Corrupt(error.to_string())
+            }
             error => StoreError::Failing(error.to_string()),
         }
     }
+}
+
+/// The disk gave something, and it is not what was written.
+fn is_corruption(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
 }

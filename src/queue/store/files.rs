@@ -116,11 +116,21 @@ impl Files {
         made
     }
 
+    /// Gives up what an earlier run kept. False when it kept nothing.
+    pub fn release_left_reserve(&self) -> bool {
+        fs::remove_file(self.directory.join(RESERVE)).is_ok()
+    }
+
     /// Gives the reserve up. False when there is none.
     pub fn release_reserve(&mut self) -> bool {
         let had = std::mem::take(&mut self.has_reserve);
         had && fs::remove_file(self.directory.join(RESERVE)).is_ok()
     }
+}
+
+/// Whether somebody ever had a queue in this directory.
+pub fn is_there(directory: &Path) -> bool {
+    directory.join(STORE).exists()
 }
 
 /// For a file that nobody else can read, and that may or may not be there.

@@ -1,4 +1,4 @@
-//! A disk that fills up, and has room again.
+//! Disks that fill up, break, are torn by a crash, and get well again.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,24 +6,51 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use redb::{Builder, StorageBackend};
 
 use super::*;
+use crate::queue::store::Files;
 
-/// A disk in memory that survives being closed, and can be full.
+/// A disk in memory that survives being closed.
 #[derive(Clone, Debug, Default)]
-struct Disk {
+pub struct Disk {
     bytes: Arc<Mutex<Vec<u8>>>,
+    /// What is there after a crash: everything up to the last fsync.
+    synced: Arc<Mutex<Vec<u8>>>,
     full: Arc<AtomicBool>,
+    read_only: Arc<AtomicBool>,
+    /// While this file is there it takes up the room that would be needed.
+    reserve: Option<PathBuf>,
 }
 
 impl Disk {
     fn check(&self) -> io::Result<()> {
-        if self.full.load(Ordering::Acquire) {
+        let taken = self.reserve.as_ref().is_none_or(|reserve| reserve.exists());
+        if self.full.load(Ordering::Acquire) && taken {
             return Err(io::Error::from(io::ErrorKind::StorageFull));
+        }
+        if self.read_only.load(Ordering::Acquire) {
+            return Err(io::Error::from(io::ErrorKind::ReadOnlyFilesystem));
         }
         Ok(())
     }
 
     fn bytes(&self) -> MutexGuard<'_, Vec<u8>> {
         self.bytes.lock().expect("no panic under the lock")
+    }
+
+    /// The disk as it is found after the power went.
+    pub fn after_a_crash(&self) -> Disk {
+        let synced = self.synced.lock().expect("no panic under the lock").clone();
+        let bytes = Arc::new(Mutex::new(synced.clone()));
+        Disk { bytes, synced: Arc::new(Mutex::new(synced)), ..Disk::default() }
+    }
+
+    pub fn open(&self, files: Option<Files>) -> Opened {
+        let backend = self.clone();
+        let open = move || Builder::new().create_with_backend(backend.clone());
+        Store::open_with(files, Box::new(open)).map_err(|(refusal, _)| refusal).expect("a store")
+    }
+
+    pub fn queue(&self) -> Ready {
+        Queue::of(self.open(None), &exporters(u64::MAX), None).expect("a queue")
     }
 }
 
@@ -34,7 +61,9 @@ impl StorageBackend for Disk {
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         let at = usize::try_from(offset).expect("small");
-        out.copy_from_slice(&self.bytes()[at..at + out.len()]);
+        let bytes = self.bytes();
+        let found = bytes.get(at..at + out.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
+        out.copy_from_slice(found);
         Ok(())
     }
 
@@ -45,13 +74,18 @@ impl StorageBackend for Disk {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.check()
+        self.check()?;
+        self.synced.lock().expect("no panic under the lock").clone_from(&self.bytes());
+        Ok(())
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         self.check()?;
         let at = usize::try_from(offset).expect("small");
-        self.bytes()[at..at + data.len()].copy_from_slice(data);
+        let mut bytes = self.bytes();
+        let end = bytes.len().max(at + data.len());
+        bytes.resize(end, 0);
+        bytes[at..at + data.len()].copy_from_slice(data);
         Ok(())
     }
 }
@@ -61,11 +95,7 @@ impl StorageBackend for Disk {
 #[tokio::test(start_paused = true)]
 async fn a_full_disk_stops_the_intake_until_there_is_room() {
     let disk = Disk::default();
-    let backend = disk.clone();
-    let open = move || Builder::new().create_with_backend(backend.clone());
-    let opened = Store::open_with(None, Box::new(open)).expect("an empty disk");
-    let (journal, _thread) = Journal::start(opened.store).expect("a thread");
-    let queue = Queue::new(journal, State::new(&exporters(100), None));
+    let queue = disk.queue().queue;
     assert_eq!(queue.accept(&delivery(1, &["x"]), &to(&["a"])).await, Accepted::New);
 
     disk.full.store(true, Ordering::Release);
@@ -81,4 +111,95 @@ async fn a_full_disk_stops_the_intake_until_there_is_room() {
     assert_eq!(waiting.await.expect("no panic"), Accepted::New);
     assert_eq!(*queue.health().borrow(), Health::Good);
     assert_eq!(queue.list().len(), 2);
+}
+
+/// Scenario: the disk turns read-only while a request is acknowledged. Guarantees: the next one is
+/// not sent before the acknowledgement is on disk, and it is once the disk takes it.
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_turns_read_only_stops_the_sending_until_it_takes_the_acknowledgement() {
+    let disk = Disk::default();
+    let queue = disk.queue().queue;
+    queue.accept(&delivery(1, &["x", "y"]), &to(&["a"])).await;
+    let mut lease = queue.lease("a").await.expect("waiting");
+    lease.begin().await.expect("held");
+    disk.read_only.store(true, Ordering::Release);
+    let mut health = queue.health();
+    let waiting = tokio::spawn(async move { lease.acknowledged(None).await.map(|()| lease) });
+    drop(health.wait_for(|health| matches!(health, Health::Failing(_))).await.expect("a queue"));
+    assert!(!waiting.is_finished());
+
+    disk.read_only.store(false, Ordering::Release);
+    let mut lease = waiting.await.expect("no panic").expect("held");
+    assert_eq!(lease.next_request().await.expect("held").as_deref(), Some(b"y".as_slice()));
+    assert_eq!(*queue.health().borrow(), Health::Good);
+    let found = disk.after_a_crash().queue();
+    assert_eq!(found.queue.list()[0].exporters[0].requests_waiting, 1, "it is on disk");
+}
+
+/// Scenario: the queue itself has filled the disk. Guarantees: what is in it is still worked off,
+/// on the room that was kept, and then there is room again.
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_the_queue_has_filled_is_emptied_again() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let reserve = directory.path().join("queue.reserve");
+    let disk = Disk { reserve: Some(reserve.clone()), ..Disk::default() };
+    let files = Files::take(directory.path()).expect("a directory");
+    let opened = disk.open(Some(files));
+    let queue = Queue::of(opened, &exporters(u64::MAX), None).expect("a queue").queue;
+    queue.accept(&delivery(1, &["x"]), &to(&["a"])).await;
+    assert_eq!(std::fs::metadata(&reserve).expect("the reserve").len(), 1 << 20);
+
+    disk.full.store(true, Ordering::Release);
+    let mut lease = queue.lease("a").await.expect("waiting");
+    lease.begin().await.expect("on the room that was kept");
+    assert!(!reserve.exists());
+    lease.acknowledged(None).await.expect("held");
+    lease.delivered(AT).await.expect("held");
+    queue.settlement().await.expect("done").written(None).await;
+    assert_eq!(queue.list(), []);
+
+    disk.full.store(false, Ordering::Release);
+    assert_eq!(queue.accept(&delivery(2, &["y"]), &to(&["a"])).await, Accepted::New);
+    assert!(reserve.exists(), "kept for the next time");
+}
+
+/// Scenario: the file is cut off while the queue works on it. Guarantees: it is not tried for ever;
+/// the queue begins anew and tells everybody to look again.
+#[tokio::test(start_paused = true)]
+async fn a_store_that_is_cut_off_while_it_runs_is_begun_anew() {
+    let disk = Disk::default();
+    let directory = tempfile::tempdir().expect("a directory");
+    std::fs::write(directory.path().join("queue.redb"), "stands for the file").expect("written");
+    let files = Files::take(directory.path()).expect("a directory");
+    // Setting the file aside leaves a new, empty disk.
+    let (backend, path) = (disk.clone(), directory.path().join("queue.redb"));
+    let open = move || {
+        if !path.exists() {
+            backend.bytes().clear();
+            std::fs::write(&path, "the next").map_err(redb::StorageError::from)?;
+        }
+        Builder::new().set_cache_size(0).create_with_backend(backend.clone())
+    };
+    let opened = Store::open_with(Some(files), Box::new(open));
+    let opened = opened.map_err(|(refusal, _)| refusal).expect("a store");
+    let queue = Queue::of(opened, &exporters(u64::MAX), None).expect("a queue").queue;
+    queue.accept(&delivery(1, &["x"]), &to(&["a"])).await;
+    let mut restarts = queue.restarts();
+
+    let mut lease = queue.lease("a").await.expect("waiting");
+    disk.bytes().truncate(100);
+    assert!(lease.next_request().await.is_err(), "it is lost with its store");
+    drop(lease);
+    let offered = delivery(2, &["y"]);
+    assert_eq!(queue.accept(&offered, &to(&["a"])).await, Accepted::New);
+    restarts.changed().await.expect("a queue");
+    let held: Vec<PathBuf> = queue.list().into_iter().map(|one| one.path).collect();
+    assert_eq!(held, [PathBuf::from("/x/2")]);
+    let again = queue.accept(&delivery(1, &["x"]), &to(&["a"])).await;
+    assert_eq!(again, Accepted::New, "a scan finds its file without an id");
+    assert_eq!(queue.waiting().len(), 2);
+    let names = std::fs::read_dir(directory.path()).expect("a directory");
+    let aside = |name: &std::ffi::OsString| name.to_string_lossy().contains(".corrupt-");
+    let aside: Vec<_> = names.flatten().map(|it| it.file_name()).filter(aside).collect();
+    assert_eq!(aside.len(), 1);
 }

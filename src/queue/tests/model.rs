@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
+use super::disk::Disk;
 use super::*;
 
 #[derive(Clone, Debug)]
@@ -18,7 +19,7 @@ enum Step {
     Retry,
     /// End in peace, and open again.
     Reopen,
-    /// Lose the process with a request on its way.
+    /// Lose the machine with a request on its way: what was not fsynced is gone.
     Crash,
 }
 
@@ -62,8 +63,8 @@ impl Model {
 }
 
 async fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
-    let directory = tempfile::tempdir().expect("a directory");
-    let mut ready = at(directory.path());
+    let mut disk = Disk::default();
+    let mut ready = disk.queue();
     let mut model = Model::default();
     for step in steps {
         let queue = ready.queue.clone();
@@ -118,7 +119,7 @@ async fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
                     let settlement = queue.settlement().await.expect("the model has one");
                     if matches!(settlement.outcome, Outcome::Delivered { .. }) {
                         prop_assert_eq!(settlement.head.source.sha256[0], number);
-                        settlement.written().await;
+                        settlement.written(None).await;
                         break;
                     }
                     settlement.reported();
@@ -134,16 +135,23 @@ async fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
                 prop_assert_eq!(queue.retry(*seq).await, Ok(true));
             }
             Step::Reopen | Step::Crash => {
-                if let (Step::Crash, Some(one)) = (&step, model.waiting()) {
-                    let mut lease = queue.lease("a").await.expect("the model has one");
-                    lease.begin().await.expect("held");
-                    one.touched = true;
-                    // Letting go of a lease writes nothing, so the disk is as a kill leaves it.
-                    drop(lease);
+                let mut found = disk.clone();
+                if matches!(step, Step::Crash) {
+                    if let Some(one) = model.waiting() {
+                        let mut lease = queue.lease("a").await.expect("the model has one");
+                        lease.begin().await.expect("held");
+                        one.touched = true;
+                        found = disk.after_a_crash();
+                        drop(lease);
+                    } else {
+                        found = disk.after_a_crash();
+                    }
+                    // A store that closes in peace writes; what it writes is not there any more.
                 }
                 drop(queue);
                 end(ready);
-                ready = at(directory.path());
+                disk = found;
+                ready = disk.queue();
                 model.delivered_in_this_run.clear();
                 model.next = model.held.keys().last().map_or(0, |last| last + 1);
                 let dead = model.held.values().filter(|one| one.rejected).count();

@@ -344,11 +344,11 @@ fn a_newer_export_that_cannot_be_put_back_is_kept_and_named() {
 }
 
 #[test]
-fn an_export_that_names_another_trace_is_not_renamed() {
+fn the_id_of_another_trace_is_replaced_where_it_stands() {
     let case = Case::new();
-    fs::write(case.at(NAME), r#"{"task_trace_id": "other"}"#).unwrap();
+    fs::write(case.at(NAME), r#"{"task_trace_id": "other", "a": 1}"#).unwrap();
     let source = load(&case.at(NAME), MAX).unwrap().source;
-    let error = write_back(&source, "0af7", "now", MAX).unwrap_err();
-    assert!(error.to_string().contains("`task_trace_id` is there already"), "{error}");
+    assert_eq!(write_back(&source, "0af7", "now", MAX).unwrap(), Outcome::Written);
+    case.holds(r#"{"task_trace_id": "0af7", "a": 1, "task_emission_timestamp": "now"}"#);
     assert_eq!(case.stray(), None);
 }

@@ -20,6 +20,8 @@ pub type Body = UnsyncBoxBody<Bytes, Infallible>;
 #[derive(Clone, Debug, PartialEq)]
 pub enum Fault {
     Ok,
+    /// OK, after this long.
+    Slow(Duration),
     Grpc {
         code: Code,
         message: String,
@@ -114,13 +116,15 @@ impl Fault {
 
     /// Whether the request counts as taken by the endpoint.
     pub fn accepts(&self) -> bool {
-        matches!(self, Self::Ok | Self::Partial { .. })
+        matches!(self, Self::Ok | Self::Slow(_) | Self::Partial { .. })
     }
 
     /// The answer; `Stall` and `Reset` have none.
     pub(super) fn response(&self, protocol: Protocol) -> Option<Response<Body>> {
         Some(match self {
-            Self::Ok => success(protocol, &ExportTraceServiceResponse::default().encode_to_vec()),
+            Self::Ok | Self::Slow(_) => {
+                success(protocol, &ExportTraceServiceResponse::default().encode_to_vec())
+            }
             Self::Partial { rejected, message } => {
                 let response = ExportTraceServiceResponse {
                     partial_success: Some(ExportTracePartialSuccess {

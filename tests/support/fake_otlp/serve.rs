@@ -86,6 +86,9 @@ async fn answer(
         return Ok(Fault::http(400).saying("the body broke off").response(Protocol::Http).unwrap());
     };
     let (protocol, fault) = judge(&shared, head.uri.path(), &head.headers, body.to_bytes());
+    if let Fault::Slow(delay) = fault {
+        tokio::time::sleep(delay).await;
+    }
     match fault.response(protocol) {
         Some(response) => Ok(response),
         None => {

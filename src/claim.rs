@@ -1,0 +1,121 @@
+//! Which of several processes works on an export: the one that has an advisory lock on its inode.
+//!
+//! ```text
+//! open ─▶ still the version that was read? ─▶ flock ─▶ still under this name? ─▶ Ours
+//!            │ no: does it carry our id?        │ held        └─ no: look again
+//!            └─▶ Emitted, or Ours unlocked      └─▶ Busy
+//! ```
+//!
+//! Ids are computed from the export, so who comes second finds in the file the id that it would
+//! have written itself, and has nothing left to do. The lock asks nothing of anybody else: an
+//! exporter that knows nothing of it is not hindered.
+
+use std::fs::{File, TryLockError};
+use std::path::Path;
+
+use rustix::fs::{AtFlags, Mode, OFlags};
+
+use crate::ids::TraceId;
+use crate::source::{Directory, Source, Stamp};
+use crate::writeback::{self, config::WriteBackMode};
+
+/// How often a file that is replaced under our eyes is looked at.
+const LOOKS: usize = 8;
+
+#[derive(Debug)]
+pub enum Claim {
+    /// To be worked on here. The lock, held until this is dropped, if there is anything to lock.
+    Ours(Option<File>),
+    /// Another process works on it.
+    Busy,
+    /// Another process did: the id is where it belongs.
+    Emitted,
+}
+
+/// Tries to become the one that works on this export. Blocks on the disk, and for nobody.
+pub fn claim(source: &Source, trace_id: TraceId, mode: WriteBackMode) -> Claim {
+    let (Some(parent), Some(name)) = (source.canonical.parent(), source.canonical.file_name())
+    else {
+        return Claim::Ours(None);
+    };
+    let name = Path::new(name);
+    for _ in 0..LOOKS {
+        if writeback::carries(source, trace_id, mode) {
+            return Claim::Emitted;
+        }
+        let Ok(dir) = Directory::open(parent) else { return Claim::Ours(None) };
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        // What is gone or unreadable, or another version, is not there to be locked.
+        let Ok(fd) = rustix::fs::openat(&dir.fd, name, flags, Mode::empty()) else {
+            return Claim::Ours(None);
+        };
+        let is_source = |stat: rustix::io::Result<rustix::fs::Stat>| {
+            stat.is_ok_and(|stat| Stamp::from(&stat) == source.stamp())
+        };
+        if !is_source(rustix::fs::fstat(&fd)) {
+            return Claim::Ours(None);
+        }
+        let file = File::from(fd);
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Claim::Busy,
+            // A file system without locks.
+            Err(TryLockError::Error(_)) => return Claim::Ours(None),
+        }
+        // Whoever had the lock before may have put another file in its place, or an id beside it.
+        let present = rustix::fs::statat(&dir.fd, name, AtFlags::SYMLINK_NOFOLLOW);
+        if is_source(present) && !writeback::carries(source, trace_id, mode) {
+            return Claim::Ours(Some(file));
+        }
+    }
+    Claim::Ours(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::source;
+    use crate::writeback::{write_back, write_beside};
+
+    const MAX: u64 = 1 << 20;
+    const AT: &str = "2026-01-02T03:04:05Z";
+
+    fn export() -> (tempfile::TempDir, Source, TraceId) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("onboarding-metadata.json");
+        fs::write(&path, "{}").unwrap();
+        let source = source::load(&path, MAX).unwrap().source;
+        let trace_id = TraceId::of_export(&path, source.mtime_ns, b"{}");
+        (dir, source, trace_id)
+    }
+
+    #[test]
+    fn one_at_a_time_until_the_id_is_there() {
+        for mode in [WriteBackMode::InPlace, WriteBackMode::Beside] {
+            let (_dir, source, trace_id) = export();
+            let claim = || claim(&source, trace_id, mode);
+            let Claim::Ours(Some(lock)) = claim() else { panic!("nobody else is there") };
+            assert!(matches!(claim(), Claim::Busy));
+            let id = trace_id.to_string();
+            match mode {
+                WriteBackMode::Beside => write_beside(&source, &id, AT, MAX).unwrap(),
+                _ => write_back(&source, &id, AT, MAX).unwrap(),
+            };
+            assert!(matches!(claim(), Claim::Emitted), "{mode:?}");
+            drop(lock);
+            assert!(matches!(claim(), Claim::Emitted), "{mode:?}");
+        }
+    }
+
+    #[test]
+    fn another_version_is_not_there_to_be_locked() {
+        let (_dir, source, trace_id) = export();
+        fs::write(&source.path, "{ }").unwrap();
+        let lock = |source| claim(source, trace_id, WriteBackMode::InPlace);
+        assert!(matches!(lock(&source), Claim::Ours(None)));
+        fs::remove_file(&source.path).unwrap();
+        assert!(matches!(lock(&source), Claim::Ours(None)));
+    }
+}

@@ -1,0 +1,144 @@
+//! Which files are exports, and which directories are not looked into; pure.
+//!
+//! ```text
+//! path ─ root ─▶ relative ─▶ excluded, it or anything above? ─no─▶ included? ─yes─▶ an export
+//! ```
+
+use std::path::{Path, PathBuf};
+
+use glob::{MatchOptions, Pattern};
+
+use super::config::ExportDirConfig;
+
+/// `*` and `?` stay within one name; `**` does not.
+const OPTIONS: MatchOptions = MatchOptions {
+    case_sensitive: true,
+    require_literal_separator: true,
+    require_literal_leading_dot: false,
+};
+
+/// The patterns of a receiver, ready to be used.
+#[derive(Clone, Debug)]
+pub struct Selection {
+    roots: Vec<PathBuf>,
+    include: Vec<Pattern>,
+    exclude: Vec<Pattern>,
+    recursive: bool,
+    /// Names that are never exports.
+    never: fn(&std::ffi::OsStr) -> bool,
+}
+
+impl Selection {
+    /// A pattern that is none, which the configuration refuses, selects nothing.
+    pub fn new(config: &ExportDirConfig, never: fn(&std::ffi::OsStr) -> bool) -> Selection {
+        let compiled = |patterns: &[String]| {
+            patterns.iter().filter_map(|pattern| Pattern::new(pattern).ok()).collect()
+        };
+        Selection {
+            roots: config.directories.clone(),
+            include: compiled(&config.include),
+            exclude: compiled(&config.exclude),
+            recursive: config.recursive,
+            never,
+        }
+    }
+
+    pub fn roots(&self) -> &[PathBuf] {
+        &self.roots
+    }
+
+    /// Whether a file of this path is an export. One that a user names as a directory always is.
+    pub fn is_export(&self, path: &Path) -> bool {
+        let selected = |relative: &Path| {
+            relative.as_os_str().is_empty()
+                || (self.include.iter().any(|it| it.matches_path_with(relative, OPTIONS))
+                    && !self.is_excluded(relative)
+                    && (self.recursive || relative.parent() == Some(Path::new(""))))
+        };
+        !path.file_name().is_none_or(self.never)
+            && self.roots.iter().any(|root| path.strip_prefix(root).is_ok_and(selected))
+    }
+
+    /// Whether a directory is looked into.
+    pub fn is_entered(&self, path: &Path) -> bool {
+        self.roots.iter().any(|root| {
+            path.strip_prefix(root).is_ok_and(|relative| {
+                relative.as_os_str().is_empty() || (self.recursive && !self.is_excluded(relative))
+            })
+        })
+    }
+
+    fn is_excluded(&self, relative: &Path) -> bool {
+        let parts = relative.ancestors().filter(|part| !part.as_os_str().is_empty());
+        parts
+            .into_iter()
+            .any(|part| self.exclude.iter().any(|pattern| pattern.matches_path_with(part, OPTIONS)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn selection(include: &[&str], exclude: Option<&[&str]>, recursive: bool) -> Selection {
+        let owned = |patterns: &[&str]| patterns.iter().map(|it| (*it).to_owned()).collect();
+        let mut config = ExportDirConfig {
+            directories: vec!["/out".into(), "/target".into()],
+            recursive,
+            ..ExportDirConfig::default()
+        };
+        if !include.is_empty() {
+            config.include = owned(include);
+        }
+        config.exclude = exclude.map_or(config.exclude, owned);
+        Selection::new(&config, |name| name == "never.json")
+    }
+
+    #[test]
+    fn defaults_take_every_metadata_file_outside_of_what_is_skipped() {
+        let selection = selection(&[], None, true);
+        for (path, taken) in [
+            ("/out/onboarding-metadata.json", true),
+            ("/out/a/b/onboarding-metadata.json", true),
+            ("/target/onboarding-metadata.json", true),
+            ("/out/onboarding-metadata.json.bak", false),
+            ("/out/.onboarding-metadata.json", false),
+            ("/out/target/onboarding-metadata.json", false),
+            ("/out/a/node_modules/b/onboarding-metadata.json", false),
+            ("/elsewhere/onboarding-metadata.json", false),
+            ("/out", true),
+        ] {
+            assert_eq!(selection.is_export(Path::new(path)), taken, "{path}");
+        }
+        for (path, entered) in
+            [("/out", true), ("/out/a", true), ("/out/.git", false), ("/out/a/.git/x", false)]
+        {
+            assert_eq!(selection.is_entered(Path::new(path)), entered, "{path}");
+        }
+    }
+
+    #[test]
+    fn patterns_replace_the_defaults() {
+        let selection = selection(&["shop/*/meta-?.json", "*.json"], Some(&["**/old"]), true);
+        for (path, taken) in [
+            ("/out/shop/eu/meta-1.json", true),
+            ("/out/shop/eu/de/meta-1.json", false),
+            ("/out/any.json", true),
+            ("/out/never.json", false),
+            ("/out/shop/old/meta-1.json", false),
+            ("/out/x/any.json", false),
+        ] {
+            assert_eq!(selection.is_export(Path::new(path)), taken, "{path}");
+        }
+        assert!(selection.is_entered(Path::new("/out/target")));
+        assert!(!selection.is_entered(Path::new("/out/a/old")));
+    }
+
+    #[test]
+    fn without_recursion_only_the_directory_itself_counts() {
+        let selection = selection(&[], None, false);
+        assert!(selection.is_export(Path::new("/out/onboarding-metadata.json")));
+        assert!(!selection.is_export(Path::new("/out/a/onboarding-metadata.json")));
+        assert!(!selection.is_entered(Path::new("/out/a")));
+    }
+}

@@ -1,0 +1,136 @@
+//! `write_back: beside`: the trace id goes into a file of its own, and the export stays as it is.
+//!
+//! ```text
+//! onboarding-metadata.json ─▶ as emitted? ─▶ temp file ─▶ rename ─▶ onboarding-metadata.task.json
+//! ```
+//!
+//! For whoever holds the export against a checksum, or does not let it be written.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::Mode;
+
+use super::replace::{failed, sync};
+use super::temp::Temp;
+use super::{EMITTED_AT, Outcome, TRACE_ID, WriteBackError, splice};
+use crate::source::{self, Directory, Source, SourceError};
+
+/// Which version of the export the id belongs to.
+const CHECKSUM: &str = "metadata_sha256";
+
+const ENDING: &str = ".task.json";
+
+/// What this writes is small; anything larger is not ours.
+const MAX_BYTES: u64 = 64 * 1024;
+
+/// Whether a file is one that is written beside an export.
+pub fn is_beside_name(name: &OsStr) -> bool {
+    name.as_encoded_bytes().ends_with(ENDING.as_bytes())
+}
+
+fn beside_name(name: &OsStr) -> PathBuf {
+    let mut beside = Path::new(name).with_extension("").into_os_string();
+    beside.push(ENDING);
+    beside.into()
+}
+
+/// The trace id that stands beside an export, of this version or another.
+pub fn id_beside(export: &Path) -> Option<String> {
+    let beside = export.with_file_name(beside_name(export.file_name()?));
+    let loaded = source::load(&beside, MAX_BYTES).ok()?;
+    splice::existing(&loaded.bytes, TRACE_ID)
+}
+
+/// Writes the two keys beside the export that `source` identifies, if it is still there.
+pub fn write_beside(
+    source: &Source,
+    task_trace_id: &str,
+    task_emission_timestamp: &str,
+    max_bytes: u64,
+) -> Result<Outcome, WriteBackError> {
+    let path = &source.canonical;
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Ok(Outcome::Gone);
+    };
+    let dir = match Directory::open(parent) {
+        Err(SourceError::Missing { .. }) => return Ok(Outcome::Gone),
+        dir => dir?,
+    };
+    let original = match dir.load(Path::new(name), max_bytes) {
+        Err(SourceError::Missing { .. }) => return Ok(Outcome::Gone),
+        Ok((current, _)) if !current.source.same_version(source) => return Ok(Outcome::Superseded),
+        Ok((_, original)) => original,
+        Err(error) => return Err(error.into()),
+    };
+    if id_beside(path).as_deref() == Some(task_trace_id) {
+        return Ok(Outcome::Written);
+    }
+    let checksum: String = source.sha256.iter().map(|byte| format!("{byte:02x}")).collect();
+    let entries =
+        [(TRACE_ID, task_trace_id), (EMITTED_AT, task_emission_timestamp), (CHECKSUM, &checksum)];
+    let text = splice::splice(b"{\n}\n", &entries)
+        .map_err(|source| WriteBackError::Splice { path: path.clone(), source })?;
+
+    let beside = beside_name(name);
+    let (mut temp, _) =
+        Temp::create(&dir, beside.as_os_str(), &source.sha256, &text, |new, path| {
+            // It belongs to us; who may read the export may read it.
+            let mode = rustix::fs::fstat(&original)
+                .map(|stat| Mode::from_raw_mode(stat.st_mode & 0o666 | 0o200))
+                .map_err(|errno| failed(path, "read the export's mode", errno))?;
+            rustix::fs::fchmod(new, mode).map_err(|errno| failed(path, "set its mode", errno))
+        })?;
+    rustix::fs::renameat(&dir.fd, &temp.name, &dir.fd, &beside)
+        .map_err(|errno| failed(&dir.canonical.join(&beside), "put it in place", errno))?;
+    temp.disposable = false;
+    sync(&dir);
+    Ok(Outcome::Written)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    const ID: &str = "0af7651916cd43dd8448eb211c80319c";
+
+    #[test]
+    fn the_export_stays_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("onboarding-metadata.json");
+        fs::write(&path, "{}").unwrap();
+        let source = source::load(&path, 1 << 20).unwrap().source;
+        assert_eq!(id_beside(&path), None);
+        for _ in 0..2 {
+            let outcome = write_beside(&source, ID, "2026-01-02T03:04:05Z", 1 << 20).unwrap();
+            assert_eq!(outcome, Outcome::Written);
+        }
+        assert_eq!(fs::read_to_string(&path).unwrap(), "{}");
+        let text = fs::read_to_string(dir.path().join("onboarding-metadata.task.json")).unwrap();
+        assert_eq!(
+            text,
+            format!(
+                "{{\n  \"task_trace_id\": \"{ID}\",\n  \"task_emission_timestamp\": \
+                 \"2026-01-02T03:04:05Z\",\n  \"metadata_sha256\": \
+                 \"44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a\"\n}}\n"
+            )
+        );
+        assert_eq!(id_beside(&path).as_deref(), Some(ID));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn another_version_gets_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("o.json");
+        fs::write(&path, "{}").unwrap();
+        let source = source::load(&path, 1 << 20).unwrap().source;
+        fs::write(&path, "{ }").unwrap();
+        assert_eq!(write_beside(&source, ID, "", 1 << 20).unwrap(), Outcome::Superseded);
+        fs::remove_file(&path).unwrap();
+        assert_eq!(write_beside(&source, ID, "", 1 << 20).unwrap(), Outcome::Gone);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+}

@@ -1,0 +1,330 @@
+//! What lies in the watched directories, in every shape in which it is found there.
+
+// Helpers of tests may stop at the first surprise, as tests may.
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use support::conventions::of_trace;
+use support::exports::{ExportBuilder, presets, write_metadata};
+use support::fake_otlp::{FakeOtlp, Fault, Protocol};
+use support::program::{Output, PATIENCE, Running};
+use support::snapshot::Snapshot;
+use support::workspace::Workspace;
+
+const METADATA: &str = "onboarding-metadata.json";
+
+struct Place {
+    workspace: Workspace,
+    server: FakeOtlp,
+    pipeline: Value,
+}
+
+impl Place {
+    /// `receiver` goes on top of the receiver's configuration.
+    async fn new(receiver: Value) -> Self {
+        Self::at(FakeOtlp::builder().may_be_unused().start().await, receiver)
+    }
+
+    fn at(server: FakeOtlp, receiver: Value) -> Self {
+        let workspace = Workspace::new();
+        let mut pipeline = workspace.pipeline(server.endpoint(), Protocol::Grpc, Value::Null);
+        for (key, value) in receiver.as_object().into_iter().flatten() {
+            pipeline["receivers"]["export_dir"][key] = value.clone();
+        }
+        Self { workspace, server, pipeline }
+    }
+
+    fn once(&self) -> Output {
+        self.workspace.configured("once", &self.pipeline).args(&["--timeout", "20s"]).run()
+    }
+
+    fn run(&self) -> Running {
+        self.workspace.configured("run", &self.pipeline).spawn()
+    }
+
+    fn export(&self, name: &str, export: &ExportBuilder) -> Snapshot {
+        self.workspace.export(name, export).snapshot
+    }
+
+    /// `taskspan status`, as (state, reason, trace id) of the only export.
+    fn status(&self) -> (String, String, Option<String>) {
+        let status = self.workspace.configured("status", &self.pipeline);
+        let output = status.args(&["--format", "json"]).run().expect_code(0);
+        let all: Value = serde_json::from_str(&output.stdout).unwrap();
+        let [one] = all.as_array().unwrap().as_slice() else { panic!("{all}") };
+        let text = |key: &str| one[key].as_str().map(str::to_owned);
+        (text("state").unwrap(), text("reason").unwrap_or_default(), text("trace_id"))
+    }
+}
+
+fn terminate(mut running: Running) {
+    running.signal(Signal::TERM);
+    let code = running.wait(PATIENCE);
+    running.output(code).expect_code(0);
+}
+
+/// Scenario: `write_back: beside`. Guarantees: the export is not touched, the id stands next to it,
+/// another run sends nothing, and a new export over it gets an id of its own.
+#[tokio::test]
+async fn beside_leaves_the_export_alone() {
+    let place = Place::new(json!({"write_back": {"mode": "beside"}})).await;
+    let beside = place.workspace.exports().join("a/onboarding-metadata.task.json");
+    for sent in 1..=2 {
+        let snapshot = place.export("a", &presets::typical());
+        place.once().expect_code(0);
+        place.once().expect_code(0);
+        assert!(snapshot.is_untouched());
+        let written: Value = serde_json::from_slice(&fs::read(&beside).unwrap()).unwrap();
+        assert_eq!(written["task_trace_id"], json!(snapshot.trace_id()));
+        assert!(written["task_emission_timestamp"].is_string());
+        assert_eq!(place.server.accepted().len(), sent);
+        assert_eq!(place.status().0, "written");
+    }
+}
+
+/// Scenario: `write_back: off`. Guarantees: nothing is written, and nothing is sent twice as long as
+/// there is the queue to remember it.
+#[tokio::test]
+async fn off_writes_nothing_and_remembers_what_was_sent() {
+    let place = Place::new(json!({"write_back": {"mode": "off"}})).await;
+    let snapshot = place.export("a", &presets::one());
+    for _ in 0..3 {
+        place.once().expect_code(0);
+    }
+    assert!(snapshot.is_untouched());
+    assert_eq!(place.server.accepted().len(), 1);
+    assert_eq!(fs::read_dir(place.workspace.exports().join("a")).unwrap().count(), 3);
+}
+
+/// Scenario: an exporter carries the keys of the last export along.
+/// Guarantees: `skip` takes it for done; `emit` makes a new trace of it, replaces the value where it
+/// stands, and takes its own write for done.
+#[tokio::test]
+async fn an_id_that_was_carried_along_is_done_or_replaced() {
+    const OLD: &str = "0af7651916cd43dd8448eb211c80319c";
+    let carrying = presets::one().with("task_trace_id", json!(OLD));
+    let place = Place::new(json!({})).await;
+    let snapshot = place.export("a", &carrying);
+    place.once().expect_code(0);
+    assert!(snapshot.is_untouched() && place.server.accepted().is_empty());
+    assert_eq!(place.status(), ("written".into(), String::new(), Some(OLD.into())));
+
+    let place = Place::new(json!({"on_existing_trace_id": "emit"})).await;
+    let snapshot = place.export("a", &carrying);
+    let running = place.run();
+    while snapshot.written_trace_id() != Some(snapshot.trace_id()) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    terminate(running);
+    let (before, after) = (&snapshot.bytes, fs::read(&snapshot.path).unwrap());
+    let at = |text: &[u8], id: &str| {
+        text.windows(id.len()).position(|window| window == id.as_bytes()).unwrap()
+    };
+    let place_of_id = at(before, OLD);
+    assert_eq!(at(&after, &snapshot.trace_id()), place_of_id);
+    assert_eq!(after[..place_of_id], before[..place_of_id]);
+    for _ in 0..2 {
+        place.once().expect_code(0);
+    }
+    assert_eq!(place.server.accepted().len(), 1, "its own write is no new export");
+
+    // The next export carries the last id along, as this exporter does.
+    let next = presets::typical().with("task_trace_id", json!(snapshot.trace_id()));
+    let next = place.export("a", &next);
+    place.once().expect_code(0);
+    assert_eq!(next.written_trace_id(), Some(next.trace_id()));
+    assert_eq!(place.server.accepted().len(), 2);
+}
+
+/// Scenario: patterns, and directories that are not looked into.
+#[tokio::test]
+async fn patterns_say_what_is_an_export() {
+    let place = Place::new(json!({"include": ["shop/**/*.json"], "exclude": ["**/old"]})).await;
+    let taken = place.export("shop/eu", &presets::one());
+    let others = ["elsewhere", "shop/old"].map(|name| place.export(name, &presets::one()));
+    place.once().expect_code(0);
+    assert_eq!(taken.check_written_back(), [""; 0]);
+    assert!(others.iter().all(Snapshot::is_untouched));
+
+    let place = Place::new(json!({})).await;
+    let skipped = [".git", "node_modules", "a/target"].map(|it| place.export(it, &presets::one()));
+    place.once().expect_code(0);
+    assert!(skipped.iter().all(Snapshot::is_untouched));
+}
+
+/// Scenario: a mounted volume, whose files are links into a directory that `..data` points to, and
+/// which is swapped as a whole.
+/// Guarantees: each version is emitted once, as soon as it is there, and found in any directory
+/// below the watched one, whatever link leads there.
+#[tokio::test]
+async fn a_volume_that_is_swapped_gives_an_export_each_time() {
+    for recursive in [true, false] {
+        let place = Place::new(json!({"recursive": recursive, "rescan_interval": "1h"})).await;
+        let volume = place.workspace.exports();
+        let running = place.run();
+        for version in 1..=3 {
+            let name = format!("..2026_{version}");
+            let snapshot = place.export(&name, &presets::one().with("v", json!(version)));
+            symlink(&name, volume.join("..next")).unwrap();
+            fs::rename(volume.join("..next"), volume.join("..data")).unwrap();
+            if version == 1 {
+                symlink(Path::new("..data").join(METADATA), volume.join(METADATA)).unwrap();
+            }
+            let id = snapshot.wait_for_trace_id(PATIENCE).await;
+            assert_eq!(snapshot.check(&of_trace(&place.server.accepted(), &id)), [""; 0]);
+            assert!(volume.join(METADATA).is_symlink());
+        }
+        terminate(running);
+        assert_eq!(place.server.accepted().len(), 3);
+    }
+}
+
+/// Scenario: everything of an export's name that is none, beside one that is.
+/// Guarantees: each is refused with its path and the reason, none is waited for, opened or changed;
+/// the good one gets its id.
+#[tokio::test]
+async fn whatever_has_the_name_of_an_export_harms_nobody() {
+    let place = Place::new(json!({})).await;
+    let good = place.export("good", &presets::one());
+    let directory = |name: &str| {
+        let directory = place.workspace.exports().join(name);
+        fs::create_dir(&directory).unwrap();
+        directory
+    };
+    fs::create_dir(directory("directory").join(METADATA)).unwrap();
+    let fifo = directory("fifo").join(METADATA);
+    let mode = rustix::fs::Mode::from_raw_mode(0o600);
+    rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, mode).unwrap();
+    let _socket = UnixListener::bind(directory("socket").join(METADATA)).unwrap();
+    symlink("/dev/zero", directory("device").join(METADATA)).unwrap();
+    symlink("nowhere", directory("dangling").join(METADATA)).unwrap();
+    symlink(METADATA, directory("loop").join(METADATA)).unwrap();
+    let sparse = fs::File::create(directory("sparse").join(METADATA)).unwrap();
+    sparse.set_len(2 << 30).unwrap();
+    let utf16: Vec<u8> = "{\"a\": 1}".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let contents: [(&str, &[u8]); 5] = [
+        ("utf16", &utf16),
+        ("not-utf8", b"{\"project_id\": \"\xff\xfe\"}"),
+        ("nan", b"{\"project_id\": \"x\", \"coverage\": {\"gaps\": [], \"overall\": NaN}}"),
+        ("twice", b"{\"coverage\": {\"gaps\": []}, \"coverage\": {\"gaps\": []}}"),
+        ("new\nline", b"{}"),
+    ];
+    let written: Vec<Snapshot> =
+        contents.iter().map(|(name, bytes)| write_metadata(&directory(name), bytes)).collect();
+
+    let output = place.once().expect_code(3);
+    for (name, reason) in [
+        ("directory", "a directory"),
+        ("fifo", "a FIFO"),
+        ("socket", "a socket"),
+        ("device", "a symbolic link"),
+        ("dangling", "a symbolic link"),
+        ("loop", "a symbolic link"),
+        ("sparse", "max_file_size"),
+        ("utf16", "UTF-8"),
+        ("not-utf8", "UTF-8"),
+        ("nan", "JSON"),
+        ("twice", "coverage"),
+        ("new\\u{a}line", "coverage"),
+    ] {
+        let about = |line: &&str| line.contains(&format!("exports/{name}/")) || line.contains(name);
+        let line = output.stderr.lines().find(about);
+        let line = line.unwrap_or_else(|| panic!("nothing about {name}:\n{}", output.stderr));
+        assert!(line.contains(reason), "{name}: {line}");
+    }
+    assert!(written.iter().all(Snapshot::is_untouched));
+    assert_eq!(good.check_written_back(), [""; 0]);
+}
+
+/// Scenario: a manifest that unfolds without end.
+/// Guarantees: the export goes out from the metadata alone, within a bounded time and memory.
+#[tokio::test]
+async fn a_manifest_of_aliases_is_not_unfolded() {
+    let place = Place::new(json!({})).await;
+    let snapshot =
+        place.export("a", &presets::one().with("artifact_manifest_checksum", Value::Null));
+    let mut bomb = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
+    for n in 1..40 {
+        let before = format!("*a{}", n - 1);
+        bomb += &format!("a{n}: &a{n} [{}]\n", vec![before; 10].join(", "));
+    }
+    let metadata: Value = serde_json::from_slice(&snapshot.bytes).unwrap();
+    let manifest = metadata["artifact_manifest_path"].as_str().unwrap();
+    fs::write(snapshot.path.with_file_name(manifest), bomb).unwrap();
+    let output = place.once().expect_code(0);
+    assert!(output.stderr.contains("the artifact manifest was not used"), "{}", output.stderr);
+}
+
+/// Scenario: an export passes through every state, the good ones and the bad ones.
+/// Guarantees: `status` names the state with its reason, without disturbing anything.
+#[tokio::test]
+async fn status_says_how_far_an_export_is() {
+    let place = Place::new(json!({"settle_timeout": "100ms"})).await;
+    let broken = write_metadata(&place.workspace.exports(), b"{\"project_id\": ");
+    let (state, reason, _) = place.status();
+    assert_eq!(state, "invalid");
+    assert!(reason.contains(":1:"), "{reason}");
+    fs::remove_file(broken.path).unwrap();
+
+    let snapshot = place.export("a", &presets::one());
+    let (state, reason, id) = place.status();
+    assert_eq!((state.as_str(), id), ("waiting", None));
+    assert!(reason.contains("not taken in yet"), "{reason}");
+    place.once().expect_code(0);
+    let id = snapshot.trace_id();
+    assert_eq!(place.status(), ("written".into(), String::new(), Some(id)));
+
+    // A server that refuses for good, and one that is busy, beside a sidecar that holds the queue.
+    let refusing = FakeOtlp::builder().forever(Fault::invalid(Protocol::Grpc).saying("no")).start();
+    let place = Place::at(refusing.await, json!({}));
+    place.export("a", &presets::one());
+    place.once().expect_code(3);
+    let (state, reason, _) = place.status();
+    assert_eq!(state, "rejected");
+    assert!(reason.contains("no"), "{reason}");
+
+    let busy = FakeOtlp::builder().forever(Fault::unavailable(Protocol::Grpc)).start().await;
+    let place = Place::at(busy, json!({}));
+    let snapshot = place.export("a", &presets::one());
+    let running = place.run();
+    place.server.wait_for(|state| state.attempts.len() > 2, PATIENCE).await;
+    let (state, reason, id) = place.status();
+    assert_eq!((state.as_str(), id), ("queued", Some(snapshot.trace_id())));
+    assert!(reason.contains("waits for otlp_grpc"), "{reason}");
+    terminate(running);
+}
+
+/// Scenario: the id cannot be written, and then it can. (Permissions stop nobody who is root.)
+/// Guarantees: the state says so with the reason, nothing is sent again, and the id is written in
+/// the end.
+#[tokio::test]
+async fn an_id_that_cannot_be_written_is_kept_and_written_later() {
+    if rustix::process::geteuid().is_root() {
+        eprintln!("skipped: permissions do not stop root");
+        return;
+    }
+    let place = Place::new(json!({"rescan_interval": "1s"})).await;
+    let snapshot = place.export("a", &presets::one());
+    let directory = snapshot.path.parent().unwrap().to_owned();
+    let allow = |mode| fs::set_permissions(&directory, fs::Permissions::from_mode(mode)).unwrap();
+    allow(0o555);
+    let running = place.run();
+    running.wait_for_line("not written back", PATIENCE);
+    let (state, reason, id) = place.status();
+    assert_eq!((state.as_str(), id), ("not_written", Some(snapshot.trace_id())));
+    assert!(reason.contains("write permission"), "{reason}");
+    allow(0o755);
+    snapshot.wait_for_trace_id(PATIENCE).await;
+    terminate(running);
+    assert_eq!(place.server.accepted().len(), 1);
+}

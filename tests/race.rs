@@ -1,0 +1,195 @@
+//! Writers and several readers at once: nothing old comes back, nothing is torn, nothing is sent
+//! twice.
+
+// Helpers of tests may stop at the first surprise, as tests may.
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
+
+mod support;
+
+use std::collections::HashSet;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use support::conventions::of_trace;
+use support::exports::presets;
+use support::fake_otlp::{FakeOtlp, Protocol};
+use support::program::{PATIENCE, Program, Running};
+use support::snapshot::Snapshot;
+use support::workspace::Workspace;
+
+const NO_FILES: [PathBuf; 0] = [];
+
+const ROUNDS: u32 = 1_000;
+
+/// Small numbers that look random and are the same in every run.
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % bound
+    }
+}
+
+/// A sidecar with a queue of its own.
+fn sidecar(workspace: &Workspace, server: &FakeOtlp, name: &str) -> Program {
+    let pipeline = workspace.pipeline(server.endpoint(), Protocol::Grpc, Value::Null);
+    let state = workspace.root().join(name);
+    workspace.configured("run", &pipeline).arg("--state-dir").arg(state)
+}
+
+fn terminate(mut running: Running) {
+    running.signal(Signal::TERM);
+    let code = running.wait(PATIENCE);
+    running.output(code).expect_code(0);
+}
+
+fn round_of(path: &Path) -> Option<u64> {
+    serde_json::from_slice::<Value>(&fs::read(path).ok()?).ok()?.get("round")?.as_u64()
+}
+
+/// Exports into the same place, again and again, by rename or in place.
+async fn write_over_and_over(workspace: &Workspace, in_place: bool) -> Snapshot {
+    let directory = workspace.exports().join("out");
+    let snapshot = workspace.export("out", &presets::one()).snapshot;
+    let (path, aside) = (snapshot.path, directory.join(".onboarding-metadata.json.exporter"));
+    let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15);
+    for round in 0..ROUNDS {
+        let bytes = presets::one().with("round", json!(round)).metadata();
+        if in_place {
+            // As an exporter that knows nothing of renames: the file is there in parts for a while.
+            let mut file = fs::File::create(&path).unwrap();
+            for part in bytes.chunks(bytes.len() / 3 + 1) {
+                file.write_all(part).unwrap();
+            }
+        } else {
+            fs::write(&aside, &bytes).unwrap();
+            fs::rename(&aside, &path).unwrap();
+        }
+        // Mostly a new one before the last is settled; now and then time enough for a write-back,
+        // and for whatever was displaced to be back in place.
+        let pause = if round % 50 == 49 { 150 } else { numbers.below(6) };
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+        if pause == 150 {
+            assert_eq!(
+                round_of(&path),
+                Some(u64::from(round)),
+                "an older export came back to stay"
+            );
+        } else if !in_place {
+            assert!(round_of(&path).is_some(), "the file is torn in round {round}");
+        }
+    }
+    // The last one, and its identity before anybody adds to it.
+    let mut last = presets::one().with("round", json!(ROUNDS)).metadata();
+    last.push(b'\n');
+    fs::write(&aside, &last).unwrap();
+    let mut snapshot = Snapshot::of(&aside);
+    fs::rename(&aside, &path).unwrap();
+    snapshot.canonical = directory.canonicalize().unwrap().join(path.file_name().unwrap());
+    snapshot.path = path;
+    snapshot
+}
+
+fn strays(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    entries.filter(|path| path.to_string_lossy().contains(".taskspan-")).collect()
+}
+
+/// Scenario: a job exports into one place some thousand times, faster than anything can be sent.
+/// Guarantees: no older export comes back to stay, no torn file is seen, the last one ends with its
+/// own id, no stray file is left.
+#[tokio::test]
+async fn an_export_that_is_replaced_all_the_time_ends_with_its_own_id() {
+    for in_place in [false, true] {
+        let workspace = Workspace::new();
+        let server = FakeOtlp::builder().start().await;
+        let running = sidecar(&workspace, &server, "state-a").spawn();
+        let last = write_over_and_over(&workspace, in_place).await;
+        last.wait_for_trace_id(PATIENCE).await;
+        terminate(running);
+        assert_eq!(last.check_written_back(), [""; 0]);
+        assert_eq!(last.check(&of_trace(&server.accepted(), &last.trace_id())), [""; 0]);
+        assert_eq!(strays(&workspace.exports().join("out")), NO_FILES);
+    }
+}
+
+/// Scenario: the same, with two sidecars and one `once` after the other looking on.
+/// Guarantees: the same; and the last export was sent once.
+#[tokio::test]
+async fn several_at_work_change_nothing_about_that() {
+    let workspace = Workspace::new();
+    let server = FakeOtlp::builder().start().await;
+    let sidecars = ["state-a", "state-b"].map(|name| sidecar(&workspace, &server, name).spawn());
+    let last = write_over_and_over(&workspace, false).await;
+    workspace.once(&server, Protocol::Grpc).run().expect_code(0);
+    last.wait_for_trace_id(PATIENCE).await;
+    sidecars.into_iter().for_each(terminate);
+    assert_eq!(last.check_written_back(), [""; 0]);
+    assert_eq!(last.check(&of_trace(&server.accepted(), &last.trace_id())), [""; 0]);
+    assert_eq!(strays(&workspace.exports().join("out")), NO_FILES);
+}
+
+/// Scenario: two sidecars and `once`, each with a queue of its own, over the same exports.
+/// Guarantees: each export is sent once, by whichever of them.
+#[tokio::test]
+async fn each_export_is_sent_by_one_of_them() {
+    for mode in ["in_place", "beside"] {
+        let workspace = Workspace::new();
+        let server = FakeOtlp::builder().start().await;
+        let mut pipeline = workspace.pipeline(server.endpoint(), Protocol::Grpc, Value::Null);
+        pipeline["receivers"]["export_dir"]["write_back"] = json!({"mode": mode});
+        let run = |command: &str, name: &str| {
+            let state = workspace.root().join(name);
+            workspace.configured(command, &pipeline).arg("--state-dir").arg(state)
+        };
+        let sidecars = ["state-a", "state-b"].map(|name| run("run", name).spawn());
+        let export = |n| workspace.export(&format!("{n:02}"), &presets::one()).snapshot;
+        let snapshots: Vec<Snapshot> = (0..20).map(export).collect();
+        run("once", "state-c").run().expect_code(0);
+        let trace_ids: HashSet<String> = snapshots.iter().map(Snapshot::trace_id).collect();
+        server.wait_for(|state| state.accepted.len() >= trace_ids.len(), PATIENCE).await;
+        sidecars.into_iter().for_each(terminate);
+        // Whatever one of them still had in its queue finds nothing left to do.
+        for name in ["state-a", "state-b", "state-c"] {
+            run("once", name).run().expect_code(0);
+        }
+        assert_eq!(server.accepted().len(), snapshots.len(), "{mode}");
+        for snapshot in &snapshots {
+            let own = of_trace(&server.accepted(), &snapshot.trace_id());
+            assert_eq!(snapshot.check(&own), [""; 0]);
+            assert_eq!(snapshot.is_untouched(), mode == "beside");
+        }
+    }
+}
+
+/// Scenario: `rm -rf out && mkdir out && export`, a hundred times in a row.
+/// Guarantees: a hundred ids.
+#[tokio::test]
+async fn a_directory_that_is_made_anew_a_hundred_times_gives_a_hundred_ids() {
+    let workspace = Workspace::new();
+    let server = FakeOtlp::builder().start().await;
+    let mut pipeline = workspace.pipeline(server.endpoint(), Protocol::Grpc, Value::Null);
+    let out = workspace.exports().join("out");
+    pipeline["receivers"]["export_dir"]["directories"] = json!([out]);
+    let running = workspace.configured("run", &pipeline).spawn();
+    let mut ids = HashSet::new();
+    for _ in 0..100 {
+        if out.exists() {
+            fs::remove_dir_all(&out).unwrap();
+        }
+        fs::create_dir(&out).unwrap();
+        let snapshot = workspace.export("out", &presets::one()).snapshot;
+        ids.insert(snapshot.wait_for_trace_id(PATIENCE).await);
+    }
+    terminate(running);
+    assert_eq!(ids.len(), 100);
+    assert_eq!(server.accepted().len(), 100);
+}

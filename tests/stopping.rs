@@ -1,0 +1,58 @@
+//! How a run ends when it is asked to.
+
+// Helpers of tests may stop at the first surprise, as tests may.
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
+
+mod support;
+
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use support::exports::presets;
+use support::fake_otlp::{FakeOtlp, Fault, Protocol};
+use support::program::{PATIENCE, Running};
+use support::workspace::Workspace;
+
+async fn sending(server: &FakeOtlp, workspace: &Workspace, shutdown_timeout: &str) -> Running {
+    let mut pipeline = workspace.pipeline(server.endpoint(), Protocol::Grpc, Value::Null);
+    pipeline["service"]["shutdown_timeout"] = json!(shutdown_timeout);
+    pipeline["exporters"]["otlp_grpc"]["timeout"] = json!("10m");
+    let running = workspace.configured("run", &pipeline).spawn();
+    server.wait_for(|state| !state.attempts.is_empty(), PATIENCE).await;
+    running
+}
+
+/// Scenario: SIGTERM while the server takes its time over a request.
+/// Guarantees: the request is finished, and its id written, before the program ends.
+#[tokio::test]
+async fn a_request_in_flight_is_finished() {
+    let workspace = Workspace::new();
+    let snapshot = workspace.export("a", &presets::one()).snapshot;
+    let server = FakeOtlp::builder().forever(Fault::Slow(Duration::from_secs(1))).start().await;
+    let mut running = sending(&server, &workspace, "30s").await;
+    running.signal(Signal::TERM);
+    let code = running.wait(PATIENCE);
+    running.output(code).expect_code(0);
+    assert_eq!(snapshot.check_written_back(), [""; 0]);
+    assert_eq!(server.attempts().len(), 1);
+}
+
+/// Scenario: SIGTERM while the server never answers, and then another.
+/// Guarantees: the second ends the program at once, as a signal would; the export stays in the queue.
+#[tokio::test]
+async fn a_second_signal_does_not_wait() {
+    let workspace = Workspace::new();
+    let snapshot = workspace.export("a", &presets::one()).snapshot;
+    let server = FakeOtlp::builder().forever(Fault::Stall).start().await;
+    let mut running = sending(&server, &workspace, "10m").await;
+    running.signal(Signal::TERM);
+    running.wait_for_line("a second signal ends at once", PATIENCE);
+    running.signal(Signal::TERM);
+    assert_eq!(running.wait(PATIENCE), 128 + 15);
+    assert!(snapshot.is_untouched());
+    let list = workspace.program("queue").args(&["list", "--format", "json"]).run().expect_code(0);
+    let held: Value = serde_json::from_str(&list.stdout).unwrap();
+    assert_eq!(held[0]["trace_id"], json!(snapshot.trace_id()));
+}
