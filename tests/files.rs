@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use support::conventions::of_trace;
 use support::exports::{ExportBuilder, presets, write_metadata};
 use support::fake_otlp::{FakeOtlp, Fault, Protocol};
-use support::program::{Output, PATIENCE, Running};
+use support::program::{Output, PATIENCE, Program, Running};
 use support::snapshot::Snapshot;
 use support::workspace::Workspace;
 
@@ -304,27 +304,138 @@ async fn status_says_how_far_an_export_is() {
     terminate(running);
 }
 
-/// Scenario: the id cannot be written, and then it can. (Permissions stop nobody who is root.)
+/// Exports that somebody else may not read or write, as a sidecar meets them that is not root.
+struct Foreign {
+    place: Place,
+    snapshot: Snapshot,
+}
+
+impl Foreign {
+    async fn new() -> Self {
+        let place = Place::new(json!({"rescan_interval": "1s"})).await;
+        let snapshot = place.export("a", &presets::one());
+        allow(place.workspace.root(), 0o755);
+        Self { place, snapshot }
+    }
+
+    fn program(&self, command: &str) -> Program {
+        let root = self.place.workspace.root();
+        let config = self.place.workspace.config("pipeline.yaml", &self.place.pipeline.to_string());
+        let state = root.join("state");
+        if !state.exists() {
+            fs::create_dir(&state).unwrap();
+            allow(&state, 0o777);
+        }
+        Program::as_nobody(command, root)
+            .arg("-c")
+            .arg(config)
+            .arg("--state-dir")
+            .arg(state.join("q"))
+    }
+
+    fn status(&self) -> (String, String) {
+        let output = self.program("status").args(&["--format", "json"]).run().expect_code(0);
+        let all: Value = serde_json::from_str(&output.stdout).unwrap();
+        (all[0]["state"].as_str().unwrap().into(), all[0]["reason"].as_str().unwrap().into())
+    }
+}
+
+fn allow(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+/// Scenario: the id cannot be written, and then it can.
 /// Guarantees: the state says so with the reason, nothing is sent again, and the id is written in
 /// the end.
 #[tokio::test]
 async fn an_id_that_cannot_be_written_is_kept_and_written_later() {
-    if rustix::process::geteuid().is_root() {
-        eprintln!("skipped: permissions do not stop root");
-        return;
-    }
-    let place = Place::new(json!({"rescan_interval": "1s"})).await;
-    let snapshot = place.export("a", &presets::one());
-    let directory = snapshot.path.parent().unwrap().to_owned();
-    let allow = |mode| fs::set_permissions(&directory, fs::Permissions::from_mode(mode)).unwrap();
-    allow(0o555);
-    let running = place.run();
+    let foreign = Foreign::new().await;
+    let directory = foreign.snapshot.path.parent().unwrap();
+    allow(directory, 0o555);
+    let running = foreign.program("run").spawn();
     running.wait_for_line("not written back", PATIENCE);
-    let (state, reason, id) = place.status();
-    assert_eq!((state.as_str(), id), ("not_written", Some(snapshot.trace_id())));
+    let (state, reason) = foreign.status();
+    assert_eq!(state, "not_written");
     assert!(reason.contains("write permission"), "{reason}");
-    allow(0o755);
-    snapshot.wait_for_trace_id(PATIENCE).await;
+    // Whose file it is stays as it is, so it has to be the sidecar's own for a new one in its place.
+    if rustix::process::geteuid().is_root() {
+        std::os::unix::fs::chown(&foreign.snapshot.path, Some(65_534), Some(65_534)).unwrap();
+    }
+    allow(directory, 0o777);
+    foreign.snapshot.wait_for_trace_id(PATIENCE).await;
     terminate(running);
-    assert_eq!(place.server.accepted().len(), 1);
+    assert_eq!(foreign.place.server.accepted().len(), 1);
+}
+
+/// Scenario: an export that only somebody else may read, and then everybody.
+/// Guarantees: it is said once, with whose it is; it is taken as soon as it can be read.
+#[tokio::test]
+async fn an_export_that_may_not_be_read_is_taken_when_it_may() {
+    let foreign = Foreign::new().await;
+    allow(&foreign.snapshot.path, 0o000);
+    let running = foreign.program("run").spawn();
+    let line = running.wait_for_line("export refused", PATIENCE);
+    assert!(line.contains("belongs to uid") && line.contains("mode 0000"), "{line}");
+    assert_eq!(foreign.status().0, "unreadable");
+    allow(&foreign.snapshot.path, 0o644);
+    foreign.place.server.wait_for(|state| state.accepted.len() == 1, PATIENCE).await;
+    terminate(running);
+}
+
+/// Scenario: a file that never becomes JSON lies there through many scans; then another such file.
+/// Guarantees: one error for each, with its line and column.
+#[tokio::test]
+async fn what_is_broken_is_said_once_and_again_when_it_changes() {
+    let place = Place::new(json!({"settle_timeout": "100ms", "poll_interval": "20ms"})).await;
+    let running = place.run();
+    let broken = write_metadata(&place.workspace.exports(), b"{\n  \"project_id\": ").path;
+    running.wait_for_line("onboarding-metadata.json:2:", PATIENCE);
+    // Another export goes its way meanwhile, which takes several scans.
+    place.export("a", &presets::one()).wait_for_trace_id(PATIENCE).await;
+    fs::write(&broken, b"{\n\n  \"project_id\": oops}").unwrap();
+    running.wait_for_line("onboarding-metadata.json:3:", PATIENCE);
+    place.export("b", &presets::one()).wait_for_trace_id(PATIENCE).await;
+    let mut running = running;
+    running.signal(Signal::TERM);
+    let code = running.wait(PATIENCE);
+    let output = running.output(code).expect_code(0);
+    let said = output.stderr.lines().filter(|line| line.contains("export refused")).count();
+    assert_eq!(said, 2, "{}", output.stderr);
+}
+
+/// Scenario: the watched directory is moved away and another takes its name, then a link does.
+/// Guarantees: exports in whatever has the name are found, at once.
+#[tokio::test]
+async fn a_directory_that_is_moved_or_replaced_by_a_link_is_watched_still() {
+    let mut place = Place::new(json!({"rescan_interval": "1h"})).await;
+    let out = place.workspace.exports().join("out");
+    place.pipeline["receivers"]["export_dir"]["directories"] = json!([out]);
+    let running = place.run();
+    place.export("out", &presets::one()).wait_for_trace_id(PATIENCE).await;
+    fs::rename(&out, place.workspace.exports().join("old")).unwrap();
+    place.export("out", &presets::one()).wait_for_trace_id(PATIENCE).await;
+    fs::rename(&out, place.workspace.exports().join("older")).unwrap();
+    let elsewhere = place.workspace.exports().join("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    symlink(&elsewhere, &out).unwrap();
+    place.export("elsewhere", &presets::typical()).wait_for_trace_id(PATIENCE).await;
+    terminate(running);
+    assert_eq!(place.server.accepted().len(), 3);
+}
+
+/// Scenario: a thousand directories, and an export in the last.
+/// Guarantees: one watcher watches them all, and finds it without a scan of everything.
+#[tokio::test]
+async fn a_thousand_directories_are_watched() {
+    let place = Place::new(json!({"rescan_interval": "1h"})).await;
+    for n in 0..1_000 {
+        fs::create_dir(place.workspace.exports().join(format!("{n:04}"))).unwrap();
+    }
+    let first = place.export("0000", &presets::one());
+    let running = place.run();
+    first.wait_for_trace_id(PATIENCE).await;
+    for name in ["0999", "0500", "new/and/deep"] {
+        place.export(name, &presets::one()).wait_for_trace_id(PATIENCE).await;
+    }
+    terminate(running);
 }

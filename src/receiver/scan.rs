@@ -213,3 +213,40 @@ impl std::fmt::Debug for Scanner {
         f.debug_struct("Scanner").field("selection", &self.selection).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::config::ExportDirConfig;
+    use super::super::watch;
+    use super::*;
+
+    fn scanner(directory: &Path, watched: bool) -> Scanner {
+        let config =
+            ExportDirConfig { directories: vec![directory.to_owned()], ..Default::default() };
+        let selection = Arc::new(Selection::new(&config, |_| false));
+        let (hints, _) = watch::channel(Arc::clone(&selection));
+        let watcher = watched.then(|| Watcher::new(hints).expect("file events"));
+        Scanner::watching(selection, watcher, None)
+    }
+
+    #[test]
+    fn a_directory_without_events_makes_it_poll() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut scanner = scanner(directory.path(), true);
+        scanner.scan_all();
+        assert!(scanner.hears_all());
+        let mounted = directory.path().join("mounted");
+        fs::create_dir(&mounted).unwrap();
+        scanner.without_events = |path| path.ends_with("mounted").then_some("nfs");
+        fs::write(mounted.join("onboarding-metadata.json"), "{}").unwrap();
+        let found = scanner.scan_all();
+        assert!(!scanner.hears_all());
+        assert!(found.exports.contains_key(&mounted.join("onboarding-metadata.json")));
+    }
+
+    #[test]
+    fn without_a_watcher_it_polls() {
+        let directory = tempfile::tempdir().unwrap();
+        assert!(!scanner(directory.path(), false).hears_all());
+    }
+}

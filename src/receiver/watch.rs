@@ -227,3 +227,52 @@ impl std::fmt::Display for WatchError {
 }
 
 impl std::error::Error for WatchError {}
+
+#[cfg(test)]
+mod tests {
+    use notify::event::{CreateKind, Flag};
+
+    use super::super::config::ExportDirConfig;
+    use super::*;
+
+    fn both() -> (Sender, Hints) {
+        let config = ExportDirConfig { directories: vec!["/out".into()], ..Default::default() };
+        channel(Arc::new(Selection::new(&config, |_| false)))
+    }
+
+    fn created(path: &str) -> notify::Result<Event> {
+        Ok(Event::new(EventKind::Create(CreateKind::File)).add_path(path.into()))
+    }
+
+    #[tokio::test]
+    async fn an_export_is_a_hint_at_its_directory() {
+        let (sender, mut hints) = both();
+        sender.take(created("/out/a/onboarding-metadata.json"));
+        sender.take(created("/out/b/onboarding-metadata.json"));
+        let expected = BTreeSet::from(["/out/a".into(), "/out/b".into()]);
+        assert_eq!(hints.next().await, Hint::Directories(expected));
+    }
+
+    #[tokio::test]
+    async fn what_the_kernel_or_the_channel_could_not_hold_is_a_look_at_everything() {
+        let (sender, mut hints) = both();
+        sender.take(Ok(Event::new(EventKind::Other).set_flag(Flag::Rescan)));
+        assert_eq!(hints.next().await, Hint::Everything);
+        for n in 0..=MAX_WAITING {
+            sender.take(created(&format!("/out/{n}/onboarding-metadata.json")));
+        }
+        assert_eq!(hints.next().await, Hint::Everything);
+        sender.take(Err(notify::Error::generic("lost")));
+        assert_eq!(hints.next().await, Hint::Everything);
+    }
+
+    #[test]
+    fn a_limit_is_named_with_its_sysctl() {
+        let of = |error: notify::Error| WatchError(error).to_string();
+        let io = |errno: rustix::io::Errno| of(notify::Error::io(errno.into()));
+        let watches = of(notify::Error::new(notify::ErrorKind::MaxFilesWatch));
+        assert!(watches.contains("fs.inotify.max_user_watches"), "{watches}");
+        assert!(io(rustix::io::Errno::NOSPC).contains("fs.inotify.max_user_watches"));
+        assert!(io(rustix::io::Errno::MFILE).contains("fs.inotify.max_user_instances"));
+    }
+}

@@ -2,7 +2,9 @@
 
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read};
-use std::os::unix::process::ExitStatusExt;
+
+use std::fs;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -53,8 +55,29 @@ impl Output {
 
 impl Program {
     pub fn new(subcommand: &str) -> Self {
+        Self::of(Path::new(env!("CARGO_BIN_EXE_taskspan")), subcommand)
+    }
+
+    /// The same as a user whom permissions stop, which root is not. `place` has to be open to that
+    /// user, who may not be able to reach where the binary was built.
+    pub fn as_nobody(subcommand: &str, place: &Path) -> Self {
+        if !rustix::process::geteuid().is_root() {
+            return Self::new(subcommand);
+        }
+        const NOBODY: u32 = 65_534;
+        let binary = place.join("taskspan");
+        if !binary.exists() {
+            fs::copy(env!("CARGO_BIN_EXE_taskspan"), &binary).unwrap();
+        }
+        let mut program = Self::of(&binary, subcommand);
+        std::os::unix::fs::chown(program.home.path(), Some(NOBODY), Some(NOBODY)).unwrap();
+        program.command.uid(NOBODY).gid(NOBODY);
+        program
+    }
+
+    fn of(binary: &Path, subcommand: &str) -> Self {
         let home = TempDir::new().unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_taskspan"));
+        let mut command = Command::new(binary);
         command
             .arg(subcommand)
             .env_clear()

@@ -1,0 +1,17 @@
+//! Configuration files: read or refused with faults that name their places.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use taskspan::config::Config;
+use taskspan::config::load::Source;
+
+fuzz_target!(|text: &str| {
+    let source = Source::Text { name: "pipeline.yaml".to_owned(), text: text.to_owned() };
+    if let Err(faults) = Config::from_sources(&[source], &[], &|_| None) {
+        assert!(!faults.0.is_empty());
+        for fault in faults.0 {
+            assert!(!fault.to_string().is_empty());
+        }
+    }
+});
