@@ -3,7 +3,7 @@
 //! ```text
 //! open ─▶ still the version that was read? ─▶ flock ─▶ still under this name? ─▶ Ours
 //!            │ no: does it carry our id?        │ held        └─ no: look again
-//!            └─▶ Emitted, or Ours unlocked      └─▶ Busy
+//!            └─▶ Emitted, or Superseded         └─▶ Busy
 //! ```
 //!
 //! Ids are computed from the export, so who comes second finds in the file the id that it would
@@ -14,6 +14,7 @@ use std::fs::{File, TryLockError};
 use std::path::Path;
 
 use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::io::Errno;
 
 use crate::ids::TraceId;
 use crate::source::{Directory, Source, Stamp};
@@ -30,6 +31,8 @@ pub enum Claim {
     Busy,
     /// Another process did: the id is where it belongs.
     Emitted,
+    /// The version that was read is not there any more, so there is nothing to lock.
+    Superseded,
 }
 
 /// Tries to become the one that works on this export. Blocks on the disk, and for nobody.
@@ -43,17 +46,19 @@ pub fn claim(source: &Source, trace_id: TraceId, mode: WriteBackMode) -> Claim {
         if writeback::carries(source, trace_id, mode) {
             return Claim::Emitted;
         }
-        let Ok(dir) = Directory::open(parent) else { return Claim::Ours(None) };
+        let Ok(dir) = Directory::open(parent) else { return Claim::Superseded };
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        // What is gone or unreadable, or another version, is not there to be locked.
-        let Ok(fd) = rustix::fs::openat(&dir.fd, name, flags, Mode::empty()) else {
-            return Claim::Ours(None);
+        let fd = match rustix::fs::openat(&dir.fd, name, flags, Mode::empty()) {
+            Ok(fd) => fd,
+            // It may be there still, and closed to us meanwhile.
+            Err(Errno::ACCESS | Errno::PERM) => return Claim::Ours(None),
+            Err(_) => return Claim::Superseded,
         };
         let is_source = |stat: rustix::io::Result<rustix::fs::Stat>| {
             stat.is_ok_and(|stat| Stamp::from(&stat) == source.stamp())
         };
         if !is_source(rustix::fs::fstat(&fd)) {
-            return Claim::Ours(None);
+            return Claim::Superseded;
         }
         let file = File::from(fd);
         match file.try_lock() {
@@ -68,7 +73,7 @@ pub fn claim(source: &Source, trace_id: TraceId, mode: WriteBackMode) -> Claim {
             return Claim::Ours(Some(file));
         }
     }
-    Claim::Ours(None)
+    Claim::Superseded
 }
 
 #[cfg(test)]
@@ -114,8 +119,8 @@ mod tests {
         let (_dir, source, trace_id) = export();
         fs::write(&source.path, "{ }").unwrap();
         let lock = |source| claim(source, trace_id, WriteBackMode::InPlace);
-        assert!(matches!(lock(&source), Claim::Ours(None)));
+        assert!(matches!(lock(&source), Claim::Superseded));
         fs::remove_file(&source.path).unwrap();
-        assert!(matches!(lock(&source), Claim::Ours(None)));
+        assert!(matches!(lock(&source), Claim::Superseded));
     }
 }

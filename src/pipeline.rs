@@ -146,7 +146,7 @@ impl Pipelines {
                 let intake = intake::Intake::new(
                     &config,
                     converter,
-                    queue.clone(),
+                    (queue.clone(), claims.clone()),
                     destinations,
                     observer.clone(),
                     mode,

@@ -170,8 +170,8 @@ async fn each_export_is_sent_by_one_of_them() {
     }
 }
 
-/// Scenario: `rm -rf out && mkdir out && export`, a hundred times in a row.
-/// Guarantees: a hundred ids.
+/// Scenario: `rm -rf out && mkdir out && export`, a hundred times in a row, under two sidecars.
+/// Guarantees: a hundred ids, each of a trace that was sent once.
 #[tokio::test]
 async fn a_directory_that_is_made_anew_a_hundred_times_gives_a_hundred_ids() {
     let workspace = Workspace::new();
@@ -179,7 +179,10 @@ async fn a_directory_that_is_made_anew_a_hundred_times_gives_a_hundred_ids() {
     let mut pipeline = workspace.pipeline(server.endpoint(), Protocol::Grpc, Value::Null);
     let out = workspace.exports().join("out");
     pipeline["receivers"]["export_dir"]["directories"] = json!([out]);
-    let running = workspace.configured("run", &pipeline).spawn();
+    let sidecars = ["state-a", "state-b"].map(|name| {
+        let state = workspace.root().join(name);
+        workspace.configured("run", &pipeline).arg("--state-dir").arg(state).spawn()
+    });
     let mut ids = HashSet::new();
     for _ in 0..100 {
         if out.exists() {
@@ -189,7 +192,7 @@ async fn a_directory_that_is_made_anew_a_hundred_times_gives_a_hundred_ids() {
         let snapshot = workspace.export("out", &presets::one()).snapshot;
         ids.insert(snapshot.wait_for_trace_id(PATIENCE).await);
     }
-    terminate(running);
+    sidecars.into_iter().for_each(terminate);
     assert_eq!(ids.len(), 100);
     assert_eq!(server.accepted().len(), 100);
 }

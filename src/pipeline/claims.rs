@@ -1,16 +1,18 @@
-//! The exports that this process works on, locked against others from the first request until the
+//! The exports that this process works on, locked against others from when they are read until the
 //! id is written.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::claim::{Claim, claim};
 use crate::ids::TraceId;
 use crate::queue::record::Head;
+use crate::source::Source;
+use crate::writeback::config::WriteBackMode;
 
-/// Exports whose lock is held. More than these are only delivered and not written back; of such the
-/// oldest locks are let go, so that they do not use up the files that a process may have open.
+/// Exports whose lock is held, so that they do not use up the files that a process may have open.
+/// What comes on top, in an outage, is locked when it is its turn to be sent.
 const MAX_HELD: usize = 256;
 
 #[derive(Clone, Debug, Default)]
@@ -21,8 +23,8 @@ pub struct Claims {
 #[derive(Debug, Default)]
 struct Held {
     locks: HashMap<TraceId, Option<File>>,
-    /// In the order in which they were taken.
-    order: VecDeque<TraceId>,
+    /// What another process was seen to work on.
+    elsewhere: HashSet<TraceId>,
 }
 
 /// Whether to go on with an export.
@@ -31,28 +33,42 @@ pub enum Turn {
     Ours,
     /// Another process works on it.
     Busy,
-    /// Another process did.
+    /// Another process did, or is about to.
     Emitted,
 }
 
 impl Claims {
-    pub async fn claim(&self, head: &Head) -> Turn {
+    /// For an export in the queue that is to be sent.
+    pub async fn turn(&self, head: &Head) -> Turn {
         let trace_id = head.trace_id;
         // What we wrote ourselves carries the id, and may still be on its way to somebody.
         if head.written || self.held().locks.contains_key(&trace_id) {
             return Turn::Ours;
         }
-        let (source, mode) = (head.source.clone(), head.write_back);
-        let claimed = tokio::task::spawn_blocking(move || claim(&source, trace_id, mode)).await;
-        match claimed {
-            Ok(Claim::Ours(lock)) => {
+        let (claims, source, mode) = (self.clone(), head.source.clone(), head.write_back);
+        let claimed = tokio::task::spawn_blocking(move || claims.claim(&source, trace_id, mode));
+        // It fails when the runtime is going down.
+        claimed.await.unwrap_or(Turn::Busy)
+    }
+
+    /// For an export that was just read. Blocks on the disk.
+    pub fn claim(&self, source: &Source, trace_id: TraceId, mode: WriteBackMode) -> Turn {
+        if self.held().locks.contains_key(&trace_id) {
+            return Turn::Ours;
+        }
+        match claim(source, trace_id, mode) {
+            Claim::Ours(lock) => {
                 self.held().insert(trace_id, lock);
                 Turn::Ours
             }
-            Ok(Claim::Busy) => Turn::Busy,
-            Ok(Claim::Emitted) => Turn::Emitted,
-            // The runtime is going down.
-            Err(_) => Turn::Busy,
+            Claim::Busy => {
+                self.held().elsewhere.insert(trace_id);
+                Turn::Busy
+            }
+            Claim::Emitted => Turn::Emitted,
+            // It was replaced while another process worked on it, in whose queue it is.
+            Claim::Superseded if self.held().elsewhere.contains(&trace_id) => Turn::Emitted,
+            Claim::Superseded => Turn::Ours,
         }
     }
 
@@ -60,7 +76,7 @@ impl Claims {
     pub fn release(&self, trace_id: TraceId) {
         let mut held = self.held();
         held.locks.remove(&trace_id);
-        held.order.retain(|other| *other != trace_id);
+        held.elsewhere.remove(&trace_id);
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
@@ -70,12 +86,8 @@ impl Claims {
 
 impl Held {
     fn insert(&mut self, trace_id: TraceId, lock: Option<File>) {
-        self.locks.insert(trace_id, lock);
-        self.order.push_back(trace_id);
-        if self.order.len() > MAX_HELD
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.locks.remove(&oldest);
+        if self.locks.len() < MAX_HELD {
+            self.locks.insert(trace_id, lock);
         }
     }
 }

@@ -35,7 +35,7 @@ const STALE: Duration = Duration::from_secs(60);
 const AFTER_LOSS: Duration = Duration::from_secs(1);
 
 /// How long to wait before an export that another process works on is looked at again.
-const WHILE_BUSY: Duration = Duration::from_millis(500);
+const WHILE_BUSY: Duration = Duration::from_millis(100);
 
 /// Exports that are looked for in the backend at the same time.
 const MAX_PROVING: usize = 64;
@@ -167,7 +167,7 @@ impl Deliverer {
 
     /// Whether it is for this process to send the export.
     async fn turn(&self, lease: &Lease) -> Turn {
-        match self.claims.claim(lease.head()).await {
+        match self.claims.turn(lease.head()).await {
             Turn::Emitted if !lease.ends_with_the_id() => Turn::Ours,
             turn => turn,
         }

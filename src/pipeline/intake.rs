@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::claims::{Claims, Turn};
 use super::event::{Event, Observer};
 use super::{Mode, StageDied};
 use crate::clock::UnixNanos;
@@ -45,6 +46,7 @@ struct Shared {
     read: ReadOptions,
     converter: Converter,
     queue: Queue,
+    claims: Claims,
     destinations: Vec<Destination>,
     observer: Observer,
     mode: Mode,
@@ -67,7 +69,7 @@ impl Intake {
     pub fn new(
         config: &ExportDirConfig,
         converter: Converter,
-        queue: Queue,
+        (queue, claims): (Queue, Claims),
         destinations: Vec<Destination>,
         observer: Observer,
         mode: Mode,
@@ -77,6 +79,7 @@ impl Intake {
             read: config.read_options(),
             converter,
             queue,
+            claims,
             destinations,
             observer,
             mode,
@@ -234,6 +237,11 @@ impl Shared {
         if fresh.provisional && !final_look {
             return Seen::Later(Look::Inconsistent);
         }
+        // What another process works on is taken in all the same, should that one die.
+        let turn = self.claims.claim(&fresh.source, fresh.trace_id, self.write_back);
+        if turn == Turn::Emitted {
+            return Seen::AlreadyEmitted;
+        }
         let made_at = UnixNanos::now();
         let conversion = self.converter.convert(&fresh.plan, fresh.trace_id, made_at);
         let warnings = fresh.plan.warnings.iter().map(ToString::to_string);
@@ -280,7 +288,11 @@ impl Shared {
                     spans: delivery.span_count,
                     requests: delivery.requests.len(),
                 };
-                match self.queue.accept(&delivery, &self.destinations).await {
+                let accepted = self.queue.accept(&delivery, &self.destinations).await;
+                if !self.queue.holds(delivery.trace_id) {
+                    self.claims.release(delivery.trace_id);
+                }
+                match accepted {
                     Accepted::New => {
                         for warning in warnings {
                             (self.observer)(&Event::Odd { path: path.clone(), warning });

@@ -22,6 +22,26 @@
 //! - Where names cannot be exchanged (NFS, 9p, some FUSE) the file is read once more and renamed
 //!   over; an export that lands between these two calls is lost to its predecessor.
 
+//!
+//! What one write-back does, as `strace -f -e trace=file,fsync,fchmod` shows it, with T for the temp
+//! file's name and without the `readlink`s that resolve the directory:
+//!
+//! ```text
+//! openat(AT_FDCWD, "/out", O_RDONLY|O_NOFOLLOW|O_CLOEXEC|O_DIRECTORY) = 9
+//! newfstatat(9, "onboarding-metadata.json", …, AT_SYMLINK_NOFOLLOW) = 0
+//! openat(9, "onboarding-metadata.json", O_RDONLY|O_NONBLOCK|O_NOFOLLOW|O_CLOEXEC) = 12
+//! openat(9, T, O_WRONLY|O_CREAT|O_EXCL|O_NOFOLLOW|O_CLOEXEC, 0600) = 13
+//! fchmod(13, 0644)                                         = 0
+//! fsync(13)                                                = 0
+//! renameat2(9, T, 9, "onboarding-metadata.json", RENAME_EXCHANGE) = 0
+//! newfstatat(9, T, …, AT_SYMLINK_NOFOLLOW)                 = 0
+//! openat(9, T, O_RDONLY|O_NONBLOCK|O_NOFOLLOW|O_CLOEXEC)   = 12
+//! fsync(9)                                                 = 0
+//! newfstatat(9, T, …, AT_SYMLINK_NOFOLLOW)                 = 0
+//! openat(9, T, O_RDONLY|O_NONBLOCK|O_NOFOLLOW|O_CLOEXEC)   = 12
+//! unlinkat(9, T, 0)                                        = 0
+//! ```
+
 use std::ffi::OsStr;
 use std::path::Path;
 
