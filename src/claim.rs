@@ -54,14 +54,22 @@ pub fn claim(source: &Source, trace_id: TraceId, mode: WriteBackMode) -> Claim {
             Err(Errno::ACCESS | Errno::PERM) => return Claim::Ours(None),
             Err(_) => return Claim::Superseded,
         };
-        let is_source = |stat: rustix::io::Result<rustix::fs::Stat>| {
-            stat.is_ok_and(|stat| Stamp::from(&stat) == source.stamp())
-        };
-        if !is_source(rustix::fs::fstat(&fd)) {
+        let opened = rustix::fs::fstat(&fd).map(|stat| Stamp::from(&stat));
+        let Some(opened) = opened.ok().filter(|stamp| stamp.looks_like(source)) else {
             return Claim::Superseded;
+        };
+        let mut file = File::from(fd);
+        let mut locked = file.try_lock();
+        // NFS locks for writing only what is open for writing. Elsewhere it is not opened so, since
+        // to close it again is an event that others may wait for.
+        if let Err(TryLockError::Error(error)) = &locked
+            && Errno::from_io_error(error) == Some(Errno::BADF)
+            && let Ok(fd) = rustix::fs::openat(&dir.fd, name, flags | OFlags::RDWR, Mode::empty())
+        {
+            file = File::from(fd);
+            locked = file.try_lock();
         }
-        let file = File::from(fd);
-        match file.try_lock() {
+        match locked {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Claim::Busy,
             // A file system without locks.
@@ -69,7 +77,8 @@ pub fn claim(source: &Source, trace_id: TraceId, mode: WriteBackMode) -> Claim {
         }
         // Whoever had the lock before may have put another file in its place, or an id beside it.
         let present = rustix::fs::statat(&dir.fd, name, AtFlags::SYMLINK_NOFOLLOW);
-        if is_source(present) && !writeback::carries(source, trace_id, mode) {
+        let is_present = present.is_ok_and(|stat| Stamp::from(&stat) == opened);
+        if is_present && !writeback::carries(source, trace_id, mode) {
             return Claim::Ours(Some(file));
         }
     }

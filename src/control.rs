@@ -17,6 +17,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::ids::TraceId;
 use crate::queue::Queue;
 use crate::queue::admin::{Listed, Verified};
 
@@ -36,9 +37,18 @@ const AFTER_ERROR: Duration = Duration::from_secs(1);
 #[serde(tag = "command", rename_all = "snake_case")]
 pub enum Question {
     List,
-    Retry { ids: Vec<u64> },
-    Drop { ids: Vec<u64>, force: bool },
+    Retry {
+        ids: Vec<u64>,
+    },
+    Drop {
+        ids: Vec<u64>,
+        force: bool,
+    },
     Verify,
+    /// Which of these traces were delivered, or dropped, and are not held any more.
+    AreDone {
+        trace_ids: Vec<TraceId>,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -48,6 +58,7 @@ pub enum Answer {
     /// The ids for which it was done.
     Done(Vec<u64>),
     Verified(Verified),
+    AreDone(Vec<TraceId>),
     Failed(String),
 }
 
@@ -56,6 +67,7 @@ pub async fn answer(queue: &Queue, question: Question) -> Answer {
     let mut done = Vec::new();
     match question {
         Question::List => return Answer::Listed(queue.list()),
+        Question::AreDone { trace_ids } => return Answer::AreDone(queue.are_done(&trace_ids)),
         Question::Verify => match queue.verify().await {
             Ok(verified) => return Answer::Verified(verified),
             Err(error) => return Answer::Failed(error),

@@ -79,8 +79,10 @@ pub struct Destination {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Accepted {
     New,
-    /// The same trace is on its way already, or was delivered just now.
+    /// The same trace is on its way already, or is not wanted.
     Known,
+    /// The same trace was delivered a while ago.
+    Delivered,
     /// The same trace is a dead letter.
     DeadLetter {
         id: u64,
@@ -294,6 +296,17 @@ impl Queue {
     /// The files of the exports that wait for an exporter, or for their write-back.
     pub fn waiting(&self) -> Vec<PathBuf> {
         self.state().waiting()
+    }
+
+    /// Whether the id of this trace is about to be written, or was, and nobody has noted it yet.
+    pub fn is_to_write(&self, trace_id: TraceId) -> bool {
+        self.state().is_to_write(trace_id)
+    }
+
+    /// Which of these traces were delivered, or dropped, and are not held any more.
+    pub fn are_done(&self, trace_ids: &[TraceId]) -> Vec<TraceId> {
+        let state = self.state();
+        trace_ids.iter().copied().filter(|id| state.is_done_with(*id)).collect()
     }
 
     /// Whether an export of this trace is held, in whatever state.

@@ -19,6 +19,9 @@ mod stale;
 mod temp;
 
 use std::path::Path;
+use std::time::UNIX_EPOCH;
+
+use rustix::fs::Timespec;
 
 use crate::ids::TraceId;
 use crate::source::{self, Loaded, Source};
@@ -29,20 +32,41 @@ pub use replace::{Outcome, write_back};
 pub use stale::remove_stale;
 pub use temp::is_temp_name;
 
+/// Whether a file is as a write-back left it: one that writes into it gives it another time, even if
+/// it carries our keys along.
+pub fn is_as_left(source: &Source, bytes: &[u8]) -> bool {
+    let written_at = splice::existing(bytes, EMITTED_AT).and_then(|text| time_of(&text));
+    written_at.is_some_and(|at| {
+        i128::from(at.tv_sec) * 1_000_000_000 + i128::from(at.tv_nsec) == source.mtime_ns
+    })
+}
+
+/// The point in time that a timestamp stands for, as a file's time.
+fn time_of(timestamp: &str) -> Option<Timespec> {
+    let time = humantime::parse_rfc3339(timestamp).ok()?;
+    let since = time.duration_since(UNIX_EPOCH).ok()?;
+    let tv_sec = i64::try_from(since.as_secs()).ok()?;
+    Some(Timespec { tv_sec, tv_nsec: since.subsec_nanos().into() })
+}
+
 /// Whether the id of this trace is where it belongs already.
 pub fn carries(source: &Source, trace_id: TraceId, mode: WriteBackMode) -> bool {
     let path = &source.canonical;
     let id = match mode {
-        WriteBackMode::InPlace => id_within(path),
+        // Only the two keys were added to what was read; anything larger is another version.
+        WriteBackMode::InPlace => id_within(path, source.size.saturating_add(ROOM_FOR_KEYS)),
         WriteBackMode::Beside => id_beside(path),
         WriteBackMode::Off => None,
     };
     id.as_deref().and_then(TraceId::from_hex) == Some(trace_id)
 }
 
-/// The id that an export carries itself. Its size is that of an export that was read before.
-fn id_within(path: &Path) -> Option<String> {
-    splice::existing(&source::load(path, u64::MAX).ok()?.bytes, TRACE_ID)
+/// More than the two keys with their values take up, in any style.
+const ROOM_FOR_KEYS: u64 = 4_096;
+
+/// The id that an export carries itself.
+fn id_within(path: &Path, max_bytes: u64) -> Option<String> {
+    splice::existing(&source::load(path, max_bytes).ok()?.bytes, TRACE_ID)
 }
 
 /// The trace that the file would be if it were taken for a new export, while it carries this id.

@@ -102,6 +102,7 @@ async fn off_writes_nothing_and_remembers_what_was_sent() {
         place.once().expect_code(0);
     }
     assert!(snapshot.is_untouched());
+    assert_eq!(place.status().0, "delivered");
     assert_eq!(place.server.accepted().len(), 1);
     assert_eq!(fs::read_dir(place.workspace.exports().join("a")).unwrap().count(), 3);
 }
@@ -138,9 +139,16 @@ async fn an_id_that_was_carried_along_is_done_or_replaced() {
     }
     assert_eq!(place.server.accepted().len(), 1, "its own write is no new export");
 
+    // Nor is it one for a queue that never heard of it.
+    let other = place.workspace.configured("once", &place.pipeline).arg("--state-dir");
+    other.arg(place.workspace.root().join("other")).run().expect_code(0);
+    assert_eq!(place.server.accepted().len(), 1);
+    assert_eq!(place.status().0, "written");
+
     // The next export carries the last id along, as this exporter does.
     let next = presets::typical().with("task_trace_id", json!(snapshot.trace_id()));
     let next = place.export("a", &next);
+    assert_eq!(place.status().0, "waiting");
     place.once().expect_code(0);
     assert_eq!(next.written_trace_id(), Some(next.trace_id()));
     assert_eq!(place.server.accepted().len(), 2);
@@ -438,4 +446,81 @@ async fn a_thousand_directories_are_watched() {
         place.export(name, &presets::one()).wait_for_trace_id(PATIENCE).await;
     }
     terminate(running);
+}
+
+/// Scenario: a copy with the old times is laid over an export that has its id, as `cp -p` and
+/// `rsync -a` do.
+/// Guarantees: it is the same export: it is not sent again, and gets the same id.
+#[tokio::test]
+async fn a_copy_with_the_old_times_gets_the_same_id() {
+    let place = Place::new(json!({})).await;
+    let running = place.run();
+    let snapshot = place.export("a", &presets::one());
+    let id = snapshot.wait_for_trace_id(PATIENCE).await;
+    let copy = snapshot.path.with_file_name("copy");
+    fs::write(&copy, &snapshot.bytes).unwrap();
+    // What the file had before the id was written into it.
+    let nanos = u64::try_from(snapshot.mtime_ns).unwrap();
+    let before = std::time::UNIX_EPOCH + Duration::from_nanos(nanos);
+    fs::File::options().write(true).open(&copy).unwrap().set_modified(before).unwrap();
+    fs::rename(&copy, &snapshot.path).unwrap();
+    assert_eq!(snapshot.wait_for_trace_id(PATIENCE).await, id);
+    terminate(running);
+    assert_eq!(place.server.accepted().len(), 1);
+}
+
+/// Scenario: an export waits while its file is replaced by one that is larger than memory.
+/// Guarantees: nobody reads it; what was accepted is delivered.
+#[tokio::test]
+async fn a_file_that_becomes_huge_while_its_export_waits_is_not_read() {
+    let busy =
+        FakeOtlp::builder().script(vec![Fault::unavailable(Protocol::Grpc); 5]).start().await;
+    let place = Place::at(busy, json!({}));
+    let snapshot = place.export("a", &presets::one());
+    let running = place.run();
+    place.server.wait_for(|state| !state.attempts.is_empty(), PATIENCE).await;
+    let huge = snapshot.path.with_file_name("huge");
+    fs::File::create(&huge).unwrap().set_len(1 << 40).unwrap();
+    fs::rename(&huge, &snapshot.path).unwrap();
+    place.server.wait_for(|state| state.accepted.len() == 1, PATIENCE).await;
+    running.wait_for_line("max_file_size", PATIENCE);
+    terminate(running);
+}
+
+/// Scenario: a directory is made anew below a watched one, and rests before anything is in it.
+/// Guarantees: what comes later is noticed at once, and not by the next scan of everything.
+#[tokio::test]
+async fn a_sub_directory_that_is_made_anew_is_watched_again() {
+    let place = Place::new(json!({"rescan_interval": "1h"})).await;
+    let running = place.run();
+    let out = place.workspace.exports().join("out");
+    for _ in 0..3 {
+        place.export("out", &presets::one()).wait_for_trace_id(PATIENCE).await;
+        fs::remove_dir_all(&out).unwrap();
+        fs::create_dir(&out).unwrap();
+        // Another export shows that the new directory was seen.
+        let marker = place.export("marker", &presets::one());
+        marker.wait_for_trace_id(PATIENCE).await;
+    }
+    place.export("out", &presets::one()).wait_for_trace_id(PATIENCE).await;
+    terminate(running);
+}
+
+/// Scenario: a directory below the watched one becomes a link that leads elsewhere.
+/// Guarantees: nothing is read or written there.
+#[tokio::test]
+async fn a_directory_that_becomes_a_link_leads_nowhere() {
+    let place = Place::new(json!({"rescan_interval": "1s"})).await;
+    let outside = presets::one().write_into(&place.workspace.root().join("elsewhere")).snapshot;
+    let running = place.run();
+    place.export("a", &presets::one()).wait_for_trace_id(PATIENCE).await;
+    let a = place.workspace.exports().join("a");
+    fs::remove_dir_all(&a).unwrap();
+    symlink(outside.path.parent().unwrap(), &a).unwrap();
+    for n in 0..3 {
+        place.export(&format!("b{n}"), &presets::one()).wait_for_trace_id(PATIENCE).await;
+    }
+    terminate(running);
+    assert!(outside.is_untouched());
+    assert_eq!(place.server.accepted().len(), 4);
 }

@@ -24,7 +24,7 @@ use support::workspace::Workspace;
 
 const NO_FILES: [PathBuf; 0] = [];
 
-const ROUNDS: u32 = 1_000;
+const ROUNDS: u32 = 2_000;
 
 /// Small numbers that look random and are the same in every run.
 struct Numbers(u64);
@@ -168,6 +168,26 @@ async fn each_export_is_sent_by_one_of_them() {
             assert_eq!(snapshot.is_untouched(), mode == "beside");
         }
     }
+}
+
+/// Scenario: somebody holds the lock on one export and does nothing.
+/// Guarantees: all others are sent meanwhile, and this one as soon as the lock is let go.
+#[tokio::test]
+async fn an_export_that_another_process_holds_keeps_no_other_waiting() {
+    let workspace = Workspace::new();
+    let server = FakeOtlp::builder().start().await;
+    let held = workspace.export("a", &presets::one()).snapshot;
+    let lock = fs::File::open(&held.path).unwrap();
+    lock.lock().unwrap();
+    let running = sidecar(&workspace, &server, "state-a").spawn();
+    for name in ["b", "c"] {
+        workspace.export(name, &presets::one()).snapshot.wait_for_trace_id(PATIENCE).await;
+    }
+    assert!(held.is_untouched());
+    drop(lock);
+    held.wait_for_trace_id(PATIENCE).await;
+    terminate(running);
+    assert_eq!(server.accepted().len(), 3);
 }
 
 /// Scenario: `rm -rf out && mkdir out && export`, a hundred times in a row, under two sidecars.

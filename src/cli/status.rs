@@ -11,11 +11,11 @@ use super::queue::{Format, Source};
 use super::setup::Setup;
 use super::{ConfigArgs, Exit, Global};
 use crate::control::{Answer, Question};
+use crate::ids::TraceId;
 use crate::pipeline;
 use crate::plan::{self, Export, Fresh, PlanError};
 use crate::queue::admin::{Listed, ListedState};
 use crate::queue::is_there;
-use crate::receiver::config::ExportDirConfig;
 use crate::receiver::scan::Scanner;
 use crate::text::visible;
 use crate::writeback;
@@ -88,12 +88,21 @@ impl Status {
     pub async fn run(self, global: &Global) -> Result<Exit, Failure> {
         let setup = Setup::load(&self.config, &self.directories)?;
         setup.start_logging(global);
-        let held = held(&setup).await?;
-        let mut all = Vec::new();
+        let mut found = Vec::new();
         for config in pipeline::Pipelines::receivers(&setup.config) {
-            let found = Scanner::new(pipeline::selection(&config)).scan_all();
-            all.extend(found.exports.into_keys().map(|path| known(path, &config, &held)));
+            let exports = Scanner::new(pipeline::selection(&config)).scan_all().exports;
+            found.extend(exports.into_keys().map(|path| {
+                let export = plan::read(&path, &config.read_options());
+                (path, export, config.write_back.mode)
+            }));
         }
+        let fresh = found.iter().filter_map(|(_, export, _)| match export {
+            Ok(Export::Fresh(fresh)) => Some(fresh.trace_id),
+            _ => None,
+        });
+        let held = Held::by(&setup, fresh.collect()).await?;
+        let known = found.into_iter().map(|(path, export, mode)| known(path, export, mode, &held));
+        let all: Vec<Known> = known.collect();
         let text = match self.format {
             Format::Table => table(&all),
             Format::Json => {
@@ -106,21 +115,43 @@ impl Status {
     }
 }
 
-/// What the queue holds; nothing, where there is no queue.
-async fn held(setup: &Setup) -> Result<Vec<Listed>, Failure> {
-    let Some(directory) = setup.queue_directory().filter(|it| is_there(it)) else {
-        return Ok(Vec::new());
-    };
-    match Source::find(&directory).await?.ask(Question::List).await? {
-        Answer::Listed(listed) => Ok(listed),
-        other => Err(anyhow!("an unexpected answer: {other:?}").into()),
+/// What the queue knows; nothing, where there is no queue.
+#[derive(Default)]
+struct Held {
+    listed: Vec<Listed>,
+    /// Delivered, or dropped, and not held any more.
+    done: Vec<TraceId>,
+}
+
+impl Held {
+    async fn by(setup: &Setup, trace_ids: Vec<TraceId>) -> Result<Held, Failure> {
+        let Some(directory) = setup.queue_directory().filter(|it| is_there(it)) else {
+            return Ok(Held::default());
+        };
+        let source = Source::find(&directory).await?;
+        match (
+            source.ask(Question::List).await?,
+            source.ask(Question::AreDone { trace_ids }).await?,
+        ) {
+            (Answer::Listed(listed), Answer::AreDone(done)) => Ok(Held { listed, done }),
+            other => Err(anyhow!("an unexpected answer: {other:?}").into()),
+        }
+    }
+
+    fn find(&self, id: &str) -> Option<&Listed> {
+        self.listed.iter().find(|listed| listed.trace_id == id)
     }
 }
 
-fn known(path: PathBuf, config: &ExportDirConfig, held: &[Listed]) -> Known {
-    let (state, reason, trace_id) = match plan::read(&path, &config.read_options()) {
+fn known(
+    path: PathBuf,
+    export: Result<Export, PlanError>,
+    mode: WriteBackMode,
+    held: &Held,
+) -> Known {
+    let (state, reason, trace_id) = match export {
         Ok(Export::Emitted { task_trace_id }) => by_id(task_trace_id, held),
-        Ok(Export::Fresh(fresh)) => by_queue(&path, &fresh, config, held),
+        Ok(Export::Fresh(fresh)) => by_queue(&path, &fresh, mode, held),
         Err(error @ PlanError::Source(_)) => (State::Unreadable, Some(error.to_string()), None),
         Err(error) => (State::Invalid, Some(error.to_string()), None),
     };
@@ -130,25 +161,28 @@ fn known(path: PathBuf, config: &ExportDirConfig, held: &[Listed]) -> Known {
 type Found = (State, Option<String>, Option<String>);
 
 /// It carries an id; an exporter that write-back does not wait for may be at work still.
-fn by_id(id: String, held: &[Listed]) -> Found {
-    let rest = held.iter().find(|listed| listed.trace_id == id);
-    (State::Written, rest.and_then(|listed| listed.waits_for()), Some(id))
+fn by_id(id: String, held: &Held) -> Found {
+    (State::Written, held.find(&id).and_then(Listed::waits_for), Some(id))
 }
 
-fn by_queue(path: &Path, fresh: &Fresh, config: &ExportDirConfig, held: &[Listed]) -> Found {
+fn by_queue(path: &Path, fresh: &Fresh, mode: WriteBackMode, held: &Held) -> Found {
     let id = fresh.trace_id.to_string();
-    let Some(listed) = held.iter().find(|listed| listed.trace_id == id) else {
-        let carried = match config.write_back.mode {
-            WriteBackMode::Beside => writeback::id_beside(path).filter(|beside| *beside == id),
-            WriteBackMode::InPlace | WriteBackMode::Off => fresh.carries.clone(),
-        };
-        let reason = match config.write_back.mode {
-            WriteBackMode::Off => "not taken in yet; or sent, which write_back: off does not show",
-            _ => "not taken in yet: no sidecar has read it, or its queue is another one",
-        };
-        return match carried {
+    let Some(listed) = held.find(&id) else {
+        let own = fresh.carries.clone().filter(|_| fresh.is_our_write);
+        let beside = || writeback::id_beside(path).filter(|beside| *beside == id);
+        let written = own.or_else(|| beside().filter(|_| mode == WriteBackMode::Beside));
+        return match written {
             Some(id) => by_id(id, held),
-            None => (State::Waiting, Some(reason.to_owned()), None),
+            // Sent, and nothing says so but the queue; or dropped by a person.
+            None if held.done.contains(&fresh.trace_id) => {
+                let reason = "not held any more, and no id is written for it";
+                (State::Delivered, Some(reason.to_owned()), Some(id))
+            }
+            None => {
+                let reason =
+                    "not taken in yet: no sidecar has read it, or its queue is another one";
+                (State::Waiting, Some(reason.to_owned()), None)
+            }
         };
     };
     let refusal = || {

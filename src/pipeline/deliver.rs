@@ -50,6 +50,8 @@ pub struct Deliverer {
     /// If arrival is to be proven.
     prover: Option<Arc<Prover>>,
     proving: JoinSet<(Lease, Result<Proof, Stop>)>,
+    /// What other processes work on. These hold a bounded number of locks each.
+    busy: JoinSet<Lease>,
 }
 
 /// Why an export is not delivered, for now or for good.
@@ -87,8 +89,8 @@ impl Deliverer {
             Arc::new(Prover { verifier, reach, stopping: stopping.clone() })
         });
         let reach = reach(exporter.destination());
-        let proving = JoinSet::new();
-        Deliverer { exporter, queue, observer, stopping, claims, reach, prover, proving }
+        let (proving, busy) = (JoinSet::new(), JoinSet::new());
+        Deliverer { exporter, queue, observer, stopping, claims, reach, prover, proving, busy }
     }
 
     pub async fn run(mut self) -> Result<(), StageDied> {
@@ -101,6 +103,7 @@ impl Deliverer {
                 // What is being looked for stays in the queue, acknowledged.
                 () = stop.cancelled() => return Ok(()),
                 Some(proved) = self.proving.join_next() => proved?,
+                Some(lease) = self.busy.join_next() => (lease?, Ok(Proof::Lost(Vec::new()))),
                 lease = queue.lease(&id), if may_lease => match lease {
                     Some(lease) => (lease, Ok(Proof::Lost(Vec::new()))),
                     None => return Ok(()),
@@ -117,10 +120,12 @@ impl Deliverer {
                         () = abort.cancelled() => return Ok(()),
                     }
                 }
+                // Others go first: the other process may wait for one of ours in turn.
                 Turn::Busy => {
-                    if self.stopping.sleep(WHILE_BUSY).await.is_err() {
-                        return Ok(());
-                    }
+                    self.busy.spawn(async move {
+                        tokio::time::sleep(WHILE_BUSY).await;
+                        lease
+                    });
                     continue;
                 }
             }
@@ -148,7 +153,10 @@ impl Deliverer {
                     Settling::Rejected(lease, rejection)
                 }
                 (Err(Stop::Interrupted), _) => Settling::Nothing,
-                (Err(Stop::Lost), _) => Settling::Lost,
+                (Err(Stop::Lost), _) => {
+                    self.claims.release(lease.head().trace_id);
+                    Settling::Lost
+                }
             };
             let settled = tokio::select! {
                 biased;

@@ -30,6 +30,7 @@ use crate::queue::{Accepted, Delivery, Destination, Queue};
 use crate::receiver::Candidate;
 use crate::receiver::config::ExportDirConfig;
 use crate::receiver::settle::{Look, Settling, quiet_since};
+use crate::source::{Source, SourceError};
 use crate::writeback;
 use crate::writeback::config::WriteBackMode;
 
@@ -42,7 +43,10 @@ pub struct Intake {
 }
 
 struct Shared {
+    directories: Vec<PathBuf>,
     settling: Settling,
+    /// When a file that cannot be read for now is looked at again.
+    look_again: Duration,
     read: ReadOptions,
     converter: Converter,
     queue: Queue,
@@ -75,6 +79,8 @@ impl Intake {
         mode: Mode,
     ) -> Intake {
         let shared = Shared {
+            directories: config.directories.clone(),
+            look_again: config.rescan_interval.0,
             settling: Settling { settle: config.settle.0, timeout: config.settle_timeout.0 },
             read: config.read_options(),
             converter,
@@ -172,7 +178,7 @@ impl Shared {
 
     async fn take_in(self: Arc<Self>, path: &Path) {
         let mut quiet = Quiet::new(path);
-        let mut looks = 0;
+        let (mut looks, mut is_told) = (0, false);
         loop {
             while let Some(wait) = self.settling.before_reading(quiet.now(), quiet.waited()) {
                 tokio::time::sleep(wait).await;
@@ -197,6 +203,16 @@ impl Shared {
                 Seen::Later(_) => self.look_for_good(path).await,
                 seen => seen,
             };
+            // A file server that is away, say: nobody changes the file when it is back.
+            let passes = matches!(&seen, Seen::Refused(error) if error.is_transient());
+            if passes && self.mode == Mode::Watch {
+                drop(permit);
+                if !std::mem::replace(&mut is_told, true) {
+                    self.conclude(path, seen).await;
+                }
+                tokio::time::sleep(self.look_again).await;
+                continue;
+            }
             self.conclude(path, seen).await;
             return;
         }
@@ -237,6 +253,9 @@ impl Shared {
         if fresh.provisional && !final_look {
             return Seen::Later(Look::Inconsistent);
         }
+        if let Err(error) = self.is_within(&fresh.source) {
+            return Seen::Refused(PlanError::Source(error));
+        }
         // What another process works on is taken in all the same, should that one die.
         let turn = self.claims.claim(&fresh.source, fresh.trace_id, self.write_back);
         if turn == Turn::Emitted {
@@ -261,10 +280,20 @@ impl Shared {
         Seen::Ready { delivery, warnings }
     }
 
+    /// A directory on the way may have become a link since the scan.
+    fn is_within(&self, source: &Source) -> Result<(), SourceError> {
+        let roots = self.directories.iter().filter_map(|root| root.canonicalize().ok());
+        if roots.into_iter().any(|root| source.canonical.starts_with(root)) {
+            return Ok(());
+        }
+        let why = "a symbolic link leads out of the watched directory";
+        Err(SourceError::Escapes { path: source.path.clone(), why })
+    }
+
     /// An id that we wrote for this very version, into the file or beside it.
     fn is_done_already(&self, path: &Path, fresh: &Fresh) -> bool {
         let carried = fresh.carries.as_deref().and_then(TraceId::from_hex);
-        carried.is_some_and(|id| self.queue.holds(id))
+        carried.is_some_and(|id| fresh.is_our_write || self.queue.is_to_write(id))
             || (self.write_back == WriteBackMode::Beside
                 && writeback::id_beside(path).as_deref().and_then(TraceId::from_hex)
                     == Some(fresh.trace_id))
@@ -305,6 +334,7 @@ impl Shared {
                     Accepted::DeadLetter { id, reason, may_be_retried } => {
                         self.meet_dead_letter(path, id, reason, may_be_retried, &event).await;
                     }
+                    Accepted::Delivered => self.write_again(delivery).await,
                     Accepted::Known | Accepted::Closed => {}
                 }
             }
@@ -313,6 +343,26 @@ impl Shared {
 }
 
 impl Shared {
+    /// A copy with the old times was put over a file that had its id: it is the same export, and the
+    /// same id is right for it. (Or it was read just before the id was written, and has it by now.)
+    async fn write_again(&self, delivery: Delivery) {
+        let Delivery { trace_id, source, write_back, .. } = delivery;
+        let (id, at, max_bytes) =
+            (trace_id.to_string(), UnixNanos::now().rfc3339(), self.read.max_file_size);
+        let path = source.path.clone();
+        let written = tokio::task::spawn_blocking(move || match write_back {
+            WriteBackMode::InPlace => writeback::write_back(&source, &id, &at, max_bytes).map(drop),
+            WriteBackMode::Beside => {
+                writeback::write_beside(&source, &id, &at, max_bytes).map(drop)
+            }
+            WriteBackMode::Off => Ok(()),
+        });
+        if let Ok(Err(error)) = written.await {
+            let reason = error.to_string();
+            (self.observer)(&Event::NotWritten { path, trace_id, reason });
+        }
+    }
+
     /// Who runs `once` again wants it tried again; a sidecar that starts again does not.
     async fn meet_dead_letter(
         &self,

@@ -125,7 +125,7 @@ impl Settler {
             Ok(Err(error)) => error.to_string(),
             Err(error) => error.to_string(),
         };
-        if !is_retry {
+        if !is_retry || settlement.head.not_written.as_ref() != Some(&failure) {
             settlement.not_written(&failure).await;
             (self.observer)(&Event::NotWritten { path, trace_id, reason: failure });
         }
@@ -140,10 +140,7 @@ impl Settler {
     }
 
     fn config_of(&self, path: &Path) -> Option<&ExportDirConfig> {
-        let holds = |config: &&ExportDirConfig| {
-            config.directories.iter().any(|directory| path.starts_with(directory))
-        };
-        self.configs.iter().find(holds)
+        self.configs.iter().find(|config| super::selection(config).is_export(path))
     }
 }
 

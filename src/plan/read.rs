@@ -12,6 +12,7 @@ use super::onboarding::OnboardingError;
 use super::{Manifest, ManifestUse, Onboarding, Plan, ProjectContext, Warning, join};
 use crate::ids::TraceId;
 use crate::source::{self, Source, SourceError};
+use crate::writeback;
 
 /// How an export is read.
 #[derive(Clone, Debug)]
@@ -40,6 +41,8 @@ pub struct Fresh {
     pub trace_id: TraceId,
     /// The `task_trace_id` that it carries all the same.
     pub carries: Option<String>,
+    /// It is as a write-back left it, and nobody has touched it since.
+    pub is_our_write: bool,
     pub plan: Plan,
     /// The metadata names a file that could not be used. It may still be on its way to the disk,
     /// so it is worth a second look before the export is taken as it is.
@@ -54,6 +57,11 @@ pub enum PlanError {
 }
 
 impl PlanError {
+    /// Whether it may pass without anybody doing anything about the file.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, PlanError::Source(error) if error.is_transient())
+    }
+
     /// Whether a writer in the middle of its work would look like this.
     pub fn may_settle(&self) -> bool {
         match self {
@@ -91,6 +99,7 @@ pub fn read(path: &Path, options: &ReadOptions) -> Result<Export, PlanError> {
     let onboarding = Onboarding::parse(&loaded.bytes)
         .map_err(|error| PlanError::Onboarding { path: path.to_owned(), error })?;
     let carries = onboarding.task_trace_id.clone();
+    let is_our_write = writeback::is_as_left(&loaded.source, &loaded.bytes);
     if let Some(task_trace_id) = carries.clone().filter(|_| !options.emit_existing) {
         return Ok(Export::Emitted { task_trace_id });
     }
@@ -107,7 +116,14 @@ pub fn read(path: &Path, options: &ReadOptions) -> Result<Export, PlanError> {
     let context = context.unwrap_or_default();
     let mut plan = join::join(onboarding, manifest, context, options.project_id.as_deref());
     plan.warnings.append(&mut warnings);
-    Ok(Export::Fresh(Box::new(Fresh { source, trace_id, carries, plan, provisional })))
+    Ok(Export::Fresh(Box::new(Fresh {
+        source,
+        trace_id,
+        carries,
+        is_our_write,
+        plan,
+        provisional,
+    })))
 }
 
 fn read_manifest(

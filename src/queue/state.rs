@@ -247,8 +247,10 @@ impl State {
     }
 
     pub fn known(&self, trace_id: TraceId) -> Option<Accepted> {
-        let gone = self.delivered.contains(&trace_id) || self.forgotten.contains(&trace_id);
-        if gone || self.accepting.contains(&trace_id) {
+        if self.delivered.contains(&trace_id) {
+            return Some(Accepted::Delivered);
+        }
+        if self.forgotten.contains(&trace_id) || self.accepting.contains(&trace_id) {
             return Some(Accepted::Known);
         }
         let seq = self.by_trace.get(&trace_id)?;
@@ -262,6 +264,15 @@ impl State {
             },
             _ => Accepted::Known,
         })
+    }
+
+    pub fn is_to_write(&self, trace_id: TraceId) -> bool {
+        let seq = self.by_trace.get(&trace_id);
+        seq.and_then(|seq| self.entries.get(seq)).is_some_and(|entry| !entry.record.head.written)
+    }
+
+    pub fn is_done_with(&self, trace_id: TraceId) -> bool {
+        self.forgotten.contains(&trace_id) || self.delivered.contains(&trace_id)
     }
 
     pub fn holds(&self, trace_id: TraceId) -> bool {

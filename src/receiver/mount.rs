@@ -27,6 +27,11 @@ pub fn without_events(path: &Path) -> Option<&'static str> {
     // The width of the field differs between platforms; the numbers have 32 bits.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::unnecessary_cast)]
     let magic = rustix::fs::statfs(path).ok()?.f_type as u32;
+    kind(magic)
+}
+
+#[cfg(target_os = "linux")]
+fn kind(magic: u32) -> Option<&'static str> {
     WITHOUT_EVENTS.iter().find(|(number, _)| *number == magic).map(|(_, name)| *name)
 }
 
@@ -38,6 +43,20 @@ pub fn without_events(_: &Path) -> Option<&'static str> {
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn file_systems_that_others_write_to_are_known_by_their_numbers() {
+        for (magic, name) in [
+            (rustix::fs::NFS_SUPER_MAGIC as u32, Some("nfs")),
+            (0x0102_1997, Some("9p")),
+            (0x6573_5546, Some("fuse")),
+            (0xef53, None),
+            (0x0102_1994, None),
+            (0x794c_7630, None),
+        ] {
+            assert_eq!(kind(magic), name, "{magic:x}");
+        }
+    }
 
     #[test]
     fn local_directories_give_events() {

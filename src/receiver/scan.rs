@@ -1,6 +1,6 @@
 //! One look at the directories: which exports are there, in which version.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs::{self, Metadata};
 use std::io::ErrorKind;
@@ -52,6 +52,8 @@ pub struct Scanner {
     without_events: fn(&Path) -> Option<&'static str>,
     /// Some directory lies on one.
     has_silent: bool,
+    /// Directories that cannot be looked into, which was said once.
+    closed: BTreeSet<PathBuf>,
 }
 
 /// What is done about files that a killed run left behind.
@@ -74,7 +76,8 @@ impl Scanner {
         tidy: Option<Tidy>,
     ) -> Scanner {
         let without_events = mount::without_events;
-        Scanner { selection, watcher, tidy, without_events, has_silent: false }
+        let closed = BTreeSet::new();
+        Scanner { selection, watcher, tidy, without_events, has_silent: false, closed }
     }
 
     /// Whether every directory tells of its changes.
@@ -104,7 +107,8 @@ impl Scanner {
                 for root in roots {
                     for directory in directories {
                         if directory.starts_with(root) {
-                            if selection.is_entered(directory) {
+                            if selection.is_entered(directory) && !is_behind_a_link(root, directory)
+                            {
                                 self.scan_tree(directory, &mut found);
                             }
                         } else if root.starts_with(directory) {
@@ -144,10 +148,13 @@ impl Scanner {
                 Ok(entries) => entries,
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
                 Err(error) => {
-                    tracing::warn!(path = %directory.display(), %error, "cannot look into it");
+                    if self.closed.insert(directory.clone()) {
+                        tracing::warn!(path = %directory.display(), %error, "cannot look into it");
+                    }
                     continue;
                 }
             };
+            self.closed.remove(&directory);
             for entry in entries.flatten() {
                 let (name, path) = (entry.file_name(), entry.path());
                 has_leftover |= self.tidy.as_ref().is_some_and(|tidy| (tidy.is_leftover)(&name));
@@ -200,6 +207,13 @@ impl Scanner {
             }
         }
     }
+}
+
+/// Whether a directory has become a link, or something above it has, below the root. The root itself
+/// may be one.
+fn is_behind_a_link(root: &Path, directory: &Path) -> bool {
+    let below = directory.ancestors().take_while(|it| *it != root);
+    below.into_iter().any(Path::is_symlink)
 }
 
 impl std::fmt::Debug for Tidy {

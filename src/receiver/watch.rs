@@ -171,18 +171,17 @@ impl Watcher {
             return Ok(Watched::Missing);
         };
         let identity = (metadata.dev(), metadata.ino());
-        match self.watched.get(directory) {
-            Some(known) if *known == identity => return Ok(Watched::Before),
-            // Another directory of this name: the kernel watches the old one, if any.
-            Some(_) => {
-                let _ = self.inner.unwatch(directory);
-            }
-            None => {}
+        let known = self.watched.get(directory).copied();
+        // Another directory of this name: the kernel watches the old one, if any.
+        if known.is_some_and(|known| known != identity) {
+            let _ = self.inner.unwatch(directory);
         }
+        // One that was made anew may well have the inode of the last one, which the kernel watches no
+        // more. To watch what is watched already changes nothing.
         match self.inner.watch(directory, RecursiveMode::NonRecursive) {
             Ok(()) => {
                 self.watched.insert(directory.to_owned(), identity);
-                Ok(Watched::New)
+                Ok(if known == Some(identity) { Watched::Before } else { Watched::New })
             }
             Err(error) if is_gone(&error) => Ok(Watched::Missing),
             Err(error) => Err(WatchError(error)),

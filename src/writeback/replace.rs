@@ -13,8 +13,8 @@
 //! - Newer export while that goes back: what comes out then is not what we put in, so the swap is
 //!   repeated until it is (`put_back`). A name only ever moves on to a later version.
 //! - A writer in place, truncating as it starts: size, time or digest differ at one of the looks.
-//!   A writer that opened the file before the exchange and is silent until after the second look
-//!   writes into a file without a name. Nothing short of a lock would tell; the settle time
+//!   A writer that opened the file before the exchange and is silent until after the second look,
+//!   `GRACE` later, writes into a file without a name. Nothing short of a lock would tell; the settle time
 //!   before reading makes it unlikely.
 //! - Crash before the exchange: the target was not touched. Crash after: both versions are whole
 //!   on disk, the next attempt sees its own id and answers `Written`, and `stale` sorts the
@@ -44,8 +44,9 @@
 
 use std::ffi::OsStr;
 use std::path::Path;
+use std::time::Duration;
 
-use rustix::fs::RenameFlags;
+use rustix::fs::{RenameFlags, Timespec, Timestamps, UTIME_OMIT};
 use rustix::io::Errno;
 
 use super::splice::{existing, splice};
@@ -62,6 +63,9 @@ pub enum Outcome {
     /// There is no such file any more, and none was made.
     Gone,
 }
+
+/// How long the version that was displaced is watched.
+const GRACE: Duration = Duration::from_millis(10);
 
 /// Adds `task_trace_id` and `task_emission_timestamp` to the export that `source` identifies.
 pub fn write_back(
@@ -123,7 +127,13 @@ fn write_back_with(
     }
     before(Step::Create).map_err(|errno| failed(path, "create a file beside it", errno))?;
     let (temp, placed) = Temp::create(&dir, name, &source.sha256, &text, |new, path| {
-        attributes::copy(&original, new, path)
+        attributes::copy(&original, new, path)?;
+        // So that a version that we left can be told from one that somebody made of it.
+        super::time_of(emitted_at).map_or(Ok(()), |at| {
+            let omit = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
+            let times = Timestamps { last_access: omit, last_modification: at };
+            rustix::fs::futimens(new, &times).map_err(|errno| failed(path, "set its time", errno))
+        })
     })?;
     drop(original); // NFS would keep a replaced file that is open under yet another name
     Swap { dir: &dir, name, temp, placed, before }.replace(source, max_bytes)
@@ -154,6 +164,7 @@ impl Swap<'_> {
         let untouched = match self.came_out_as_read(Step::Look, source, max_bytes) {
             Ok(true) => {
                 self.sync();
+                grace();
                 self.came_out_as_read(Step::LookAgain, source, max_bytes)
             }
             other => other,
@@ -249,6 +260,13 @@ impl Swap<'_> {
             source: errno.into(),
         }
     }
+}
+
+/// Time for a writer in place that had opened the file before and writes now: nothing would tell
+/// that there is none.
+#[expect(clippy::disallowed_methods, reason = "there is no event to wait for")]
+fn grace() {
+    std::thread::sleep(GRACE);
 }
 
 /// Makes a change of names durable.
