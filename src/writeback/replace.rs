@@ -14,17 +14,17 @@
 //!   repeated until it is (`put_back`). A name only ever moves on to a later version.
 //! - A writer in place, truncating as it starts: size, time or digest differ at one of the looks.
 //!   A writer that opened the file before the exchange and is silent until after the second look,
-//!   `GRACE` later, writes into a file without a name. Nothing short of a lock would tell; the settle time
-//!   before reading makes it unlikely.
+//!   `GRACE` later, writes into a file without a name. Nothing short of a lock would tell; the
+//!   settle time before reading makes it unlikely.
+//! - Somebody clears the directory out meanwhile: nothing is put back that was deleted.
 //! - Crash before the exchange: the target was not touched. Crash after: both versions are whole
 //!   on disk, the next attempt sees its own id and answers `Written`, and `stale` sorts the
 //!   leftover out by its name, putting back a newer export that was not looked at yet.
 //! - Where names cannot be exchanged (NFS, 9p, some FUSE) the file is read once more and renamed
 //!   over; an export that lands between these two calls is lost to its predecessor.
-
 //!
-//! What one write-back does, as `strace -f -e trace=file,fsync,fchmod` shows it, with T for the temp
-//! file's name and without the `readlink`s that resolve the directory:
+//! What one write-back does, as `strace -f -e trace=file,fsync,fchmod,utimensat` shows it, with T for
+//! the temp file's name and without the `readlink`s that resolve the directory:
 //!
 //! ```text
 //! openat(AT_FDCWD, "/out", O_RDONLY|O_NOFOLLOW|O_CLOEXEC|O_DIRECTORY) = 9
@@ -32,6 +32,7 @@
 //! openat(9, "onboarding-metadata.json", O_RDONLY|O_NONBLOCK|O_NOFOLLOW|O_CLOEXEC) = 12
 //! openat(9, T, O_WRONLY|O_CREAT|O_EXCL|O_NOFOLLOW|O_CLOEXEC, 0600) = 13
 //! fchmod(13, 0644)                                         = 0
+//! utimensat(13, NULL, [UTIME_OMIT, task_emission_timestamp], 0) = 0
 //! fsync(13)                                                = 0
 //! renameat2(9, T, 9, "onboarding-metadata.json", RENAME_EXCHANGE) = 0
 //! newfstatat(9, T, …, AT_SYMLINK_NOFOLLOW)                 = 0
@@ -190,6 +191,8 @@ impl Swap<'_> {
         match self.dir.load(&self.temp.name, max_bytes) {
             Ok((out, _)) => Ok(out.source.same_version(source)),
             Err(error @ SourceError::Unreadable { .. }) => Err(error),
+            // Somebody clears the directory out. Nothing is left that could be put back.
+            Err(SourceError::Missing { .. }) => Ok(true),
             Err(_) => Ok(false),
         }
     }
@@ -198,18 +201,18 @@ impl Swap<'_> {
     /// someone after us, is therefore the later one, and has to go back in turn.
     pub(super) fn put_back(mut self) -> Result<Outcome, WriteBackError> {
         self.temp.disposable = false;
-        let mut held = self.dir.stamp(&self.temp.name).map_err(|errno| self.stranded(errno))?;
+        let mut held = match self.dir.stamp(&self.temp.name) {
+            Ok(held) => held,
+            Err(errno) => return self.not_put_back(errno),
+        };
         loop {
-            match self.exchange(Step::PutBack) {
-                Ok(()) => {}
-                // Whoever deleted ours would have deleted the newer one, had we not been there.
-                Err(Errno::NOENT) if self.target_is_gone() => {
-                    self.temp.disposable = true;
-                    return Ok(Outcome::Gone);
-                }
-                Err(errno) => return Err(self.stranded(errno)),
+            if let Err(errno) = self.exchange(Step::PutBack) {
+                return self.not_put_back(errno);
             }
-            let out = self.dir.stamp(&self.temp.name).map_err(|errno| self.stranded(errno))?;
+            let out = match self.dir.stamp(&self.temp.name) {
+                Ok(out) => out,
+                Err(errno) => return self.not_put_back(errno),
+            };
             if out == self.placed {
                 self.temp.disposable = true;
                 self.sync();
@@ -217,6 +220,16 @@ impl Swap<'_> {
             }
             self.placed = std::mem::replace(&mut held, out);
         }
+    }
+
+    fn not_put_back(mut self, errno: Errno) -> Result<Outcome, WriteBackError> {
+        if errno != Errno::NOENT {
+            return Err(self.stranded(errno));
+        }
+        // Somebody deletes here. Whoever deleted ours would have deleted the newer one, had we not
+        // been there; and a newer one that was deleted from under us needs to go nowhere.
+        self.temp.disposable = true;
+        Ok(if self.target_is_gone() { Outcome::Gone } else { Outcome::Superseded })
     }
 
     fn rename(mut self, source: &Source, max_bytes: u64) -> Result<Outcome, WriteBackError> {

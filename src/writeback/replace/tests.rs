@@ -221,6 +221,34 @@ fn a_temp_file_that_disappears_is_not_mistaken_for_a_missing_target() {
 }
 
 #[test]
+fn a_directory_that_is_cleared_out_is_no_trouble() {
+    for (step, newer) in
+        [(Step::Look, false), (Step::LookAgain, false), (Step::Look, true), (Step::PutBack, true)]
+    {
+        for leaves_the_target in [false, true] {
+            let case = Case::new();
+            let done = case.run_with(|at| {
+                if at == Step::Exchange && newer {
+                    case.export(NEW);
+                }
+                if at == step
+                    && let Some(temp) = case.stray()
+                {
+                    fs::remove_file(temp).unwrap();
+                    if !leaves_the_target {
+                        fs::remove_file(case.at(NAME)).unwrap();
+                    }
+                }
+                Ok(())
+            });
+            done.unwrap();
+            let left = if leaves_the_target { vec![NAME.to_owned()] } else { Vec::new() };
+            assert_eq!(case.names(), left, "{step:?}");
+        }
+    }
+}
+
+#[test]
 fn the_mode_is_kept() {
     for mode in [0o600, 0o640, 0o400, 0o664] {
         let case = Case::new();
