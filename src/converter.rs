@@ -3,6 +3,7 @@
 //! ```text
 //! Plan ─▶ hierarchy (stories) ─▶ order (ranks = times) ─▶ spans ─▶ split ─▶ requests
 //!                                  attributes · events · contracts · redact
+//!                                                           └─▶ logs ─▶ split ─▶ requests
 //! ```
 //!
 //! The same plan, trace id, time and settings always give the same bytes.
@@ -13,9 +14,11 @@ mod draft;
 mod events;
 mod expected;
 mod hierarchy;
+mod logs;
 mod order;
 mod parameters;
 mod redact;
+mod request;
 mod resource;
 mod spans;
 
@@ -24,7 +27,6 @@ pub mod rework;
 pub mod split;
 pub mod view;
 
-use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::InstrumentationScope;
 use prost::Message;
 
@@ -35,6 +37,7 @@ use crate::plan::Plan;
 use options::{ResourceConfig, SpanOptions};
 
 pub use redact::{BadPattern, Redaction};
+pub use request::{Logs, Traces};
 
 /// Turns plans into requests, always in the same way.
 #[derive(Clone, Debug)]
@@ -50,7 +53,7 @@ pub struct Converter {
 #[derive(Clone, Debug)]
 pub struct Conversion {
     /// Each valid by itself and under `max_request_bytes`.
-    pub requests: Vec<ExportTraceServiceRequest>,
+    pub requests: Vec<Traces>,
     pub span_count: usize,
     /// Encoded size of the whole trace in bytes.
     pub trace_bytes: usize,
@@ -93,18 +96,34 @@ impl Converter {
             }
         }
         let span_count = spans.len();
-        let scope = InstrumentationScope {
-            name: env!("CARGO_PKG_NAME").to_owned(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            ..InstrumentationScope::default()
-        };
+        let scope = scope();
         let resource = resource::resource(&self.resource, &plan.project, self.cutter());
-        let requests = split::split(resource, scope, spans, self.spans.max_request_bytes.0);
+        let requests = split::split(&resource, &scope, spans, self.spans.max_request_bytes.0);
         Conversion { requests, span_count, trace_bytes, warnings }
+    }
+
+    /// The same plan as log records, for dashboards and recording rules (R6.3).
+    pub fn logs(&self, plan: &Plan, trace_id: TraceId, t0: UnixNanos) -> Vec<Logs> {
+        // They say what the spans say before a limit for spans takes something away.
+        let unlimited = Converter { limits: SpanLimits::default(), ..self.clone() };
+        let placement = ContractPlacement::OnStories;
+        let spans = spans::Builder::new(&unlimited, plan, trace_id, t0, placement).all_spans();
+        let resource = resource::resource(&self.resource, &plan.project, self.cutter());
+        let records = logs::records(&spans, &resource, t0);
+        split::split(&resource, &scope(), records, self.spans.max_request_bytes.0)
     }
 
     fn cutter(&self) -> attributes::Cutter {
         attributes::Cutter::new(self.spans.max_attribute_bytes, self.limits.attribute_value_length)
+    }
+}
+
+/// Who made the records: this program.
+fn scope() -> InstrumentationScope {
+    InstrumentationScope {
+        name: env!("CARGO_PKG_NAME").to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        ..InstrumentationScope::default()
     }
 }
 

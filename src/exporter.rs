@@ -25,6 +25,8 @@ use std::path::PathBuf;
 use bytes::Bytes;
 
 use crate::config::ExporterConfig;
+use crate::config::values::ComponentId;
+use crate::signal::Signal;
 pub use classify::Reply;
 use config::RetryConfig;
 pub use verify::{NoAnswer, Verifier};
@@ -35,8 +37,11 @@ const USER_AGENT: &str = concat!("OTel-OTLP-Exporter-taskspan/", env!("CARGO_PKG
 /// One exporter of a pipeline.
 #[derive(Debug)]
 pub struct Exporter {
-    /// Its component id, as the configuration spells it.
+    /// Its component id, as the configuration spells it; in a logs pipeline with a word on that.
     pub id: String,
+    pub signal: Signal,
+    /// Whether anybody waits for it: the write-back for traces, and `once` for both.
+    pub required: bool,
     pub retry: RetryConfig,
     /// How it is proven that the backend kept everything, if it is.
     pub verifier: Option<Verifier>,
@@ -70,30 +75,45 @@ pub enum BuildError {
 }
 
 impl Exporter {
+    /// What the exporter of this component id is called in a pipeline of this kind.
+    pub fn id_of(component: &ComponentId, signal: Signal) -> String {
+        match signal {
+            Signal::Traces => component.to_string(),
+            Signal::Logs => format!("{component} (logs)"),
+        }
+    }
+
     /// Builds the exporter; connects to nothing.
     ///
     /// # Errors
     /// See [`BuildError`].
-    pub fn build(id: &str, config: &ExporterConfig) -> Result<Exporter, BuildError> {
+    pub fn build(
+        id: &ComponentId,
+        config: &ExporterConfig,
+        signal: Signal,
+    ) -> Result<Exporter, BuildError> {
         let (sink, retry) = match config {
-            ExporterConfig::OtlpGrpc(config) => {
-                (Sink::Grpc(Box::new(grpc::Grpc::build(config)?)), config.retry_on_failure.clone())
-            }
-            ExporterConfig::OtlpHttp(config) => {
-                (Sink::Http(Box::new(http::Http::build(config)?)), config.retry_on_failure.clone())
-            }
+            ExporterConfig::OtlpGrpc(config) => (
+                Sink::Grpc(Box::new(grpc::Grpc::build(config, signal)?)),
+                config.retry_on_failure.clone(),
+            ),
+            ExporterConfig::OtlpHttp(config) => (
+                Sink::Http(Box::new(http::Http::build(config, signal)?)),
+                config.retry_on_failure.clone(),
+            ),
             ExporterConfig::File(config) => {
-                (Sink::File(file::File::new(config)), RetryConfig::default())
+                (Sink::File(file::File::new(config, signal)), RetryConfig::default())
             }
             ExporterConfig::Debug(config) => {
-                (Sink::Debug(debug::Debug::new(config)), RetryConfig::default())
+                (Sink::Debug(debug::Debug::new(config, signal)), RetryConfig::default())
             }
         };
         let verifier = match config.otlp() {
-            Some((_, config)) => Verifier::build(config)?,
-            None => None,
+            Some((_, config)) if signal == Signal::Traces => Verifier::build(config)?,
+            _ => None,
         };
-        Ok(Exporter { id: id.to_owned(), retry, verifier, sink })
+        let (id, required) = (Exporter::id_of(id, signal), config.is_required());
+        Ok(Exporter { id, signal, required, retry, verifier, sink })
     }
 
     /// Where it sends to, for a person; without user info or query.
@@ -106,13 +126,13 @@ impl Exporter {
         }
     }
 
-    /// Sends one encoded `ExportTraceServiceRequest`, once.
-    pub async fn send_traces(&self, request: Bytes) -> Reply {
+    /// Sends one encoded request of its signal, once.
+    pub async fn send(&self, request: Bytes) -> Reply {
         match &self.sink {
-            Sink::Grpc(grpc) => grpc.send_traces(request).await,
-            Sink::Http(http) => http.send_traces(request).await,
-            Sink::File(file) => file.send_traces(&request).await,
-            Sink::Debug(debug) => debug.send_traces(&request),
+            Sink::Grpc(grpc) => grpc.send(request).await,
+            Sink::Http(http) => http.send(request).await,
+            Sink::File(file) => file.send(&request).await,
+            Sink::Debug(debug) => debug.send(&request),
         }
     }
 }

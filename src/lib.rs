@@ -23,6 +23,7 @@ pub mod pipeline;
 pub mod plan;
 pub mod queue;
 pub mod receiver;
+pub mod signal;
 pub mod source;
 pub mod text;
 pub mod writeback;

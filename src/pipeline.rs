@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::converter::Converter;
@@ -36,6 +36,7 @@ use crate::receiver::select::Selection;
 use crate::receiver::{self, Candidate};
 use crate::writeback;
 pub use build::PipelineError;
+use claims::Claims;
 use event::{Event, Observer};
 pub use stop::StageDied;
 use stop::{Stopping, guarded, join_all};
@@ -43,7 +44,7 @@ use stop::{Stopping, guarded, join_all};
 /// Candidates that wait for the intake.
 const MAX_WAITING: usize = 64;
 
-/// How long `Once` waits for exporters that are not required when all others are done. What they do
+/// How long a run that ends waits for exporters that are not required when all others are done. What they do
 /// not take in this time stays in the queue.
 const OPTIONAL_GRACE: Duration = Duration::from_secs(5);
 
@@ -54,12 +55,42 @@ pub enum Mode {
     Watch,
     /// Process what is there and end.
     Once,
+    /// Watch while a job runs; then process what is there and end.
+    Job,
+}
+
+impl Mode {
+    /// Whether it ends by itself when all is done.
+    pub fn ends(self) -> bool {
+        self != Mode::Watch
+    }
+}
+
+/// How a run is told to end.
+#[derive(Clone, Debug, Default)]
+pub struct Orders {
+    /// Take nothing new, and leave requests in flight the shutdown timeout.
+    pub stop: CancellationToken,
+    /// Let go of those, too.
+    pub abort: CancellationToken,
+    /// The job is over: look once more, deliver what there is, and end.
+    pub finish: CancellationToken,
+}
+
+/// What the stages of a run share.
+#[derive(Clone)]
+struct Common {
+    queue: Queue,
+    claims: Claims,
+    observer: Observer,
+    mode: Mode,
+    stopping: Stopping,
 }
 
 /// Pipelines, built and not started. All share one queue, in which every exporter has its part.
 #[derive(Debug)]
 pub struct Pipelines {
-    pipelines: Vec<Pipeline>,
+    sources: Vec<Source>,
     exporters: Vec<Exporter>,
     /// Their `queue_size`.
     capacities: Exporters,
@@ -67,17 +98,15 @@ pub struct Pipelines {
     shutdown_timeout: Duration,
 }
 
-#[derive(Debug)]
-struct Pipeline {
-    receivers: Vec<Source>,
-    destinations: Vec<Destination>,
-}
-
-/// A receiver and the converter for what it finds.
+/// A receiver, and what becomes of what it finds.
 #[derive(Debug)]
 struct Source {
     config: ExportDirConfig,
     converter: Converter,
+    /// The same for log records, when it feeds a logs pipeline.
+    logs: Option<Converter>,
+    /// The exporters of all its pipelines.
+    destinations: Vec<Destination>,
 }
 
 impl Pipelines {
@@ -92,14 +121,12 @@ impl Pipelines {
     /// See [`OpenError`].
     pub fn open_queue(&self, location: Location, mode: Mode) -> Result<Ready, OpenError> {
         // A step of a job answers for its own directories, and not for what others left behind.
-        let sources = self.pipelines.iter().flat_map(|pipeline| &pipeline.receivers);
-        let directories = sources.flat_map(|source| source.config.directories.clone());
-        let scope = (mode == Mode::Once).then(|| directories.collect());
+        let directories = self.sources.iter().flat_map(|source| source.config.directories.clone());
+        let scope = mode.ends().then(|| directories.collect());
         Queue::open(location, &self.capacities, scope)
     }
 
-    /// Runs until the work is done (`Once`) or `stop` is cancelled, which leaves requests in flight
-    /// the shutdown timeout; `abort` does not.
+    /// Runs until the work is done, or until it is told otherwise.
     ///
     /// # Errors
     /// A stage ended on its own.
@@ -108,92 +135,93 @@ impl Pipelines {
         queue: Queue,
         mode: Mode,
         observer: Observer,
-        stop: CancellationToken,
-        abort: CancellationToken,
+        orders: Orders,
     ) -> Result<(), StageDied> {
+        let Orders { stop, abort, finish } = orders;
         let stopping = Stopping::new(stop, abort, self.shutdown_timeout);
-        let sources = self.pipelines.iter().flat_map(|pipeline| &pipeline.receivers);
-        let claims = claims::Claims::default();
-        let settler = settle::Settler {
-            claims: claims.clone(),
-            queue: queue.clone(),
-            observer: observer.clone(),
-            configs: sources.map(|source| source.config.clone()).collect(),
-            mode,
-        };
+        let common = Common { queue, claims: Claims::default(), observer, mode, stopping };
+        let Common { queue, observer, stopping, .. } = common.clone();
+
+        let configs = self.sources.iter().map(|source| source.config.clone()).collect();
         let delivered = CancellationToken::new();
         let mut downstream = JoinSet::new();
-        let settled = CancellationToken::new();
-        let settling = settler.run(delivered.clone(), settled.clone());
-        downstream.spawn(guarded(settling, stopping.stop.clone()));
-        let watched = watch_health(queue.clone(), observer.clone(), stopping.finished.clone());
-        downstream.spawn(watched);
+        let settler = settle::Settler::new(&common, configs).run(delivered.clone());
+        downstream.spawn(guarded(settler, stopping.stop.clone()));
+        let health = watch_health(queue.clone(), observer.clone(), stopping.finished.clone());
+        downstream.spawn(health);
 
-        let mut delivery = JoinSet::new();
+        let expected = self.exporters.iter().filter(|exporter| exporter.required);
+        let expected: Vec<String> = expected.map(|exporter| exporter.id.clone()).collect();
+        let (mut required, mut optional) = (JoinSet::new(), JoinSet::new());
         for exporter in self.exporters {
-            let (queue, observer) = (queue.clone(), observer.clone());
-            let (stop, stopping) = (stopping.stop.clone(), stopping.clone());
-            let claims = claims.clone();
-            let deliverer = deliver::Deliverer::new(exporter, queue, observer, stopping, claims);
-            delivery.spawn(guarded(deliverer.run(), stop));
+            let set = if exporter.required { &mut required } else { &mut optional };
+            let deliverer = deliver::Deliverer::new(exporter, &common);
+            set.spawn(guarded(deliverer.run(), stopping.stop.clone()));
         }
-
         let mut upstream = JoinSet::new();
-        for pipeline in self.pipelines {
-            for Source { config, converter } in pipeline.receivers {
-                let (candidates, incoming) = mpsc::channel::<Candidate>(MAX_WAITING);
-                let destinations = pipeline.destinations.clone();
-                let intake = intake::Intake::new(
-                    &config,
-                    converter,
-                    (queue.clone(), claims.clone()),
-                    destinations,
-                    observer.clone(),
-                    mode,
-                );
-                let stop = stopping.stop.clone();
-                upstream.spawn(guarded(intake.run(incoming, stop.clone()), stop));
-                let (stop, restarts) = (stopping.stop.clone(), queue.restarts());
-                let max_bytes = config.max_file_size.0;
-                let tidy = Tidy {
-                    is_leftover: |name| writeback::is_temp_name(name),
-                    tidy: Arc::new(move |directory: &Path| tidy(directory, max_bytes)),
-                };
-                let selection = selection(&config);
-                upstream.spawn(async move {
-                    match mode {
-                        Mode::Once => receiver::scan_once(selection, &candidates, tidy).await,
-                        Mode::Watch => {
-                            let incoming = (candidates, tidy, restarts);
-                            receiver::run(&config, selection, incoming, stop).await;
-                        }
-                    }
-                    Ok(())
-                });
-            }
+        for source in self.sources {
+            source.start(&common, &finish, &mut upstream);
         }
 
         let taken_in = join_all(upstream, &stopping).await;
         queue.close();
-        if mode == Mode::Once {
-            let (settled, stop) = (settled.clone(), stopping.stop.clone());
-            let finished = stopping.finished.clone();
-            tokio::spawn(async move {
-                settled.cancelled().await;
-                tokio::select! {
-                    () = tokio::time::sleep(OPTIONAL_GRACE) => stop.cancel(),
-                    () = finished.cancelled() => {}
-                }
-            });
-        }
-        let sent = join_all(delivery, &stopping).await;
+        let sent = join_all(required, &stopping).await;
+        let waiver = waive(&common);
+        let sent = sent.and(join_all(optional, &stopping).await);
+        waiver.abort();
         delivered.cancel();
         stopping.finished.cancel();
         let ended = join_all(downstream, &stopping).await;
-        for path in queue.waiting() {
+        for path in queue.waiting_for(&expected) {
             observer(&Event::Undelivered { path });
         }
         taken_in.and(sent).and(ended)
+    }
+}
+
+/// Exporters that nobody waits for have this long when all others are done.
+fn waive(common: &Common) -> AbortHandle {
+    let (ends, stop) = (common.mode.ends(), common.stopping.stop.clone());
+    let waiver = tokio::spawn(async move {
+        if ends {
+            tokio::time::sleep(OPTIONAL_GRACE).await;
+            stop.cancel();
+        }
+    });
+    waiver.abort_handle()
+}
+
+impl Source {
+    /// The receiver and its intake.
+    fn start(
+        self,
+        common: &Common,
+        finish: &CancellationToken,
+        stages: &mut JoinSet<Result<(), StageDied>>,
+    ) {
+        let (candidates, incoming) = mpsc::channel::<Candidate>(MAX_WAITING);
+        let stop = common.stopping.stop.clone();
+        let config = self.config.clone();
+        let intake = intake::Intake::new(self, common);
+        stages.spawn(guarded(intake.run(incoming, stop.clone()), stop.clone()));
+
+        let max_bytes = config.max_file_size.0;
+        let tidy = Tidy {
+            is_leftover: |name| writeback::is_temp_name(name),
+            tidy: Arc::new(move |directory: &Path| tidy(directory, max_bytes)),
+        };
+        let selection = selection(&config);
+        let (mode, finish, restarts) = (common.mode, finish.clone(), common.queue.restarts());
+        stages.spawn(async move {
+            match mode {
+                Mode::Once => receiver::scan_once(selection, &candidates, tidy).await,
+                Mode::Watch | Mode::Job => {
+                    let until = receiver::Until { stop, finish };
+                    receiver::run(&config, selection, (candidates, tidy, restarts), until).await;
+                }
+            }
+            Ok(())
+        });
     }
 }
 

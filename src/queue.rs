@@ -29,6 +29,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::clock::UnixNanos;
 use crate::ids::TraceId;
+use crate::signal::Signal;
 use crate::source::Source;
 use crate::writeback::config::WriteBackMode;
 use journal::{Generation, Journal};
@@ -51,16 +52,22 @@ pub struct Delivery {
     pub span_count: usize,
     /// The time that the spans carry.
     pub made_at: UnixNanos,
-    /// Encoded requests, in the order in which they are sent.
+    /// Encoded requests of spans, in the order in which they are sent.
     pub requests: Vec<Bytes>,
+    /// The same for log records, if they are wanted.
+    pub logs: Vec<Bytes>,
     /// Where its id is to go in the end.
     pub write_back: WriteBackMode,
 }
 
 impl Delivery {
-    /// All its requests together.
-    pub fn bytes(&self) -> u64 {
-        self.requests.iter().map(|request| request.len() as u64).sum()
+    /// All its requests of one signal together.
+    pub fn bytes_of(&self, signal: Signal) -> u64 {
+        let requests = match signal {
+            Signal::Traces => &self.requests,
+            Signal::Logs => &self.logs,
+        };
+        requests.iter().map(|request| request.len() as u64).sum()
     }
 }
 
@@ -71,6 +78,7 @@ pub type Exporters = HashMap<String, u64>;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Destination {
     pub exporter: String,
+    pub signal: Signal,
     /// Write-back waits for it.
     pub required: bool,
 }
@@ -238,10 +246,10 @@ impl Queue {
     /// A place in the order, as soon as there is room.
     async fn reserve<'a>(
         &'a self,
-        delivery: &Delivery,
+        delivery: &'a Delivery,
         destinations: &'a [Destination],
     ) -> Result<Place<'a>, Accepted> {
-        let (trace_id, bytes) = (delivery.trace_id, delivery.bytes());
+        let trace_id = delivery.trace_id;
         self.when(|state| {
             if state.closed {
                 return Some(Err(Accepted::Closed));
@@ -251,14 +259,14 @@ impl Queue {
             }
             // Once full, it has to be emptier by a tenth before it takes more: one line each way.
             let was_full = matches!(*self.shared.health.borrow(), Health::Full(_));
-            if let Some(why) = state.is_full_for(destinations, bytes, was_full.then_some(10)) {
+            if let Some(why) = state.is_full_for(delivery, destinations, was_full.then_some(10)) {
                 if !was_full {
                     self.set_health(Health::Full(why));
                 }
                 return None;
             }
-            let seq = state.reserve(trace_id, destinations, bytes);
-            Some(Ok(Place { queue: self, seq, trace_id, destinations, bytes }))
+            let seq = state.reserve(delivery, destinations);
+            Some(Ok(Place { queue: self, seq, delivery, destinations }))
         })
         .await
     }
@@ -293,9 +301,14 @@ impl Queue {
         self.shared.changed.notify_waiters();
     }
 
-    /// The files of the exports that wait for an exporter, or for their write-back.
+    /// The files of the exports that wait for their write-back, and all that comes before it.
     pub fn waiting(&self) -> Vec<PathBuf> {
-        self.state().waiting()
+        self.state().waiting(&[])
+    }
+
+    /// The same, and those that wait for one of these exporters.
+    pub fn waiting_for(&self, exporters: &[String]) -> Vec<PathBuf> {
+        self.state().waiting(exporters)
     }
 
     /// Whether the id of this trace is about to be written, or was, and nobody has noted it yet.
@@ -430,9 +443,8 @@ impl Queue {
 struct Place<'a> {
     queue: &'a Queue,
     seq: Seq,
-    trace_id: TraceId,
+    delivery: &'a Delivery,
     destinations: &'a [Destination],
-    bytes: u64,
 }
 
 impl Place<'_> {
@@ -449,7 +461,7 @@ impl Place<'_> {
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.queue.state().release(self.trace_id, self.destinations, self.bytes);
+        self.queue.state().release(self.delivery, self.destinations);
         self.queue.shared.changed.notify_waiters();
     }
 }

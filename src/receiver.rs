@@ -48,13 +48,22 @@ pub async fn scan_once(selection: Selection, candidates: &mpsc::Sender<Candidate
     receiver.look(Hint::Everything, candidates).await;
 }
 
-/// Watches until stopped. `restarts` changes when everything has to be looked at again.
+/// How long to watch.
+#[derive(Clone, Debug)]
+pub struct Until {
+    pub stop: CancellationToken,
+    /// Look once more, then end.
+    pub finish: CancellationToken,
+}
+
+/// Watches until told otherwise. `restarts` changes when everything has to be looked at again.
 pub async fn run(
     config: &ExportDirConfig,
     selection: Selection,
     (candidates, tidy, mut restarts): (mpsc::Sender<Candidate>, Tidy, watch_channel::Receiver<u64>),
-    stop: CancellationToken,
+    until: Until,
 ) {
+    let Until { stop, finish } = until;
     let selection = Arc::new(selection);
     let (hints, mut incoming) = watch::channel(Arc::clone(&selection));
     let watcher = match config.poll_interval {
@@ -74,6 +83,10 @@ pub async fn run(
         hint = tokio::select! {
             biased;
             () = stop.cancelled() => return,
+            () = finish.cancelled() => {
+                receiver.look(Hint::Everything, &candidates).await;
+                return;
+            }
             hint = incoming.next() => hint,
             // The queue lost what it held: every export without an id is new again.
             Ok(()) = restarts.changed() => {

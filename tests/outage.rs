@@ -403,12 +403,17 @@ async fn accepted_two_hours_ago(outage: &Outage, snapshot: &Snapshot, in_doubt: 
         span_count: conversion.span_count,
         made_at,
         requests: encoded.collect(),
+        logs: Vec::new(),
         write_back: WriteBackMode::InPlace,
     };
     let directory = outage.store().parent().unwrap().to_owned();
     let exporters = Exporters::from([(EXPORTER.to_owned(), u64::MAX)]);
     let ready = Queue::open(Location::Directory(directory), &exporters, None).unwrap();
-    let destination = Destination { exporter: EXPORTER.to_owned(), required: true };
+    let destination = Destination {
+        exporter: EXPORTER.to_owned(),
+        signal: taskspan::signal::Signal::Traces,
+        required: true,
+    };
     ready.queue.accept(&delivery, &[destination]).await;
     if in_doubt {
         let mut lease = ready.queue.lease(EXPORTER).await.unwrap();

@@ -18,12 +18,11 @@ use super::session::Session;
 use super::setup::Setup;
 use super::{ConfigArgs, Exit, Global};
 use crate::converter::view;
-use crate::pipeline::event::Tally;
 use crate::pipeline::{Mode, observer};
+use crate::pipeline::{Orders, event::Tally};
 use crate::receiver::METADATA_FILE;
 use crate::writeback::{EMITTED_AT, TRACE_ID};
 use otlp_receiver::OtlpReceiver;
-use tokio_util::sync::CancellationToken;
 
 /// The sample export, as it lies in `examples/sample-export`.
 const SAMPLE: [(&str, &[u8]); 3] = [
@@ -63,9 +62,7 @@ impl Demo {
             counting.count(event);
             event.log();
         });
-        Session::in_memory(setup.build()?)?
-            .run(Mode::Once, observe, CancellationToken::new(), CancellationToken::new())
-            .await?;
+        Session::in_memory(setup.build()?)?.run(Mode::Once, observe, Orders::default()).await?;
 
         let requests = receiver.stop();
         let roots = view::trees(&requests);

@@ -12,7 +12,7 @@ use super::session::OnTrouble;
 use super::setup::Setup;
 use super::{ConfigArgs, Exit, Global, Timeout, signals};
 use crate::pipeline::event::{Counts, Tally};
-use crate::pipeline::{Mode, observer};
+use crate::pipeline::{Mode, Orders, observer};
 
 #[derive(Debug, Args)]
 pub struct Once {
@@ -69,7 +69,7 @@ impl Once {
             deadline.0.cancel();
             deadline.1.cancel();
         });
-        session.run(Mode::Once, observer, stop, abort).await?;
+        session.run(Mode::Once, observer, Orders { stop, abort, ..Orders::default() }).await?;
         timer.abort();
         Ok(conclude(&tally.counts()))
     }

@@ -1,7 +1,6 @@
 //! `taskspan run`: the sidecar.
 
 use clap::Args;
-use tokio_util::sync::CancellationToken;
 
 use super::exit::Failure;
 use super::preview::{self, Format};
@@ -9,7 +8,7 @@ use super::progress::Progress;
 use super::session::OnTrouble;
 use super::setup::Setup;
 use super::{ConfigArgs, Exit, Global, signals};
-use crate::pipeline::{Mode, observer};
+use crate::pipeline::{Mode, Orders, observer};
 
 #[derive(Debug, Args)]
 pub struct Run {
@@ -37,10 +36,8 @@ impl Run {
         }
         tracing::info!(to = session.destinations().join(", "), "watching");
         let progress = Progress::start();
-        let abort = CancellationToken::new();
-        session
-            .run(Mode::Watch, observer(move |event| progress.observe(event)), stop, abort)
-            .await?;
+        let observer = observer(move |event| progress.observe(event));
+        session.run(Mode::Watch, observer, Orders { stop, ..Orders::default() }).await?;
         tracing::info!("stopped");
         Ok(Exit::Done)
     }

@@ -9,7 +9,7 @@ use super::exit::Failure;
 use crate::config::{Fault, Faults};
 use crate::control::Server;
 use crate::pipeline::event::Observer;
-use crate::pipeline::{Mode, Pipelines};
+use crate::pipeline::{Mode, Orders, Pipelines};
 use crate::queue::{Location, Ready};
 
 /// How long the queue has to bring what it was told to the disk. Every step that something depends
@@ -88,17 +88,11 @@ impl Session {
         self.pipelines.destinations()
     }
 
-    /// Runs to the end, and until all is on disk. See [`Pipelines::run`] for the two tokens.
+    /// Runs to the end, and until all is on disk.
     ///
     /// # Errors
     /// A stage died.
-    pub async fn run(
-        self,
-        mode: Mode,
-        observer: Observer,
-        stop: CancellationToken,
-        abort: CancellationToken,
-    ) -> Result<(), Failure> {
+    pub async fn run(self, mode: Mode, observer: Observer, orders: Orders) -> Result<(), Failure> {
         let Ready { queue, thread, .. } = self.ready;
         let finished = CancellationToken::new();
         let server = self.directory.as_deref().and_then(|directory| {
@@ -112,7 +106,7 @@ impl Session {
         });
         let control =
             server.map(|server| tokio::spawn(server.run(queue.clone(), finished.clone())));
-        let result = self.pipelines.run(queue, mode, observer, stop, abort).await;
+        let result = self.pipelines.run(queue, mode, observer, orders).await;
         finished.cancel();
         if let Some(control) = control {
             let _ = control.await;

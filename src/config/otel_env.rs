@@ -32,10 +32,12 @@ pub struct OtelEnv {
     pub limits: SpanLimits,
 }
 
-/// How traces are to be sent.
+/// How traces, and logs by the same exporter, are to be sent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OtlpEnv {
     pub endpoint: Option<EndpointEnv>,
+    /// For logs alone, used as it is.
+    pub logs_endpoint: Option<String>,
     pub protocol: Option<Protocol>,
     pub headers: IndexMap<String, Secret>,
     pub timeout: Option<Duration>,
@@ -94,6 +96,7 @@ impl Reader<'_> {
         };
         OtlpEnv {
             endpoint,
+            logs_endpoint: self.first(&["OTEL_EXPORTER_OTLP_LOGS_ENDPOINT"], text),
             protocol: self.otlp("PROTOCOL", str::parse),
             headers: self.headers(),
             timeout: self.otlp("TIMEOUT", milliseconds),

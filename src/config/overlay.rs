@@ -115,11 +115,15 @@ fn overlaid(exporter: &ExporterConfig, flags: &Flags, env: &OtlpEnv) -> Exporter
         (Some(url), _) | (None, Some(EndpointEnv { url, exact: false })) => {
             config.endpoint = Some(url.clone());
             config.traces_endpoint = None;
+            config.logs_endpoint = None;
         }
         (None, Some(EndpointEnv { url, exact: true })) => {
             config.traces_endpoint = Some(url.clone());
         }
         (None, None) => {}
+    }
+    if flags.endpoint.is_none() && env.logs_endpoint.is_some() {
+        config.logs_endpoint.clone_from(&env.logs_endpoint);
     }
     // The environment's protocol belongs to its endpoint; alone it would bend a file's component.
     let of_env = env.protocol.filter(|_| given.is_some() || config.endpoint.is_none());

@@ -112,9 +112,8 @@ p:29:44: `pprof` is not defined under extensions. Known: health_check
 p:32:31: `otlp_http` is defined under exporters, and used here as receivers
 p:32:42: `a b` is not a component id: write `type` or `type/name`
 p:33:19: `otlp_htp` is not defined under exporters; did you mean `otlp_http`? Known: otlp_http, file, debug, otlp_grpc
-p:34:5: logs pipelines are not built yet
 p:34:5: pipeline `logs` has no exporters
-p:36:5: unknown pipeline kind `metrics`. Known: traces
+p:36:5: unknown pipeline kind `metrics`. Known: traces, logs
 p:37:29: unknown level `loud`. Known: off, error, warn, info, debug, trace
 p:37:45: unknown value `xml`. Known: text, json";
     assert_eq!(load(yaml).unwrap_err(), expected);

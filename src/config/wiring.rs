@@ -43,9 +43,11 @@ impl<'a> Wiring<'a> {
         }
         for (key, pipeline) in pipelines {
             match key.text.split('/').next().unwrap_or_default() {
-                "traces" => {}
-                "logs" => self.report.fault(&key.mark, "logs pipelines are not built yet"),
-                kind => self.report.fault(&key.mark, unknown("pipeline kind", kind, &["traces"])),
+                "traces" | "logs" => {}
+                kind => {
+                    let known = ["traces", "logs"];
+                    self.report.fault(&key.mark, unknown("pipeline kind", kind, &known));
+                }
             }
             self.roles(key, pipeline);
         }

@@ -73,6 +73,11 @@ impl Cutter {
     }
 }
 
+/// A string that is short by its nature.
+pub fn string(key: &str, value: &str) -> KeyValue {
+    attribute(key, Value::StringValue(value.to_owned()))
+}
+
 pub fn int(key: &str, value: i64) -> KeyValue {
     attribute(key, Value::IntValue(value))
 }

@@ -7,21 +7,31 @@ use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::Message;
 
+use super::request::{Logs, Request, Traces};
 use crate::clock::UnixNanos;
+use crate::signal::Signal;
 
 /// The request with all its times moved by as much as lies between two moments. A backend searches
 /// by the spans' own time, so what waited long is sent as of now.
 ///
 /// None when it is no request of ours.
-pub fn restamp(encoded: &[u8], made_at: UnixNanos, now: UnixNanos) -> Option<Bytes> {
-    let mut request = ExportTraceServiceRequest::decode(encoded).ok()?;
-    let moved = |time: &mut u64| *time = (*time).saturating_sub(made_at.0).saturating_add(now.0);
-    for span in spans_mut(&mut request) {
-        moved(&mut span.start_time_unix_nano);
-        moved(&mut span.end_time_unix_nano);
-        span.events.iter_mut().for_each(|event| moved(&mut event.time_unix_nano));
+pub fn restamp(
+    signal: Signal,
+    encoded: &[u8],
+    made_at: UnixNanos,
+    now: UnixNanos,
+) -> Option<Bytes> {
+    match signal {
+        Signal::Traces => restamped::<Traces>(encoded, made_at, now),
+        Signal::Logs => restamped::<Logs>(encoded, made_at, now),
     }
-    Some(request.encode_to_vec().into())
+}
+
+fn restamped<R: Request>(encoded: &[u8], made_at: UnixNanos, now: UnixNanos) -> Option<Bytes> {
+    let (resource, scope, mut records) = R::decode(encoded).ok()?.into_parts()?;
+    let moved = |time: &mut u64| *time = (*time).saturating_sub(made_at.0).saturating_add(now.0);
+    records.iter_mut().for_each(|record| R::shift(record, moved));
+    Some(R::of(resource, scope, records).encode_to_vec().into())
 }
 
 /// The ids of the spans within a request; none of what is no request of ours.
@@ -50,7 +60,6 @@ fn spans_mut(request: &mut ExportTraceServiceRequest) -> impl Iterator<Item = &m
 #[cfg(test)]
 mod tests {
     use opentelemetry_proto::tonic::trace::v1::span::Event;
-    use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans};
 
     use super::*;
 
@@ -62,22 +71,23 @@ mod tests {
             events: vec![Event { time_unix_nano: 1_500, ..Event::default() }],
             ..Span::default()
         });
-        let scope = ScopeSpans { spans: spans.collect(), ..ScopeSpans::default() };
-        let group = ResourceSpans { scope_spans: vec![scope], ..ResourceSpans::default() };
-        ExportTraceServiceRequest { resource_spans: vec![group] }.encode_to_vec()
+        let (resource, scope) = Default::default();
+        Traces::of(resource, scope, spans.collect()).encode_to_vec()
     }
 
     #[test]
     fn times_move_and_nothing_else_does() {
         let before = encoded(&[1, 2]);
-        let after = restamp(&before, UnixNanos(1_000), UnixNanos(50_000)).expect("ours");
+        let after =
+            restamp(Signal::Traces, &before, UnixNanos(1_000), UnixNanos(50_000)).expect("ours");
         let mut request = ExportTraceServiceRequest::decode(after.clone()).expect("a request");
         let span = spans_mut(&mut request).next().expect("a span");
         assert_eq!(
             (span.start_time_unix_nano, span.end_time_unix_nano, span.events[0].time_unix_nano),
             (50_001, 51_000, 50_500)
         );
-        let back = restamp(&after, UnixNanos(50_000), UnixNanos(1_000)).expect("ours");
+        let back =
+            restamp(Signal::Traces, &after, UnixNanos(50_000), UnixNanos(1_000)).expect("ours");
         assert_eq!(back, before);
         assert_eq!(span_ids(&after), span_ids(&before));
     }
@@ -88,6 +98,6 @@ mod tests {
         let picked = only(&encoded(&[1, 2, 3]), &wanted).expect("one of them");
         assert_eq!(span_ids(&picked), [vec![2; 8]]);
         assert_eq!(only(&encoded(&[1, 3]), &wanted), None);
-        assert_eq!(restamp(b"\xff", UnixNanos(0), UnixNanos(1)), None);
+        assert_eq!(restamp(Signal::Traces, b"\xff", UnixNanos(0), UnixNanos(1)), None);
     }
 }

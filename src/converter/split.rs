@@ -1,86 +1,80 @@
 //! Requests under the receiver's message limit, every one valid by itself.
 //!
 //! ```text
-//! resource + scope + [span, span, …] ─▶ [resource + scope + spans] … each ≤ max bytes
+//! resource + scope + [record, record, …] ─▶ [resource + scope + records] … each ≤ max bytes
 //! ```
 
 use bytes::Bytes;
-use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::InstrumentationScope;
 use opentelemetry_proto::tonic::resource::v1::Resource;
-use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span};
 use prost::Message;
 use prost::encoding::encoded_len_varint;
+
+use super::request::{Logs, Request, Traces};
+use crate::signal::Signal;
 
 /// Field tags and lengths of the two enclosing messages, at their largest.
 const ENVELOPE_BYTES: usize = 2 * (1 + 10);
 
-/// Packs spans in their order. A span that is larger than the limit goes alone: it is for the
+/// Packs records in their order. One that is larger than the limit goes alone: it is for the
 /// receiver to refuse it, not for us to drop it.
-pub fn split(
-    resource: Resource,
-    scope: InstrumentationScope,
-    spans: Vec<Span>,
+pub fn split<R: Request>(
+    resource: &Resource,
+    scope: &InstrumentationScope,
+    records: Vec<R::Record>,
     max_bytes: u64,
-) -> Vec<ExportTraceServiceRequest> {
+) -> Vec<R> {
     let max_bytes = usize::try_from(max_bytes).unwrap_or(usize::MAX);
-    let fixed = request(&resource, &scope, Vec::new()).encoded_len() + ENVELOPE_BYTES;
+    let request = |records| R::of(resource.clone(), scope.clone(), records);
+    let fixed = request(Vec::new()).encoded_len() + ENVELOPE_BYTES;
     let mut requests = Vec::new();
-    let mut batch: Vec<Span> = Vec::new();
+    let mut batch: Vec<R::Record> = Vec::new();
     let mut batch_bytes = fixed;
-    for span in spans {
-        let bytes = framed_len(&span);
+    for record in records {
+        let bytes = framed_len(&record);
         if !batch.is_empty() && batch_bytes.saturating_add(bytes) > max_bytes {
-            requests.push(request(&resource, &scope, std::mem::take(&mut batch)));
+            requests.push(request(std::mem::take(&mut batch)));
             batch_bytes = fixed;
         }
         batch_bytes += bytes;
-        batch.push(span);
+        batch.push(record);
     }
     if !batch.is_empty() {
-        requests.push(request(&resource, &scope, batch));
+        requests.push(request(batch));
     }
     requests
 }
 
 /// Two halves of an encoded request that was refused for its size; none when it holds but one
-/// span (or is no request of ours).
-pub fn halve(encoded: &[u8]) -> Option<(Bytes, Bytes)> {
-    let mut first = ExportTraceServiceRequest::decode(encoded).ok()?;
-    let spans = &mut first.resource_spans.first_mut()?.scope_spans.first_mut()?.spans;
-    if spans.len() < 2 {
+/// record (or is no request of ours).
+pub fn halve(signal: Signal, encoded: &[u8]) -> Option<(Bytes, Bytes)> {
+    match signal {
+        Signal::Traces => halved::<Traces>(encoded),
+        Signal::Logs => halved::<Logs>(encoded),
+    }
+}
+
+fn halved<R: Request>(encoded: &[u8]) -> Option<(Bytes, Bytes)> {
+    let (resource, scope, mut records) = R::decode(encoded).ok()?.into_parts()?;
+    if records.len() < 2 {
         return None;
     }
-    let rest = spans.split_off(spans.len() / 2);
-    let group = first.resource_spans.first()?;
-    let resource = group.resource.clone().unwrap_or_default();
-    let scope = group.scope_spans.first()?.scope.clone().unwrap_or_default();
-    let second = request(&resource, &scope, rest);
+    let rest = records.split_off(records.len() / 2);
+    let first = R::of(resource.clone(), scope.clone(), records);
+    let second = R::of(resource, scope, rest);
     Some((first.encode_to_vec().into(), second.encode_to_vec().into()))
 }
 
-fn request(
-    resource: &Resource,
-    scope: &InstrumentationScope,
-    spans: Vec<Span>,
-) -> ExportTraceServiceRequest {
-    let scope_spans = ScopeSpans { scope: Some(scope.clone()), spans, ..ScopeSpans::default() };
-    let resource_spans = ResourceSpans {
-        resource: Some(resource.clone()),
-        scope_spans: vec![scope_spans],
-        ..ResourceSpans::default()
-    };
-    ExportTraceServiceRequest { resource_spans: vec![resource_spans] }
-}
-
-/// A span as it stands within its list: tag, length, content.
-fn framed_len(span: &Span) -> usize {
-    let len = span.encoded_len();
+/// A record as it stands within its list: tag, length, content.
+fn framed_len(record: &impl Message) -> usize {
+    let len = record.encoded_len();
     1 + encoded_len_varint(len as u64) + len
 }
 
 #[cfg(test)]
 mod tests {
+    use opentelemetry_proto::tonic::logs::v1::LogRecord;
+    use opentelemetry_proto::tonic::trace::v1::Span;
     use proptest::prelude::*;
 
     use super::*;
@@ -89,7 +83,7 @@ mod tests {
         Span { name: "x".repeat(size), flags: number as u32, ..Span::default() }
     }
 
-    fn numbers(requests: &[ExportTraceServiceRequest]) -> Vec<u32> {
+    fn numbers(requests: &[Traces]) -> Vec<u32> {
         let groups = requests.iter().flat_map(|request| &request.resource_spans);
         let scopes = groups.flat_map(|group| &group.scope_spans);
         scopes.flat_map(|scope| &scope.spans).map(|span| span.flags).collect()
@@ -103,7 +97,8 @@ mod tests {
         ) {
             let spans: Vec<Span> = sizes.iter().enumerate().map(|(n, &s)| span(n, s)).collect();
             let expected: Vec<u32> = (0..u32::try_from(spans.len()).expect("few")).collect();
-            let requests = split(Resource::default(), InstrumentationScope::default(), spans, max);
+            let (resource, scope) = Default::default();
+            let requests: Vec<Traces> = split(&resource, &scope, spans, max);
             prop_assert_eq!(numbers(&requests), expected);
             for request in &requests {
                 prop_assert!(request.encoded_len() as u64 <= max);
@@ -116,13 +111,13 @@ mod tests {
         #[test]
         fn halving_keeps_every_span_and_ends_at_one(count in 1_usize..40) {
             let spans: Vec<Span> = (0..count).map(|n| span(n, 10)).collect();
-            let whole = request(&Resource::default(), &InstrumentationScope::default(), spans);
+            let whole = Traces::of(Resource::default(), InstrumentationScope::default(), spans);
             let mut pending = vec![Bytes::from(whole.encode_to_vec())];
             let mut seen = Vec::new();
             while let Some(bytes) = pending.pop() {
-                match halve(&bytes) {
+                match halve(Signal::Traces, &bytes) {
                     Some((first, second)) => pending.extend([second, first]),
-                    None => seen.push(ExportTraceServiceRequest::decode(bytes).expect("ours")),
+                    None => seen.push(Traces::decode(bytes).expect("ours")),
                 }
             }
             prop_assert_eq!(numbers(&seen), (0..count as u32).collect::<Vec<_>>());
@@ -132,12 +127,29 @@ mod tests {
     #[test]
     fn a_span_over_the_limit_goes_alone() {
         let spans = vec![span(0, 10), span(1, 9_000), span(2, 10)];
-        let requests = split(Resource::default(), InstrumentationScope::default(), spans, 4_000);
-        assert_eq!(requests.len(), 3);
+        let (resource, scope) = Default::default();
+        assert_eq!(split::<Traces>(&resource, &scope, spans, 4_000).len(), 3);
     }
 
     #[test]
     fn what_is_not_ours_is_not_halved() {
-        assert_eq!(halve(b"\xff\xff"), None);
+        assert_eq!(halve(Signal::Traces, b"\xff\xff"), None);
+        assert_eq!(halve(Signal::Logs, b"\xff\xff"), None);
+    }
+
+    #[test]
+    fn log_records_are_halved_as_well() {
+        let record = |n: u64| LogRecord { time_unix_nano: n, ..LogRecord::default() };
+        let whole = Logs::of(
+            Resource::default(),
+            InstrumentationScope::default(),
+            vec![record(1), record(2), record(3)],
+        );
+        let (first, second) = halve(Signal::Logs, &whole.encode_to_vec()).expect("three records");
+        let times = |bytes: Bytes| -> Vec<u64> {
+            let (_, _, records) = Logs::decode(bytes).expect("ours").into_parts().expect("whole");
+            records.iter().map(|record| record.time_unix_nano).collect()
+        };
+        assert_eq!((times(first), times(second)), (vec![1], vec![2, 3]));
     }
 }

@@ -94,7 +94,8 @@ fn view(index: usize, spans: &[&Span], children: &HashMap<usize, Vec<usize>>) ->
     }
 }
 
-fn json(value: Option<&AnyValue>) -> Value {
+/// An attribute's value as JSON.
+pub(super) fn json(value: Option<&AnyValue>) -> Value {
     match value.and_then(|value| value.value.as_ref()) {
         Some(any_value::Value::StringValue(text)) => Value::from(text.as_str()),
         Some(any_value::Value::BoolValue(value)) => Value::from(*value),
@@ -108,6 +109,6 @@ fn json(value: Option<&AnyValue>) -> Value {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

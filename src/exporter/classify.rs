@@ -15,6 +15,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse
 use prost::Message;
 use tonic::Code;
 
+use crate::signal::Signal;
 use crate::text::one_line;
 
 /// What became of one request.
@@ -101,15 +102,16 @@ pub fn grpc(
 }
 
 /// An HTTP status that is not 2xx. `body` is what the server said, for the reason.
-pub fn http(status: u16, body: &str, retry_after: Option<Duration>) -> Reply {
+pub fn http(signal: Signal, status: u16, body: &str, retry_after: Option<Duration>) -> Reply {
     let reason = match body.trim() {
         "" => format!("HTTP {status}"),
         text => format!("HTTP {status}: {text}"),
     };
     match status {
         413 => Reply::TooLarge { reason },
-        // Tempo answers 400 to a body over its limit.
-        400 if speaks_of_size(body) => Reply::TooLarge { reason },
+        // Tempo answers 400 to a body over its limit. Loki answers 400 when it has stored a part,
+        // which must not be sent again.
+        400 if speaks_of_size(body) && signal == Signal::Traces => Reply::TooLarge { reason },
         429 | 503 => {
             let broke = status == 503 && retry_after.is_none() && speaks_of_a_break(body);
             let delivery = if broke { Delivery::InDoubt } else { Delivery::NotDelivered };
@@ -126,7 +128,8 @@ pub fn http(status: u16, body: &str, retry_after: Option<Duration>) -> Reply {
     }
 }
 
-/// The body of a success: an `ExportTraceServiceResponse`, which may be empty.
+/// The body of a success: an `ExportTraceServiceResponse`, which may be empty. That of logs is the
+/// same on the wire.
 ///
 /// A success that is not OTLP comes from something that is no OTLP receiver, a login page say. To
 /// take it for an acknowledgement would write an id that leads nowhere.
@@ -280,9 +283,9 @@ mod tests {
         let cut = "protocol error: received message with missing grpc-status trailer";
         assert_eq!(kind(&grpc(Code::Unknown, cut, None, false)), Kind::Retry(InDoubt));
         let envoy = "upstream connect error or disconnect/reset before headers";
-        assert_eq!(kind(&http(503, envoy, None)), Kind::Retry(InDoubt));
+        assert_eq!(kind(&http(Signal::Traces, 503, envoy, None)), Kind::Retry(InDoubt));
         let wait = Some(Duration::from_secs(1));
-        assert_eq!(kind(&http(503, envoy, wait)), Kind::Retry(NotDelivered));
+        assert_eq!(kind(&http(Signal::Traces, 503, envoy, wait)), Kind::Retry(NotDelivered));
     }
 
     #[test]
@@ -326,7 +329,11 @@ mod tests {
             (307, "", Kind::Refused),
         ];
         for (status, body, expected) in cases {
-            assert_eq!(kind(&http(status, body, None)), expected, "{status} {body}");
+            assert_eq!(
+                kind(&http(Signal::Traces, status, body, None)),
+                expected,
+                "{status} {body}"
+            );
         }
     }
 

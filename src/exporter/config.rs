@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::values::{HumanDuration, Secret};
 use crate::queue::config::QueueConfig;
+use crate::signal::Signal;
 
 /// The two ways to speak OTLP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -200,6 +201,14 @@ impl Default for RetryConfig {
 }
 
 impl OtlpConfig {
+    /// Where one signal goes, if not to `endpoint`.
+    pub fn own_endpoint(&self, signal: Signal) -> Option<&String> {
+        match signal {
+            Signal::Traces => self.traces_endpoint.as_ref(),
+            Signal::Logs => self.logs_endpoint.as_ref(),
+        }
+    }
+
     /// Reports what is out of range: key path, message.
     pub fn check(&self, protocol: Protocol, at: &mut dyn FnMut(&str, String)) {
         for (key, endpoint) in [

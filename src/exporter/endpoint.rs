@@ -2,10 +2,11 @@
 
 use super::BuildError;
 use super::config::OtlpConfig;
+use crate::signal::Signal;
 
 /// The URI a gRPC channel connects to. A scheme decides about TLS; without one `tls.insecure` does.
-pub fn grpc(config: &OtlpConfig) -> Result<String, BuildError> {
-    let endpoint = config.traces_endpoint.as_ref().or(config.endpoint.as_ref());
+pub fn grpc(config: &OtlpConfig, signal: Signal) -> Result<String, BuildError> {
+    let endpoint = config.own_endpoint(signal).or(config.endpoint.as_ref());
     let endpoint = endpoint.map(|text| text.trim()).filter(|text| !text.is_empty());
     let endpoint = endpoint.ok_or(BuildError::NoEndpoint)?;
     match endpoint.split_once("://") {
@@ -19,13 +20,13 @@ pub fn grpc(config: &OtlpConfig) -> Result<String, BuildError> {
     }
 }
 
-/// The URL that traces are posted to: `traces_endpoint` as it is, or `endpoint` and the path.
-pub fn http(config: &OtlpConfig) -> Result<String, BuildError> {
+/// The URL that a signal is posted to: its own endpoint as it is, or `endpoint` and the path.
+pub fn http(config: &OtlpConfig, signal: Signal) -> Result<String, BuildError> {
     let filled = |text: &&String| !text.trim().is_empty();
-    let url = match (config.traces_endpoint.as_ref().filter(filled), &config.endpoint) {
+    let url = match (config.own_endpoint(signal).filter(filled), &config.endpoint) {
         (Some(exact), _) => exact.trim().to_owned(),
         (None, Some(base)) if filled(&base) => {
-            format!("{}/v1/traces", base.trim().trim_end_matches('/'))
+            format!("{}/v1/{signal}", base.trim().trim_end_matches('/'))
         }
         _ => return Err(BuildError::NoEndpoint),
     };
@@ -73,7 +74,7 @@ mod tests {
             ("", false, None),
         ];
         for (endpoint, insecure, expected) in cases {
-            let actual = grpc(&config(endpoint, insecure)).ok();
+            let actual = grpc(&config(endpoint, insecure), Signal::Traces).ok();
             assert_eq!(actual.as_deref(), expected, "{endpoint}");
         }
     }
@@ -87,14 +88,20 @@ mod tests {
             ("h:4318", None),
         ];
         for (endpoint, expected) in cases {
-            let actual = http(&config(endpoint, false)).ok();
+            let actual = http(&config(endpoint, false), Signal::Traces).ok();
             assert_eq!(actual.as_deref(), expected, "{endpoint}");
         }
         let exact = OtlpConfig {
             traces_endpoint: Some("http://h/custom".into()),
             ..config("http://other", false)
         };
-        assert_eq!(http(&exact).ok().as_deref(), Some("http://h/custom"));
+        assert_eq!(http(&exact, Signal::Traces).ok().as_deref(), Some("http://h/custom"));
+        assert_eq!(http(&exact, Signal::Logs).ok().as_deref(), Some("http://other/v1/logs"));
+        let loki = config("http://loki:3100/otlp", false);
+        assert_eq!(
+            http(&loki, Signal::Logs).ok().as_deref(),
+            Some("http://loki:3100/otlp/v1/logs")
+        );
     }
 
     #[test]

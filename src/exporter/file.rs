@@ -4,20 +4,24 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use prost::Message;
+use serde::Serialize;
 
 use super::classify::{Delivery, Reply};
 use super::config::FileConfig;
+use crate::signal::Signal;
 
 #[derive(Debug)]
 pub struct File {
+    signal: Signal,
     path: PathBuf,
 }
 
 impl File {
-    pub fn new(config: &FileConfig) -> File {
-        File { path: config.path.clone() }
+    pub fn new(config: &FileConfig, signal: Signal) -> File {
+        File { signal, path: config.path.clone() }
     }
 
     pub fn destination(&self) -> String {
@@ -25,11 +29,12 @@ impl File {
     }
 
     /// One line a request, on disk before it counts as accepted.
-    pub async fn send_traces(&self, request: &[u8]) -> Reply {
-        let mut line = match ExportTraceServiceRequest::decode(request)
-            .map_err(|error| error.to_string())
-            .and_then(|request| serde_json::to_string(&request).map_err(|error| error.to_string()))
-        {
+    pub async fn send(&self, request: &[u8]) -> Reply {
+        let line = match self.signal {
+            Signal::Traces => json_line::<ExportTraceServiceRequest>(request),
+            Signal::Logs => json_line::<ExportLogsServiceRequest>(request),
+        };
+        let mut line = match line {
             Ok(line) => line,
             Err(reason) => return Reply::Refused { reason },
         };
@@ -46,6 +51,11 @@ impl File {
             Err(error) => Reply::Refused { reason: error.to_string() },
         }
     }
+}
+
+fn json_line<R: Message + Default + Serialize>(request: &[u8]) -> Result<String, String> {
+    let request = R::decode(request).map_err(|error| error.to_string())?;
+    serde_json::to_string(&request).map_err(|error| error.to_string())
 }
 
 /// The whole line, or none of it: half a line would spoil the file for whoever reads it.

@@ -14,9 +14,12 @@ use tonic::{ConnectError, Request, Status};
 use super::classify::{self, Delivery, Reply};
 use super::config::{Compression, OtlpConfig};
 use super::{BuildError, USER_AGENT, causes, chain, endpoint, tls};
+use crate::signal::Signal;
 
 const TRACES: PathAndQuery =
     PathAndQuery::from_static("/opentelemetry.proto.collector.trace.v1.TraceService/Export");
+const LOGS: PathAndQuery =
+    PathAndQuery::from_static("/opentelemetry.proto.collector.logs.v1.LogsService/Export");
 
 /// A dead peer is noticed by pings, not only by the timeout of a request.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
@@ -24,14 +27,15 @@ const KEEP_ALIVE: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Grpc {
     client: tonic::client::Grpc<Channel>,
+    method: PathAndQuery,
     metadata: MetadataMap,
     timeout: Duration,
     destination: String,
 }
 
 impl Grpc {
-    pub fn build(config: &OtlpConfig) -> Result<Grpc, BuildError> {
-        let uri = endpoint::grpc(config)?;
+    pub fn build(config: &OtlpConfig, signal: Signal) -> Result<Grpc, BuildError> {
+        let uri = endpoint::grpc(config, signal)?;
         let destination = endpoint::redacted(&uri);
         let bad = |error: tonic::transport::Error| BuildError::BadEndpoint {
             endpoint: destination.clone(),
@@ -51,14 +55,18 @@ impl Grpc {
             client = client.send_compressed(CompressionEncoding::Gzip);
         }
         let client = client.accept_compressed(CompressionEncoding::Gzip);
-        Ok(Grpc { client, metadata: metadata(config)?, timeout, destination })
+        let method = match signal {
+            Signal::Traces => TRACES,
+            Signal::Logs => LOGS,
+        };
+        Ok(Grpc { client, method, metadata: metadata(config)?, timeout, destination })
     }
 
     pub fn destination(&self) -> String {
         self.destination.clone()
     }
 
-    pub async fn send_traces(&self, body: Bytes) -> Reply {
+    pub async fn send(&self, body: Bytes) -> Reply {
         // The deadline stands here and not in the channel alone: a peer that accepts a connection
         // and never speaks HTTP/2 would hold `ready` for ever.
         match tokio::time::timeout(self.timeout, self.call(body)).await {
@@ -78,7 +86,10 @@ impl Grpc {
         let mut request = Request::new(body);
         *request.metadata_mut() = self.metadata.clone();
         request.set_timeout(self.timeout);
-        client.unary(request, TRACES, EncodedCodec).await.map(tonic::Response::into_inner)
+        client
+            .unary(request, self.method.clone(), EncodedCodec)
+            .await
+            .map(tonic::Response::into_inner)
     }
 }
 

@@ -18,6 +18,7 @@ use prost::Message;
 use super::classify::{self, Delivery, Reply};
 use super::config::{Compression, OtlpConfig, TlsConfig};
 use super::{BuildError, USER_AGENT, chain, endpoint, tls};
+use crate::signal::Signal;
 use crate::text::one_line;
 
 const PROTOBUF: HeaderValue = HeaderValue::from_static("application/x-protobuf");
@@ -30,7 +31,8 @@ pub(super) type Client<B> = legacy::Client<HttpsConnector<HttpConnector>, B>;
 #[derive(Debug)]
 pub struct Http {
     client: Client<Full<Bytes>>,
-    traces: Uri,
+    signal: Signal,
+    url: Uri,
     headers: HeaderMap,
     gzip: bool,
     timeout: Duration,
@@ -38,17 +40,18 @@ pub struct Http {
 }
 
 impl Http {
-    pub fn build(config: &OtlpConfig) -> Result<Http, BuildError> {
-        let url = endpoint::http(config)?;
+    pub fn build(config: &OtlpConfig, signal: Signal) -> Result<Http, BuildError> {
+        let url = endpoint::http(config, signal)?;
         let destination = endpoint::redacted(&url);
-        let traces = url.parse::<Uri>().map_err(|error| BuildError::BadEndpoint {
+        let url = url.parse::<Uri>().map_err(|error| BuildError::BadEndpoint {
             endpoint: destination.clone(),
             reason: error.to_string(),
         })?;
         let gzip = config.compression == Compression::Gzip;
         Ok(Http {
-            client: client(&config.tls, config.timeout.0, &traces)?,
-            traces,
+            client: client(&config.tls, config.timeout.0, &url)?,
+            signal,
+            url,
             headers: headers(config, gzip)?,
             gzip,
             timeout: config.timeout.0,
@@ -60,7 +63,7 @@ impl Http {
         self.destination.clone()
     }
 
-    pub async fn send_traces(&self, body: Bytes) -> Reply {
+    pub async fn send(&self, body: Bytes) -> Reply {
         tokio::time::timeout(self.timeout, self.post(body)).await.unwrap_or_else(|_| Reply::Retry {
             reason: format!("no answer within {:?}", self.timeout),
             after: None,
@@ -72,10 +75,10 @@ impl Http {
         let body = if self.gzip { gzipped(&body) } else { body };
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = Method::POST;
-        *request.uri_mut() = self.traces.clone();
+        *request.uri_mut() = self.url.clone();
         *request.headers_mut() = self.headers.clone();
         match self.client.request(request).await {
-            Ok(response) => answer(response).await,
+            Ok(response) => answer(self.signal, response).await,
             Err(error) => Reply::Retry {
                 reason: chain(&error),
                 after: None,
@@ -140,7 +143,7 @@ fn gzipped(body: &[u8]) -> Bytes {
     encoder.finish().unwrap_or_default().into()
 }
 
-async fn answer(response: Response<Incoming>) -> Reply {
+async fn answer(signal: Signal, response: Response<Incoming>) -> Reply {
     let status = response.status();
     let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
     let retry_after =
@@ -167,7 +170,7 @@ async fn answer(response: Response<Incoming>) -> Reply {
                 true => status_message(&body),
                 false => String::from_utf8_lossy(&body).into_owned(),
             };
-            classify::http(status.as_u16(), &one_line(&text), retry_after)
+            classify::http(signal, status.as_u16(), &one_line(&text), retry_after)
         }
     }
 }

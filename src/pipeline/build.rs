@@ -1,19 +1,19 @@
 //! Components from the configuration: every one is built before any is started.
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 
 use indexmap::IndexMap;
 
-use super::{Pipeline, Pipelines, Source};
+use super::{Pipelines, Source};
 use crate::config::otel_env::OtelEnv;
 use crate::config::values::ComponentId;
-use crate::config::{Config, PipelineConfig, ProcessorConfig, ReceiverConfig};
+use crate::config::{Config, ExporterConfig, PipelineConfig, ProcessorConfig, ReceiverConfig};
 use crate::converter::options::ResourceConfig;
 use crate::converter::{BadPattern, Converter, Redaction};
 use crate::exporter::{BuildError, Exporter};
-use crate::queue::{Destination, Exporters};
+use crate::queue::{self, Destination};
 use crate::receiver::config::ExportDirConfig;
+use crate::signal::Signal;
 
 /// A component that cannot be built.
 #[derive(Debug, thiserror::Error)]
@@ -23,10 +23,15 @@ pub enum PipelineError {
     #[error("processor `{id}`: {source}")]
     Redaction { id: ComponentId, source: BadPattern },
     #[error(
-        "receiver `{id}` feeds more than one traces pipeline, so each export would be sent and \
-         written back twice; list all exporters in one pipeline"
+        "receiver `{id}` feeds more than one {signal} pipeline, so each export would be sent \
+         twice; list all exporters in one pipeline"
     )]
-    SharedReceiver { id: ComponentId },
+    SharedReceiver { id: ComponentId, signal: Signal },
+    #[error(
+        "receiver `{id}` feeds a logs pipeline and no traces pipeline, so the log records would \
+         speak of spans that nobody sends; list it in a traces pipeline, too"
+    )]
+    LogsAlone { id: ComponentId },
     #[error(
         "pipeline `{id}`: every exporter is marked `required: false`, so nothing would say when \
          task_trace_id may be written; leave at least one required"
@@ -40,58 +45,49 @@ impl Pipelines {
     /// # Errors
     /// Every component that cannot be built, not only the first.
     pub fn build(config: &Config, otel: &OtelEnv) -> Result<Pipelines, Vec<PipelineError>> {
-        let mut errors = Vec::new();
-        let mut fed: HashMap<&ComponentId, usize> = HashMap::new();
-        let mut exporters: IndexMap<ComponentId, Exporter> = IndexMap::new();
-        let mut capacities = Exporters::new();
-        let mut pipelines = Vec::new();
-        for (pipeline_id, pipeline) in traces_pipelines(config) {
-            for receiver in &pipeline.receivers {
-                let times = fed.entry(receiver).or_default();
-                *times += 1;
-                if *times == 2 {
-                    errors.push(PipelineError::SharedReceiver { id: receiver.clone() });
-                }
-            }
-            let mut destinations = Vec::new();
-            for id in &pipeline.exporters {
-                let Some(config) = config.exporters.get(id) else {
-                    continue;
-                };
-                let required = config.is_required();
-                destinations.push(Destination { exporter: id.to_string(), required });
-                let capacity = config.queue_size().unwrap_or(u64::MAX);
-                capacities.insert(id.to_string(), capacity);
-                if exporters.contains_key(id) {
-                    continue;
-                }
-                match Exporter::build(&id.to_string(), config) {
-                    Ok(exporter) => drop(exporters.insert(id.clone(), exporter)),
-                    Err(source) => errors.push(PipelineError::Exporter { id: id.clone(), source }),
-                }
-            }
+        let mut errors = faults_of_wiring(config);
+        let mut exporters = Exporters::default();
+        let mut sources = Vec::new();
+        for (pipeline_id, pipeline) in pipelines(config, Signal::Traces) {
+            let destinations = exporters.of_pipeline(config, pipeline, Signal::Traces);
             if !destinations.iter().any(|destination| destination.required) {
                 errors.push(PipelineError::NothingRequired { id: pipeline_id.clone() });
             }
-            let receivers = Source::of_pipeline(config, pipeline, otel, &mut errors);
-            pipelines.push(Pipeline { receivers, destinations });
+            for receiver in &pipeline.receivers {
+                let Some(ReceiverConfig::ExportDir(dir)) = config.receivers.get(receiver) else {
+                    continue;
+                };
+                let mut source = Source {
+                    config: with_absolute_directories(dir),
+                    converter: converter(config, pipeline, dir, otel, &mut errors),
+                    logs: None,
+                    destinations: destinations.clone(),
+                };
+                for (_, logs) in pipelines(config, Signal::Logs) {
+                    if logs.receivers.contains(receiver) {
+                        source.logs = Some(converter(config, logs, dir, otel, &mut errors));
+                        let more = exporters.of_pipeline(config, logs, Signal::Logs);
+                        source.destinations.extend(more);
+                    }
+                }
+                sources.push(source);
+            }
         }
+        errors.append(&mut exporters.errors);
         if !errors.is_empty() {
             return Err(errors);
         }
         Ok(Pipelines {
-            pipelines,
-            exporters: exporters.into_values().collect(),
-            capacities,
+            sources,
+            exporters: exporters.built.into_values().collect(),
+            capacities: exporters.capacities,
             shutdown_timeout: config.service.shutdown_timeout.0,
         })
     }
 
     /// The settings of every receiver that feeds a pipeline.
     pub fn receivers(config: &Config) -> Vec<ExportDirConfig> {
-        let used = traces_pipelines(config).flat_map(|(_, pipeline)| &pipeline.receivers);
-        let used = used.filter_map(|id| config.receivers.get(id));
-        used.map(|ReceiverConfig::ExportDir(config)| with_absolute_directories(config)).collect()
+        export_dirs(config).map(|(_, dir)| with_absolute_directories(dir)).collect()
     }
 
     /// The receivers' settings with the converter for what they find, and nothing built behind
@@ -104,60 +100,126 @@ impl Pipelines {
         otel: &OtelEnv,
     ) -> Result<Vec<(ExportDirConfig, Converter)>, Vec<PipelineError>> {
         let mut errors = Vec::new();
-        let mut sources = Vec::new();
-        for (_, pipeline) in traces_pipelines(config) {
-            sources.extend(Source::of_pipeline(config, pipeline, otel, &mut errors));
-        }
-        let converters = sources.into_iter().map(|source| (source.config, source.converter));
-        if errors.is_empty() { Ok(converters.collect()) } else { Err(errors) }
+        let made = export_dirs(config).map(|(pipeline, dir)| {
+            let converter = converter(config, pipeline, dir, otel, &mut errors);
+            (with_absolute_directories(dir), converter)
+        });
+        let made = made.collect();
+        if errors.is_empty() { Ok(made) } else { Err(errors) }
     }
 }
 
-fn traces_pipelines(config: &Config) -> impl Iterator<Item = (&ComponentId, &PipelineConfig)> {
-    config.service.pipelines.iter().filter(|(id, _)| id.kind == "traces")
-}
-
-impl Source {
-    /// The receivers of a pipeline, each with the pipeline's processors made into a converter.
-    fn of_pipeline(
-        config: &Config,
-        pipeline: &PipelineConfig,
-        otel: &OtelEnv,
-        errors: &mut Vec<PipelineError>,
-    ) -> Vec<Source> {
-        let mut redaction = None;
-        let mut resource = ResourceConfig::default();
-        for id in &pipeline.processors {
-            match config.processors.get(id) {
-                Some(ProcessorConfig::Redaction(config)) => match Redaction::new(config) {
-                    Ok(built) => redaction = Some(built.and(redaction)),
-                    Err(source) => errors.push(PipelineError::Redaction { id: id.clone(), source }),
-                },
-                Some(ProcessorConfig::Resource(more)) => {
-                    resource.attributes.extend(more.attributes.clone());
-                }
-                None => {}
+/// What does not fit together, though every component by itself is right.
+fn faults_of_wiring(config: &Config) -> Vec<PipelineError> {
+    let mut errors = Vec::new();
+    for (id, receiver) in &config.receivers {
+        let feeds =
+            |signal| pipelines(config, signal).filter(|(_, it)| it.receivers.contains(id)).count();
+        for signal in [Signal::Traces, Signal::Logs] {
+            if feeds(signal) > 1 {
+                errors.push(PipelineError::SharedReceiver { id: id.clone(), signal });
             }
         }
-        // Secrets stay here even where nobody thought of the processor.
-        let redaction = redaction.unwrap_or_default();
-        // Environment beats file.
-        resource.attributes.extend(otel.resource_attributes.iter().cloned());
-        let service_name = otel.service_name.iter().cloned();
-        resource.attributes.extend(service_name.map(|name| ("service.name".to_owned(), name)));
+        let ReceiverConfig::ExportDir(_) = receiver;
+        if feeds(Signal::Logs) > 0 && feeds(Signal::Traces) == 0 {
+            errors.push(PipelineError::LogsAlone { id: id.clone() });
+        }
+    }
+    errors
+}
 
-        let receivers = pipeline.receivers.iter().filter_map(|id| config.receivers.get(id));
-        receivers
-            .map(|ReceiverConfig::ExportDir(config)| Source {
-                config: with_absolute_directories(config),
-                converter: Converter {
-                    spans: config.spans.clone(),
-                    redaction: redaction.clone(),
-                    resource: resource.clone(),
-                    limits: otel.limits,
-                },
-            })
-            .collect()
+/// Exporters as they are built, each once for each signal.
+#[derive(Default)]
+struct Exporters {
+    built: IndexMap<(ComponentId, Signal), Exporter>,
+    capacities: queue::Exporters,
+    errors: Vec<PipelineError>,
+}
+
+impl Exporters {
+    fn of_pipeline(
+        &mut self,
+        config: &Config,
+        pipeline: &PipelineConfig,
+        signal: Signal,
+    ) -> Vec<Destination> {
+        let used = pipeline.exporters.iter();
+        let used = used.filter_map(|id| Some((id, config.exporters.get(id)?)));
+        let mut destinations = Vec::new();
+        for (id, config) in used {
+            let exporter = Exporter::id_of(id, signal);
+            // An id tells where the spans are; log records only speak of them.
+            let required = config.is_required() && signal == Signal::Traces;
+            let capacity = config.queue_size().unwrap_or(u64::MAX);
+            self.capacities.insert(exporter.clone(), capacity);
+            destinations.push(Destination { exporter, signal, required });
+            if !self.built.contains_key(&(id.clone(), signal)) {
+                self.build(id, config, signal);
+            }
+        }
+        destinations
+    }
+
+    fn build(&mut self, id: &ComponentId, config: &ExporterConfig, signal: Signal) {
+        match Exporter::build(id, config, signal) {
+            Ok(exporter) => drop(self.built.insert((id.clone(), signal), exporter)),
+            Err(source) => {
+                let error = PipelineError::Exporter { id: id.clone(), source };
+                let is_told = self.errors.iter().any(|it| it.to_string() == error.to_string());
+                self.errors.extend((!is_told).then_some(error));
+            }
+        }
+    }
+}
+
+fn pipelines(
+    config: &Config,
+    signal: Signal,
+) -> impl Iterator<Item = (&ComponentId, &PipelineConfig)> {
+    let kind = signal.to_string();
+    config.service.pipelines.iter().filter(move |(id, _)| id.kind == kind)
+}
+
+/// The export directories that feed a traces pipeline.
+fn export_dirs(config: &Config) -> impl Iterator<Item = (&PipelineConfig, &ExportDirConfig)> {
+    pipelines(config, Signal::Traces).flat_map(|(_, pipeline)| {
+        let used = pipeline.receivers.iter().filter_map(|id| config.receivers.get(id));
+        used.map(move |ReceiverConfig::ExportDir(dir)| (pipeline, dir))
+    })
+}
+
+/// A pipeline's processors, made into a converter for what one of its receivers finds.
+fn converter(
+    config: &Config,
+    pipeline: &PipelineConfig,
+    receiver: &ExportDirConfig,
+    otel: &OtelEnv,
+    errors: &mut Vec<PipelineError>,
+) -> Converter {
+    let mut redaction = None;
+    let mut resource = ResourceConfig::default();
+    for id in &pipeline.processors {
+        match config.processors.get(id) {
+            Some(ProcessorConfig::Redaction(config)) => match Redaction::new(config) {
+                Ok(built) => redaction = Some(built.and(redaction)),
+                Err(source) => errors.push(PipelineError::Redaction { id: id.clone(), source }),
+            },
+            Some(ProcessorConfig::Resource(more)) => {
+                resource.attributes.extend(more.attributes.clone());
+            }
+            None => {}
+        }
+    }
+    // Environment beats file.
+    resource.attributes.extend(otel.resource_attributes.iter().cloned());
+    let service_name = otel.service_name.iter().cloned();
+    resource.attributes.extend(service_name.map(|name| ("service.name".to_owned(), name)));
+    Converter {
+        spans: receiver.spans.clone(),
+        // Secrets stay here even where nobody thought of the processor.
+        redaction: redaction.unwrap_or_default(),
+        resource,
+        limits: otel.limits,
     }
 }
 

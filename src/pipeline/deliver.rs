@@ -14,12 +14,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::task::JoinSet;
 
-use super::StageDied;
 use super::claims::{Claims, Turn};
 use super::event::{Event, Observer};
 use super::prove::{Proof, Prover};
 use super::reach::Reach;
 use super::stop::{Stopped, Stopping};
+use super::{Common, StageDied};
 use crate::clock::UnixNanos;
 use crate::converter::{rework, split};
 use crate::exporter::classify::Delivery as Arrival;
@@ -76,13 +76,8 @@ impl From<Stopped> for Stop {
 }
 
 impl Deliverer {
-    pub(super) fn new(
-        mut exporter: Exporter,
-        queue: Queue,
-        observer: Observer,
-        stopping: Stopping,
-        claims: Claims,
-    ) -> Deliverer {
+    pub(super) fn new(mut exporter: Exporter, common: &Common) -> Deliverer {
+        let Common { queue, claims, observer, stopping, .. } = common.clone();
         let reach = |to| Reach::new(&exporter.id, to, queue.clone(), observer.clone());
         let prover = exporter.verifier.take().map(|verifier| {
             let reach = reach(verifier.destination());
@@ -149,7 +144,7 @@ impl Deliverer {
                     Settling::Nothing
                 }
                 (Err(Stop::Rejected(rejection)), _) => {
-                    self.tell_optional(&lease, &rejection);
+                    self.tell_undecisive(&lease, &rejection);
                     Settling::Rejected(lease, rejection)
                 }
                 (Err(Stop::Interrupted), _) => Settling::Nothing,
@@ -181,15 +176,15 @@ impl Deliverer {
         }
     }
 
-    /// The refusal of a required exporter decides about the export and is told when it is settled.
-    fn tell_optional(&self, lease: &Lease, rejection: &Rejection) {
+    /// A refusal that decides about the export is told when that is settled.
+    fn tell_undecisive(&self, lease: &Lease, rejection: &Rejection) {
         if !lease.item().required {
             (self.observer)(&Event::Rejected {
                 path: lease.head().source.path.clone(),
                 exporter: self.exporter.id.clone(),
                 reason: rejection.reason.clone(),
                 permanent: rejection.kind != RejectionKind::GivenUp,
-                required: false,
+                required: self.exporter.required,
             });
         }
     }
@@ -218,11 +213,15 @@ impl Deliverer {
                 return Ok(());
             };
             lease.begin().await?;
-            match self.exporter.send_traces(request.clone()).await {
+            match self.exporter.send(request.clone()).await {
                 Reply::Accepted => self.acknowledged(lease, None).await?,
                 Reply::Partial { rejected, message } => {
-                    let lost = (rejected > 0)
-                        .then(|| format!("the server rejected {rejected} spans: {message}"));
+                    let lost = (rejected > 0).then(|| {
+                        format!(
+                            "the server rejected {rejected} {}: {message}",
+                            self.exporter.signal.records()
+                        )
+                    });
                     self.acknowledged(lease, lost).await?;
                     self.remark(lease, rejected, message);
                 }
@@ -232,7 +231,7 @@ impl Deliverer {
                     self.wait(lease, &mut retry, &reason, after, in_doubt).await?;
                     continue;
                 }
-                Reply::TooLarge { reason } => match split::halve(&request) {
+                Reply::TooLarge { reason } => match split::halve(self.exporter.signal, &request) {
                     Some((first, second)) => lease.split_next(first, second).await?,
                     // The others may fit; the export as a whole is refused at the end.
                     None => self.acknowledged(lease, Some(reason)).await?,
@@ -305,14 +304,14 @@ enum Progress {
 /// Moves the times of an export that waited long, unless some of it may have arrived.
 async fn bring_up_to_date(lease: &mut Lease) -> Result<(), Lost> {
     let (item, now) = (lease.item(), UnixNanos::now());
-    let made_at = item.made_at;
+    let (made_at, signal) = (item.made_at, item.signal);
     let age = Duration::from_nanos(now.0.saturating_sub(made_at.0));
     if item.touched || item.pending.is_empty() || age < STALE {
         return Ok(());
     }
     let requests = lease.pending_requests().await?;
     let moved: Option<Vec<Bytes>> =
-        requests.iter().map(|request| rework::restamp(request, made_at, now)).collect();
+        requests.iter().map(|request| rework::restamp(signal, request, made_at, now)).collect();
     match moved {
         Some(moved) => lease.replace_pending(moved, now).await,
         // What cannot be read here is for the server to refuse.

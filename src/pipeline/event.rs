@@ -87,7 +87,7 @@ impl Event {
             }
             Event::Remark { path, exporter, rejected, message } => {
                 let path = path.display();
-                tracing::error!(%path, exporter, rejected, "the server rejected spans: {}", visible(message));
+                tracing::error!(%path, exporter, rejected, "the server rejected a part: {}", visible(message));
             }
             Event::Done { path, trace_id, project_id, spans, written } => {
                 let path = path.display();

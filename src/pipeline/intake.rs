@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use prost::Message;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -21,14 +22,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::claims::{Claims, Turn};
 use super::event::{Event, Observer};
-use super::{Mode, StageDied};
+use super::{Common, Mode, StageDied};
 use crate::clock::UnixNanos;
 use crate::converter::Converter;
 use crate::ids::TraceId;
 use crate::plan::{self, Export, Fresh, PlanError, ReadOptions};
 use crate::queue::{Accepted, Delivery, Destination, Queue};
 use crate::receiver::Candidate;
-use crate::receiver::config::ExportDirConfig;
 use crate::receiver::settle::{Look, Settling, quiet_since};
 use crate::source::{Source, SourceError};
 use crate::writeback;
@@ -49,6 +49,7 @@ struct Shared {
     look_again: Duration,
     read: ReadOptions,
     converter: Converter,
+    logs: Option<Converter>,
     queue: Queue,
     claims: Claims,
     destinations: Vec<Destination>,
@@ -70,20 +71,16 @@ enum Seen {
 }
 
 impl Intake {
-    pub fn new(
-        config: &ExportDirConfig,
-        converter: Converter,
-        (queue, claims): (Queue, Claims),
-        destinations: Vec<Destination>,
-        observer: Observer,
-        mode: Mode,
-    ) -> Intake {
+    pub(super) fn new(source: super::Source, common: &Common) -> Intake {
+        let super::Source { config, converter, logs, destinations } = source;
+        let Common { queue, claims, observer, mode, .. } = common.clone();
         let shared = Shared {
             directories: config.directories.clone(),
             look_again: config.rescan_interval.0,
             settling: Settling { settle: config.settle.0, timeout: config.settle_timeout.0 },
             read: config.read_options(),
             converter,
+            logs,
             queue,
             claims,
             destinations,
@@ -163,7 +160,7 @@ impl Shared {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => {
-                    if self.mode == Mode::Once {
+                    if self.mode.ends() {
                         (self.observer)(&Event::Undelivered { path });
                     }
                     return;
@@ -266,15 +263,16 @@ impl Shared {
         let warnings = fresh.plan.warnings.iter().map(ToString::to_string);
         let warnings =
             warnings.chain(conversion.warnings.iter().map(ToString::to_string)).collect();
-        let requests =
-            conversion.requests.iter().map(|request| request.encode_to_vec().into()).collect();
+        let logs = self.logs.as_ref();
+        let logs = logs.map(|logs| logs.logs(&fresh.plan, fresh.trace_id, made_at));
         let delivery = Delivery {
             trace_id: fresh.trace_id,
             source: fresh.source,
             project_id: fresh.plan.project.id,
             span_count: conversion.span_count,
             made_at,
-            requests,
+            requests: encoded(&conversion.requests),
+            logs: encoded(&logs.unwrap_or_default()),
             write_back: self.write_back,
         };
         Seen::Ready { delivery, warnings }
@@ -372,14 +370,18 @@ impl Shared {
         may_be_retried: bool,
         accepted: &Event,
     ) {
-        let retry = may_be_retried && self.mode == Mode::Once;
+        let retry = may_be_retried && self.mode.ends();
         if retry && self.queue.retry(id).await == Ok(true) {
             (self.observer)(accepted);
-        } else if self.mode == Mode::Once {
+        } else if self.mode.ends() {
             let reason = format!("{reason} (refused before; `taskspan queue retry {id}`)");
             (self.observer)(&Event::Refused { path, reason });
         }
     }
+}
+
+fn encoded<R: Message>(requests: &[R]) -> Vec<Bytes> {
+    requests.iter().map(|request| request.encode_to_vec().into()).collect()
 }
 
 /// How long nothing has changed about an export: by the file's times, and, since those may lie,

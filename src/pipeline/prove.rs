@@ -18,6 +18,7 @@ use super::stop::Stopping;
 use crate::converter::rework;
 use crate::exporter::{NoAnswer, Verifier};
 use crate::queue::{Lease, Rejection, RejectionKind};
+use crate::signal::Signal;
 
 /// The first wait between two looks for a trace; it doubles.
 const FIRST_LOOK: Duration = Duration::from_millis(100);
@@ -61,7 +62,7 @@ impl Prover {
         let lost = requests
             .iter()
             .filter_map(|request| rework::only(request, &missing))
-            .filter_map(|request| rework::restamp(&request, from, to));
+            .filter_map(|request| rework::restamp(Signal::Traces, &request, from, to));
         Ok(Proof::Lost(lost.collect()))
     }
 

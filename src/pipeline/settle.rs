@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::claims::Claims;
 use super::event::{Event, Observer};
-use super::{Mode, StageDied};
+use super::{Common, Mode, StageDied};
 use crate::clock::UnixNanos;
 use crate::ids::TraceId;
 use crate::queue::{Outcome, Queue, RejectionKind, Settlement};
@@ -21,21 +21,21 @@ use crate::writeback::{self, WriteBackError, write_back, write_beside};
 const TRY_AGAIN: Duration = Duration::from_secs(30);
 
 pub struct Settler {
-    pub claims: Claims,
-    pub queue: Queue,
-    pub observer: Observer,
-    pub configs: Vec<ExportDirConfig>,
-    pub mode: Mode,
+    claims: Claims,
+    queue: Queue,
+    observer: Observer,
+    configs: Vec<ExportDirConfig>,
+    mode: Mode,
 }
 
 impl Settler {
-    /// Settles until nothing more can come: the queue is closed and empty, which cancels `settled`,
-    /// or delivery has ended.
-    pub async fn run(
-        self,
-        delivered: CancellationToken,
-        settled: CancellationToken,
-    ) -> Result<(), StageDied> {
+    pub(super) fn new(common: &Common, configs: Vec<ExportDirConfig>) -> Settler {
+        let Common { queue, claims, observer, mode, .. } = common.clone();
+        Settler { claims, queue, observer, configs, mode }
+    }
+
+    /// Settles until nothing more can come: the queue is closed and empty, or delivery has ended.
+    pub(super) async fn run(self, delivered: CancellationToken) -> Result<(), StageDied> {
         // Delivered, but not written back for now. They stay in the queue, so that a scan that
         // comes upon the file again does not send it again.
         let mut unwritten: Vec<(Settlement, UnixNanos)> = Vec::new();
@@ -48,10 +48,7 @@ impl Settler {
                 biased;
                 settlement = self.queue.settlement() => match settlement {
                     Some(settlement) => unwritten.extend(self.settle(settlement).await),
-                    None => {
-                        settled.cancel();
-                        return Ok(());
-                    }
+                    None => return Ok(()),
                 },
                 // What is unwritten stays on disk; the next run writes it back.
                 () = delivered.cancelled() => return Ok(()),
@@ -132,7 +129,7 @@ impl Settler {
         match self.mode {
             Mode::Watch => Some((settlement, at)),
             // It was told; the next run finds it on disk and tries again.
-            Mode::Once => {
+            Mode::Once | Mode::Job => {
                 settlement.reported();
                 None
             }

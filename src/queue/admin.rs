@@ -112,7 +112,7 @@ impl Queue {
                     path: record.head.source.path.clone(),
                     state: overall(&exporters, record.head.written),
                     spans: record.head.span_count,
-                    bytes: record.head.bytes,
+                    bytes: record.head.bytes + record.head.log_bytes,
                     first_seen: record.head.first_seen.rfc3339(),
                     written_back: record.head.written,
                     not_written: record.head.not_written.clone(),
@@ -135,7 +135,7 @@ impl Queue {
             let Some(entry) = state.get(seq) else { return Ok(false) };
             let Record { head, items } = &entry.record;
             let refused = items.iter().enumerate().filter(|(_, item)| item.is_rejected());
-            let again = refused.map(|(index, item)| (index, item.again(head.requests)));
+            let again = refused.map(|(index, item)| (index, item.again(head)));
             (again.collect::<Vec<_>>(), entry.generation)
         };
         let ops: Result<Vec<Op>, _> =

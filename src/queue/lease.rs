@@ -76,8 +76,8 @@ impl Lease {
     /// The export is lost.
     pub async fn all_requests(&mut self) -> Result<Vec<Bytes>, Lost> {
         let mut requests = Vec::new();
-        for blob in 0..self.leased.head.requests {
-            requests.push(self.read(Blob(blob)).await?);
+        for blob in self.leased.head.blobs(self.leased.item.signal) {
+            requests.push(self.read(blob).await?);
         }
         Ok(requests)
     }

@@ -6,12 +6,14 @@
 //!                └─▶ rejected: a dead letter, until a person retries or drops it
 //! ```
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::store::{Op, StoreError};
 use super::{Delivery, Destination};
 use crate::clock::UnixNanos;
 use crate::ids::TraceId;
+use crate::signal::Signal;
 use crate::source::Source;
 use crate::writeback::config::WriteBackMode;
 
@@ -39,10 +41,15 @@ pub struct Head {
     pub source: Source,
     pub project_id: String,
     pub span_count: usize,
-    /// How many requests it came in with.
+    /// How many requests of spans it came in with.
     pub requests: u32,
-    /// All its requests, in bytes.
+    /// All these, in bytes.
     pub bytes: u64,
+    /// The same for log records, whose requests come after those.
+    #[serde(default)]
+    pub log_requests: u32,
+    #[serde(default)]
+    pub log_bytes: u64,
     pub first_seen: UnixNanos,
     /// The file says so, or is not to, or is not there any more.
     pub written: bool,
@@ -54,10 +61,32 @@ pub struct Head {
     pub not_written: Option<String>,
 }
 
+impl Head {
+    /// The requests of one signal, as they came in.
+    pub fn blobs(&self, signal: Signal) -> impl Iterator<Item = Blob> + use<> {
+        let range = match signal {
+            Signal::Traces => 0..self.requests,
+            Signal::Logs => self.requests..self.requests.saturating_add(self.log_requests),
+        };
+        range.map(Blob)
+    }
+
+    /// What these come to, in bytes.
+    pub fn bytes_of(&self, signal: Signal) -> u64 {
+        match signal {
+            Signal::Traces => self.bytes,
+            Signal::Logs => self.log_bytes,
+        }
+    }
+}
+
 /// One export on its way to one exporter.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Item {
     pub exporter: String,
+    /// What of it goes there.
+    #[serde(default)]
+    pub signal: Signal,
     /// Write-back waits for it.
     pub required: bool,
     /// What has not been acknowledged, in order.
@@ -125,22 +154,17 @@ pub enum Outcome {
 const OWN_BLOBS: u32 = 1 << 24;
 
 impl Item {
-    /// The `index`-th exporter's way; all share the first `requests` blobs.
-    pub fn new(
-        exporter: &str,
-        required: bool,
-        index: usize,
-        requests: u32,
-        made_at: UnixNanos,
-    ) -> Item {
+    /// The `index`-th exporter's way; all of one signal share the requests that came in.
+    pub fn new(to: &Destination, index: usize, head: &Head) -> Item {
         // Requests that one exporter needed in another form are its own, under names of its own.
         let own = u32::try_from(index).unwrap_or(u32::MAX).saturating_add(1);
         Item {
-            exporter: exporter.to_owned(),
-            required,
-            pending: (0..requests).map(Blob).collect(),
+            exporter: to.exporter.clone(),
+            signal: to.signal,
+            required: to.required,
+            pending: head.blobs(to.signal).collect(),
             next_blob: own.saturating_mul(OWN_BLOBS),
-            made_at,
+            made_at: head.first_seen,
             state: State::Accepted,
             touched: false,
             resent: false,
@@ -168,15 +192,15 @@ impl Item {
         matches!(self.state, State::Rejected(_))
     }
 
-    /// A dead letter that gets another chance. `requests`: how many the export came in with.
-    pub fn again(&self, requests: u32) -> Item {
+    /// A dead letter that gets another chance.
+    pub fn again(&self, head: &Head) -> Item {
         let (lost_spans, pending) = match (&self.state, &self.lost_spans) {
             // What a backend did not have stays unproven until it is read back.
             (State::Rejected(rejection), _) if rejection.kind == RejectionKind::Incomplete => {
                 (Some(rejection.reason.clone()), self.pending.clone())
             }
             // What a server took in part has to go whole: nobody knows which spans it kept.
-            (_, Some(_)) => (None, (0..requests).map(Blob).collect()),
+            (_, Some(_)) => (None, head.blobs(self.signal).collect()),
             (_, None) => (None, self.pending.clone()),
         };
         Item { state: State::Accepted, resent: false, lost_spans, pending, ..self.clone() }
@@ -234,32 +258,30 @@ impl Record {
         delivery: &Delivery,
         destinations: &[Destination],
     ) -> Result<(Record, Vec<Op>), StoreError> {
-        let count = u32::try_from(delivery.requests.len()).unwrap_or(u32::MAX);
-        let items = destinations.iter().enumerate().map(|(index, to)| {
-            Item::new(&to.exporter, to.required, index, count, delivery.made_at)
-        });
-        let record = Record {
-            items: items.collect(),
-            head: Head {
-                trace_id: delivery.trace_id,
-                source: delivery.source.clone(),
-                project_id: delivery.project_id.clone(),
-                span_count: delivery.span_count,
-                requests: count,
-                bytes: delivery.bytes(),
-                first_seen: delivery.made_at,
-                written: false,
-                write_back: delivery.write_back,
-                not_written: None,
-            },
+        let count = |requests: &[Bytes]| u32::try_from(requests.len()).unwrap_or(u32::MAX);
+        let head = Head {
+            trace_id: delivery.trace_id,
+            source: delivery.source.clone(),
+            project_id: delivery.project_id.clone(),
+            span_count: delivery.span_count,
+            requests: count(&delivery.requests),
+            bytes: delivery.bytes_of(Signal::Traces),
+            log_requests: count(&delivery.logs),
+            log_bytes: delivery.bytes_of(Signal::Logs),
+            first_seen: delivery.made_at,
+            written: false,
+            write_back: delivery.write_back,
+            not_written: None,
         };
+        let items = destinations.iter().enumerate().map(|(index, to)| Item::new(to, index, &head));
+        let record = Record { items: items.collect(), head };
         // Should anything of an earlier export of this name be there, it goes first.
         let mut ops = vec![Op::Remove { seq }, Op::put_head(seq, &record.head)?];
         for (index, item) in record.items.iter().enumerate() {
             ops.push(Op::put_item(seq, index, item)?);
         }
-        for (blob, bytes) in (0..count).zip(&delivery.requests) {
-            ops.push(Op::PutBlob { seq, blob: Blob(blob), bytes: bytes.clone() });
+        for (blob, bytes) in (0..).map(Blob).zip(delivery.requests.iter().chain(&delivery.logs)) {
+            ops.push(Op::PutBlob { seq, blob, bytes: bytes.clone() });
         }
         Ok((record, ops))
     }
@@ -269,7 +291,7 @@ impl Record {
 mod tests {
     use super::*;
 
-    fn record(items: Vec<Item>) -> Record {
+    fn head() -> Head {
         let source = Source {
             path: "/x".into(),
             canonical: "/x".into(),
@@ -279,23 +301,29 @@ mod tests {
             mtime_ns: 0,
             sha256: [0; 32],
         };
-        let head = Head {
+        Head {
             trace_id: TraceId::of_export(std::path::Path::new("/x"), 0, b""),
             source,
             project_id: "p".into(),
             span_count: 1,
-            requests: 1,
+            requests: 3,
             bytes: 1,
+            log_requests: 2,
+            log_bytes: 1,
             first_seen: UnixNanos(1),
             written: false,
             write_back: WriteBackMode::InPlace,
             not_written: None,
-        };
-        Record { head, items }
+        }
+    }
+
+    fn record(items: Vec<Item>) -> Record {
+        Record { head: head(), items }
     }
 
     fn item(exporter: &str, required: bool, state: State) -> Item {
-        Item { state, ..Item::new(exporter, required, 0, 1, UnixNanos(1)) }
+        let to = Destination { exporter: exporter.into(), signal: Signal::Traces, required };
+        Item { state, ..Item::new(&to, 0, &head()) }
     }
 
     fn delivered(at: u64) -> State {
@@ -351,7 +379,7 @@ mod tests {
             Item { pending, lost_spans, ..item("a", true, State::Rejected(rejection)) }
         };
         let again = |item: Item| {
-            let item = item.again(3);
+            let item = item.again(&head());
             (item.pending.iter().map(|blob| blob.0).collect::<Vec<_>>(), item.lost_spans)
         };
         use RejectionKind::{Incomplete, Refused};
@@ -360,6 +388,14 @@ mod tests {
         assert_eq!(again(partly), (vec![0, 1, 2], None), "nobody knows which spans are there");
         assert_eq!(again(refused(vec![], Some("3 spans"), Refused)), (vec![0, 1, 2], None));
         assert_eq!(again(refused(vec![], None, Incomplete)), (vec![], Some("no".into())));
+    }
+
+    #[test]
+    fn each_signal_has_its_own_requests() {
+        let to = |signal| Destination { exporter: "a".into(), signal, required: true };
+        let pending = |signal| Item::new(&to(signal), 0, &head()).pending;
+        assert_eq!(pending(Signal::Traces), [Blob(0), Blob(1), Blob(2)]);
+        assert_eq!(pending(Signal::Logs), [Blob(3), Blob(4)]);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 
 use super::journal::Generation;
 use super::record::{Head, Item, Record, Seq, State as ItemState};
-use super::{Accepted, Destination, Exporters, Outcome};
+use super::{Accepted, Delivery, Destination, Exporters, Outcome};
 use crate::ids::TraceId;
 
 /// How many delivered exports are remembered: a file that was read just before its id was written
@@ -191,23 +191,28 @@ impl State {
         self.unsettled == 0 && self.accepting.is_empty()
     }
 
-    /// The files of the exports that wait for an exporter or for their write-back.
-    pub fn waiting(&self) -> Vec<PathBuf> {
-        let waits = |entry: &&Entry| !entry.is_settled() && self.concerns(&entry.record);
+    /// The files of the exports that wait for their write-back, or for one of these exporters.
+    pub fn waiting(&self, exporters: &[String]) -> Vec<PathBuf> {
+        let open = |item: &Item| !item.is_finished() && exporters.contains(&item.exporter);
+        let waits = |entry: &&Entry| {
+            (!entry.is_settled() || entry.record.items.iter().any(open))
+                && self.concerns(&entry.record)
+        };
         let entries = self.entries.values().filter(waits);
         let held = entries.map(|entry| entry.record.head.source.path.clone());
         held.chain(self.lost.iter().cloned()).collect()
     }
 
-    /// What has to be taken in first, for this many bytes to have room: the exporter that has too
+    /// What has to be taken in first, for a delivery to have room: the exporter that has too
     /// much before it. `slack`: how much emptier than just enough it has to be, as a divisor.
     pub fn is_full_for(
         &self,
+        delivery: &Delivery,
         destinations: &[Destination],
-        bytes: u64,
         slack: Option<u64>,
     ) -> Option<String> {
         destinations.iter().find_map(|to| {
+            let bytes = delivery.bytes_of(to.signal);
             let lane = self.lanes.get(&to.exporter)?;
             let limit = lane.capacity - slack.map_or(0, |part| lane.capacity / part);
             // What is larger than the whole queue goes when it is empty.
@@ -224,11 +229,11 @@ impl State {
     }
 
     /// Keeps room for what is on its way to the disk.
-    pub fn reserve(&mut self, trace_id: TraceId, destinations: &[Destination], bytes: u64) -> Seq {
-        self.accepting.insert(trace_id);
+    pub fn reserve(&mut self, delivery: &Delivery, destinations: &[Destination]) -> Seq {
+        self.accepting.insert(delivery.trace_id);
         for to in destinations {
             if let Some(lane) = self.lanes.get_mut(&to.exporter) {
-                lane.bytes = lane.bytes.saturating_add(bytes);
+                lane.bytes = lane.bytes.saturating_add(delivery.bytes_of(to.signal));
             }
         }
         let seq = Seq(self.next_seq);
@@ -237,11 +242,11 @@ impl State {
     }
 
     /// It is there now, or will never be.
-    pub fn release(&mut self, trace_id: TraceId, destinations: &[Destination], bytes: u64) {
-        self.accepting.remove(&trace_id);
+    pub fn release(&mut self, delivery: &Delivery, destinations: &[Destination]) {
+        self.accepting.remove(&delivery.trace_id);
         for to in destinations {
             if let Some(lane) = self.lanes.get_mut(&to.exporter) {
-                lane.bytes = lane.bytes.saturating_sub(bytes);
+                lane.bytes = lane.bytes.saturating_sub(delivery.bytes_of(to.signal));
             }
         }
     }
@@ -302,14 +307,16 @@ impl State {
 
     fn marks(&self, entry: &Entry) -> Marks {
         let concerns = self.concerns(&entry.record);
-        let bytes = entry.record.head.bytes;
         let items = entry.record.items.iter().zip(&entry.leased);
-        let lanes = items.map(|(item, leased)| LaneMark {
-            exporter: item.exporter.clone(),
-            to_lease: concerns && item.state == ItemState::Accepted && !leased,
-            unfinished: concerns && !item.is_finished(),
-            bytes: if item.is_delivered() { 0 } else { bytes },
-            dead: if item.is_rejected() { bytes } else { 0 },
+        let lanes = items.map(|(item, leased)| {
+            let bytes = entry.record.head.bytes_of(item.signal);
+            LaneMark {
+                exporter: item.exporter.clone(),
+                to_lease: concerns && item.state == ItemState::Accepted && !leased,
+                unfinished: concerns && !item.is_finished(),
+                bytes: if item.is_delivered() { 0 } else { bytes },
+                dead: if item.is_rejected() { bytes } else { 0 },
+            }
         });
         let unsettled = concerns && !entry.is_settled();
         let to_settle = unsettled && !entry.settling && self.outcome(&entry.record).is_some();

@@ -21,6 +21,7 @@ fn delivery(number: u8, requests: &[&'static str]) -> Delivery {
         span_count: 1,
         made_at: UnixNanos(1),
         requests: requests.iter().map(|text| Bytes::from_static(text.as_bytes())).collect(),
+        logs: Vec::new(),
         write_back: WriteBackMode::InPlace,
     }
 }
@@ -30,7 +31,11 @@ fn exporters(capacity: u64) -> Exporters {
 }
 
 fn to(exporters: &[&str]) -> Vec<Destination> {
-    let destination = |id: &&str| Destination { exporter: (*id).to_owned(), required: true };
+    let destination = |id: &&str| Destination {
+        exporter: (*id).to_owned(),
+        signal: Signal::Traces,
+        required: true,
+    };
     exporters.iter().map(destination).collect()
 }
 

@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::tonic::logs::v1::LogRecord;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use tokio::sync::{oneshot, watch};
 use tokio_rustls::TlsAcceptor;
@@ -69,13 +70,21 @@ pub struct State {
     pub attempts: Vec<Attempt>,
     /// What was answered with success (in part, for `Partial`), in order.
     pub accepted: Vec<ExportTraceServiceRequest>,
-    /// Log requests are always accepted and never use up the script.
+    /// Log requests that were answered with success. They have a script of their own.
     pub logs: Vec<ExportLogsServiceRequest>,
+    /// All of them, whatever became of them.
+    pub log_attempts: usize,
 }
 
 impl State {
     pub fn spans(&self) -> Vec<Span> {
         spans_of(&self.accepted)
+    }
+
+    pub fn log_records(&self) -> Vec<LogRecord> {
+        let resources = self.logs.iter().flat_map(|request| &request.resource_logs);
+        let scopes = resources.flat_map(|resource| &resource.scope_logs);
+        scopes.flat_map(|scope| &scope.log_records).cloned().collect()
     }
 }
 
@@ -87,6 +96,7 @@ pub fn spans_of(requests: &[ExportTraceServiceRequest]) -> Vec<Span> {
 pub struct Builder {
     address: SocketAddr,
     script: Script,
+    log_script: Script,
     message_limit: usize,
     http_path: String,
     tls: Option<TlsAcceptor>,
@@ -103,6 +113,17 @@ impl Builder {
     /// What every request gets once the script is used up.
     pub fn forever(mut self, fault: Fault) -> Self {
         self.script.forever = fault;
+        self
+    }
+
+    /// The same for log requests.
+    pub fn log_script(mut self, faults: impl IntoIterator<Item = Fault>) -> Self {
+        self.log_script.next.extend(faults);
+        self
+    }
+
+    pub fn log_forever(mut self, fault: Fault) -> Self {
+        self.log_script.forever = fault;
         self
     }
 
@@ -145,6 +166,7 @@ impl Builder {
         let shared = Arc::new(Shared {
             state: watch::Sender::new(State::default()),
             script: Mutex::new(self.script),
+            log_script: Mutex::new(self.log_script),
             message_limit: self.message_limit,
             http_path: self.http_path,
         });
@@ -180,7 +202,8 @@ impl FakeOtlp {
     pub fn builder() -> Builder {
         Builder {
             address: (Ipv4Addr::LOCALHOST, 0).into(),
-            script: Script { next: VecDeque::new(), forever: Fault::Ok },
+            script: Script::default(),
+            log_script: Script::default(),
             message_limit: 4 << 20,
             http_path: "/v1/traces".to_owned(),
             tls: None,
@@ -240,7 +263,8 @@ impl Drop for FakeOtlp {
                 return;
             }
             outcome.expect("the fake endpoint itself panicked");
-            let used = !self.shared.state.borrow().attempts.is_empty();
+            let state = self.shared.state.borrow();
+            let used = !state.attempts.is_empty() || state.log_attempts > 0;
             assert!(used || self.may_be_unused, "nobody called {}", self.endpoint);
         }
     }
@@ -251,17 +275,29 @@ struct Script {
     forever: Fault,
 }
 
+impl Default for Script {
+    fn default() -> Self {
+        Self { next: VecDeque::new(), forever: Fault::Ok }
+    }
+}
+
+impl Script {
+    fn next(&mut self) -> Fault {
+        self.next.pop_front().unwrap_or_else(|| self.forever.clone())
+    }
+}
+
 /// What the handle and the serving thread have in common.
 struct Shared {
     state: watch::Sender<State>,
     script: Mutex<Script>,
+    log_script: Mutex<Script>,
     message_limit: usize,
     http_path: String,
 }
 
 impl Shared {
     fn next_fault(&self) -> Fault {
-        let mut script = self.script.lock().unwrap();
-        script.next.pop_front().unwrap_or_else(|| script.forever.clone())
+        self.script.lock().unwrap().next()
     }
 }

@@ -44,6 +44,7 @@ fn all_of_it() {
         resource_attributes: vec![pair("deployment.environment", "pröd"), pair("team/x", "a,b=c")],
         traces: OtlpEnv {
             endpoint: Some(EndpointEnv { url: "http://tempo:4317".into(), exact: false }),
+            logs_endpoint: None,
             protocol: Some(Protocol::HttpProtobuf),
             headers: [("authorization", "Bearer x"), ("tenant", "a=b")]
                 .map(|(name, value)| (name.to_owned(), Secret::new(value)))

@@ -128,8 +128,14 @@ fn judge(shared: &Shared, path: &str, headers: &HeaderMap, body: Bytes) -> (Prot
         (_, Err(words)) => refuse(&words),
         (Some(Signal::Logs), Ok(message)) => match ExportLogsServiceRequest::decode(message) {
             Ok(logs) => {
-                shared.state.send_modify(|state| state.logs.push(logs));
-                return (protocol, Fault::Ok);
+                let fault = shared.log_script.lock().unwrap().next();
+                shared.state.send_modify(|state| {
+                    state.log_attempts += 1;
+                    if fault.accepts() {
+                        state.logs.push(logs);
+                    }
+                });
+                return (protocol, fault);
             }
             Err(error) => refuse(&error.to_string()),
         },
@@ -177,7 +183,7 @@ fn endpoint_of(shared: &Shared, protocol: Protocol, path: &str) -> Option<Signal
             Some(Signal::Traces)
         }
         (Protocol::Grpc, "/opentelemetry.proto.collector.logs.v1.LogsService/Export")
-        | (Protocol::Http, "/v1/logs") => Some(Signal::Logs),
+        | (Protocol::Http, "/v1/logs" | "/otlp/v1/logs") => Some(Signal::Logs),
         (Protocol::Http, path) if path == shared.http_path => Some(Signal::Traces),
         _ => None,
     }

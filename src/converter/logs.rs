@@ -1,0 +1,117 @@
+//! Spans as log records, for recording rules and LogQL (R6.3).
+//!
+//! ```text
+//! span ─▶ task.created │ task.progress_updated (epic, story) │ task.completed (what exists)
+//!          each: fields ─▶ attributes, and the same as one line of JSON ─▶ body
+//! ```
+//!
+//! The fields are those of the task log that exists already, so that what reads that one reads
+//! these. They come from the span itself: the two can not say different things.
+
+use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value::Value};
+use opentelemetry_proto::tonic::logs::v1::{LogRecord, SeverityNumber};
+use opentelemetry_proto::tonic::resource::v1::Resource;
+use opentelemetry_proto::tonic::trace::v1::Span;
+use serde_json::Map;
+
+use super::attributes::{array, string};
+use super::view;
+use crate::clock::UnixNanos;
+
+/// What made an export's records.
+const EXPORT: &str = "export";
+
+/// Span attribute → field of every record.
+const FIELDS: [(&str, &str); 6] = [
+    ("project.id", "project_id"),
+    ("task.id", "task_id"),
+    ("task.type", "task_type"),
+    ("task.title", "task_title"),
+    ("task.parent_id", "parent_id"),
+    ("artifact.priority", "priority"),
+];
+
+/// The same for what one kind of record alone tells.
+const CREATED: [(&str, &str); 1] = [("task.status", "task_status")];
+const PROGRESS: [(&str, &str); 3] = [
+    ("task.percent_complete", "percent_complete"),
+    ("task.subtask_count", "subtask_count"),
+    ("task.subtask_completed", "subtask_completed"),
+];
+
+/// The records of an export, in the order of its spans.
+pub fn records(spans: &[Span], resource: &Resource, t0: UnixNanos) -> Vec<LogRecord> {
+    let mut records = Vec::new();
+    for span in spans {
+        let source = Source { span, resource, trigger: EXPORT, at: t0 };
+        records.push(source.record("task.created", &CREATED, &[]));
+        if attribute(span, "artifact.status").is_none() {
+            records.push(source.record("task.progress_updated", &PROGRESS, &[]));
+        } else if is(span, "artifact.status", "exists") {
+            records.push(source.record("task.completed", &[], &[]));
+        }
+    }
+    records
+}
+
+/// What a record speaks of.
+pub struct Source<'a> {
+    pub span: &'a Span,
+    pub resource: &'a Resource,
+    /// What made it happen.
+    pub trigger: &'a str,
+    pub at: UnixNanos,
+}
+
+impl Source<'_> {
+    /// One fact, with fields that are taken from the span and fields of its own.
+    pub fn record(&self, event: &str, taken: &[(&str, &str)], own: &[KeyValue]) -> LogRecord {
+        let Source { span, resource, trigger, at } = self;
+        let mut fields = vec![string("event", event)];
+        let service = resource.attributes.iter().find(|it| it.key == "service.name");
+        fields.extend(service.map(|it| KeyValue { key: "service".into(), ..it.clone() }));
+        let mut cut = Vec::new();
+        let truncated = view::json(attribute(span, "taskspan.truncated"));
+        let is_cut =
+            |key: &str| truncated.as_array().is_some_and(|keys| keys.contains(&key.into()));
+        for (from, to) in FIELDS.iter().chain(taken) {
+            let Some(value) = attribute(span, from) else { continue };
+            let value = Some(value.clone());
+            fields.push(KeyValue { key: (*to).to_owned(), value, ..KeyValue::default() });
+            if is_cut(from) {
+                cut.push(Value::StringValue((*to).to_owned()));
+            }
+        }
+        fields.push(string("trigger", trigger));
+        fields.push(string("trace_id", &view::hex(&span.trace_id)));
+        fields.push(string("span_id", &view::hex(&span.span_id)));
+        fields.extend_from_slice(own);
+        if !cut.is_empty() {
+            fields.push(array("taskspan.truncated", cut));
+        }
+        let body: Map<_, _> =
+            fields.iter().map(|it| (it.key.clone(), view::json(it.value.as_ref()))).collect();
+        let body = serde_json::Value::Object(body).to_string();
+        LogRecord {
+            time_unix_nano: at.0,
+            observed_time_unix_nano: at.0,
+            severity_number: SeverityNumber::Info.into(),
+            severity_text: "INFO".to_owned(),
+            body: Some(AnyValue { value: Some(Value::StringValue(body)) }),
+            attributes: fields,
+            trace_id: span.trace_id.clone(),
+            span_id: span.span_id.clone(),
+            event_name: event.to_owned(),
+            ..LogRecord::default()
+        }
+    }
+}
+
+fn attribute<'a>(span: &'a Span, key: &str) -> Option<&'a AnyValue> {
+    span.attributes.iter().find(|it| it.key == key)?.value.as_ref()
+}
+
+fn is(span: &Span, key: &str, text: &str) -> bool {
+    let value = attribute(span, key).and_then(|value| value.value.as_ref());
+    matches!(value, Some(Value::StringValue(found)) if found == text)
+}
