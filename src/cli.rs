@@ -5,9 +5,11 @@
 //!                                                             └─▶ exit code
 //! ```
 
+mod addition;
 mod completions;
 mod demo;
 mod exit;
+mod gate;
 mod logging;
 mod once;
 mod preview;
@@ -18,6 +20,7 @@ mod session;
 mod setup;
 mod signals;
 mod status;
+mod task;
 mod validate;
 
 use std::path::PathBuf;
@@ -59,6 +62,10 @@ enum Command {
     Once(once::Once),
     /// Show what would be sent; send nothing, write nothing
     Preview(preview::Preview),
+    /// Add the results of gates to the trace of an export
+    Gate(gate::Gate),
+    /// Add how far a task is to the trace of an export
+    Task(task::Task),
     /// Every export below a directory: how far it is, and why
     Status(status::Status),
     /// Look into what is held and what was refused
@@ -117,6 +124,8 @@ pub async fn run(cli: Cli) -> Exit {
         Command::Run(command) => command.run(&global).await,
         Command::Once(command) => command.run(&global).await,
         Command::Preview(command) => command.run(&global).await,
+        Command::Gate(command) => command.run(&global).await,
+        Command::Task(command) => command.run(&global).await,
         Command::Status(command) => command.run(&global).await,
         Command::Queue(command) => command.run().await,
         Command::Validate(command) => command.run(),

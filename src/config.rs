@@ -32,6 +32,7 @@ use serde::de::DeserializeOwned;
 use crate::converter::options::{RedactionConfig, ResourceConfig};
 use crate::exporter::config::{DebugConfig, FileConfig, OtlpConfig, Protocol};
 use crate::receiver::config::ExportDirConfig;
+use crate::receiver::gates::GateResultsConfig;
 
 use decode::decode;
 use expand::Env;
@@ -59,6 +60,7 @@ pub struct Config {
 #[serde(untagged)]
 pub enum ReceiverConfig {
     ExportDir(ExportDirConfig),
+    GateResults(GateResultsConfig),
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -153,8 +155,8 @@ impl ReceiverConfig {
     fn read(kind: &str, entry: Entry) -> Option<Self> {
         match kind {
             "export_dir" => entry.read(ExportDirConfig::check).map(Self::ExportDir),
-            "gate_results" => entry.refuse("the gate_results receiver is not built yet"),
-            _ => entry.refuse(unknown("receiver", kind, &["export_dir"])),
+            "gate_results" => entry.read(GateResultsConfig::check).map(Self::GateResults),
+            _ => entry.refuse(unknown("receiver", kind, &["export_dir", "gate_results"])),
         }
     }
 }

@@ -22,12 +22,15 @@ mod request;
 mod resource;
 mod spans;
 
+pub mod followup;
 pub mod options;
 pub mod rework;
 pub mod split;
 pub mod view;
 
+use bytes::Bytes;
 use opentelemetry_proto::tonic::common::v1::InstrumentationScope;
+use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::Message;
 
 use crate::clock::UnixNanos;
@@ -104,18 +107,27 @@ impl Converter {
 
     /// The same plan as log records, for dashboards and recording rules (R6.3).
     pub fn logs(&self, plan: &Plan, trace_id: TraceId, t0: UnixNanos) -> Vec<Logs> {
-        // They say what the spans say before a limit for spans takes something away.
-        let unlimited = Converter { limits: SpanLimits::default(), ..self.clone() };
-        let placement = ContractPlacement::OnStories;
-        let spans = spans::Builder::new(&unlimited, plan, trace_id, t0, placement).all_spans();
+        let spans = self.whole_spans(plan, trace_id, t0);
         let resource = resource::resource(&self.resource, &plan.project, self.cutter());
         let records = logs::records(&spans, &resource, t0);
         split::split(&resource, &scope(), records, self.spans.max_request_bytes.0)
     }
 
+    /// Every span before a limit for spans takes something away.
+    fn whole_spans(&self, plan: &Plan, trace_id: TraceId, t0: UnixNanos) -> Vec<Span> {
+        let unlimited = Converter { limits: SpanLimits::default(), ..self.clone() };
+        let placement = ContractPlacement::OnStories;
+        spans::Builder::new(&unlimited, plan, trace_id, t0, placement).all_spans()
+    }
+
     fn cutter(&self) -> attributes::Cutter {
         attributes::Cutter::new(self.spans.max_attribute_bytes, self.limits.attribute_value_length)
     }
+}
+
+/// Requests as the queue holds them.
+pub fn encoded<R: Message>(requests: &[R]) -> Vec<Bytes> {
+    requests.iter().map(|request| request.encode_to_vec().into()).collect()
 }
 
 /// Who made the records: this program.

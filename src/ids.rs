@@ -93,6 +93,29 @@ impl TraceId {
     }
 }
 
+impl TraceId {
+    /// A span that is added to this trace after the export, told from others by what it says.
+    pub fn added_span(&self, name: &str, content: &[u8]) -> SpanId {
+        SpanId(non_zero_prefix(self.added(b"taskspan/added/v1\0", name, content)))
+    }
+
+    /// What names an addition to this trace among everything that waits; no trace of its own.
+    pub fn addition(&self, name: &str, content: &[u8]) -> TraceId {
+        TraceId(non_zero_prefix(self.added(b"taskspan/addition/v1\0", name, content)))
+    }
+
+    fn added(&self, what: &[u8], name: &str, content: &[u8]) -> [u8; 32] {
+        let digest = Sha256::new()
+            .chain_update(what)
+            .chain_update(self.0)
+            .chain_update(name)
+            .chain_update(b"\0")
+            .chain_update(content)
+            .finalize();
+        digest.into()
+    }
+}
+
 impl SpanId {
     pub fn bytes(&self) -> &[u8; 8] {
         &self.0

@@ -15,6 +15,7 @@ pub mod claim;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod contract;
 pub mod control;
 pub mod converter;
 pub mod exporter;

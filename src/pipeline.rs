@@ -8,9 +8,12 @@
 //! Built and started downstream first, stopped upstream first, so that no stage is ever without
 //! the one behind it.
 
+mod addition;
 mod build;
 mod claims;
 mod deliver;
+mod files;
+mod gates;
 mod intake;
 mod prove;
 mod reach;
@@ -35,6 +38,7 @@ use crate::receiver::scan::Tidy;
 use crate::receiver::select::Selection;
 use crate::receiver::{self, Candidate};
 use crate::writeback;
+pub use addition::{Addition, SendError};
 pub use build::PipelineError;
 use claims::Claims;
 use event::{Event, Observer};
@@ -66,6 +70,14 @@ impl Mode {
     }
 }
 
+/// A receiver of gate results, and where they go.
+#[derive(Debug)]
+struct Gates {
+    /// What its files are, how they are found, and how they settle.
+    config: ExportDirConfig,
+    destinations: Vec<Destination>,
+}
+
 /// How a run is told to end.
 #[derive(Clone, Debug, Default)]
 pub struct Orders {
@@ -91,6 +103,7 @@ struct Common {
 #[derive(Debug)]
 pub struct Pipelines {
     sources: Vec<Source>,
+    gates: Vec<Gates>,
     exporters: Vec<Exporter>,
     /// Their `queue_size`.
     capacities: Exporters,
@@ -121,7 +134,9 @@ impl Pipelines {
     /// See [`OpenError`].
     pub fn open_queue(&self, location: Location, mode: Mode) -> Result<Ready, OpenError> {
         // A step of a job answers for its own directories, and not for what others left behind.
-        let directories = self.sources.iter().flat_map(|source| source.config.directories.clone());
+        let exports = self.sources.iter().map(|source| &source.config);
+        let results = self.gates.iter().map(|gates| &gates.config);
+        let directories = exports.chain(results).flat_map(|config| config.directories.clone());
         let scope = mode.ends().then(|| directories.collect());
         Queue::open(location, &self.capacities, scope)
     }
@@ -159,8 +174,18 @@ impl Pipelines {
             set.spawn(guarded(deliverer.run(), stopping.stop.clone()));
         }
         let mut upstream = JoinSet::new();
+        let traces = gates::Traces::of(&self.sources);
+        for Gates { config, destinations } in self.gates {
+            let traces = Arc::clone(&traces);
+            let intake = gates::GateIntake::new(&config, traces, destinations, &common);
+            let intake = |incoming, stop| intake.run(incoming, stop);
+            start(&config, intake, &common, &finish, &mut upstream);
+        }
         for source in self.sources {
-            source.start(&common, &finish, &mut upstream);
+            let config = source.config.clone();
+            let intake = intake::Intake::new(source, &common);
+            let intake = |incoming, stop| intake.run(incoming, stop);
+            start(&config, intake, &common, &finish, &mut upstream);
         }
 
         let taken_in = join_all(upstream, &stopping).await;
@@ -191,38 +216,37 @@ fn waive(common: &Common) -> AbortHandle {
     waiver.abort_handle()
 }
 
-impl Source {
-    /// The receiver and its intake.
-    fn start(
-        self,
-        common: &Common,
-        finish: &CancellationToken,
-        stages: &mut JoinSet<Result<(), StageDied>>,
-    ) {
-        let (candidates, incoming) = mpsc::channel::<Candidate>(MAX_WAITING);
-        let stop = common.stopping.stop.clone();
-        let config = self.config.clone();
-        let intake = intake::Intake::new(self, common);
-        stages.spawn(guarded(intake.run(incoming, stop.clone()), stop.clone()));
+/// A receiver and the intake for what it finds.
+fn start<F>(
+    config: &ExportDirConfig,
+    intake: impl FnOnce(mpsc::Receiver<Candidate>, CancellationToken) -> F,
+    common: &Common,
+    finish: &CancellationToken,
+    stages: &mut JoinSet<Result<(), StageDied>>,
+) where
+    F: Future<Output = Result<(), StageDied>> + Send + 'static,
+{
+    let (candidates, incoming) = mpsc::channel::<Candidate>(MAX_WAITING);
+    let stop = common.stopping.stop.clone();
+    stages.spawn(guarded(intake(incoming, stop.clone()), stop.clone()));
 
-        let max_bytes = config.max_file_size.0;
-        let tidy = Tidy {
-            is_leftover: |name| writeback::is_temp_name(name),
-            tidy: Arc::new(move |directory: &Path| tidy(directory, max_bytes)),
-        };
-        let selection = selection(&config);
-        let (mode, finish, restarts) = (common.mode, finish.clone(), common.queue.restarts());
-        stages.spawn(async move {
-            match mode {
-                Mode::Once => receiver::scan_once(selection, &candidates, tidy).await,
-                Mode::Watch | Mode::Job => {
-                    let until = receiver::Until { stop, finish };
-                    receiver::run(&config, selection, (candidates, tidy, restarts), until).await;
-                }
+    let max_bytes = config.max_file_size.0;
+    let tidy = Tidy {
+        is_leftover: |name| writeback::is_temp_name(name),
+        tidy: Arc::new(move |directory: &Path| tidy(directory, max_bytes)),
+    };
+    let (config, selection) = (config.clone(), selection(config));
+    let (mode, finish, restarts) = (common.mode, finish.clone(), common.queue.restarts());
+    stages.spawn(async move {
+        match mode {
+            Mode::Once => receiver::scan_once(selection, &candidates, tidy).await,
+            Mode::Watch | Mode::Job => {
+                let until = receiver::Until { stop, finish };
+                receiver::run(&config, selection, (candidates, tidy, restarts), until).await;
             }
-            Ok(())
-        });
-    }
+        }
+        Ok(())
+    });
 }
 
 /// What a receiver of these settings takes for an export: nothing that we write ourselves.

@@ -8,12 +8,14 @@
 //!
 //! `read` touches the disk; the parsers and the join are pure.
 
+mod emitted;
 mod json;
 mod manifest;
 mod onboarding;
 mod project_context;
 mod yaml;
 
+pub mod gate;
 pub mod join;
 pub mod read;
 
@@ -22,6 +24,7 @@ use serde_json::{Map, Value};
 
 use crate::ids::TaskId;
 
+pub use emitted::{Emitted, NotEmitted, read_emitted};
 pub use manifest::Manifest;
 pub use onboarding::Onboarding;
 pub use project_context::ProjectContext;

@@ -47,6 +47,8 @@ const STORE_RETRY: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 pub struct Delivery {
     pub trace_id: TraceId,
+    /// Names what is added to the trace of an export later; none for the export itself.
+    pub addition: Option<TraceId>,
     pub source: Source,
     pub project_id: String,
     pub span_count: usize,
@@ -61,6 +63,11 @@ pub struct Delivery {
 }
 
 impl Delivery {
+    /// What tells it from everything else.
+    pub fn key(&self) -> TraceId {
+        self.addition.unwrap_or(self.trace_id)
+    }
+
     /// All its requests of one signal together.
     pub fn bytes_of(&self, signal: Signal) -> u64 {
         let requests = match signal {
@@ -249,12 +256,12 @@ impl Queue {
         delivery: &'a Delivery,
         destinations: &'a [Destination],
     ) -> Result<Place<'a>, Accepted> {
-        let trace_id = delivery.trace_id;
+        let key = delivery.key();
         self.when(|state| {
             if state.closed {
                 return Some(Err(Accepted::Closed));
             }
-            if let Some(known) = state.known(trace_id) {
+            if let Some(known) = state.known(key) {
                 return Some(Err(known));
             }
             // Once full, it has to be emptier by a tenth before it takes more: one line each way.
@@ -426,7 +433,7 @@ impl Queue {
             let generation = entry.generation;
             if entry.record.is_over() {
                 if let Some(entry) = state.remove(seq) {
-                    state.remember(entry.record.head.trace_id);
+                    state.remember(entry.record.head.key());
                 }
                 (Op::Remove { seq }, generation)
             } else {

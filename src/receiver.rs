@@ -1,4 +1,4 @@
-//! The `export_dir` receiver: which exports are there to be read.
+//! The receivers: which exports, or results of gates, are there to be read.
 //!
 //! ```text
 //! directories ─▶ scan ─▶ new or changed? ─▶ candidates
@@ -9,6 +9,7 @@
 //! The scan is the truth; events only make it fast.
 
 pub mod config;
+pub mod gates;
 pub mod scan;
 pub mod select;
 pub mod settle;

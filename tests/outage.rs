@@ -398,6 +398,7 @@ async fn accepted_two_hours_ago(outage: &Outage, snapshot: &Snapshot, in_doubt: 
     let encoded = conversion.requests.iter().map(|it| it.encode_to_vec().into());
     let delivery = Delivery {
         trace_id: fresh.trace_id,
+        addition: None,
         source: fresh.source,
         project_id: fresh.plan.project.id,
         span_count: conversion.span_count,

@@ -76,7 +76,7 @@ impl Setup {
             return Err(Faults(missing).into());
         }
         let mut files = args.config.clone();
-        if files.is_empty() && directories.is_empty() && Path::new(DEFAULT_FILE).exists() {
+        if files.is_empty() && directories.is_empty() && Setup::has_default_file() {
             files.push(DEFAULT_FILE.into());
         }
         if files.is_empty() && directories.is_empty() {
@@ -100,6 +100,11 @@ impl Setup {
             state_dir: args.state_dir.clone(),
             default_state_dir: default_state_dir(env),
         })
+    }
+
+    /// Whether there is a configuration file where one is looked for.
+    pub fn has_default_file() -> bool {
+        Path::new(DEFAULT_FILE).exists()
     }
 
     /// Starts logging and says what is odd about the configuration.

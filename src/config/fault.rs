@@ -123,6 +123,14 @@ fn nearest<'a>(given: &str, known: &[&'a str]) -> Option<&'a str> {
     (distance <= allowed).then_some(near)
 }
 
+/// The few known words that are nearest to one that is none of them.
+pub fn near<'a>(given: &str, known: &[&'a str]) -> Vec<&'a str> {
+    let mut by_distance: Vec<(usize, &str)> =
+        known.iter().map(|word| (distance(given, word), *word)).collect();
+    by_distance.sort_by_key(|(steps, _)| *steps);
+    by_distance.into_iter().take(3).map(|(_, word)| word).collect()
+}
+
 /// Levenshtein distance, one row at a time.
 fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();

@@ -67,12 +67,16 @@ pub fn apply(config: &mut Config, flags: &Flags, otel: &OtelEnv) -> Result<Vec<F
 }
 
 fn apply_to_receivers(config: &mut Config, flags: &Flags, faults: &mut Faults) {
-    if config.receivers.len() > 1 && !flags.directories.is_empty() {
+    let export_dirs = config.receivers.values_mut().filter_map(|receiver| match receiver {
+        ReceiverConfig::ExportDir(receiver) => Some(receiver),
+        ReceiverConfig::GateResults(_) => None,
+    });
+    let mut export_dirs: Vec<_> = export_dirs.collect();
+    if export_dirs.len() > 1 && !flags.directories.is_empty() {
         let message = "a directory was given, but there are several export_dir receivers";
         faults.0.push(Fault::nowhere(message));
     }
-    for receiver in config.receivers.values_mut() {
-        let ReceiverConfig::ExportDir(receiver) = receiver;
+    for receiver in &mut export_dirs {
         if flags.project_id.is_some() {
             receiver.project_id.clone_from(&flags.project_id);
         }

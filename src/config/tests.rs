@@ -95,8 +95,8 @@ p:5:13: has to be at most settle_timeout, which is 10s
 p:6:20: `12 apples` is not a size such as 64MiB, 3.5MiB, 1GB or 4096
 p:8:17: unknown value `colour`. Known: type, target, target_type
 p:9:28: has to be between 64 and 1048576
-p:10:3: the gate_results receiver is not built yet
-p:11:3: unknown receiver `unheard_of`. Known: export_dir
+p:10:3: name at least one directory to watch
+p:11:3: unknown receiver `unheard_of`. Known: export_dir, gate_results
 p:13:26: expected a map, found a list
 p:16:15: has to start with http:// or https://
 p:17:14: `10` needs a unit, as in 10s or 10ms
@@ -157,7 +157,7 @@ fn files_sets_and_the_environment_come_together() {
     let sets = ["receivers.export_dir.max_concurrent_exports=${N}".to_owned()];
     let env = |name: &str| (name == "N").then(|| "9".to_owned());
     let (config, _) = Config::load(&[file], &sets, &env).unwrap();
-    let ReceiverConfig::ExportDir(receiver) = &config.receivers[0];
+    let ReceiverConfig::ExportDir(receiver) = &config.receivers[0] else { panic!("not one") };
     assert_eq!(receiver.max_concurrent_exports, 9);
 
     let faults = Config::load(&["/no/such.yaml".into()], &[], &env).unwrap_err();
@@ -184,7 +184,7 @@ fn the_shipped_file_loads_without_a_word() {
     let (config, warnings) = load(SHIPPED).unwrap();
     assert_eq!(warnings, "");
     let mut expected = without_file();
-    let ReceiverConfig::ExportDir(receiver) = &mut expected.receivers[0];
+    let ReceiverConfig::ExportDir(receiver) = &mut expected.receivers[0] else { panic!("not one") };
     receiver.directories = vec!["./output".into()];
     let endpoint = Some("http://localhost:4317".into());
     expected.exporters[0] =

@@ -47,7 +47,7 @@ pub fn records(spans: &[Span], resource: &Resource, t0: UnixNanos) -> Vec<LogRec
         records.push(source.record("task.created", &CREATED, &[]));
         if attribute(span, "artifact.status").is_none() {
             records.push(source.record("task.progress_updated", &PROGRESS, &[]));
-        } else if is(span, "artifact.status", "exists") {
+        } else if view::text_of(&span.attributes, "artifact.status") == Some("exists") {
             records.push(source.record("task.completed", &[], &[]));
         }
     }
@@ -109,9 +109,4 @@ impl Source<'_> {
 
 fn attribute<'a>(span: &'a Span, key: &str) -> Option<&'a AnyValue> {
     span.attributes.iter().find(|it| it.key == key)?.value.as_ref()
-}
-
-fn is(span: &Span, key: &str, text: &str) -> bool {
-    let value = attribute(span, key).and_then(|value| value.value.as_ref());
-    matches!(value, Some(Value::StringValue(found)) if found == text)
 }

@@ -94,6 +94,15 @@ fn view(index: usize, spans: &[&Span], children: &HashMap<usize, Vec<usize>>) ->
     }
 }
 
+/// A text attribute.
+pub(super) fn text_of<'a>(attributes: &'a [KeyValue], key: &str) -> Option<&'a str> {
+    let found = attributes.iter().find(|it| it.key == key)?;
+    match found.value.as_ref()?.value.as_ref()? {
+        any_value::Value::StringValue(text) => Some(text),
+        _ => None,
+    }
+}
+
 /// An attribute's value as JSON.
 pub(super) fn json(value: Option<&AnyValue>) -> Value {
     match value.and_then(|value| value.value.as_ref()) {

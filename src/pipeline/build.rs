@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use indexmap::IndexMap;
 
-use super::{Pipelines, Source};
+use super::{Gates, Pipelines, Source};
 use crate::config::otel_env::OtelEnv;
 use crate::config::values::ComponentId;
 use crate::config::{Config, ExporterConfig, PipelineConfig, ProcessorConfig, ReceiverConfig};
@@ -32,6 +32,8 @@ pub enum PipelineError {
          speak of spans that nobody sends; list it in a traces pipeline, too"
     )]
     LogsAlone { id: ComponentId },
+    #[error("receiver `{id}` gives no log records; list it in a traces pipeline")]
+    NoLogs { id: ComponentId },
     #[error(
         "pipeline `{id}`: every exporter is marked `required: false`, so nothing would say when \
          task_trace_id may be written; leave at least one required"
@@ -47,15 +49,23 @@ impl Pipelines {
     pub fn build(config: &Config, otel: &OtelEnv) -> Result<Pipelines, Vec<PipelineError>> {
         let mut errors = faults_of_wiring(config);
         let mut exporters = Exporters::default();
-        let mut sources = Vec::new();
+        let (mut sources, mut gates) = (Vec::new(), Vec::new());
         for (pipeline_id, pipeline) in pipelines(config, Signal::Traces) {
             let destinations = exporters.of_pipeline(config, pipeline, Signal::Traces);
             if !destinations.iter().any(|destination| destination.required) {
                 errors.push(PipelineError::NothingRequired { id: pipeline_id.clone() });
             }
             for receiver in &pipeline.receivers {
-                let Some(ReceiverConfig::ExportDir(dir)) = config.receivers.get(receiver) else {
-                    continue;
+                let dir = match config.receivers.get(receiver) {
+                    Some(ReceiverConfig::ExportDir(dir)) => dir,
+                    Some(ReceiverConfig::GateResults(results)) => {
+                        gates.push(Gates {
+                            config: with_absolute_directories(&results.watching()),
+                            destinations: destinations.clone(),
+                        });
+                        continue;
+                    }
+                    None => continue,
                 };
                 let mut source = Source {
                     config: with_absolute_directories(dir),
@@ -79,6 +89,7 @@ impl Pipelines {
         }
         Ok(Pipelines {
             sources,
+            gates,
             exporters: exporters.built.into_values().collect(),
             capacities: exporters.capacities,
             shutdown_timeout: config.service.shutdown_timeout.0,
@@ -120,8 +131,10 @@ fn faults_of_wiring(config: &Config) -> Vec<PipelineError> {
                 errors.push(PipelineError::SharedReceiver { id: id.clone(), signal });
             }
         }
-        let ReceiverConfig::ExportDir(_) = receiver;
-        if feeds(Signal::Logs) > 0 && feeds(Signal::Traces) == 0 {
+        let is_export_dir = matches!(receiver, ReceiverConfig::ExportDir(_));
+        if !is_export_dir && feeds(Signal::Logs) > 0 {
+            errors.push(PipelineError::NoLogs { id: id.clone() });
+        } else if feeds(Signal::Logs) > 0 && feeds(Signal::Traces) == 0 {
             errors.push(PipelineError::LogsAlone { id: id.clone() });
         }
     }
@@ -184,7 +197,10 @@ fn pipelines(
 fn export_dirs(config: &Config) -> impl Iterator<Item = (&PipelineConfig, &ExportDirConfig)> {
     pipelines(config, Signal::Traces).flat_map(|(_, pipeline)| {
         let used = pipeline.receivers.iter().filter_map(|id| config.receivers.get(id));
-        used.map(move |ReceiverConfig::ExportDir(dir)| (pipeline, dir))
+        used.filter_map(move |receiver| match receiver {
+            ReceiverConfig::ExportDir(dir) => Some((pipeline, dir)),
+            ReceiverConfig::GateResults(_) => None,
+        })
     })
 }
 

@@ -41,6 +41,11 @@ impl Claims {
     /// For an export in the queue that is to be sent.
     pub async fn turn(&self, head: &Head) -> Turn {
         let trace_id = head.trace_id;
+        // The file of an addition carries no id that could say so. Its spans have the same ids whoever
+        // sends them.
+        if head.addition.is_some() {
+            return Turn::Ours;
+        }
         // What we wrote ourselves carries the id, and may still be on its way to somebody.
         if head.written || self.held().locks.contains_key(&trace_id) {
             return Turn::Ours;

@@ -31,6 +31,8 @@ pub enum Event {
     Remark { path: PathBuf, exporter: String, rejected: i64, message: String },
     /// Everything was acknowledged and the file carries the id (or is not to carry one).
     Done { path: PathBuf, trace_id: TraceId, project_id: String, spans: usize, written: bool },
+    /// What was added to the trace of an export was acknowledged.
+    Added { path: PathBuf, trace_id: TraceId, spans: usize },
     /// Everything was acknowledged, but the file has been replaced or removed since.
     Superseded { path: PathBuf, trace_id: TraceId, gone: bool },
     /// Everything was acknowledged, but the id could not be written.
@@ -92,6 +94,9 @@ impl Event {
             Event::Done { path, trace_id, project_id, spans, written } => {
                 let path = path.display();
                 tracing::info!(%path, %trace_id, project_id, spans, written, "export emitted");
+            }
+            Event::Added { path, trace_id, spans } => {
+                tracing::info!(path = %path.display(), %trace_id, spans, "added to the trace");
             }
             Event::Superseded { path, trace_id, gone } => {
                 let what = if *gone { "removed" } else { "replaced by a newer one" };
@@ -161,6 +166,10 @@ impl Tally {
                 counts.spans += spans;
             }
             Event::Superseded { .. } => counts.done += 1,
+            Event::Added { spans, .. } => {
+                counts.done += 1;
+                counts.spans += spans;
+            }
             Event::NotWritten { .. } => counts.not_written += 1,
             Event::Rejected { required: true, permanent: true, .. } => {
                 counts.refused += 1;

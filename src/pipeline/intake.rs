@@ -6,30 +6,25 @@
 //!                └──────────┘ later
 //! ```
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
-use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
+use std::time::Duration;
 
-use bytes::Bytes;
-use prost::Message;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::claims::{Claims, Turn};
 use super::event::{Event, Observer};
+use super::files::{InWork, Quiet};
 use super::{Common, Mode, StageDied};
 use crate::clock::UnixNanos;
-use crate::converter::Converter;
+use crate::converter::{Converter, encoded};
 use crate::ids::TraceId;
 use crate::plan::{self, Export, Fresh, PlanError, ReadOptions};
 use crate::queue::{Accepted, Delivery, Destination, Queue};
 use crate::receiver::Candidate;
-use crate::receiver::settle::{Look, Settling, quiet_since};
+use crate::receiver::settle::{Look, Settling};
 use crate::source::{Source, SourceError};
 use crate::writeback;
 use crate::writeback::config::WriteBackMode;
@@ -58,8 +53,7 @@ struct Shared {
     write_back: WriteBackMode,
     /// Bounds how many exports are in memory at once.
     concurrency: Semaphore,
-    /// Paths in work; true when they changed again meanwhile.
-    in_work: Mutex<HashMap<PathBuf, bool>>,
+    in_work: InWork,
 }
 
 /// What one look at a file came to.
@@ -88,7 +82,7 @@ impl Intake {
             mode,
             write_back: config.write_back.mode,
             concurrency: Semaphore::new(config.max_concurrent_exports),
-            in_work: Mutex::default(),
+            in_work: InWork::default(),
         };
         Intake { shared: Arc::new(shared) }
     }
@@ -113,7 +107,7 @@ impl Intake {
                     None => break,
                 },
             };
-            if self.shared.is_new_work(&path) {
+            if self.shared.in_work.is_new(&path) {
                 settling.spawn(Arc::clone(&self.shared).work(path, stop.clone()));
             }
         }
@@ -125,35 +119,6 @@ impl Intake {
 }
 
 impl Shared {
-    /// A path that is in work already is looked at again when that work ends.
-    fn is_new_work(&self, path: &Path) -> bool {
-        let mut in_work = self.in_work.lock().unwrap_or_else(PoisonError::into_inner);
-        match in_work.entry(path.to_owned()) {
-            Entry::Occupied(mut again) => {
-                again.insert(true);
-                false
-            }
-            Entry::Vacant(new) => {
-                new.insert(false);
-                true
-            }
-        }
-    }
-
-    fn is_done(&self, path: &Path) -> bool {
-        let mut in_work = self.in_work.lock().unwrap_or_else(PoisonError::into_inner);
-        match in_work.get_mut(path) {
-            Some(again) if *again => {
-                *again = false;
-                false
-            }
-            _ => {
-                in_work.remove(path);
-                true
-            }
-        }
-    }
-
     async fn work(self: Arc<Self>, path: PathBuf, stop: CancellationToken) {
         loop {
             // Whatever is interrupted here stays a file without an id: the next scan finds it.
@@ -167,7 +132,7 @@ impl Shared {
                 }
                 () = Arc::clone(&self).take_in(&path) => {}
             }
-            if self.is_done(&path) {
+            if self.in_work.is_done(&path) {
                 return;
             }
         }
@@ -267,6 +232,7 @@ impl Shared {
         let logs = logs.map(|logs| logs.logs(&fresh.plan, fresh.trace_id, made_at));
         let delivery = Delivery {
             trace_id: fresh.trace_id,
+            addition: None,
             source: fresh.source,
             project_id: fresh.plan.project.id,
             span_count: conversion.span_count,
@@ -377,50 +343,5 @@ impl Shared {
             let reason = format!("{reason} (refused before; `taskspan queue retry {id}`)");
             (self.observer)(&Event::Refused { path, reason });
         }
-    }
-}
-
-fn encoded<R: Message>(requests: &[R]) -> Vec<Bytes> {
-    requests.iter().map(|request| request.encode_to_vec().into()).collect()
-}
-
-/// How long nothing has changed about an export: by the file's times, and, since those may lie,
-/// by what was seen here.
-struct Quiet<'a> {
-    path: &'a Path,
-    since: Instant,
-    changes: Vec<SystemTime>,
-    seen_change: Instant,
-    last: Duration,
-}
-
-impl<'a> Quiet<'a> {
-    fn new(path: &'a Path) -> Quiet<'a> {
-        let now = Instant::now();
-        Quiet { path, since: now, changes: Vec::new(), seen_change: now, last: Duration::ZERO }
-    }
-
-    /// Looks again.
-    fn now(&mut self) -> Duration {
-        let changes: Vec<SystemTime> = [Some(self.path), self.path.parent()]
-            .into_iter()
-            .flatten()
-            .filter_map(|path| fs::symlink_metadata(path).ok()?.modified().ok())
-            .collect();
-        if changes != self.changes {
-            self.seen_change = Instant::now();
-        }
-        let by_times = quiet_since(&changes, SystemTime::now());
-        self.changes = changes;
-        self.last = by_times.max(self.seen_change.elapsed());
-        self.last
-    }
-
-    fn last(&self) -> Duration {
-        self.last
-    }
-
-    fn waited(&self) -> Duration {
-        self.since.elapsed()
     }
 }

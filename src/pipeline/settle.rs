@@ -93,6 +93,7 @@ impl Settler {
             mode: head.write_back,
             source: head.source.clone(),
             trace_id,
+            key: head.key(),
             at,
             max_bytes: config.map_or(u64::MAX, |config| config.max_file_size.0),
             emits_existing: config
@@ -105,11 +106,16 @@ impl Settler {
             spans: head.span_count,
             written: head.write_back != WriteBackMode::Off,
         };
+        let done = match head.addition {
+            Some(_) => Event::Added { path: path.clone(), trace_id, spans: head.span_count },
+            None => done,
+        };
+        let key = head.key();
         let written = tokio::task::spawn_blocking(move || write.run());
         let failure = match written.await {
             Ok(Ok((outcome, is_done))) => {
                 settlement.written(is_done).await;
-                self.claims.release(trace_id);
+                self.claims.release(key);
                 (self.observer)(&match outcome {
                     writeback::Outcome::Written => done,
                     writeback::Outcome::Superseded => {
@@ -146,6 +152,8 @@ struct Write {
     mode: WriteBackMode,
     source: Source,
     trace_id: TraceId,
+    /// What tells it from everything else that is sent.
+    key: TraceId,
     at: UnixNanos,
     max_bytes: u64,
     /// An id in the file does not keep it from being taken in again.
@@ -155,7 +163,7 @@ struct Write {
 impl Write {
     /// What came of it, and the version of the file that is not to be taken for a new export.
     fn run(self) -> Result<(writeback::Outcome, Option<TraceId>), WriteBackError> {
-        let Write { mode, source, trace_id, at, max_bytes, emits_existing } = self;
+        let Write { mode, source, trace_id, key, at, max_bytes, emits_existing } = self;
         let (id, at) = (trace_id.to_string(), at.rfc3339());
         match mode {
             WriteBackMode::InPlace => {
@@ -167,7 +175,7 @@ impl Write {
                 write_beside(&source, &id, &at, max_bytes).map(|outcome| (outcome, None))
             }
             // Nothing but the queue knows that it was sent.
-            WriteBackMode::Off => Ok((writeback::Outcome::Written, Some(trace_id))),
+            WriteBackMode::Off => Ok((writeback::Outcome::Written, Some(key))),
         }
     }
 }

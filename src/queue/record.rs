@@ -38,6 +38,9 @@ pub struct Record {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Head {
     pub trace_id: TraceId,
+    /// Names what is added to the trace of an export later; none for the export itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub addition: Option<TraceId>,
     pub source: Source,
     pub project_id: String,
     pub span_count: usize,
@@ -62,6 +65,11 @@ pub struct Head {
 }
 
 impl Head {
+    /// What tells it from everything else.
+    pub fn key(&self) -> TraceId {
+        self.addition.unwrap_or(self.trace_id)
+    }
+
     /// The requests of one signal, as they came in.
     pub fn blobs(&self, signal: Signal) -> impl Iterator<Item = Blob> + use<> {
         let range = match signal {
@@ -261,6 +269,7 @@ impl Record {
         let count = |requests: &[Bytes]| u32::try_from(requests.len()).unwrap_or(u32::MAX);
         let head = Head {
             trace_id: delivery.trace_id,
+            addition: delivery.addition,
             source: delivery.source.clone(),
             project_id: delivery.project_id.clone(),
             span_count: delivery.span_count,
@@ -303,6 +312,7 @@ mod tests {
         };
         Head {
             trace_id: TraceId::of_export(std::path::Path::new("/x"), 0, b""),
+            addition: None,
             source,
             project_id: "p".into(),
             span_count: 1,

@@ -24,7 +24,7 @@ const REMEMBERED: usize = 256;
 pub struct State {
     /// In order of arrival.
     entries: BTreeMap<Seq, Entry>,
-    by_trace: HashMap<TraceId, Seq>,
+    by_key: HashMap<TraceId, Seq>,
     /// By exporter that is there to take a lease.
     lanes: HashMap<String, Lane>,
     /// Where exports have to lie to be worked on; none: anywhere.
@@ -114,7 +114,7 @@ impl State {
     pub fn insert(&mut self, seq: Seq, record: Record, generation: Generation) {
         // One whose exporters are all gone does not stand in the way of the same trace.
         if self.knows_an_exporter_of(&record) {
-            self.by_trace.insert(record.head.trace_id, seq);
+            self.by_key.insert(record.head.key(), seq);
         }
         self.lost.retain(|path| *path != record.head.source.path);
         let leased = vec![false; record.items.len()];
@@ -138,8 +138,8 @@ impl State {
     pub fn remove(&mut self, seq: Seq) -> Option<Entry> {
         let entry = self.entries.remove(&seq)?;
         self.mark(seq, &self.marks(&entry), false);
-        if self.by_trace.get(&entry.record.head.trace_id) == Some(&seq) {
-            self.by_trace.remove(&entry.record.head.trace_id);
+        if self.by_key.get(&entry.record.head.key()) == Some(&seq) {
+            self.by_key.remove(&entry.record.head.key());
         }
         Some(entry)
     }
@@ -230,7 +230,7 @@ impl State {
 
     /// Keeps room for what is on its way to the disk.
     pub fn reserve(&mut self, delivery: &Delivery, destinations: &[Destination]) -> Seq {
-        self.accepting.insert(delivery.trace_id);
+        self.accepting.insert(delivery.key());
         for to in destinations {
             if let Some(lane) = self.lanes.get_mut(&to.exporter) {
                 lane.bytes = lane.bytes.saturating_add(delivery.bytes_of(to.signal));
@@ -243,7 +243,7 @@ impl State {
 
     /// It is there now, or will never be.
     pub fn release(&mut self, delivery: &Delivery, destinations: &[Destination]) {
-        self.accepting.remove(&delivery.trace_id);
+        self.accepting.remove(&delivery.key());
         for to in destinations {
             if let Some(lane) = self.lanes.get_mut(&to.exporter) {
                 lane.bytes = lane.bytes.saturating_sub(delivery.bytes_of(to.signal));
@@ -258,7 +258,7 @@ impl State {
         if self.forgotten.contains(&trace_id) || self.accepting.contains(&trace_id) {
             return Some(Accepted::Known);
         }
-        let seq = self.by_trace.get(&trace_id)?;
+        let seq = self.by_key.get(&trace_id)?;
         let record = &self.entries.get(seq)?.record;
         Some(match self.outcome(record) {
             Some(Outcome::Rejected { rejection, .. }) => Accepted::DeadLetter {
@@ -272,7 +272,7 @@ impl State {
     }
 
     pub fn is_to_write(&self, trace_id: TraceId) -> bool {
-        let seq = self.by_trace.get(&trace_id);
+        let seq = self.by_key.get(&trace_id);
         seq.and_then(|seq| self.entries.get(seq)).is_some_and(|entry| !entry.record.head.written)
     }
 
@@ -281,7 +281,7 @@ impl State {
     }
 
     pub fn holds(&self, trace_id: TraceId) -> bool {
-        self.accepting.contains(&trace_id) || self.by_trace.contains_key(&trace_id)
+        self.accepting.contains(&trace_id) || self.by_key.contains_key(&trace_id)
     }
 
     pub fn remember(&mut self, trace_id: TraceId) {

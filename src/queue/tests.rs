@@ -16,6 +16,7 @@ fn delivery(number: u8, requests: &[&'static str]) -> Delivery {
     };
     Delivery {
         trace_id: TraceId::of_export(Path::new("/x"), 0, &[number]),
+        addition: None,
         source,
         project_id: "p".into(),
         span_count: 1,

@@ -1,0 +1,106 @@
+//! What the commands have in common that add something to the trace of an export.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use tokio_util::sync::CancellationToken;
+
+use super::exit::Failure;
+use super::progress::Progress;
+use super::setup::Setup;
+use super::{ConfigArgs, Exit, Global, Timeout, signals};
+use crate::pipeline::event::{Event, Tally};
+use crate::pipeline::{Addition, Orders, Pipelines, observer};
+use crate::plan::Emitted;
+
+#[derive(Debug, Args)]
+pub struct Onto {
+    /// The export to whose trace it is added, by its metadata file
+    #[arg(long, value_name = "FILE")]
+    metadata: PathBuf,
+
+    #[command(flatten)]
+    config: ConfigArgs,
+
+    /// How long to wait until it is delivered
+    #[arg(long, value_name = "DURATION", default_value = "60s")]
+    timeout: Timeout,
+}
+
+/// An emitted export, and what it takes to add to its trace.
+pub struct Ready {
+    onto: Onto,
+    disabled: bool,
+    pub pipelines: Pipelines,
+    pub emitted: Emitted,
+}
+
+impl Onto {
+    /// # Errors
+    /// The configuration is at fault. An export that has no trace is an exit code, told already.
+    pub fn prepare(self, global: &Global) -> Result<Result<Ready, Exit>, Failure> {
+        // Without a configuration, the export's own directory is all there is to know.
+        let directory = self.metadata.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let directory = directory.map_or_else(|| PathBuf::from("."), PathBuf::from);
+        let unconfigured = self.config.config.is_empty() && !Setup::has_default_file();
+        let directories = if unconfigured { vec![directory] } else { Vec::new() };
+        let setup = Setup::load(&self.config, &directories)?;
+        setup.start_logging(global);
+        let pipelines = setup.build()?;
+        match pipelines.emitted(&self.metadata) {
+            Ok(emitted) => {
+                Ok(Ok(Ready { onto: self, disabled: setup.otel.disabled, pipelines, emitted }))
+            }
+            Err(error) => {
+                tracing::error!("{error}");
+                Ok(Err(Exit::Refused))
+            }
+        }
+    }
+}
+
+impl Ready {
+    pub fn metadata(&self) -> &std::path::Path {
+        &self.onto.metadata
+    }
+
+    /// Sends, and waits.
+    ///
+    /// # Errors
+    /// A stage died.
+    pub async fn send(self, addition: Addition) -> Result<Exit, Failure> {
+        if self.disabled {
+            tracing::warn!("OTEL_SDK_DISABLED is true: nothing is sent");
+            return Ok(Exit::Done);
+        }
+        let Ready { onto, pipelines, emitted, .. } = self;
+        let orders = Orders { stop: signals::stop_on_signal()?, ..Orders::default() };
+        let (stop, abort): (CancellationToken, _) = (orders.stop.clone(), orders.abort.clone());
+        let timer = tokio::spawn(async move {
+            tokio::time::sleep(onto.timeout.0).await;
+            stop.cancel();
+            abort.cancel();
+        });
+        let tally = Tally::default();
+        let (counting, progress) = (tally.clone(), Progress::start());
+        let observer = observer(move |event| {
+            counting.count(event);
+            // What this command did not deliver is kept nowhere.
+            if !matches!(event, Event::Undelivered { .. }) {
+                progress.observe(event);
+            }
+        });
+        let sent = pipelines.send(&onto.metadata, emitted, addition, observer, orders).await;
+        timer.abort();
+        sent.map_err(anyhow::Error::from)?;
+        let counts = tally.counts();
+        Ok(if counts.refused > 0 {
+            Exit::Refused
+        } else if counts.undelivered > 0 || counts.given_up > 0 || counts.done == 0 {
+            tracing::error!("not delivered in time, and not kept; run it again");
+            Exit::NotDelivered
+        } else {
+            Exit::Done
+        })
+    }
+}

@@ -1,0 +1,96 @@
+//! `taskspan gate`: what a gate found, in the trace of the export that it judged (R4.5).
+
+use std::convert::Infallible;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use super::addition::Onto;
+use super::exit::Failure;
+use super::{Exit, Global};
+use crate::plan::Emitted;
+use crate::plan::gate::{GateFile, GateResult};
+
+/// More than this is no gate result.
+const MAX_BYTES: u64 = 64 << 20;
+
+#[derive(Debug, Args)]
+pub struct Gate {
+    #[command(flatten)]
+    onto: Onto,
+
+    /// GateResult files, lists of them or reports; `-` and nothing are standard input
+    #[arg(value_name = "RESULT.json")]
+    results: Vec<PathBuf>,
+}
+
+impl Gate {
+    pub async fn run(self, global: &Global) -> Result<Exit, Failure> {
+        let ready = match self.onto.prepare(global)? {
+            Ok(ready) => ready,
+            Err(exit) => return Ok(exit),
+        };
+        let stdin = [PathBuf::from("-")];
+        let files = if self.results.is_empty() { &stdin[..] } else { &self.results };
+        let mut results = Vec::new();
+        let mut is_refused = false;
+        for file in files {
+            match read(file).and_then(|gates| of_export(gates, &ready.emitted)) {
+                Ok(more) => results.extend(more),
+                Err(reason) => {
+                    tracing::error!("{}: {reason}", name(file));
+                    is_refused = true;
+                }
+            }
+        }
+        // All of them or none: half a verdict says the wrong thing.
+        if is_refused {
+            return Ok(Exit::Refused);
+        }
+        if results.is_empty() {
+            tracing::warn!("there is no gate result to add");
+            return Ok(Exit::Done);
+        }
+        let addition = ready.pipelines.addition::<Infallible>(
+            ready.metadata(),
+            &ready.emitted,
+            |trace| Ok(trace.gate_results(&results)),
+            |_| Ok(Vec::new()),
+        );
+        let Ok(addition) = addition;
+        ready.send(addition).await
+    }
+}
+
+fn name(file: &Path) -> String {
+    if file == Path::new("-") { "standard input".to_owned() } else { file.display().to_string() }
+}
+
+fn read(file: &Path) -> Result<GateFile, String> {
+    let mut bytes = Vec::new();
+    let read = if file == Path::new("-") {
+        std::io::stdin().lock().take(MAX_BYTES + 1).read_to_end(&mut bytes)
+    } else {
+        std::fs::File::open(file).and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut bytes))
+    };
+    read.map_err(|error| error.to_string())?;
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err(format!("larger than {MAX_BYTES} bytes"));
+    }
+    GateFile::parse(&bytes).map_err(|error| error.to_string())
+}
+
+/// Only what was found about this very export.
+fn of_export(file: GateFile, emitted: &Emitted) -> Result<Vec<GateResult>, String> {
+    let project = &emitted.plan.project.id;
+    if let Some(other) = file.project_id.filter(|id| id != project) {
+        return Err(format!("it is of project `{other}`, and the export of `{project}`"));
+    }
+    let others = file.results.iter().filter_map(|result| result.trace_id);
+    if let Some(other) = others.into_iter().find(|id| *id != emitted.trace_id) {
+        let own = emitted.trace_id;
+        return Err(format!("it is of the trace {other}, and the export has {own}"));
+    }
+    Ok(file.results)
+}

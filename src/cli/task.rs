@@ -1,0 +1,85 @@
+//! `taskspan task`: how far a task is, in the trace of the export that asked for it (R4.4).
+
+use clap::Args;
+use serde_json::{Map, Value};
+
+use super::addition::Onto;
+use super::exit::Failure;
+use super::{Exit, Global};
+use crate::contract::{Phase, TaskStatus};
+use crate::converter::followup::TaskUpdate;
+use crate::ids::TaskId;
+
+#[derive(Debug, Args)]
+pub struct Task {
+    #[command(flatten)]
+    onto: Onto,
+
+    /// The artifact's id
+    #[arg(long, value_name = "ARTIFACT")]
+    id: String,
+
+    /// not_started, in_progress, blocked, completed or failed
+    #[arg(long, value_name = "STATUS")]
+    status: TaskStatus,
+
+    /// The status before; the one in the export unless given
+    #[arg(long, value_name = "STATUS")]
+    from: Option<TaskStatus>,
+
+    /// The step of the workflow, such as ARTISAN_DESIGN
+    #[arg(long, value_name = "PHASE", default_value = "OTHER")]
+    phase: Phase,
+
+    /// Something that happened, in place of the change of status
+    #[arg(long, value_name = "NAME")]
+    event: Option<String>,
+
+    /// An attribute of the event; may be repeated
+    #[arg(long = "attr", value_name = "KEY=VALUE", value_parser = pair)]
+    attributes: Vec<(String, String)>,
+
+    /// Why
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("has to be KEY=VALUE".to_owned()),
+    }
+}
+
+impl Task {
+    pub async fn run(self, global: &Global) -> Result<Exit, Failure> {
+        let Task { onto, id, status, from, phase, event, attributes, reason } = self;
+        let ready = match onto.prepare(global)? {
+            Ok(ready) => ready,
+            Err(exit) => return Ok(exit),
+        };
+        let texts = attributes.into_iter().map(|(key, value)| (key, Value::from(value)));
+        let update = TaskUpdate {
+            task_id: TaskId::new(id),
+            status,
+            phase,
+            from,
+            event,
+            attributes: texts.collect::<Map<_, _>>(),
+            reason,
+        };
+        let addition = ready.pipelines.addition(
+            ready.metadata(),
+            &ready.emitted,
+            |trace| trace.task_update(&update),
+            |trace| trace.task_update_logs(&update),
+        );
+        match addition {
+            Ok(addition) => ready.send(addition).await,
+            Err(error) => {
+                tracing::error!("{}: {error}", ready.metadata().display());
+                Ok(Exit::Refused)
+            }
+        }
+    }
+}

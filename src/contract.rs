@@ -1,0 +1,105 @@
+//! The words that the contracts between the phases of a workflow allow.
+
+use std::str::FromStr;
+
+/// Declares an enumeration with the spelling that a contract gives each value.
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident, $what:literal: $($value:ident = $word:literal),+ $(,)?) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $name {
+            $($value,)+
+        }
+
+        impl $name {
+            /// Every word, in the order of the contract.
+            pub const WORDS: &[&str] = &[$($word),+];
+
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $($name::$value => $word,)+
+                }
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = String;
+
+            fn from_str(text: &str) -> Result<$name, String> {
+                match text {
+                    $($word => Ok($name::$value),)+
+                    _ => Err(crate::config::fault::unknown($what, text, $name::WORDS)),
+                }
+            }
+        }
+    };
+}
+
+words! {
+    /// A step of the workflow that an export begins.
+    Phase, "phase":
+    InitBaseline = "INIT_BASELINE",
+    ExportContract = "EXPORT_CONTRACT",
+    ContractIntegrity = "CONTRACT_INTEGRITY",
+    IngestParseAssess = "INGEST_PARSE_ASSESS",
+    RoutingDecision = "ROUTING_DECISION",
+    ArtisanDesign = "ARTISAN_DESIGN",
+    ArtisanImplement = "ARTISAN_IMPLEMENT",
+    TestValidate = "TEST_VALIDATE",
+    ReviewCalibrate = "REVIEW_CALIBRATE",
+    FinalizeVerify = "FINALIZE_VERIFY",
+    Other = "OTHER",
+}
+
+words! {
+    /// How far a task is, as a TaskSpanContract says it.
+    TaskStatus, "status":
+    NotStarted = "not_started",
+    InProgress = "in_progress",
+    Blocked = "blocked",
+    Completed = "completed",
+    Failed = "failed",
+}
+
+words! {
+    /// What a gate found.
+    GateOutcome, "result":
+    Pass = "pass",
+    Fail = "fail",
+}
+
+words! {
+    /// How much it matters.
+    Severity, "severity":
+    Info = "info",
+    Warning = "warning",
+    Error = "error",
+    Critical = "critical",
+}
+
+impl TaskStatus {
+    /// The value of the attribute `task.status`.
+    pub fn attribute(self) -> &'static str {
+        match self {
+            TaskStatus::NotStarted => "todo",
+            TaskStatus::Completed => "done",
+            TaskStatus::InProgress | TaskStatus::Blocked | TaskStatus::Failed => self.as_str(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_word_of_the_contract_is_refused_with_the_list() {
+        for word in Phase::WORDS {
+            assert_eq!(word.parse::<Phase>().map(Phase::as_str), Ok(*word));
+        }
+        let error = "COMPLETE".parse::<TaskStatus>().expect_err("no status");
+        for word in TaskStatus::WORDS {
+            assert!(error.contains(word), "{error}");
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! One addition to the trace of an export, outside of any watching: a command, not a stage.
+//!
+//! ```text
+//! metadata file ─▶ emitted? ─▶ spans, log records ─▶ a queue in memory ─▶ exporters
+//! ```
+
+use std::path::Path;
+
+use bytes::Bytes;
+
+use super::{Event, Mode, Observer, Orders, Pipelines, Source, StageDied};
+use crate::clock::UnixNanos;
+use crate::converter::followup::Trace;
+use crate::converter::{Logs, Traces, encoded};
+use crate::ids::TraceId;
+use crate::plan::{Emitted, NotEmitted, ReadOptions, read_emitted};
+use crate::queue::{Accepted, Delivery, Location, OpenError, Queue};
+use crate::receiver::config::ExportDirConfig;
+use crate::writeback::config::WriteBackMode;
+
+/// What is added, already of one trace.
+#[derive(Clone, Debug, Default)]
+pub struct Addition {
+    pub traces: Vec<Traces>,
+    pub logs: Vec<Logs>,
+    pub spans: usize,
+}
+
+impl Pipelines {
+    /// The settings and converter that the export of this metadata file comes under: those of the
+    /// receiver that finds it, else of the first.
+    fn source_of(&self, metadata: &Path) -> Option<&Source> {
+        let path = std::path::absolute(metadata).unwrap_or_else(|_| metadata.to_owned());
+        let finds = |source: &&Source| super::selection(&source.config).is_export(&path);
+        self.sources.iter().find(finds).or(self.sources.first())
+    }
+
+    /// Reads the export to whose trace something is to be added. Blocks on the disk.
+    ///
+    /// # Errors
+    /// See [`NotEmitted`].
+    pub fn emitted(&self, metadata: &Path) -> Result<Emitted, NotEmitted> {
+        let of_nobody = ExportDirConfig::default();
+        let config = self.source_of(metadata).map_or(&of_nobody, |source| &source.config);
+        let options: ReadOptions = config.read_options();
+        read_emitted(metadata, &options)
+    }
+
+    /// Makes what is to be added, as the export's own pipelines would: its spans, and its log records
+    /// if it feeds a logs pipeline.
+    ///
+    /// # Errors
+    /// Whatever `make` and `make_logs` say.
+    pub fn addition<E>(
+        &self,
+        metadata: &Path,
+        emitted: &Emitted,
+        make: impl FnOnce(&Trace<'_>) -> Result<Vec<Traces>, E>,
+        make_logs: impl FnOnce(&Trace<'_>) -> Result<Vec<Logs>, E>,
+    ) -> Result<Addition, E> {
+        let Some(source) = self.source_of(metadata) else { return Ok(Addition::default()) };
+        let now = UnixNanos::now();
+        let trace = source.converter.trace(&emitted.plan, emitted.trace_id, now);
+        let traces = make(&trace)?;
+        let logs = match &source.logs {
+            Some(logs) => make_logs(&logs.trace(&emitted.plan, emitted.trace_id, now))?,
+            None => Vec::new(),
+        };
+        let groups = traces.iter().flat_map(|request| &request.resource_spans);
+        let spans = groups.flat_map(|group| &group.scope_spans).map(|it| it.spans.len()).sum();
+        Ok(Addition { traces, logs, spans })
+    }
+
+    /// Sends it, and ends when it is delivered, refused, or when told to. Nothing of it stays behind:
+    /// whoever did not succeed can do it again.
+    ///
+    /// # Errors
+    /// A stage ended on its own.
+    pub async fn send(
+        mut self,
+        metadata: &Path,
+        emitted: Emitted,
+        addition: Addition,
+        observer: Observer,
+        orders: Orders,
+    ) -> Result<(), SendError> {
+        let destinations = self.source_of(metadata).map(|source| source.destinations.clone());
+        let destinations = destinations.unwrap_or_default();
+        let ready = Queue::open(Location::Memory, &self.capacities, None)?;
+        let requests = encoded(&addition.traces);
+        let delivery = Delivery {
+            trace_id: emitted.trace_id,
+            addition: Some(key(emitted.trace_id, &requests)),
+            source: emitted.source,
+            project_id: emitted.plan.project.id,
+            span_count: addition.spans,
+            made_at: UnixNanos::now(),
+            requests,
+            logs: encoded(&addition.logs),
+            write_back: WriteBackMode::Off,
+        };
+        // The queue in memory is empty, and so it takes one.
+        if let Accepted::Impossible(reason) = ready.queue.accept(&delivery, &destinations).await {
+            observer(&Event::Refused { path: metadata.to_owned(), reason });
+        }
+        self.sources.clear();
+        self.gates.clear();
+        Ok(self.run(ready.queue, Mode::Once, observer, orders).await?)
+    }
+}
+
+/// Why something could not even be tried.
+#[derive(Debug, thiserror::Error)]
+pub enum SendError {
+    #[error(transparent)]
+    Queue(#[from] OpenError),
+    #[error(transparent)]
+    Died(#[from] StageDied),
+}
+
+fn key(trace_id: TraceId, requests: &[Bytes]) -> TraceId {
+    trace_id.addition("command", &requests.concat())
+}

@@ -1,0 +1,404 @@
+//! What later systems add to the trace of an export: results of gates and updates of tasks.
+
+// Helpers of tests may stop at the first surprise, as tests may.
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
+
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value};
+use opentelemetry_proto::tonic::trace::v1::Span;
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use support::exports::presets;
+use support::fake_otlp::{FakeOtlp, Fault, Protocol};
+use support::program::{Output, PATIENCE, Program, Running};
+use support::snapshot::Snapshot;
+use support::workspace::Workspace;
+
+fn gate(id: &str) -> Value {
+    json!({
+        "schema_version": "v1", "gate_id": id, "phase": "TEST_VALIDATE", "result": "pass",
+        "severity": "info", "checked_at": "2026-11-23T06:15:00Z",
+    })
+}
+
+fn failing(id: &str, task: &str) -> Value {
+    let mut gate = gate(id);
+    for (key, value) in [
+        ("result", json!("fail")),
+        ("severity", json!("critical")),
+        ("blocking", json!(true)),
+        ("reason", json!("it is empty")),
+        ("task_id", json!(task)),
+    ] {
+        gate[key] = value;
+    }
+    gate
+}
+
+/// An emitted export and the endpoint that has it.
+struct Emitted {
+    workspace: Workspace,
+    server: FakeOtlp,
+    snapshot: Snapshot,
+}
+
+impl Emitted {
+    async fn new() -> Emitted {
+        Emitted::by(Protocol::Grpc).await
+    }
+
+    async fn by(protocol: Protocol) -> Emitted {
+        let workspace = Workspace::new();
+        let server = FakeOtlp::builder().start().await;
+        let snapshot = workspace.export("out", &presets::typical()).snapshot;
+        workspace.once(&server, protocol).run().expect_code(0);
+        Emitted { workspace, server, snapshot }
+    }
+
+    fn command(&self, subcommand: &str) -> Program {
+        let onto = ["--metadata", self.snapshot.path.to_str().unwrap()];
+        let to = ["--endpoint", self.server.endpoint()];
+        self.workspace.program(subcommand).args(&onto).args(&to)
+    }
+
+    fn file(&self, name: &str, content: &Value) -> PathBuf {
+        write(&self.workspace.root().join(name), content)
+    }
+
+    fn gate(&self, content: &Value) -> Output {
+        self.command("gate").arg(self.file("gate.json", content)).run()
+    }
+
+    /// What came after the export.
+    fn added(&self) -> Vec<Span> {
+        let added = |span: &Span| ["gate.result", "task.update"].contains(&span.name.as_str());
+        self.server.spans().into_iter().filter(added).collect()
+    }
+
+    fn of_export(&self, task_id: &str) -> Span {
+        let is =
+            |span: &Span| text(&span.attributes, "task.id") == task_id && !span.name.contains('.');
+        self.server.spans().into_iter().find(is).unwrap()
+    }
+}
+
+fn write(path: &Path, content: &Value) -> PathBuf {
+    fs::write(path, content.to_string()).unwrap();
+    path.to_owned()
+}
+
+fn value(attributes: &[KeyValue], key: &str) -> Option<any_value::Value> {
+    attributes.iter().find(|it| it.key == key)?.value.clone()?.value
+}
+
+fn text(attributes: &[KeyValue], key: &str) -> String {
+    match value(attributes, key) {
+        Some(any_value::Value::StringValue(text)) => text,
+        None => String::new(),
+        other => panic!("{key} is {other:?}"),
+    }
+}
+
+const EPIC: &str = "shop-artifact-generation";
+
+/// Below `parent`, in its trace, and linked to it.
+#[track_caller]
+fn assert_added(span: &Span, parent: &Span, link_type: &str) {
+    assert_eq!(span.trace_id, parent.trace_id);
+    assert_eq!(span.parent_span_id, parent.span_id);
+    assert_eq!(span.links.len(), 1);
+    assert_eq!(span.links[0].span_id, parent.span_id);
+    assert_eq!(span.links[0].trace_id, parent.trace_id);
+    assert_eq!(text(&span.links[0].attributes, "link.type"), link_type);
+    assert!(span.start_time_unix_nano > parent.start_time_unix_nano);
+    assert!(span.end_time_unix_nano >= span.start_time_unix_nano);
+    assert_eq!(text(&span.attributes, "project.id"), "shop");
+    assert_eq!(text(&span.attributes, "task.id"), text(&parent.attributes, "task.id"));
+}
+
+/// One of the export's tasks, which is needed.
+const TASK: &str = "cart-rules";
+
+#[tokio::test]
+async fn a_gate_stands_below_the_task_that_it_judged() {
+    for protocol in Protocol::BOTH {
+        let emitted = Emitted::by(protocol).await;
+        let task = TASK;
+        let failed = failing("complete", task);
+        emitted.gate(&json!([gate("intact"), failed])).expect_code(0);
+        let [passed, fail] = &emitted.added()[..] else { panic!("{:?}", emitted.added()) };
+        assert_added(passed, &emitted.of_export(EPIC), "validates");
+        assert_added(fail, &emitted.of_export(task), "validates");
+        let all = |span: &Span| {
+            ["task.phase", "gate.id", "gate.phase", "gate.result", "gate.severity", "gate.reason"]
+                .map(|key| text(&span.attributes, key))
+        };
+        let phase = "TEST_VALIDATE";
+        assert_eq!(all(passed), [phase, "intact", phase, "pass", "info", ""]);
+        assert_eq!(all(fail), [phase, "complete", phase, "fail", "critical", "it is empty"]);
+        let blocking = |span: &Span| value(&span.attributes, "gate.blocking");
+        assert_eq!(blocking(passed), Some(any_value::Value::BoolValue(false)));
+        assert_eq!(blocking(fail), Some(any_value::Value::BoolValue(true)));
+        let code = |span: &Span| span.status.as_ref().unwrap().code;
+        assert_eq!((code(passed), code(fail)), (1, 2));
+        assert_eq!(fail.events.len(), 1);
+        assert_eq!(fail.events[0].name, "gate.result");
+        let whole = text(&fail.events[0].attributes, "contract");
+        assert_eq!(serde_json::from_str::<Value>(&whole).unwrap(), failed);
+        assert_eq!(emitted.snapshot.check_written_back(), [""; 0]);
+    }
+}
+
+#[tokio::test]
+async fn a_report_of_the_project_is_taken_and_one_of_another_is_not() {
+    let emitted = Emitted::new().await;
+    let mut entry = gate("g");
+    for key in ["severity", "checked_at"] {
+        entry.as_object_mut().unwrap().remove(key);
+    }
+    let report = |project: &str| json!({"project_id": project, "gates": [entry]});
+    emitted.gate(&report("elsewhere")).expect_code(3).expect_said(&["`elsewhere`", "`shop`"]);
+    assert_eq!(emitted.added(), []);
+    emitted.gate(&report("shop")).expect_code(0);
+    assert_eq!(text(&emitted.added()[0].attributes, "gate.severity"), "");
+
+    let mut other = gate("g");
+    other["trace_id"] = json!("0af7651916cd43dd8448eb211c80319c");
+    emitted.gate(&other).expect_code(3).expect_said(&["0af7651916cd43dd8448eb211c80319c"]);
+    assert_eq!(emitted.added().len(), 1);
+}
+
+#[tokio::test]
+async fn gate_files_that_are_none_send_nothing() {
+    let emitted = Emitted::new().await;
+    let good = emitted.file("good.json", &gate("g"));
+    for (content, words) in [
+        (r#"{"schema_version": "v1", "gate_"#, "not JSON"),
+        ("", "not JSON"),
+        ("[1]", "an object"),
+        (r#"{"schema_version": "v2"}"#, "schema_version: has to be v1"),
+    ] {
+        let bad = emitted.workspace.root().join("bad.json");
+        fs::write(&bad, content).unwrap();
+        let run = emitted.command("gate").arg(&good).arg(&bad).run();
+        run.expect_code(3).expect_said(&["bad.json", words]);
+    }
+    emitted.command("gate").arg("missing.json").run().expect_code(3).expect_said(&["missing.json"]);
+    assert_eq!(emitted.added(), []);
+}
+
+#[tokio::test]
+async fn a_task_goes_through_its_life() {
+    let emitted = Emitted::new().await;
+    let id = TASK;
+    let update = |args: &[&str]| {
+        emitted.command("task").args(&["--id", id]).args(args).run().expect_code(0);
+        emitted.added().pop().unwrap()
+    };
+    let parent = emitted.of_export(id);
+    let described = |span: &Span| {
+        let event = &span.events[0];
+        let of_span = ["task.type", "task.status", "task.phase"];
+        let of_event = ["from", "to", "reason", "note"];
+        let code = span.status.as_ref().unwrap().code;
+        let of_span = of_span.map(|key| text(&span.attributes, key)).join(" ");
+        let of_event = of_event.map(|key| text(&event.attributes, key)).join(" ");
+        format!("{of_span} {code} | {} {}", event.name, of_event.trim_end())
+    };
+    let mut said = Vec::new();
+    for args in [
+        &["--status", "in_progress", "--phase", "ARTISAN_DESIGN"][..],
+        &["--status", "blocked", "--from", "in_progress", "--reason", "no data"],
+        &["--status", "in_progress", "--event", "review.asked", "--attr", "note=a=b"],
+        &["--status", "failed", "--phase", "TEST_VALIDATE"],
+        &["--status", "completed", "--phase", "FINALIZE_VERIFY", "--attr", "api_token=hunter2"],
+    ] {
+        let span = update(args);
+        assert_eq!(span.name, "task.update");
+        assert_added(&span, &parent, "implements_task");
+        assert!(!format!("{span:?}").contains("hunter2"));
+        said.push(described(&span));
+    }
+    assert_eq!(
+        said,
+        [
+            "task in_progress ARTISAN_DESIGN 0 | task.status_changed todo in_progress",
+            "task blocked OTHER 2 | task.status_changed in_progress blocked no data",
+            "task in_progress OTHER 0 | review.asked    a=b",
+            "task failed TEST_VALIDATE 2 | task.status_changed todo failed",
+            "task done FINALIZE_VERIFY 1 | task.status_changed todo done",
+        ]
+    );
+    let ids: std::collections::HashSet<_> =
+        emitted.added().into_iter().map(|span| span.span_id).collect();
+    assert_eq!(ids.len(), 5);
+}
+
+#[tokio::test]
+async fn an_update_is_a_log_record_as_well() {
+    let emitted = Emitted::new().await;
+    let id = TASK;
+    let mut pipeline =
+        emitted.workspace.pipeline(emitted.server.endpoint(), Protocol::Grpc, Value::Null);
+    pipeline["service"]["pipelines"]["logs"] = pipeline["service"]["pipelines"]["traces"].clone();
+    let onto = ["--metadata", emitted.snapshot.path.to_str().unwrap(), "--id", id];
+    for status in ["blocked", "completed", "in_progress"] {
+        let run = emitted.workspace.configured("task", &pipeline);
+        run.args(&onto).args(&["--status", status]).run().expect_code(0);
+    }
+    let records = emitted.server.state().log_records();
+    let events: Vec<&str> = records.iter().map(|record| record.event_name.as_str()).collect();
+    assert_eq!(
+        events,
+        [
+            "task.status_changed",
+            "task.blocked",
+            "task.status_changed",
+            "task.completed",
+            "task.status_changed",
+        ]
+    );
+    let task = emitted.of_export(id);
+    for record in &records {
+        assert_eq!((&record.span_id, &record.trace_id), (&task.span_id, &task.trace_id));
+        let Some(any_value::Value::StringValue(body)) = record.body.clone().unwrap().value else {
+            panic!("no text");
+        };
+        let body: Value = serde_json::from_str(&body).unwrap();
+        let attributes = &record.attributes;
+        assert_eq!(body.as_object().unwrap().len(), attributes.len());
+        assert!(attributes.iter().all(|it| body[&it.key] == json!(text(attributes, &it.key))));
+        assert_eq!(body["task_id"], json!(id));
+    }
+}
+
+#[tokio::test]
+async fn what_no_contract_knows_is_refused_with_what_there_is() {
+    let emitted = Emitted::new().await;
+    let id = TASK;
+    let task = |args: &[&str]| emitted.command("task").args(args).run();
+    let run = task(&["--id", id, "--status", "done"]).expect_code(2);
+    run.expect_said(&["not_started", "in_progress", "blocked", "completed", "failed"]);
+    let run = task(&["--id", id, "--status", "failed", "--phase", "DESIGN"]).expect_code(2);
+    run.expect_said(&["ARTISAN_DESIGN", "FINALIZE_VERIFY"]);
+    let near = format!("{}x", &id[..id.len() - 1]);
+    let run = task(&["--id", &near, "--status", "failed"]).expect_code(3);
+    run.expect_said(&["no task", id]);
+    assert_eq!(emitted.added(), []);
+}
+
+#[tokio::test]
+async fn an_export_without_an_id_has_no_trace_to_add_to() {
+    let workspace = Workspace::new();
+    let server = FakeOtlp::builder().may_be_unused().start().await;
+    let snapshot = workspace.export("out", &presets::typical()).snapshot;
+    let metadata = snapshot.path.to_str().unwrap();
+    for command in ["gate", "task"] {
+        let mut program = workspace.program(command);
+        program = program.args(&["--metadata", metadata, "--endpoint", server.endpoint()]);
+        if command == "task" {
+            program = program.args(&["--id", "x", "--status", "failed"]);
+        }
+        program.run().expect_code(3).expect_said(&["not emitted yet: ", "taskspan once "]);
+    }
+    assert_eq!(server.attempts().len(), 0);
+    assert!(snapshot.is_untouched());
+}
+
+#[tokio::test]
+async fn an_endpoint_that_is_away_costs_the_timeout_and_keeps_nothing() {
+    let emitted = Emitted::new().await;
+    let dead = FakeOtlp::builder().forever(Fault::http(503)).start().await;
+    let onto = ["--metadata", emitted.snapshot.path.to_str().unwrap()];
+    let run = |program: Program| {
+        program.args(&onto).args(&["--endpoint", dead.endpoint(), "--timeout", "300ms"]).run()
+    };
+    let program = emitted.workspace.program("task");
+    let update = run(program.args(&["--id", TASK, "--status", "failed"]));
+    update.expect_code(1).expect_said(&["run it again"]);
+    let listed = emitted.workspace.program("queue").arg("list").run().expect_code(0);
+    assert!(!listed.stdout.contains("shop"), "{}", listed.stdout);
+    assert_eq!(emitted.snapshot.check_written_back(), [""; 0]);
+}
+
+/// A sidecar that watches for both.
+fn watching(workspace: &Workspace, server: &FakeOtlp) -> Running {
+    let mut pipeline = workspace.pipeline(server.endpoint(), Protocol::Grpc, Value::Null);
+    pipeline["receivers"]["gate_results"] =
+        json!({"directories": [workspace.exports()], "settle": "20ms", "settle_timeout": "1s"});
+    pipeline["service"]["pipelines"]["traces"]["receivers"] = json!(["export_dir", "gate_results"]);
+    workspace.configured("run", &pipeline).spawn()
+}
+
+fn stop(mut running: Running) {
+    running.signal(Signal::TERM);
+    let code = running.wait(PATIENCE);
+    running.output(code).expect_code(0);
+}
+
+fn gates(spans: &[Span]) -> Vec<String> {
+    let gates = spans.iter().filter(|span| span.name == "gate.result");
+    let mut ids: Vec<_> = gates.map(|span| text(&span.attributes, "gate.id")).collect();
+    ids.sort();
+    ids
+}
+
+#[tokio::test]
+async fn results_wait_for_their_export_and_are_sent_once() {
+    let workspace = Workspace::new();
+    let server = FakeOtlp::builder().start().await;
+    let running = watching(&workspace, &server);
+    let out = workspace.exports().join("out");
+    fs::create_dir(&out).unwrap();
+    let report = json!({"project_id": "shop", "gates": [gate("a"), gate("b")]});
+    write(&out.join("gate-report.json"), &report);
+    running.wait_for_line("wait for their export", PATIENCE);
+    let snapshot = workspace.export("out", &presets::typical()).snapshot;
+    snapshot.wait_for_trace_id(PATIENCE).await;
+    server.wait_for(|state| gates(&state.spans()).len() == 2, PATIENCE).await;
+    // One that names the trace may lie anywhere.
+    let mut elsewhere = gate("c");
+    elsewhere["trace_id"] = json!(snapshot.trace_id());
+    write(&workspace.exports().join("my-gate.json"), &elsewhere);
+    server.wait_for(|state| gates(&state.spans()).len() == 3, PATIENCE).await;
+    // The same content again is nothing new, whoever runs.
+    write(&out.join("gate-report.json"), &report);
+    stop(running);
+    let running = watching(&workspace, &server);
+    write(&out.join("gate-more.json"), &gate("d"));
+    server.wait_for(|state| gates(&state.spans()).len() == 4, PATIENCE).await;
+    stop(running);
+    assert_eq!(gates(&server.spans()), ["a", "b", "c", "d"]);
+    let epic = |span: &Span| text(&span.attributes, "task.id") == EPIC;
+    let known: Vec<Span> = server.spans().into_iter().filter(epic).collect();
+    assert!(known.iter().all(|span| span.trace_id == known[0].trace_id));
+    assert_eq!(snapshot.check_written_back(), [""; 0]);
+}
+
+#[tokio::test]
+async fn results_that_are_half_written_or_of_others_are_told_and_harm_nothing() {
+    let workspace = Workspace::new();
+    let server = FakeOtlp::builder().start().await;
+    let running = watching(&workspace, &server);
+    let snapshot = workspace.export("out", &presets::typical()).snapshot;
+    snapshot.wait_for_trace_id(PATIENCE).await;
+    let out = workspace.exports().join("out");
+    let half = out.join("half-gate.json");
+    fs::write(&half, r#"{"schema_version": "v1", "ga"#).unwrap();
+    running.wait_for_line("not JSON", PATIENCE);
+    write(&out.join("other-gate.json"), &json!({"project_id": "other", "gates": [gate("x")]}));
+    running.wait_for_line("it is of project `other`", PATIENCE);
+    let mut wrong = gate("x");
+    wrong["phase"] = json!("DESIGN");
+    write(&out.join("wrong-gate.json"), &wrong);
+    running.wait_for_line("unknown phase `DESIGN`", PATIENCE);
+    write(&half, &gate("whole"));
+    server.wait_for(|state| gates(&state.spans()) == ["whole"], PATIENCE).await;
+    stop(running);
+    assert_eq!(gates(&server.spans()), ["whole"]);
+}
