@@ -8,6 +8,7 @@
 mod addition;
 mod completions;
 mod demo;
+mod exec;
 mod exit;
 mod gate;
 mod logging;
@@ -15,11 +16,13 @@ mod once;
 mod preview;
 mod progress;
 mod queue;
+mod report;
 mod run;
 mod session;
 mod setup;
 mod signals;
 mod status;
+mod summary;
 mod task;
 mod validate;
 
@@ -60,6 +63,8 @@ enum Command {
     Run(run::Run),
     /// Process what is there, wait until it is delivered, and end: a CI step
     Once(once::Once),
+    /// Run an export job and deliver what it writes; exits with the job's own code
+    Exec(exec::Exec),
     /// Show what would be sent; send nothing, write nothing
     Preview(preview::Preview),
     /// Add the results of gates to the trace of an export
@@ -123,6 +128,7 @@ pub async fn run(cli: Cli) -> Exit {
     let result = match command {
         Command::Run(command) => command.run(&global).await,
         Command::Once(command) => command.run(&global).await,
+        Command::Exec(command) => command.run(&global).await,
         Command::Preview(command) => command.run(&global).await,
         Command::Gate(command) => command.run(&global).await,
         Command::Task(command) => command.run(&global).await,

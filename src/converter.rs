@@ -35,7 +35,7 @@ use prost::Message;
 
 use crate::clock::UnixNanos;
 use crate::config::otel_env::SpanLimits;
-use crate::ids::TraceId;
+use crate::ids::{TraceId, TraceParent};
 use crate::plan::Plan;
 use options::{ResourceConfig, SpanOptions};
 
@@ -50,6 +50,8 @@ pub struct Converter {
     pub resource: ResourceConfig,
     /// `OTEL_SPAN_*_LIMIT`; unset means no limit.
     pub limits: SpanLimits,
+    /// What made the job run that wrote the export; the epic is linked to it.
+    pub triggered_by: Option<TraceParent>,
 }
 
 /// What one plan became.

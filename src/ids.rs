@@ -9,6 +9,7 @@
 
 use std::fmt;
 use std::path::Path;
+use std::str::FromStr;
 
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -116,6 +117,34 @@ impl TraceId {
     }
 }
 
+/// A span of somebody else's trace, as W3C Trace Context writes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TraceParent {
+    pub trace_id: TraceId,
+    pub span_id: SpanId,
+}
+
+impl FromStr for TraceParent {
+    type Err = &'static str;
+
+    /// `version-trace-parent-flags`, W3C Trace Context §3.2. A later version may have more fields.
+    fn from_str(text: &str) -> Result<TraceParent, &'static str> {
+        const NO: &str = "is no W3C traceparent";
+        let text = text.trim();
+        let is_hex = |part: &str| part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        let parts: Vec<&str> = text.split('-').collect();
+        let [version, trace_id, span_id, flags, ref more @ ..] = parts[..] else { return Err(NO) };
+        let lengths = [version, trace_id, span_id, flags].map(str::len);
+        let known = lengths == [2, 32, 16, 2] && parts.iter().take(4).all(|part| is_hex(part));
+        if !known || version == "ff" || (version == "00" && !more.is_empty()) {
+            return Err(NO);
+        }
+        let trace_id = TraceId::from_hex(trace_id).ok_or(NO)?;
+        let span_id = u64::from_str_radix(span_id, 16).ok().filter(|id| *id != 0).ok_or(NO)?;
+        Ok(TraceParent { trace_id, span_id: SpanId(span_id.to_be_bytes()) })
+    }
+}
+
 impl SpanId {
     pub fn bytes(&self) -> &[u8; 8] {
         &self.0
@@ -217,6 +246,28 @@ mod tests {
         let zeros = "0".repeat(32);
         for bad in ["", "0af7", zeros.as_str(), "zaf7651916cd43dd8448eb211c80319c"] {
             assert_eq!(TraceId::from_hex(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn traceparents_as_w3c_writes_them() {
+        let good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let parent: TraceParent = good.parse().expect("good");
+        assert_eq!(parent.trace_id.to_string(), "0af7651916cd43dd8448eb211c80319c");
+        assert_eq!(parent.span_id.to_string(), "b7ad6b7169203331");
+        assert!(good.replace("00-", "cc-").parse::<TraceParent>().is_ok());
+        assert!(format!("{}-more", good.replace("00-", "cc-")).parse::<TraceParent>().is_ok());
+        for bad in [
+            "",
+            "00",
+            &format!("{good}-more"),
+            &good.replace("00-", "ff-"),
+            &good.to_uppercase(),
+            &good.replace("b7ad6b7169203331", "0000000000000000"),
+            &good.replace("0af7651916cd43dd8448eb211c80319c", &"0".repeat(32)),
+            &good.replace("b7ad", "+7ad"),
+        ] {
+            assert!(bad.parse::<TraceParent>().is_err(), "{bad}");
         }
     }
 }

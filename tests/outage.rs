@@ -392,6 +392,7 @@ async fn accepted_two_hours_ago(outage: &Outage, snapshot: &Snapshot, in_doubt: 
         redaction: Redaction::default(),
         resource: ResourceConfig::default(),
         limits: SpanLimits::default(),
+        triggered_by: None,
     };
     let made_at = UnixNanos(UnixNanos::now().0 - 7_200_000_000_000);
     let conversion = converter.convert(&fresh.plan, fresh.trace_id, made_at);

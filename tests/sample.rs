@@ -30,6 +30,7 @@ fn trace(group_by: GroupBy) -> String {
         redaction: Redaction::new(&RedactionConfig::default()).expect("the defaults"),
         resource: ResourceConfig::default(),
         limits: SpanLimits::default(),
+        triggered_by: None,
     };
     // The real id depends on where the checkout lies and when it was made.
     let trace_id = TraceId::from_hex("0af7651916cd43dd8448eb211c80319c").expect("an id");

@@ -23,6 +23,7 @@ fuzz_target!(|bytes: &[u8]| {
         redaction: Redaction::default(),
         resource: ResourceConfig::default(),
         limits: SpanLimits::default(),
+        triggered_by: None,
     };
     let trace_id = TraceId::of_export(Path::new("/x"), 0, bytes);
     let conversion = converter.convert(&plan, trace_id, UnixNanos(1));

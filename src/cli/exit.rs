@@ -15,6 +15,8 @@ pub enum Exit {
     Usage,
     /// An export was refused: bad input, or a server would not take it.
     Refused,
+    /// As the job ended that was run.
+    Job(u8),
 }
 
 impl From<Exit> for ExitCode {
@@ -24,6 +26,7 @@ impl From<Exit> for ExitCode {
             Exit::NotDelivered => 1,
             Exit::Usage => 2,
             Exit::Refused => 3,
+            Exit::Job(code) => code,
         })
     }
 }

@@ -8,10 +8,11 @@ use tokio_util::sync::CancellationToken;
 use super::exit::Failure;
 use super::preview::{self, Format};
 use super::progress::Progress;
+use super::report::Report;
 use super::session::OnTrouble;
 use super::setup::Setup;
 use super::{ConfigArgs, Exit, Global, Timeout, signals};
-use crate::pipeline::event::{Counts, Tally};
+use crate::pipeline::event::Counts;
 use crate::pipeline::{Mode, Orders, observer};
 
 #[derive(Debug, Args)]
@@ -30,6 +31,10 @@ pub struct Once {
     /// Base URL of Tempo's HTTP API: read every trace back before its id is written
     #[arg(long, value_name = "URL")]
     verify: Option<String>,
+
+    /// A file for a summary in Markdown
+    #[arg(long, value_name = "FILE")]
+    summary: Option<PathBuf>,
 
     /// Show what would be sent, and end
     #[arg(long)]
@@ -53,11 +58,11 @@ impl Once {
             return Ok(Exit::Done);
         }
 
-        let tally = Tally::default();
+        let report = Report::default();
         let progress = Progress::start();
-        let counting = tally.clone();
+        let listening = report.clone();
         let observer = observer(move |event| {
-            counting.count(event);
+            listening.observe(event);
             progress.observe(event);
         });
         // Time is up: what is in flight is in doubt, and the queue remembers that.
@@ -71,7 +76,8 @@ impl Once {
         });
         session.run(Mode::Once, observer, Orders { stop, abort, ..Orders::default() }).await?;
         timer.abort();
-        Ok(conclude(&tally.counts()))
+        report.write(&setup, self.summary.as_deref());
+        Ok(conclude(&report.counts()))
     }
 }
 

@@ -7,7 +7,7 @@
 //! It shows the very requests that a run would send, with times of now.
 
 mod json;
-mod mermaid;
+pub mod mermaid;
 pub mod tree;
 
 use std::path::PathBuf;

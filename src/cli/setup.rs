@@ -10,7 +10,7 @@ use crate::config::expand::Env;
 use crate::config::load::Source;
 use crate::config::otel_env::{self, OtelEnv};
 use crate::config::overlay::{self, Flags};
-use crate::config::{Config, ExporterConfig, ExtensionConfig, Fault, Faults};
+use crate::config::{Config, ExporterConfig, ExtensionConfig, Fault, Faults, LogsConfig};
 use crate::exporter::config::{Protocol, VerifyConfig, check_endpoint, verify_timeout};
 use crate::pipeline::{PipelineError, Pipelines};
 use crate::queue::Location;
@@ -41,6 +41,22 @@ impl Setup {
     /// # Errors
     /// Every fault at once.
     pub fn load(args: &ConfigArgs, directories: &[PathBuf]) -> Result<Setup, Failure> {
+        let missing: Vec<Fault> = directories
+            .iter()
+            .filter(|path| !path.exists())
+            .map(|path| Fault::nowhere(format!("{}: there is no such directory", path.display())))
+            .collect();
+        if !missing.is_empty() {
+            return Err(Faults(missing).into());
+        }
+        Setup::for_job(args, directories)
+    }
+
+    /// The same for a job that may make the directories first.
+    ///
+    /// # Errors
+    /// Every fault at once.
+    pub fn for_job(args: &ConfigArgs, directories: &[PathBuf]) -> Result<Setup, Failure> {
         Setup::load_with(args, directories, &|name| std::env::var(name).ok())
     }
 
@@ -67,14 +83,6 @@ impl Setup {
             project_id: args.project_id.clone().filter(|id| !id.is_empty()),
             directories: directories.to_vec(),
         };
-        let missing: Vec<Fault> = directories
-            .iter()
-            .filter(|path| !path.exists())
-            .map(|path| Fault::nowhere(format!("{}: there is no such directory", path.display())))
-            .collect();
-        if !missing.is_empty() {
-            return Err(Faults(missing).into());
-        }
         let mut files = args.config.clone();
         if files.is_empty() && directories.is_empty() && Setup::has_default_file() {
             files.push(DEFAULT_FILE.into());
@@ -105,6 +113,14 @@ impl Setup {
     /// Whether there is a configuration file where one is looked for.
     pub fn has_default_file() -> bool {
         Path::new(DEFAULT_FILE).exists()
+    }
+
+    /// Says less than the configuration would, unless that asks for something else than the default.
+    pub fn lower_log_level(&mut self, level: &str) {
+        let logs = &mut self.config.service.telemetry.logs;
+        if *logs == LogsConfig::default() {
+            logs.level = level.to_owned();
+        }
     }
 
     /// Starts logging and says what is odd about the configuration.

@@ -1,5 +1,9 @@
-//! SIGINT and SIGTERM: the first asks to stop, the second does not ask.
+//! Signals: to stop, where the first asks and the second does not; and to be handed on to a job.
 
+use std::fs::File;
+use std::task::Poll;
+
+use rustix::process::Pid;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -28,5 +32,73 @@ async fn either(interrupt: &mut Signal, terminate: &mut Signal) -> (&'static str
     tokio::select! {
         _ = interrupt.recv() => ("SIGINT", SignalKind::interrupt().as_raw_value()),
         _ = terminate.recv() => ("SIGTERM", SignalKind::terminate().as_raw_value()),
+    }
+}
+
+/// The signals that a job gets from us.
+pub struct Signals {
+    streams: Vec<(SignalKind, Signal)>,
+}
+
+/// Who hands a signal on to a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Passed {
+    ByUs,
+    /// The terminal, to everything in its foreground.
+    ByTheTerminal,
+}
+
+impl Signals {
+    /// # Errors
+    /// The system gives no signal handlers.
+    pub fn listen() -> std::io::Result<Signals> {
+        let kinds = [
+            SignalKind::interrupt(),
+            SignalKind::terminate(),
+            SignalKind::hangup(),
+            SignalKind::quit(),
+            SignalKind::user_defined1(),
+            SignalKind::user_defined2(),
+        ];
+        let streams = kinds.into_iter().map(|kind| Ok((kind, signal(kind)?)));
+        Ok(Signals { streams: streams.collect::<std::io::Result<_>>()? })
+    }
+
+    pub async fn next(&mut self) -> SignalKind {
+        std::future::poll_fn(|context| {
+            for (kind, stream) in &mut self.streams {
+                if stream.poll_recv(context).is_ready() {
+                    return Poll::Ready(*kind);
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+/// Whether a job in our process group has a signal already. What is typed at a terminal goes to
+/// all processes in its foreground, and to get it twice is more than was asked for.
+pub fn passed_by(kind: SignalKind) -> Passed {
+    let typed = [SignalKind::interrupt(), SignalKind::quit(), SignalKind::hangup()];
+    match typed.contains(&kind) && is_in_foreground() {
+        true => Passed::ByTheTerminal,
+        false => Passed::ByUs,
+    }
+}
+
+fn is_in_foreground() -> bool {
+    let terminal = File::open("/dev/tty");
+    let group = terminal.ok().and_then(|terminal| rustix::termios::tcgetpgrp(terminal).ok());
+    group == Some(rustix::process::getpgrp())
+}
+
+/// Sends a signal to a child that was not waited for yet.
+pub fn send(child: u32, kind: SignalKind) {
+    let pid = i32::try_from(child).ok().and_then(Pid::from_raw);
+    let signal = rustix::process::Signal::from_named_raw(kind.as_raw_value());
+    if let (Some(pid), Some(signal)) = (pid, signal) {
+        // It may have ended just now.
+        let _ = rustix::process::kill_process(pid, signal);
     }
 }

@@ -20,6 +20,7 @@ use super::fault::Fault;
 use super::values::Secret;
 use crate::exporter::config::Compression;
 pub use crate::exporter::config::Protocol;
+use crate::ids::TraceParent;
 
 /// What the environment says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,6 +31,8 @@ pub struct OtelEnv {
     pub resource_attributes: Vec<(String, String)>,
     pub traces: OtlpEnv,
     pub limits: SpanLimits,
+    /// `TRACEPARENT`: what made the job run.
+    pub triggered_by: Option<TraceParent>,
 }
 
 /// How traces, and logs by the same exporter, are to be sent.
@@ -76,6 +79,8 @@ pub fn parse(env: Env) -> (OtelEnv, Vec<Fault>) {
             .unwrap_or_default(),
         traces: reader.traces(),
         limits: reader.limits(),
+        triggered_by: reader
+            .first(&["TRACEPARENT"], |text| text.parse().map_err(|error: &str| error.to_owned())),
     };
     (otel, reader.warnings)
 }

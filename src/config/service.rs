@@ -6,6 +6,7 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use super::values::{ComponentId, HumanDuration};
+use crate::exporter::config::{Protocol, check_endpoint};
 
 /// What of all that is defined runs, and how it is put together.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,6 +18,11 @@ pub struct Service {
     pub pipelines: IndexMap<ComponentId, PipelineConfig>,
     /// How long requests in flight have to finish when the program is asked to stop. Default 10s.
     pub shutdown_timeout: HumanDuration,
+    /// Where a person looks traces up, such as `https://grafana.example.com`: links in summaries
+    /// lead there. Default: not set.
+    pub grafana_url: Option<String>,
+    /// The uid of the Tempo data source there. Default: tempo.
+    pub grafana_datasource: String,
     pub telemetry: TelemetryConfig,
 }
 
@@ -68,6 +74,8 @@ impl Default for Service {
             extensions: Vec::new(),
             pipelines: IndexMap::new(),
             shutdown_timeout: HumanDuration::from_secs(10),
+            grafana_url: None,
+            grafana_datasource: "tempo".into(),
             telemetry: TelemetryConfig::default(),
         }
     }
@@ -78,6 +86,11 @@ impl Service {
 
     /// Reports what is out of range: key path, message.
     pub fn check(&self, at: &mut dyn FnMut(&str, String)) {
+        if let Some(Err(message)) =
+            self.grafana_url.as_deref().map(|url| check_endpoint(url, Protocol::HttpProtobuf))
+        {
+            at("grafana_url", message);
+        }
         let level = &self.telemetry.logs.level;
         if !Self::LEVELS.iter().any(|known| known.eq_ignore_ascii_case(level)) {
             let message = super::fault::unknown("level", level, &Self::LEVELS);

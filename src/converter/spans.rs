@@ -13,7 +13,7 @@ use opentelemetry_proto::tonic::trace::v1::Span;
 use opentelemetry_proto::tonic::trace::v1::span::Link;
 use serde_json::{Map, Value};
 
-use super::attributes::{count, double, int};
+use super::attributes::{count, double, int, string};
 use super::contracts::{PHASE, SpanContract};
 use super::draft::Draft;
 use super::expected::Expected;
@@ -147,6 +147,12 @@ impl<'a> Builder<'a> {
         }
         draft.string("export.manifest", export.manifest.as_str());
         draft.events.push(events::created(&mut draft.cutter, self.t0, TaskType::Epic, None));
+        draft.links.extend(self.converter.triggered_by.map(|parent| Link {
+            trace_id: parent.trace_id.bytes().to_vec(),
+            span_id: parent.span_id.bytes().to_vec(),
+            attributes: vec![string("link.type", "triggered_by")],
+            ..Link::default()
+        }));
         self.finish(draft, figures, &[])
     }
 

@@ -47,6 +47,7 @@ fn converter() -> Converter {
         redaction: Redaction::new(&RedactionConfig::default()).expect("the defaults"),
         resource: ResourceConfig::default(),
         limits: SpanLimits::default(),
+        triggered_by: None,
     }
 }
 

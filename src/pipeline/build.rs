@@ -236,6 +236,7 @@ fn converter(
         redaction: redaction.unwrap_or_default(),
         resource,
         limits: otel.limits,
+        triggered_by: otel.triggered_by,
     }
 }
 

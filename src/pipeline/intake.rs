@@ -58,7 +58,7 @@ struct Shared {
 
 /// What one look at a file came to.
 enum Seen {
-    Ready { delivery: Delivery, warnings: Vec<String> },
+    Ready { delivery: Box<Delivery>, warnings: Vec<String> },
     AlreadyEmitted,
     Refused(PlanError),
     Later(Look),
@@ -241,7 +241,7 @@ impl Shared {
             logs: encoded(&logs.unwrap_or_default()),
             write_back: self.write_back,
         };
-        Seen::Ready { delivery, warnings }
+        Seen::Ready { delivery: Box::new(delivery), warnings }
     }
 
     /// A directory on the way may have become a link since the scan.
@@ -298,7 +298,7 @@ impl Shared {
                     Accepted::DeadLetter { id, reason, may_be_retried } => {
                         self.meet_dead_letter(path, id, reason, may_be_retried, &event).await;
                     }
-                    Accepted::Delivered => self.write_again(delivery).await,
+                    Accepted::Delivered => self.write_again(*delivery).await,
                     Accepted::Known | Accepted::Closed => {}
                 }
             }

@@ -62,6 +62,7 @@ fn all_of_it() {
             link_count: Some(2),
             attribute_value_length: Some(100),
         },
+        triggered_by: None,
     };
     assert_eq!(otel, expected);
 }

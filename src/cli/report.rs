@@ -1,0 +1,139 @@
+//! What came of a run, for the job around it: one line, a summary, outputs of a CI step.
+//!
+//! ```text
+//! events ─▶ Report ─▶ line on standard error
+//!                └──▶ --summary, $GITHUB_STEP_SUMMARY, $GITHUB_OUTPUT
+//! ```
+
+use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::setup::Setup;
+use super::summary::{Emitted, Grafana, markdown};
+use crate::ids::TraceId;
+use crate::pipeline::event::{Counts, Event, Tally};
+use crate::pipeline::{self, Pipelines};
+use crate::plan::{self, Export, ReadOptions};
+
+/// Listens to the events of a run.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    tally: Tally,
+    /// By metadata file; none for one that had its id before.
+    traces: Arc<Mutex<BTreeMap<PathBuf, Option<TraceId>>>>,
+}
+
+impl Report {
+    pub fn observe(&self, event: &Event) {
+        self.tally.count(event);
+        match event {
+            Event::Done { path, trace_id, .. }
+            | Event::Superseded { path, trace_id, gone: false }
+            | Event::NotWritten { path, trace_id, .. } => {
+                self.traces().insert(path.clone(), Some(*trace_id));
+            }
+            Event::AlreadyEmitted { path } => {
+                self.traces().entry(path.clone()).or_insert(None);
+            }
+            _ => {}
+        }
+    }
+
+    pub fn counts(&self) -> Counts {
+        self.tally.counts()
+    }
+
+    /// The run in one line.
+    pub fn line(&self) -> String {
+        let Counts { done, spans, refused, not_written, undelivered, given_up, .. } = self.counts();
+        let exports = |count: usize| format!("{count} export{}", if count == 1 { "" } else { "s" });
+        let mut parts = vec![format!("{} emitted, {spans} spans", exports(done))];
+        for (count, what) in [
+            (refused, "refused"),
+            (not_written, "emitted but not written back"),
+            (undelivered + given_up, "not delivered"),
+        ] {
+            if count > 0 {
+                parts.push(format!("{} {what}", exports(count)));
+            }
+        }
+        let traces = self.traces();
+        let ids: Vec<String> = traces.values().flatten().map(ToString::to_string).collect();
+        match &ids[..] {
+            [] => {}
+            [id] => parts.push(format!("task_trace_id={id}")),
+            several => parts.push(format!("task_trace_ids={}", several.join(","))),
+        }
+        format!("taskspan: {}", parts.join("; "))
+    }
+
+    /// Writes the summary to where it is asked for, and to where the CI system wants it. What cannot be
+    /// written is a warning: the exports are delivered all the same.
+    pub fn write(&self, setup: &Setup, summary: Option<&Path>) {
+        let of_environment = |name: &str| {
+            std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+        };
+        let page = of_environment("GITHUB_STEP_SUMMARY");
+        let outputs = of_environment("GITHUB_OUTPUT");
+        if summary.is_none() && page.is_none() && outputs.is_none() {
+            return;
+        }
+        let exports = self.emitted(setup);
+        if let Some(path) = outputs {
+            let line = |export: &Emitted| format!("task_trace_id={}\n", export.trace_id);
+            tell(&path, append(&path, &exports.iter().map(line).collect::<String>()));
+        }
+        let service = &setup.config.service;
+        let grafana = service
+            .grafana_url
+            .clone()
+            .map(|url| Grafana { url, datasource: service.grafana_datasource.clone() });
+        let text = markdown(&exports, grafana.as_ref());
+        if let Some(path) = summary {
+            tell(path, std::fs::write(path, &text));
+        }
+        if let Some(path) = page {
+            tell(&path, append(&path, &text));
+        }
+    }
+
+    /// Every export that has a trace, read once more: what it says is in its file.
+    fn emitted(&self, setup: &Setup) -> Vec<Emitted> {
+        let sources = Pipelines::converters(&setup.config, &setup.otel).unwrap_or_default();
+        let traces = self.traces().clone();
+        let of_file = |(path, trace_id): (PathBuf, Option<TraceId>)| {
+            let finds = |(config, _): &&(_, _)| pipeline::selection(config).is_export(&path);
+            let (config, converter) = sources.iter().find(finds).or(sources.first())?;
+            let options = ReadOptions { emit_existing: true, ..config.read_options() };
+            let fresh = match plan::read(&path, &options) {
+                Ok(Export::Fresh(fresh)) => Some(*fresh),
+                _ => None,
+            };
+            let carries = fresh.as_ref().and_then(|it| it.carries.as_deref());
+            let carries = carries.and_then(TraceId::from_hex);
+            let trace_id = trace_id.or(carries)?;
+            // A newer export has another id, or none yet.
+            let is_same = |it: &plan::Fresh| carries == Some(trace_id) || it.trace_id == trace_id;
+            let plan = fresh.filter(is_same).map(|it| (it.plan, converter.clone()));
+            Some(Emitted { path: path.display().to_string(), trace_id, plan })
+        };
+        traces.into_iter().filter_map(of_file).collect()
+    }
+
+    fn traces(&self) -> MutexGuard<'_, BTreeMap<PathBuf, Option<TraceId>>> {
+        self.traces.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn append(path: &Path, text: &str) -> io::Result<()> {
+    OpenOptions::new().create(true).append(true).open(path)?.write_all(text.as_bytes())
+}
+
+fn tell(path: &Path, written: io::Result<()>) {
+    if let Err(error) = written {
+        tracing::warn!("{}: cannot be written: {error}", path.display());
+    }
+}

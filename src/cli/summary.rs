@@ -1,0 +1,155 @@
+//! What was emitted, as Markdown for a CI job's page; pure.
+
+use std::fmt::Write;
+
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::json;
+
+use super::preview::mermaid;
+use crate::clock::UnixNanos;
+use crate::converter::Converter;
+use crate::converter::view::{self, SpanView};
+use crate::ids::TraceId;
+use crate::plan::Plan;
+
+/// A graph with more artifacts than this is a blot, and pages refuse to draw it.
+const MAX_DRAWN: usize = 100;
+
+/// One export that has its trace.
+pub struct Emitted {
+    /// Its metadata file, for people.
+    pub path: String,
+    pub trace_id: TraceId,
+    /// None when the file has been replaced or removed since.
+    pub plan: Option<(Plan, Converter)>,
+}
+
+/// Where links lead.
+#[derive(Clone, Debug)]
+pub struct Grafana {
+    pub url: String,
+    pub datasource: String,
+}
+
+impl Grafana {
+    /// The trace in Grafana's Explore.
+    pub fn link(&self, trace_id: TraceId) -> String {
+        let Grafana { url, datasource } = self;
+        let panes = json!({"taskspan": {
+            "datasource": datasource,
+            "queries": [{
+                "refId": "A",
+                "datasource": {"type": "tempo", "uid": datasource},
+                "queryType": "traceql",
+                "query": trace_id.to_string(),
+            }],
+            "range": {"from": "now-1h", "to": "now"},
+        }});
+        let panes = panes.to_string();
+        let panes = utf8_percent_encode(&panes, NON_ALPHANUMERIC);
+        format!("{}/explore?schemaVersion=1&panes={panes}", url.trim_end_matches('/'))
+    }
+}
+
+/// The page of all exports of a run.
+pub fn markdown(exports: &[Emitted], grafana: Option<&Grafana>) -> String {
+    let mut text = String::new();
+    if exports.is_empty() {
+        text.push_str("No export was emitted.\n");
+    }
+    for export in exports {
+        let _ = section(&mut text, export, grafana);
+    }
+    text
+}
+
+fn section(text: &mut String, export: &Emitted, grafana: Option<&Grafana>) -> std::fmt::Result {
+    let Emitted { path, trace_id, plan } = export;
+    let trees = plan.as_ref().map(|(plan, converter)| {
+        view::trees(&converter.convert(plan, *trace_id, UnixNanos(0)).requests)
+    });
+    let epic = trees.as_ref().and_then(|trees| trees.first());
+    let title = epic.map_or(path.as_str(), |epic| epic.text("task.title"));
+    writeln!(text, "## {}\n", plain(title))?;
+    if let Some(epic) = epic {
+        writeln!(text, "{}\n", coverage(epic))?;
+    } else {
+        writeln!(text, "The file has been replaced since.\n")?;
+    }
+    match grafana {
+        Some(grafana) => writeln!(text, "Trace [`{trace_id}`]({})\n", grafana.link(*trace_id))?,
+        None => writeln!(text, "Trace `{trace_id}`\n")?,
+    }
+    if let Some(epic) = epic {
+        stories(text, epic)?;
+    }
+    if let Some((plan, _)) = plan {
+        match plan.artifacts.len() {
+            0 => {}
+            count if count > MAX_DRAWN => {
+                writeln!(
+                    text,
+                    "{count} artifacts are too many to draw; `taskspan preview` does.\n"
+                )?;
+            }
+            _ => writeln!(text, "```mermaid\n{}```\n", mermaid::graph(plan))?,
+        }
+    }
+    Ok(())
+}
+
+fn coverage(epic: &SpanView) -> String {
+    let (done, all) = (epic.number("task.subtask_completed"), epic.number("task.subtask_count"));
+    let gaps = epic.number("coverage.total_gaps");
+    let percent = epic.attributes.get("coverage.percent").and_then(serde_json::Value::as_f64);
+    let percent = percent.map(|percent| format!("Coverage {percent:.1} %, "));
+    format!("{}{done} of {all} artifacts exist, {gaps} to build.", percent.unwrap_or_default())
+}
+
+fn stories(text: &mut String, epic: &SpanView) -> std::fmt::Result {
+    let stories = epic.walk().into_iter().filter(|it| it.text("task.type") == "story");
+    let stories: Vec<&SpanView> = stories.collect();
+    if stories.is_empty() {
+        return Ok(());
+    }
+    writeln!(text, "| Story | Exist | All | To build |\n|---|---:|---:|---:|")?;
+    for story in stories {
+        let title = plain(story.text("task.title"));
+        let numbers = ["task.subtask_completed", "artifact.total_count", "artifact.gap_count"];
+        let [done, all, gaps] = numbers.map(|key| story.number(key));
+        writeln!(text, "| {title} | {done} | {all} | {gaps} |")?;
+    }
+    writeln!(text)
+}
+
+/// A text that is nothing but text in a table, a heading and HTML.
+fn plain(text: &str) -> String {
+    let escape = |c: char| match c {
+        c if c.is_control() => " ".to_owned(),
+        '\\' | '`' | '*' | '_' | '{' | '}' | '[' | ']' | '<' | '>' | '#' | '|' | '!' | '~'
+        | '&' => {
+            format!("\\{c}")
+        }
+        c => c.to_string(),
+    };
+    text.chars().map(escape).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_in_a_name_is_markup() {
+        assert_eq!(plain("a|b\n<img src=x> [x](y)"), "a\\|b \\<img src=x\\> \\[x\\](y)");
+    }
+
+    #[test]
+    fn links_lead_to_the_trace() {
+        let grafana = Grafana { url: "https://g.example.com/".into(), datasource: "tempo".into() };
+        let trace_id = TraceId::from_hex("0af7651916cd43dd8448eb211c80319c").expect("an id");
+        let link = grafana.link(trace_id);
+        assert!(link.starts_with("https://g.example.com/explore?schemaVersion=1&panes=%7B"));
+        assert!(link.contains("0af7651916cd43dd8448eb211c80319c") && !link.contains('"'));
+    }
+}

@@ -1,0 +1,223 @@
+//! `taskspan exec`: the job is as if we were not there, and its exports are delivered.
+
+// Helpers of tests may stop at the first surprise, as tests may.
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
+
+mod support;
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use support::exports::presets;
+use support::fake_otlp::{FakeOtlp, Fault, Protocol};
+use support::program::{PATIENCE, Program};
+use support::snapshot::Snapshot;
+use support::workspace::Workspace;
+
+/// An export that a job can copy to where it belongs, which does not exist yet.
+struct Job {
+    workspace: Workspace,
+    server: FakeOtlp,
+}
+
+impl Job {
+    async fn new(server: support::fake_otlp::Builder) -> Job {
+        let workspace = Workspace::new();
+        presets::typical().write_into(&workspace.root().join("template"));
+        Job { workspace, server: server.start().await }
+    }
+
+    fn target(&self) -> String {
+        self.workspace.root().join("made/by/the/job").display().to_string()
+    }
+
+    fn exec(&self) -> Program {
+        let to = ["--watch", &self.target(), "--endpoint", self.server.endpoint()];
+        self.workspace.program("exec").args(&to)
+    }
+
+    /// What a job does, in a shell's words, after it has written an export.
+    fn export_and(&self, then: &str) -> String {
+        let (from, to) = (self.workspace.root().join("template"), self.target());
+        format!("mkdir -p '{to}' && cp -p '{}'/* '{to}' && {then}", from.display())
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        Snapshot::of(&Path::new(&self.target()).join("onboarding-metadata.json"))
+    }
+
+    fn id(&self) -> Option<String> {
+        let path = Path::new(&self.target()).join("onboarding-metadata.json");
+        let json: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+        json["task_trace_id"].as_str().map(str::to_owned)
+    }
+}
+
+#[tokio::test]
+async fn what_the_job_wrote_is_delivered() {
+    for protocol in Protocol::BOTH {
+        let job = Job::new(FakeOtlp::builder()).await;
+        let script = job.export_and("echo out; echo err >&2; cat; exit 4");
+        let mut program = job.exec().args(&["--protocol", protocol.name()]);
+        program = program.args(&["--", "sh", "-c", &script]);
+        let run = program.run().expect_code(4);
+        assert_eq!(run.stdout, "out\n", "the job's, and nothing else");
+        let id = job.id().expect("it has its id");
+        let lines: Vec<&str> = run.stderr.lines().collect();
+        let line = format!("taskspan: 1 export emitted, 10 spans; task_trace_id={id}");
+        assert_eq!(lines, ["err", &line]);
+        assert_eq!(job.server.spans().len(), 10);
+    }
+}
+
+#[tokio::test]
+async fn the_code_is_the_jobs_whatever_it_is() {
+    let job = Job::new(FakeOtlp::builder().may_be_unused()).await;
+    let not_executable = job.workspace.config("no-program", "");
+    for (command, code) in [
+        (&["true"][..], 0),
+        (&["false"], 1),
+        (&["sh", "-c", "exit 255"], 255),
+        (&["sh", "-c", "kill -TERM $$"], 143),
+        (&["sh", "-c", "kill -KILL $$"], 137),
+        (&["there-is-no-such-command"], 127),
+        (&[not_executable.to_str().unwrap()], 126),
+    ] {
+        job.exec().arg("--").args(command).run().expect_code(code);
+    }
+    job.exec().run().expect_code(2);
+}
+
+#[tokio::test]
+async fn an_endpoint_that_is_away_costs_the_timeout_and_changes_no_file() {
+    let job = Job::new(FakeOtlp::builder().forever(Fault::Stall)).await;
+    let script = job.export_and("exit 3");
+    let run = job.exec().args(&["--timeout", "500ms", "--", "sh", "-c", &script]).run();
+    run.expect_code(3).expect_said(&["1 export not delivered"]);
+    assert!(job.snapshot().is_untouched());
+    let names = fs::read_dir(job.target()).unwrap().count();
+    let template = fs::read_dir(job.workspace.root().join("template")).unwrap().count();
+    assert_eq!(names, template, "no file of ours is left");
+    assert_eq!(job.id(), None);
+}
+
+#[tokio::test]
+async fn a_configuration_that_is_wrong_does_not_stop_the_job() {
+    let job = Job::new(FakeOtlp::builder().may_be_unused()).await;
+    let wrong = job.workspace.config("wrong.yaml", "exporters: {unheard_of: }\n");
+    let script = job.export_and("exit 5");
+    let config = ["-c", wrong.to_str().unwrap()];
+    let run = job.workspace.program("exec").args(&config).args(&["--", "sh", "-c", &script]).run();
+    run.expect_code(5).expect_said(&["unknown exporter `unheard_of`", "the job runs without it"]);
+    // No endpoint at all.
+    let watch = ["--watch", &job.target(), "--", "sh", "-c", "exit 6"];
+    let run = job.workspace.program("exec").args(&watch).run();
+    run.expect_code(6).expect_said(&["--endpoint", "the job runs without it"]);
+    assert_eq!(job.id(), None);
+}
+
+#[tokio::test]
+async fn signals_reach_the_job() {
+    for (signal, name) in [(Signal::TERM, "TERM"), (Signal::INT, "INT"), (Signal::USR1, "USR1")] {
+        let job = Job::new(FakeOtlp::builder()).await;
+        let trap = format!("trap 'echo got {name}; kill $p; exit 9' {name}; ");
+        // A shell runs its trap when what it waits for is interrupted.
+        let script = job.export_and(&format!("{trap} sleep 60 & p=$!; echo ready; wait"));
+        let mut running = job.exec().args(&["--", "sh", "-c", &script]).spawn();
+        running.wait_for_line("ready", PATIENCE);
+        running.signal(signal);
+        let code = running.wait(PATIENCE);
+        let output = running.output(code).expect_code(9);
+        assert!(output.stdout.contains(&format!("got {name}")), "{}", output.stdout);
+        assert!(job.id().is_some(), "what it wrote is delivered all the same");
+    }
+}
+
+/// What is typed at a terminal goes to all in its foreground: the job has it already.
+#[tokio::test]
+async fn a_key_at_the_terminal_reaches_the_job_once() {
+    if Command::new("script").arg("--version").output().is_err() {
+        eprintln!("skipped: there is no script(1) to make a terminal");
+        return;
+    }
+    let job = Job::new(FakeOtlp::builder().may_be_unused()).await;
+    let log = job.workspace.root().join("log");
+    let lines = || fs::read_to_string(&log).unwrap_or_default();
+    let script = job.workspace.config(
+        "job.sh",
+        &format!(
+            "trap 'echo INT >> {0}' INT; trap 'echo TERM >> {0}; kill $p; exit 0' TERM\n\
+         echo $PPID > {0}.pid; echo ready >> {0}; sleep 60 & p=$!; while :; do wait $p; done\n",
+            log.display()
+        ),
+    );
+    let command = format!(
+        "{} exec --watch {} --endpoint {} --state-dir {} -- sh {}",
+        env!("CARGO_BIN_EXE_taskspan"),
+        job.target(),
+        job.server.endpoint(),
+        job.workspace.root().join("state").display(),
+        script.display()
+    );
+    let mut terminal = Command::new("script")
+        .args(["-qefc", &command, "/dev/null"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let wait_for = |words: &'static str| {
+        let deadline = std::time::Instant::now() + PATIENCE;
+        while !lines().contains(words) {
+            assert!(std::time::Instant::now() < deadline, "no {words} in {:?}", lines());
+            std::thread::yield_now();
+        }
+    };
+    wait_for("ready");
+    terminal.stdin.as_mut().unwrap().write_all(b"\x03").unwrap();
+    wait_for("INT");
+    let pid: i32 =
+        fs::read_to_string(format!("{}.pid", log.display())).unwrap().trim().parse().unwrap();
+    let taskspan = rustix::process::Pid::from_raw(pid).unwrap();
+    rustix::process::kill_process(taskspan, Signal::TERM).unwrap();
+    wait_for("TERM");
+    assert_eq!(lines(), "ready\nINT\nTERM\n");
+    drop(terminal.stdin.take());
+    terminal.wait().unwrap();
+}
+
+#[tokio::test]
+async fn a_ci_system_gets_its_outputs() {
+    let job = Job::new(FakeOtlp::builder()).await;
+    let root = job.workspace.root();
+    let [summary, page, outputs] = ["summary.md", "page.md", "outputs"].map(|name| root.join(name));
+    fs::write(&page, "before\n").unwrap();
+    let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let program = job.exec().arg("--summary").arg(&summary).env("GITHUB_STEP_SUMMARY", &page);
+    let program = program.env("GITHUB_OUTPUT", &outputs).env("TRACEPARENT", parent);
+    let script = job.export_and("true");
+    program.args(&["--", "sh", "-c", &script]).run().expect_code(0);
+
+    let id = job.id().unwrap();
+    assert_eq!(fs::read_to_string(&outputs).unwrap(), format!("task_trace_id={id}\n"));
+    let text = fs::read_to_string(&summary).unwrap();
+    assert!(text.contains(&id) && text.contains("```mermaid"), "{text}");
+    assert_eq!(fs::read_to_string(&page).unwrap(), format!("before\n{text}"));
+
+    let epic = job.server.spans().into_iter().find(|span| span.parent_span_id.is_empty()).unwrap();
+    let link = &epic.links[0];
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    assert_eq!(hex(&link.trace_id), "0af7651916cd43dd8448eb211c80319c");
+    assert_eq!(hex(&link.span_id), "b7ad6b7169203331");
+    assert_eq!((epic.links.len(), link.attributes[0].key.as_str()), (1, "link.type"));
+
+    // A step that runs again finds nothing to do, and knows the id all the same.
+    let again = job.workspace.program("once").arg(job.target());
+    let again = again.args(&["--endpoint", job.server.endpoint()]);
+    again.env("GITHUB_OUTPUT", &outputs).run().expect_code(0);
+    assert_eq!(fs::read_to_string(&outputs).unwrap(), format!("task_trace_id={id}\n").repeat(2));
+}
