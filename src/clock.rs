@@ -22,6 +22,11 @@ impl UnixNanos {
         humantime::format_rfc3339_millis(self.system_time()).to_string()
     }
 
+    /// ISO 8601 with microseconds and an offset: `2026-11-23T06:15:00.123456+00:00`.
+    pub fn iso(self) -> String {
+        humantime::format_rfc3339_micros(self.system_time()).to_string().replace('Z', "+00:00")
+    }
+
     /// The short form used in ids: `20261123T061500Z`.
     pub fn compact(self) -> String {
         let text = humantime::format_rfc3339_seconds(self.system_time()).to_string();
@@ -54,6 +59,7 @@ mod tests {
     fn formats() {
         let time = UnixNanos(1_795_414_500_123_456_789);
         assert_eq!(time.rfc3339(), "2026-11-23T06:15:00.123Z");
+        assert_eq!(time.iso(), "2026-11-23T06:15:00.123456+00:00");
         assert_eq!(time.compact(), "20261123T061500Z");
         assert_eq!(time.plus_micros(2).0, 1_795_414_500_123_458_789);
     }

@@ -26,6 +26,7 @@ pub mod followup;
 pub mod options;
 pub mod rework;
 pub mod split;
+pub mod state;
 pub mod view;
 
 use bytes::Bytes;

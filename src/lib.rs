@@ -26,5 +26,6 @@ pub mod queue;
 pub mod receiver;
 pub mod signal;
 pub mod source;
+pub mod task_state;
 pub mod text;
 pub mod writeback;

@@ -157,10 +157,9 @@ impl Pipelines {
         let common = Common { queue, claims: Claims::default(), observer, mode, stopping };
         let Common { queue, observer, stopping, .. } = common.clone();
 
-        let configs = self.sources.iter().map(|source| source.config.clone()).collect();
         let delivered = CancellationToken::new();
         let mut downstream = JoinSet::new();
-        let settler = settle::Settler::new(&common, configs).run(delivered.clone());
+        let settler = settle::Settler::new(&common, &self.sources).run(delivered.clone());
         downstream.spawn(guarded(settler, stopping.stop.clone()));
         let health = watch_health(queue.clone(), observer.clone(), stopping.finished.clone());
         downstream.spawn(health);

@@ -221,3 +221,23 @@ async fn a_ci_system_gets_its_outputs() {
     again.env("GITHUB_OUTPUT", &outputs).run().expect_code(0);
     assert_eq!(fs::read_to_string(&outputs).unwrap(), format!("task_trace_id={id}\n").repeat(2));
 }
+
+#[tokio::test]
+async fn the_summary_of_the_sample_export() {
+    let workspace = Workspace::new();
+    let server = FakeOtlp::builder().start().await;
+    let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/sample-export");
+    for entry in fs::read_dir(sample).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, workspace.exports().join(path.file_name().unwrap())).unwrap();
+    }
+    let mut pipeline = workspace.pipeline(server.endpoint(), Protocol::Grpc, Value::Null);
+    pipeline["service"]["grafana_url"] = "https://grafana.example.com".into();
+    let summary = workspace.root().join("summary.md");
+    let program = workspace.configured("once", &pipeline).arg("--summary").arg(&summary);
+    program.run().expect_code(0);
+    let metadata = fs::read(workspace.exports().join("onboarding-metadata.json")).unwrap();
+    let metadata: Value = serde_json::from_slice(&metadata).unwrap();
+    let text = fs::read_to_string(&summary).unwrap();
+    insta::assert_snapshot!(text.replace(metadata["task_trace_id"].as_str().unwrap(), "TRACE_ID"));
+}

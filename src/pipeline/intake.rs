@@ -19,13 +19,14 @@ use super::event::{Event, Observer};
 use super::files::{InWork, Quiet};
 use super::{Common, Mode, StageDied};
 use crate::clock::UnixNanos;
-use crate::converter::{Converter, encoded};
+use crate::converter::{Converter, encoded, state};
 use crate::ids::TraceId;
 use crate::plan::{self, Export, Fresh, PlanError, ReadOptions};
 use crate::queue::{Accepted, Delivery, Destination, Queue};
 use crate::receiver::Candidate;
 use crate::receiver::settle::{Look, Settling};
 use crate::source::{Source, SourceError};
+use crate::task_state;
 use crate::writeback;
 use crate::writeback::config::WriteBackMode;
 
@@ -51,6 +52,7 @@ struct Shared {
     observer: Observer,
     mode: Mode,
     write_back: WriteBackMode,
+    makes_state_files: bool,
     /// Bounds how many exports are in memory at once.
     concurrency: Semaphore,
     in_work: InWork,
@@ -81,6 +83,7 @@ impl Intake {
             observer,
             mode,
             write_back: config.write_back.mode,
+            makes_state_files: config.task_state.is_some(),
             concurrency: Semaphore::new(config.max_concurrent_exports),
             in_work: InWork::default(),
         };
@@ -225,6 +228,12 @@ impl Shared {
         }
         let made_at = UnixNanos::now();
         let conversion = self.converter.convert(&fresh.plan, fresh.trace_id, made_at);
+        if self.makes_state_files
+            && let Err(error) = task_state::check(&state::states(&conversion.requests))
+        {
+            let path = path.to_owned();
+            return Seen::Refused(PlanError::Unfit { path, reason: error.to_string() });
+        }
         let warnings = fresh.plan.warnings.iter().map(ToString::to_string);
         let warnings =
             warnings.chain(conversion.warnings.iter().map(ToString::to_string)).collect();

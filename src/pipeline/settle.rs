@@ -8,12 +8,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::claims::Claims;
 use super::event::{Event, Observer};
-use super::{Common, Mode, StageDied};
+use super::{Common, Mode, Source, StageDied};
 use crate::clock::UnixNanos;
+use crate::converter::{Converter, state};
 use crate::ids::TraceId;
+use crate::plan::{self, Export, ReadOptions};
 use crate::queue::{Outcome, Queue, RejectionKind, Settlement};
 use crate::receiver::config::{ExistingTraceId, ExportDirConfig};
-use crate::source::Source;
+use crate::source;
+use crate::task_state::{self, TaskStateConfig};
 use crate::writeback::config::WriteBackMode;
 use crate::writeback::{self, WriteBackError, write_back, write_beside};
 
@@ -24,14 +27,16 @@ pub struct Settler {
     claims: Claims,
     queue: Queue,
     observer: Observer,
-    configs: Vec<ExportDirConfig>,
+    /// How what is written back was found and converted.
+    sources: Vec<(ExportDirConfig, Converter)>,
     mode: Mode,
 }
 
 impl Settler {
-    pub(super) fn new(common: &Common, configs: Vec<ExportDirConfig>) -> Settler {
+    pub(super) fn new(common: &Common, sources: &[Source]) -> Settler {
         let Common { queue, claims, observer, mode, .. } = common.clone();
-        Settler { claims, queue, observer, configs, mode }
+        let of = |source: &Source| (source.config.clone(), source.converter.clone());
+        Settler { claims, queue, observer, sources: sources.iter().map(of).collect(), mode }
     }
 
     /// Settles until nothing more can come: the queue is closed and empty, or delivery has ended.
@@ -39,7 +44,7 @@ impl Settler {
         // Delivered, but not written back for now. They stay in the queue, so that a scan that
         // comes upon the file again does not send it again.
         let mut unwritten: Vec<(Settlement, UnixNanos)> = Vec::new();
-        let interval = self.configs.iter().map(|config| config.rescan_interval.0).min();
+        let interval = self.sources.iter().map(|(config, _)| config.rescan_interval.0).min();
         let mut again = tokio::time::interval(interval.unwrap_or(TRY_AGAIN));
         again.set_missed_tick_behavior(MissedTickBehavior::Delay);
         again.reset();
@@ -88,12 +93,19 @@ impl Settler {
     ) -> Option<(Settlement, UnixNanos)> {
         let head = &settlement.head;
         let (path, trace_id) = (head.source.path.clone(), head.trace_id);
-        let config = self.config_of(&path);
+        let origin = self.origin_of(&path);
+        let config = origin.map(|(config, _)| config);
+        let states = origin.filter(|_| head.addition.is_none()).and_then(|(config, converter)| {
+            let files = config.task_state.clone()?;
+            let (read, converter) = (config.read_options(), converter.clone());
+            Some(States { files, read, converter, made_at: head.first_seen })
+        });
         let write = Write {
             mode: head.write_back,
             source: head.source.clone(),
             trace_id,
             key: head.key(),
+            states,
             at,
             max_bytes: config.map_or(u64::MAX, |config| config.max_file_size.0),
             emits_existing: config
@@ -142,18 +154,19 @@ impl Settler {
         }
     }
 
-    fn config_of(&self, path: &Path) -> Option<&ExportDirConfig> {
-        self.configs.iter().find(|config| super::selection(config).is_export(path))
+    fn origin_of(&self, path: &Path) -> Option<&(ExportDirConfig, Converter)> {
+        self.sources.iter().find(|(config, _)| super::selection(config).is_export(path))
     }
 }
 
 /// All that is needed to write an id back, on a thread that may block.
 struct Write {
     mode: WriteBackMode,
-    source: Source,
+    source: source::Source,
     trace_id: TraceId,
     /// What tells it from everything else that is sent.
     key: TraceId,
+    states: Option<States>,
     at: UnixNanos,
     max_bytes: u64,
     /// An id in the file does not keep it from being taken in again.
@@ -163,8 +176,11 @@ struct Write {
 impl Write {
     /// What came of it, and the version of the file that is not to be taken for a new export.
     fn run(self) -> Result<(writeback::Outcome, Option<TraceId>), WriteBackError> {
-        let Write { mode, source, trace_id, key, at, max_bytes, emits_existing } = self;
+        let Write { mode, source, trace_id, key, states, at, max_bytes, emits_existing } = self;
         let (id, at) = (trace_id.to_string(), at.rfc3339());
+        if let Some(states) = states {
+            states.write(&source, trace_id);
+        }
         match mode {
             WriteBackMode::InPlace => {
                 let outcome = write_back(&source, &id, &at, max_bytes)?;
@@ -176,6 +192,32 @@ impl Write {
             }
             // Nothing but the queue knows that it was sent.
             WriteBackMode::Off => Ok((writeback::Outcome::Written, Some(key))),
+        }
+    }
+}
+
+/// What the state files of an export are made from.
+struct States {
+    files: TaskStateConfig,
+    read: ReadOptions,
+    converter: Converter,
+    made_at: UnixNanos,
+}
+
+impl States {
+    /// From the file, which is as it was delivered, or is none of ours any more. They are a service to
+    /// another program: that they fail is worth a word and no more.
+    fn write(self, source: &source::Source, trace_id: TraceId) {
+        let read = ReadOptions { emit_existing: true, ..self.read };
+        let Ok(Export::Fresh(fresh)) = plan::read(&source.path, &read) else { return };
+        if fresh.trace_id != trace_id {
+            return;
+        }
+        let conversion = self.converter.convert(&fresh.plan, trace_id, self.made_at);
+        let written = task_state::write(&self.files, &state::states(&conversion.requests));
+        if let Err(error) = written {
+            let path = source.path.display();
+            tracing::warn!(%path, "no state files: {error}");
         }
     }
 }

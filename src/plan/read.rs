@@ -53,7 +53,15 @@ pub struct Fresh {
 #[derive(Debug)]
 pub enum PlanError {
     Source(SourceError),
-    Onboarding { path: PathBuf, error: OnboardingError },
+    Onboarding {
+        path: PathBuf,
+        error: OnboardingError,
+    },
+    /// It asks for something that the configuration cannot do.
+    Unfit {
+        path: PathBuf,
+        reason: String,
+    },
 }
 
 impl PlanError {
@@ -66,6 +74,7 @@ impl PlanError {
     pub fn may_settle(&self) -> bool {
         match self {
             PlanError::Source(error) => error.is_transient(),
+            PlanError::Unfit { .. } => false,
             PlanError::Onboarding { error, .. } => {
                 matches!(error, OnboardingError::Syntax { .. } | OnboardingError::NotUtf8)
             }
@@ -77,6 +86,7 @@ impl fmt::Display for PlanError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             PlanError::Source(error) => error.fmt(f),
+            PlanError::Unfit { path, reason } => write!(f, "{}: {reason}", path.display()),
             PlanError::Onboarding { path, error } => {
                 // `path:line:column:` is what editors jump to.
                 let position =

@@ -8,6 +8,7 @@ use super::METADATA_FILE;
 use crate::config::values::{ByteSize, HumanDuration};
 use crate::converter::options::SpanOptions;
 use crate::plan::ReadOptions;
+use crate::task_state::TaskStateConfig;
 use crate::writeback::config::WriteBackConfig;
 
 /// Watch directories for exports.
@@ -46,6 +47,8 @@ pub struct ExportDirConfig {
     pub on_existing_trace_id: ExistingTraceId,
     /// What is written into the export afterwards.
     pub write_back: WriteBackConfig,
+    /// State files for a task tracker. Default: none.
+    pub task_state: Option<TaskStateConfig>,
     /// How an export becomes spans.
     pub spans: SpanOptions,
 }
@@ -77,6 +80,7 @@ impl Default for ExportDirConfig {
             project_id: None,
             on_existing_trace_id: ExistingTraceId::Skip,
             write_back: WriteBackConfig::default(),
+            task_state: None,
             spans: SpanOptions::default(),
         }
     }
@@ -134,6 +138,9 @@ impl ExportDirConfig {
         }
         if self.project_id.as_deref().is_some_and(|id| id.trim().is_empty()) {
             at("project_id", "is empty; leave it out to use the export's own".into());
+        }
+        if self.task_state.as_ref().is_some_and(|it| it.directory.as_os_str().is_empty()) {
+            at("task_state.directory", "an empty path".into());
         }
         self.spans.check(&mut |path, message| at(&format!("spans.{path}"), message));
     }

@@ -1,0 +1,119 @@
+//! State files for a task tracker: where it looks for them, and what it finds there.
+
+// Helpers of tests may stop at the first surprise, as tests may.
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use support::exports::{Artifact, ExportBuilder, presets};
+use support::fake_otlp::{FakeOtlp, Protocol};
+use support::workspace::Workspace;
+
+fn pipeline(workspace: &Workspace, server: &FakeOtlp) -> Value {
+    let mut pipeline = workspace.pipeline(server.endpoint(), Protocol::Grpc, Value::Null);
+    let directory = workspace.root().join("tracker");
+    pipeline["receivers"]["export_dir"]["task_state"] = json!({"directory": directory});
+    pipeline
+}
+
+fn documents(directory: &Path) -> BTreeMap<String, Value> {
+    let entries = fs::read_dir(directory).into_iter().flatten().map(|entry| entry.unwrap().path());
+    let files = entries.filter(|path| path.extension().is_some_and(|it| it == "json"));
+    files
+        .map(|path| {
+            let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+            (name, serde_json::from_slice(&fs::read(path).unwrap()).unwrap())
+        })
+        .collect()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[tokio::test]
+async fn every_span_has_a_state_file() {
+    let workspace = Workspace::new();
+    let server = FakeOtlp::builder().start().await;
+    let snapshot = workspace.export("out", &presets::every_status()).snapshot;
+    workspace.configured("once", &pipeline(&workspace, &server)).run().expect_code(0);
+    assert_eq!(snapshot.check_written_back(), [""; 0]);
+
+    let spans = server.spans();
+    let text = |span: &opentelemetry_proto::tonic::trace::v1::Span, key: &str| {
+        let value = span.attributes.iter().find(|it| it.key == key).unwrap().value.clone().unwrap();
+        serde_json::to_value(value).unwrap()["stringValue"].as_str().unwrap().to_owned()
+    };
+    let project = workspace.root().join("tracker").join(text(&spans[0], "project.id"));
+    let (active, completed) = (documents(&project), documents(&project.join("completed")));
+    assert_eq!(active.len() + completed.len(), spans.len());
+    for span in &spans {
+        let id = text(span, "task.id");
+        let is_closed = ["done", "cancelled"].contains(&text(span, "task.status").as_str());
+        let state = if is_closed { &completed[&id] } else { &active[&id] };
+        let keys: Vec<&str> = state.as_object().unwrap().keys().map(String::as_str).collect();
+        assert_eq!(
+            keys,
+            [
+                "task_id",
+                "span_name",
+                "trace_id",
+                "span_id",
+                "parent_span_id",
+                "start_time",
+                "end_time",
+                "attributes",
+                "events",
+                "status",
+                "status_description",
+                "schema_version",
+                "project_id",
+                "created_at"
+            ]
+        );
+        assert_eq!(state["schema_version"], 2);
+        assert_eq!(state["trace_id"], json!(snapshot.trace_id()));
+        assert_eq!(state["span_id"], json!(hex(&span.span_id)));
+        let parent = Some(hex(&span.parent_span_id)).filter(|id| !id.is_empty());
+        assert_eq!(state["parent_span_id"], json!(parent));
+        assert_eq!(state["end_time"].is_null(), !is_closed);
+        assert_eq!(state["events"].as_array().unwrap().len(), span.events.len());
+        assert_eq!(state["attributes"].as_object().unwrap().len(), span.attributes.len());
+        assert_eq!(state["attributes"]["task.id"], json!(id));
+    }
+}
+
+#[tokio::test]
+async fn an_id_that_is_no_file_name_is_refused_and_nothing_is_sent() {
+    let workspace = Workspace::new();
+    let server = FakeOtlp::builder().may_be_unused().start().await;
+    let export = ExportBuilder::new("p").artifact(Artifact::new("../../escape", "dashboard"));
+    let snapshot = workspace.export("out", &export).snapshot;
+    let run = workspace.configured("once", &pipeline(&workspace, &server)).run();
+    run.expect_code(3).expect_said(&["../../escape", "path separator", "onboarding-metadata.json"]);
+    assert_eq!(server.attempts().len(), 0);
+    assert!(snapshot.is_untouched());
+    assert!(!workspace.root().join("tracker").exists());
+
+    // Without state files it is an id like any other.
+    let plain = workspace.pipeline(server.endpoint(), Protocol::Grpc, Value::Null);
+    workspace.configured("once", &plain).run().expect_code(0);
+    assert_eq!(snapshot.check_written_back(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_directory_that_cannot_be_written_costs_a_word() {
+    let workspace = Workspace::new();
+    let server = FakeOtlp::builder().start().await;
+    let snapshot = workspace.export("out", &presets::typical()).snapshot;
+    fs::write(workspace.root().join("tracker"), "a file").unwrap();
+    let run = workspace.configured("once", &pipeline(&workspace, &server)).run();
+    run.expect_code(0).expect_said(&["no state files"]);
+    assert_eq!(snapshot.check_written_back(), [""; 0]);
+}
