@@ -33,7 +33,9 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 use crate::config::LogEncoding;
 use crate::config::values::HumanDuration;
 use crate::exporter::config::Protocol;
+pub use demo::otlp_receiver::OtlpReceiver;
 pub use exit::Exit;
+pub use preview::tree::tree;
 
 /// Turns manifest exports into OTLP traces and writes task_trace_id back.
 #[derive(Debug, Parser)]

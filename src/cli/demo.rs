@@ -4,7 +4,7 @@
 //! bundled export ─▶ temporary directory ─▶ the real pipeline ─gRPC─▶ embedded receiver ─▶ tree
 //! ```
 
-mod otlp_receiver;
+pub(super) mod otlp_receiver;
 
 use std::fs;
 use std::path::Path;

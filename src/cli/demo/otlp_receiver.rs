@@ -19,6 +19,8 @@ use tonic::{Request, Response, Status};
 
 type Received = Arc<Mutex<Vec<ExportTraceServiceRequest>>>;
 
+/// Takes traces, and forgets them when it is dropped.
+#[derive(Debug)]
 pub struct OtlpReceiver {
     address: SocketAddr,
     received: Received,

@@ -12,6 +12,7 @@ const BOLD: Style = Style::new().bold();
 const DIM: Style = Style::new().dimmed();
 const GREEN: Style = AnsiColor::Green.on_default();
 const YELLOW: Style = AnsiColor::Yellow.on_default();
+const RED: Style = AnsiColor::Red.on_default();
 const CYAN: Style = AnsiColor::Cyan.on_default();
 
 pub(super) fn of_preview(preview: &Previewed) -> String {
@@ -52,7 +53,12 @@ fn branches(text: &mut String, parent: &SpanView, indent: &str) {
         let is_last = index + 1 == parent.children.len();
         let (branch, rest) =
             if is_last { ("└── ", "    ") } else { ("├── ", "│   ") };
-        let line = if child.text("task.type") == "task" { task(child) } else { story(child) };
+        let line = match child.name.as_str() {
+            "task.update" => update(child),
+            "gate.result" => gate(child),
+            _ if child.text("task.type") == "task" => task(child),
+            _ => story(child),
+        };
         let _ = writeln!(text, "{DIM}{indent}{branch}{DIM:#}{line}");
         branches(text, child, &format!("{indent}{rest}"));
     }
@@ -62,6 +68,24 @@ fn story(story: &SpanView) -> String {
     let done = story.number("task.subtask_completed");
     let count = story.number("task.subtask_count");
     format!("{BOLD}{}{BOLD:#}  {DIM}{done} of {count} done{DIM:#}", visible(&story.name))
+}
+
+/// What was added after the export, in its order.
+fn update(update: &SpanView) -> String {
+    let status = update.text("task.status");
+    let style = match status {
+        "done" => GREEN,
+        "failed" | "blocked" => RED,
+        _ => YELLOW,
+    };
+    format!("{style}▸ {}{style:#}  {DIM}{}{DIM:#}", visible(status), update.text("task.phase"))
+}
+
+fn gate(gate: &SpanView) -> String {
+    let (mark, style) = if gate.is_ok { ("✔", GREEN) } else { ("✘", RED) };
+    let id = visible(gate.text("gate.id"));
+    let details = [gate.text("task.phase"), gate.text("gate.reason")].join("  ");
+    format!("{style}{mark} gate {id}{style:#}  {DIM}{}{DIM:#}", visible(details.trim_end()))
 }
 
 fn task(task: &SpanView) -> String {
