@@ -209,6 +209,10 @@ fn the_shipped_file_shows_every_option_with_its_default() {
 
     for (path, defaults) in [
         ("receivers.export_dir", json(&ExportDirConfig::default())),
+        ("receivers.gate_results", json(&GateResultsConfig::default())),
+        ("receivers.export_dir.task_state.directory", Json::Null),
+        ("service.grafana_url", Json::Null),
+        ("service.grafana_datasource", json(&Service::default().grafana_datasource)),
         ("processors.redaction", json(&RedactionConfig::default())),
         ("processors.resource", json(&ResourceConfig::default())),
         ("exporters.otlp_grpc", json(&OtlpConfig::default())),
