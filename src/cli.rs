@@ -11,6 +11,7 @@ mod demo;
 mod exec;
 mod exit;
 mod gate;
+mod healthcheck;
 mod logging;
 mod once;
 mod preview;
@@ -79,6 +80,8 @@ enum Command {
     Queue(queue::QueueCommand),
     /// Build everything, start nothing, print every fault
     Validate(validate::Validate),
+    /// Ask a running taskspan whether it is well
+    Healthcheck(healthcheck::Healthcheck),
     /// The whole pipeline on a sample export, against an embedded OTLP receiver
     Demo(demo::Demo),
     /// Print a completion script for a shell
@@ -137,6 +140,7 @@ pub async fn run(cli: Cli) -> Exit {
         Command::Status(command) => command.run(&global).await,
         Command::Queue(command) => command.run().await,
         Command::Validate(command) => command.run(),
+        Command::Healthcheck(command) => command.run().await,
         Command::Demo(command) => command.run(&global).await,
         Command::Completions(command) => command.run(),
     };

@@ -41,8 +41,8 @@ use fault::{Report, unknown};
 use load::Source;
 use node::{Key, Node};
 pub use service::{
-    FileStorageConfig, HealthCheckConfig, LogEncoding, LogsConfig, PipelineConfig, Service,
-    TelemetryConfig,
+    FileStorageConfig, HealthCheckConfig, LogEncoding, LogsConfig, MetricsConfig, PipelineConfig,
+    Service, TelemetryConfig,
 };
 use values::ComponentId;
 
@@ -79,7 +79,6 @@ pub enum ExporterConfig {
     Debug(DebugConfig),
 }
 
-/// Known, and without effect in this version.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum ExtensionConfig {
@@ -225,7 +224,7 @@ impl ExtensionConfig {
     fn read(kind: &str, entry: Entry) -> Option<Self> {
         match kind {
             "file_storage" => entry.read(|_: &FileStorageConfig, _: At| {}).map(Self::FileStorage),
-            "health_check" => entry.read(|_: &HealthCheckConfig, _: At| {}).map(Self::HealthCheck),
+            "health_check" => entry.read(HealthCheckConfig::check).map(Self::HealthCheck),
             _ => entry.refuse(unknown("extension", kind, &["file_storage", "health_check"])),
         }
     }

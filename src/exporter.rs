@@ -27,7 +27,7 @@ use bytes::Bytes;
 use crate::config::ExporterConfig;
 use crate::config::values::ComponentId;
 use crate::signal::Signal;
-pub use classify::Reply;
+pub use classify::{Answer, Reply};
 use config::RetryConfig;
 pub use verify::{NoAnswer, Verifier};
 
@@ -127,12 +127,16 @@ impl Exporter {
     }
 
     /// Sends one encoded request of its signal, once.
-    pub async fn send(&self, request: Bytes) -> Reply {
+    pub async fn send(&self, request: Bytes) -> Answer {
+        let local = |reply: Reply| {
+            let code = if reply == Reply::Accepted { "OK" } else { "FAILED" };
+            Answer { reply, code: code.into() }
+        };
         match &self.sink {
             Sink::Grpc(grpc) => grpc.send(request).await,
             Sink::Http(http) => http.send(request).await,
-            Sink::File(file) => file.send(&request).await,
-            Sink::Debug(debug) => debug.send(&request),
+            Sink::File(file) => local(file.send(&request).await),
+            Sink::Debug(debug) => local(debug.send(&request)),
         }
     }
 }

@@ -20,6 +20,7 @@ pub mod control;
 pub mod converter;
 pub mod exporter;
 pub mod ids;
+pub mod observe;
 pub mod pipeline;
 pub mod plan;
 pub mod queue;

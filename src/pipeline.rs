@@ -36,7 +36,7 @@ use crate::queue::{Destination, Exporters, Location, OpenError, Queue, Ready};
 use crate::receiver::config::ExportDirConfig;
 use crate::receiver::scan::Tidy;
 use crate::receiver::select::Selection;
-use crate::receiver::{self, Candidate};
+use crate::receiver::{self, Candidate, Watching};
 use crate::writeback;
 pub use addition::{Addition, SendError};
 pub use build::PipelineError;
@@ -76,6 +76,7 @@ struct Gates {
     /// What its files are, how they are found, and how they settle.
     config: ExportDirConfig,
     destinations: Vec<Destination>,
+    watching: Arc<Watching>,
 }
 
 /// How a run is told to end.
@@ -120,12 +121,19 @@ struct Source {
     logs: Option<Converter>,
     /// The exporters of all its pipelines.
     destinations: Vec<Destination>,
+    watching: Arc<Watching>,
 }
 
 impl Pipelines {
     /// Where the pipelines send to, for a person.
     pub fn destinations(&self) -> Vec<String> {
         self.exporters.iter().map(Exporter::destination).collect()
+    }
+
+    /// How its receivers are doing, once it runs.
+    pub fn watching(&self) -> Vec<Arc<Watching>> {
+        let exports = self.sources.iter().map(|source| &source.watching);
+        exports.chain(self.gates.iter().map(|gates| &gates.watching)).cloned().collect()
     }
 
     /// Opens the queue for these exporters.
@@ -174,17 +182,17 @@ impl Pipelines {
         }
         let mut upstream = JoinSet::new();
         let traces = gates::Traces::of(&self.sources);
-        for Gates { config, destinations } in self.gates {
+        for Gates { config, destinations, watching } in self.gates {
             let traces = Arc::clone(&traces);
             let intake = gates::GateIntake::new(&config, traces, destinations, &common);
             let intake = |incoming, stop| intake.run(incoming, stop);
-            start(&config, intake, &common, &finish, &mut upstream);
+            start((&config, watching), intake, &common, &finish, &mut upstream);
         }
         for source in self.sources {
-            let config = source.config.clone();
+            let (config, watching) = (source.config.clone(), Arc::clone(&source.watching));
             let intake = intake::Intake::new(source, &common);
             let intake = |incoming, stop| intake.run(incoming, stop);
-            start(&config, intake, &common, &finish, &mut upstream);
+            start((&config, watching), intake, &common, &finish, &mut upstream);
         }
 
         let taken_in = join_all(upstream, &stopping).await;
@@ -217,7 +225,7 @@ fn waive(common: &Common) -> AbortHandle {
 
 /// A receiver and the intake for what it finds.
 fn start<F>(
-    config: &ExportDirConfig,
+    (config, watching): (&ExportDirConfig, Arc<Watching>),
     intake: impl FnOnce(mpsc::Receiver<Candidate>, CancellationToken) -> F,
     common: &Common,
     finish: &CancellationToken,
@@ -241,7 +249,8 @@ fn start<F>(
             Mode::Once => receiver::scan_once(selection, &candidates, tidy).await,
             Mode::Watch | Mode::Job => {
                 let until = receiver::Until { stop, finish };
-                receiver::run(&config, selection, (candidates, tidy, restarts), until).await;
+                let incoming = (candidates, tidy, restarts);
+                receiver::run(&config, selection, incoming, (until, watching)).await;
             }
         }
         Ok(())

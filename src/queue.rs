@@ -90,6 +90,17 @@ pub struct Destination {
     pub required: bool,
 }
 
+/// What one exporter has before it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LaneFigures {
+    pub exporter: String,
+    /// Exports that wait for it.
+    pub items: usize,
+    /// Of requests that wait for it, or that it refused.
+    pub bytes: u64,
+    pub capacity: u64,
+}
+
 /// What became of an export that was offered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Accepted {
@@ -311,6 +322,16 @@ impl Queue {
     /// The files of the exports that wait for their write-back, and all that comes before it.
     pub fn waiting(&self) -> Vec<PathBuf> {
         self.state().waiting(&[])
+    }
+
+    /// When the oldest of them was taken in.
+    pub fn oldest(&self) -> Option<UnixNanos> {
+        self.state().oldest()
+    }
+
+    /// What each exporter has before it.
+    pub fn lanes(&self) -> Vec<LaneFigures> {
+        self.state().lanes()
     }
 
     /// The same, and those that wait for one of these exporters.

@@ -17,9 +17,10 @@ pub mod settle;
 mod mount;
 mod watch;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch as watch_channel};
@@ -49,6 +50,18 @@ pub async fn scan_once(selection: Selection, candidates: &mpsc::Sender<Candidate
     receiver.look(Hint::Everything, candidates).await;
 }
 
+/// How a receiver is doing, for whoever wants to know.
+#[derive(Debug, Default)]
+pub struct Watching {
+    pub scans: AtomicU64,
+    /// Times that events were lost, which a scan of everything makes up for.
+    pub overflows: AtomicU64,
+    /// It looks by itself, because no events come.
+    pub is_polling: AtomicBool,
+    /// Directories that cannot be looked into.
+    pub unreadable: Mutex<BTreeSet<PathBuf>>,
+}
+
 /// How long to watch.
 #[derive(Clone, Debug)]
 pub struct Until {
@@ -62,7 +75,7 @@ pub async fn run(
     config: &ExportDirConfig,
     selection: Selection,
     (candidates, tidy, mut restarts): (mpsc::Sender<Candidate>, Tidy, watch_channel::Receiver<u64>),
-    until: Until,
+    (until, watching): (Until, Arc<Watching>),
 ) {
     let Until { stop, finish } = until;
     let selection = Arc::new(selection);
@@ -81,6 +94,7 @@ pub async fn run(
     loop {
         receiver.look(hint, &candidates).await;
         let poll = receiver.poll_interval(config);
+        receiver.tell(&watching, poll.is_some());
         hint = tokio::select! {
             biased;
             () = stop.cancelled() => return,
@@ -88,7 +102,12 @@ pub async fn run(
                 receiver.look(Hint::Everything, &candidates).await;
                 return;
             }
-            hint = incoming.next() => hint,
+            hint = incoming.next() => {
+                if hint == Hint::Everything {
+                    watching.overflows.fetch_add(1, Ordering::Relaxed);
+                }
+                hint
+            }
             // The queue lost what it held: every export without an id is new again.
             Ok(()) = restarts.changed() => {
                 receiver.seen.clear();
@@ -111,6 +130,13 @@ impl Receiver {
     fn new(selection: Arc<Selection>, watcher: Option<Watcher>, tidy: Tidy) -> Receiver {
         let scanner = Scanner::watching(selection, watcher, Some(tidy));
         Receiver { scanner: Some(scanner), seen: HashMap::new() }
+    }
+
+    fn tell(&self, watching: &Watching, is_polling: bool) {
+        watching.scans.fetch_add(1, Ordering::Relaxed);
+        watching.is_polling.store(is_polling, Ordering::Relaxed);
+        let closed = self.scanner.as_ref().map(|it| it.closed().clone()).unwrap_or_default();
+        *watching.unreadable.lock().unwrap_or_else(PoisonError::into_inner) = closed;
     }
 
     /// Scans what the hint speaks of and hands over what is new there.

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::exit::Failure;
 use crate::config::{Fault, Faults};
 use crate::control::Server;
+use crate::observe::Observe;
 use crate::pipeline::event::Observer;
 use crate::pipeline::{Mode, Orders, Pipelines};
 use crate::queue::{Location, Ready};
@@ -39,6 +40,7 @@ pub struct Session {
     ready: Ready,
     /// Where others can ask about the queue.
     directory: Option<PathBuf>,
+    observe: Option<Observe>,
 }
 
 impl Session {
@@ -64,7 +66,7 @@ impl Session {
         match opened {
             Ok(ready) => {
                 tell(&ready);
-                Ok(Session { pipelines, ready, directory })
+                Ok(Session { pipelines, ready, directory, observe: None })
             }
             Err(reason) if on_trouble == OnTrouble::GoWithout => {
                 tracing::warn!("this run keeps its queue in memory: {reason}");
@@ -81,7 +83,12 @@ impl Session {
     pub fn in_memory(pipelines: Pipelines) -> Result<Session, Failure> {
         let ready =
             pipelines.open_queue(Location::Memory, Mode::Once).map_err(anyhow::Error::from)?;
-        Ok(Session { pipelines, ready, directory: None })
+        Ok(Session { pipelines, ready, directory: None, observe: None })
+    }
+
+    /// Has these servers tell of it while it runs.
+    pub fn observed_by(&mut self, observe: Observe) {
+        self.observe = Some(observe);
     }
 
     pub fn destinations(&self) -> Vec<String> {
@@ -106,8 +113,15 @@ impl Session {
         });
         let control =
             server.map(|server| tokio::spawn(server.run(queue.clone(), finished.clone())));
+        let servers = self.observe.map(|observe| {
+            let watching = self.pipelines.watching();
+            observe.serve(queue.clone(), watching, orders.stop.clone(), &finished)
+        });
         let result = self.pipelines.run(queue, mode, observer, orders).await;
         finished.cancel();
+        if let Some(servers) = servers {
+            servers.join_all().await;
+        }
         if let Some(control) = control {
             let _ = control.await;
         }

@@ -43,6 +43,22 @@ pub struct PipelineConfig {
 #[serde(deny_unknown_fields, default)]
 pub struct TelemetryConfig {
     pub logs: LogsConfig,
+    /// Default: not set, which serves none.
+    pub metrics: Option<MetricsConfig>,
+}
+
+/// Metrics of the program in the text format of Prometheus, on `/metrics`, and a page for people on `/`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MetricsConfig {
+    /// host:port. Default: 127.0.0.1:8888.
+    pub address: String,
+}
+
+impl Default for MetricsConfig {
+    fn default() -> Self {
+        Self { address: "127.0.0.1:8888".into() }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,6 +107,11 @@ impl Service {
         {
             at("grafana_url", message);
         }
+        if let Some(metrics) = &self.telemetry.metrics {
+            check_address(&metrics.address, &mut |message| {
+                at("telemetry.metrics.address", message)
+            });
+        }
         let level = &self.telemetry.logs.level;
         if !Self::LEVELS.iter().any(|known| known.eq_ignore_ascii_case(level)) {
             let message = super::fault::unknown("level", level, &Self::LEVELS);
@@ -113,10 +134,39 @@ pub struct FileStorageConfig {
 pub struct HealthCheckConfig {
     /// host:port. Default: 127.0.0.1:13133.
     pub endpoint: String,
+    /// Where it answers. Default: /.
+    pub path: String,
+    /// How long an export may wait for its delivery before that counts as unhealthy. More than 0.
+    /// Default: 5m.
+    pub unhealthy_after: HumanDuration,
+}
+
+impl HealthCheckConfig {
+    /// Reports what is out of range: key path, message.
+    pub fn check(&self, at: &mut dyn FnMut(&str, String)) {
+        check_address(&self.endpoint, &mut |message| at("endpoint", message));
+        if !self.path.starts_with('/') {
+            at("path", "has to begin with /".into());
+        }
+        if self.unhealthy_after.is_zero() {
+            at("unhealthy_after", "has to be more than 0".into());
+        }
+    }
+}
+
+fn check_address(address: &str, at: &mut dyn FnMut(String)) {
+    let port = address.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
+    if !matches!(port, Some(Ok(_))) {
+        at("has to be host:port".into());
+    }
 }
 
 impl Default for HealthCheckConfig {
     fn default() -> Self {
-        Self { endpoint: "127.0.0.1:13133".into() }
+        Self {
+            endpoint: "127.0.0.1:13133".into(),
+            path: "/".into(),
+            unhealthy_after: HumanDuration::from_secs(300),
+        }
     }
 }

@@ -139,7 +139,6 @@ fn what_is_odd_is_a_warning() {
     assert_eq!(
         warnings,
         "p:6:3: `debug` is defined and never used\n\
-         p:13:14: `health_check` is accepted, has no effect in this version\n\
          p:13:30: `file_storage/x` is defined and never used"
     );
     assert_eq!(config.extensions.len(), 2);
@@ -221,6 +220,7 @@ fn the_shipped_file_shows_every_option_with_its_default() {
         ("extensions.file_storage", json(&FileStorageConfig::default())),
         ("extensions.health_check", json(&HealthCheckConfig::default())),
         ("service.shutdown_timeout", json(&Service::default().shutdown_timeout)),
+        ("service.telemetry.metrics", json(&MetricsConfig::default())),
         ("service.telemetry", json(&TelemetryConfig::default())),
     ] {
         shows(&root, path, &defaults);

@@ -75,13 +75,6 @@ impl<'a> Wiring<'a> {
                 }
             }
         }
-        for (key, _) in entries(self.root, "extensions") {
-            let used = self.used.contains(&("extensions", key.text.as_str()));
-            if used && !is_kind(&key.text, "file_storage") {
-                let message = format!("`{}` is accepted, has no effect in this version", key.text);
-                self.report.warn(&key.mark, message);
-            }
-        }
     }
 
     fn references(&mut self, section: &'static str, ids: &'a [Node]) {

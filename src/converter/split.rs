@@ -8,7 +8,9 @@ use bytes::Bytes;
 use opentelemetry_proto::tonic::common::v1::InstrumentationScope;
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use prost::Message;
-use prost::encoding::encoded_len_varint;
+use prost::encoding::{
+    DecodeContext, WireType, decode_key, decode_varint, encoded_len_varint, skip_field,
+};
 
 use super::request::{Logs, Request, Traces};
 use crate::signal::Signal;
@@ -65,6 +67,30 @@ fn halved<R: Request>(encoded: &[u8]) -> Option<(Bytes, Bytes)> {
     Some((first.encode_to_vec().into(), second.encode_to_vec().into()))
 }
 
+/// How many records an encoded request holds. Both signals nest alike, so this walks over them
+/// without decoding them.
+pub fn count(encoded: &[u8]) -> u64 {
+    /// Groups are field 1 of a request; in them scopes are field 2, and in these records.
+    const PATH: [u32; 3] = [1, 2, 2];
+    fn walk(mut buffer: &[u8], path: &[u32]) -> Option<u64> {
+        let Some((field, rest)) = path.split_first() else { return Some(1) };
+        let mut found = 0;
+        while !buffer.is_empty() {
+            let (tag, wire_type) = decode_key(&mut buffer).ok()?;
+            if tag == *field && wire_type == WireType::LengthDelimited {
+                let len = usize::try_from(decode_varint(&mut buffer).ok()?).ok()?;
+                let (inner, after) = buffer.split_at_checked(len)?;
+                found += walk(inner, rest)?;
+                buffer = after;
+            } else {
+                skip_field(wire_type, tag, &mut buffer, DecodeContext::default()).ok()?;
+            }
+        }
+        Some(found)
+    }
+    walk(encoded, &PATH).unwrap_or_default()
+}
+
 /// A record as it stands within its list: tag, length, content.
 fn framed_len(record: &impl Message) -> usize {
     let len = record.encoded_len();
@@ -99,7 +125,9 @@ mod tests {
             let expected: Vec<u32> = (0..u32::try_from(spans.len()).expect("few")).collect();
             let (resource, scope) = Default::default();
             let requests: Vec<Traces> = split(&resource, &scope, spans, max);
-            prop_assert_eq!(numbers(&requests), expected);
+            prop_assert_eq!(numbers(&requests), expected.clone());
+            let counts = requests.iter().map(|request| count(&request.encode_to_vec()));
+            prop_assert_eq!(counts.sum::<u64>(), expected.len() as u64);
             for request in &requests {
                 prop_assert!(request.encoded_len() as u64 <= max);
                 let group = &request.resource_spans[0];

@@ -11,7 +11,7 @@ use tonic::metadata::{Ascii, MetadataKey, MetadataMap, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{ConnectError, Request, Status};
 
-use super::classify::{self, Delivery, Reply};
+use super::classify::{self, Answer, Delivery, Reply};
 use super::config::{Compression, OtlpConfig};
 use super::{BuildError, USER_AGENT, causes, chain, endpoint, tls};
 use crate::signal::Signal;
@@ -66,16 +66,27 @@ impl Grpc {
         self.destination.clone()
     }
 
-    pub async fn send(&self, body: Bytes) -> Reply {
+    pub async fn send(&self, body: Bytes) -> Answer {
         // The deadline stands here and not in the channel alone: a peer that accepts a connection
         // and never speaks HTTP/2 would hold `ready` for ever.
         match tokio::time::timeout(self.timeout, self.call(body)).await {
-            Ok(Ok(answer)) => classify::acknowledgement(&answer),
-            Ok(Err(status)) => classified(&status),
-            Err(_) => Reply::Retry {
-                reason: format!("no answer within {:?}", self.timeout),
-                after: None,
-                delivery: Delivery::InDoubt,
+            Ok(Ok(answer)) => {
+                Answer { reply: classify::acknowledgement(&answer), code: "OK".into() }
+            }
+            Ok(Err(status)) => Answer {
+                reply: classified(&status),
+                code: match status.source() {
+                    Some(_) => "connection".into(),
+                    None => classify::grpc_name(status.code()).into(),
+                },
+            },
+            Err(_) => Answer {
+                reply: Reply::Retry {
+                    reason: format!("no answer within {:?}", self.timeout),
+                    after: None,
+                    delivery: Delivery::InDoubt,
+                },
+                code: "timeout".into(),
             },
         }
     }

@@ -15,7 +15,7 @@ use hyper_util::client::legacy::{self, connect::HttpConnector};
 use hyper_util::rt::TokioExecutor;
 use prost::Message;
 
-use super::classify::{self, Delivery, Reply};
+use super::classify::{self, Answer, Delivery, Reply};
 use super::config::{Compression, OtlpConfig, TlsConfig};
 use super::{BuildError, USER_AGENT, chain, endpoint, tls};
 use crate::signal::Signal;
@@ -63,29 +63,39 @@ impl Http {
         self.destination.clone()
     }
 
-    pub async fn send(&self, body: Bytes) -> Reply {
-        tokio::time::timeout(self.timeout, self.post(body)).await.unwrap_or_else(|_| Reply::Retry {
-            reason: format!("no answer within {:?}", self.timeout),
-            after: None,
-            delivery: Delivery::InDoubt,
+    pub async fn send(&self, body: Bytes) -> Answer {
+        let sent = tokio::time::timeout(self.timeout, self.post(body)).await;
+        sent.unwrap_or_else(|_| Answer {
+            reply: Reply::Retry {
+                reason: format!("no answer within {:?}", self.timeout),
+                after: None,
+                delivery: Delivery::InDoubt,
+            },
+            code: "timeout".into(),
         })
     }
 
-    async fn post(&self, body: Bytes) -> Reply {
+    async fn post(&self, body: Bytes) -> Answer {
         let body = if self.gzip { gzipped(&body) } else { body };
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.url.clone();
         *request.headers_mut() = self.headers.clone();
         match self.client.request(request).await {
-            Ok(response) => answer(self.signal, response).await,
-            Err(error) => Reply::Retry {
-                reason: chain(&error),
-                after: None,
-                delivery: match error.is_connect() {
-                    true => Delivery::NotDelivered,
-                    false => Delivery::InDoubt,
+            Ok(response) => {
+                let code = response.status().as_u16().to_string().into();
+                Answer { reply: answer(self.signal, response).await, code }
+            }
+            Err(error) => Answer {
+                reply: Reply::Retry {
+                    reason: chain(&error),
+                    after: None,
+                    delivery: match error.is_connect() {
+                        true => Delivery::NotDelivered,
+                        false => Delivery::InDoubt,
+                    },
                 },
+                code: "connection".into(),
             },
         }
     }

@@ -1,6 +1,7 @@
 //! Components from the configuration: every one is built before any is started.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use indexmap::IndexMap;
 
@@ -62,6 +63,7 @@ impl Pipelines {
                         gates.push(Gates {
                             config: with_absolute_directories(&results.watching()),
                             destinations: destinations.clone(),
+                            watching: Arc::default(),
                         });
                         continue;
                     }
@@ -72,6 +74,7 @@ impl Pipelines {
                     converter: converter(config, pipeline, dir, otel, &mut errors),
                     logs: None,
                     destinations: destinations.clone(),
+                    watching: Arc::default(),
                 };
                 for (_, logs) in pipelines(config, Signal::Logs) {
                     if logs.receivers.contains(receiver) {

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use tokio::task::JoinSet;
 
 use super::claims::{Claims, Turn};
-use super::event::{Event, Observer};
+use super::event::{Answered, Event, Observer};
 use super::prove::{Proof, Prover};
 use super::reach::Reach;
 use super::stop::{Stopped, Stopping};
@@ -24,7 +24,7 @@ use crate::clock::UnixNanos;
 use crate::converter::{rework, split};
 use crate::exporter::classify::Delivery as Arrival;
 use crate::exporter::retry::Retry;
-use crate::exporter::{Exporter, Reply};
+use crate::exporter::{Answer, Exporter, Reply};
 use crate::queue::{Lease, Lost, Queue, Rejection, RejectionKind};
 
 /// What was made longer ago than this is sent as of now, if nothing of it was sent before: a
@@ -213,7 +213,9 @@ impl Deliverer {
                 return Ok(());
             };
             lease.begin().await?;
-            match self.exporter.send(request.clone()).await {
+            let answer = self.exporter.send(request.clone()).await;
+            self.tell(&answer, &request);
+            match answer.reply {
                 Reply::Accepted => self.acknowledged(lease, None).await?,
                 Reply::Partial { rejected, message } => {
                     let lost = (rejected > 0).then(|| {
@@ -241,6 +243,23 @@ impl Deliverer {
             self.reach.is_up();
             retry = Retry::new(&self.exporter.retry);
         }
+    }
+
+    fn tell(&self, answer: &Answer, request: &[u8]) {
+        (self.observer)(&Event::Answered {
+            exporter: self.exporter.id.clone(),
+            signal: self.exporter.signal,
+            code: answer.code.clone(),
+            outcome: match &answer.reply {
+                Reply::Accepted => Answered::Accepted,
+                Reply::Partial { rejected, .. } => {
+                    Answered::Partly(u64::try_from(*rejected).unwrap_or_default())
+                }
+                Reply::Retry { .. } | Reply::TooLarge { .. } => Answered::Failed,
+                Reply::Refused { .. } => Answered::Rejected,
+            },
+            records: split::count(request),
+        });
     }
 
     async fn wait(

@@ -1,11 +1,13 @@
 //! What happens to exports, for whoever wants to know: the log, a progress line, a summary.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::ids::TraceId;
 use crate::queue::Health;
+use crate::signal::Signal;
 use crate::text::visible;
 
 /// Called by every stage, at once and from any thread.
@@ -20,7 +22,24 @@ pub enum Event {
     /// Something odd that did not stop it.
     Odd { path: PathBuf, warning: String },
     /// It is in the queue.
-    Accepted { path: PathBuf, trace_id: TraceId, spans: usize, requests: usize },
+    Accepted {
+        path: PathBuf,
+        trace_id: TraceId,
+        spans: usize,
+        requests: usize,
+        /// How long it took to make the requests.
+        conversion: Duration,
+    },
+    /// An exporter's endpoint answered a request, or did not.
+    Answered {
+        exporter: String,
+        signal: Signal,
+        /// See [`Answer`](crate::exporter::Answer).
+        code: Cow<'static, str>,
+        outcome: Answered,
+        /// Spans or log records.
+        records: u64,
+    },
     /// A request of it was acknowledged by an exporter.
     Acknowledged { trace_id: TraceId },
     /// An exporter's endpoint stopped taking requests.
@@ -30,7 +49,15 @@ pub enum Event {
     /// The server took a request but had something to say about it.
     Remark { path: PathBuf, exporter: String, rejected: i64, message: String },
     /// Everything was acknowledged and the file carries the id (or is not to carry one).
-    Done { path: PathBuf, trace_id: TraceId, project_id: String, spans: usize, written: bool },
+    Done {
+        path: PathBuf,
+        trace_id: TraceId,
+        project_id: String,
+        spans: usize,
+        written: bool,
+        /// Since it was taken in.
+        took: Duration,
+    },
     /// What was added to the trace of an export was acknowledged.
     Added { path: PathBuf, trace_id: TraceId, spans: usize },
     /// Everything was acknowledged, but the file has been replaced or removed since.
@@ -52,6 +79,18 @@ pub enum Event {
     },
 }
 
+/// What an answer came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answered {
+    Accepted,
+    /// But for so many records.
+    Partly(u64),
+    /// For now.
+    Failed,
+    /// For good.
+    Rejected,
+}
+
 impl Event {
     /// Writes the event to the log: INFO one line an export, WARN nothing lost, ERROR a person is
     /// needed.
@@ -66,9 +105,10 @@ impl Event {
             Event::Odd { path, warning } => {
                 tracing::warn!(path = %path.display(), "{}", visible(warning));
             }
-            Event::Accepted { path, trace_id, spans, requests } => {
+            Event::Accepted { path, trace_id, spans, requests, .. } => {
                 tracing::debug!(path = %path.display(), %trace_id, spans, requests, "export accepted");
             }
+            Event::Answered { .. } => {}
             Event::Acknowledged { trace_id } => tracing::trace!(%trace_id, "request acknowledged"),
             Event::Down { exporter, destination, reason } => {
                 tracing::warn!(
@@ -91,7 +131,7 @@ impl Event {
                 let path = path.display();
                 tracing::error!(%path, exporter, rejected, "the server rejected a part: {}", visible(message));
             }
-            Event::Done { path, trace_id, project_id, spans, written } => {
+            Event::Done { path, trace_id, project_id, spans, written, .. } => {
                 let path = path.display();
                 tracing::info!(%path, %trace_id, project_id, spans, written, "export emitted");
             }
@@ -179,6 +219,7 @@ impl Tally {
             Event::Health { .. }
             | Event::Rejected { required: false, .. }
             | Event::Odd { .. }
+            | Event::Answered { .. }
             | Event::Acknowledged { .. }
             | Event::Down { .. }
             | Event::Up { .. }

@@ -8,7 +8,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -60,7 +60,7 @@ struct Shared {
 
 /// What one look at a file came to.
 enum Seen {
-    Ready { delivery: Box<Delivery>, warnings: Vec<String> },
+    Ready { delivery: Box<Delivery>, warnings: Vec<String>, conversion: Duration },
     AlreadyEmitted,
     Refused(PlanError),
     Later(Look),
@@ -68,7 +68,7 @@ enum Seen {
 
 impl Intake {
     pub(super) fn new(source: super::Source, common: &Common) -> Intake {
-        let super::Source { config, converter, logs, destinations } = source;
+        let super::Source { config, converter, logs, destinations, .. } = source;
         let Common { queue, claims, observer, mode, .. } = common.clone();
         let shared = Shared {
             directories: config.directories.clone(),
@@ -226,7 +226,7 @@ impl Shared {
         if turn == Turn::Emitted {
             return Seen::AlreadyEmitted;
         }
-        let made_at = UnixNanos::now();
+        let (made_at, started) = (UnixNanos::now(), Instant::now());
         let conversion = self.converter.convert(&fresh.plan, fresh.trace_id, made_at);
         if self.makes_state_files
             && let Err(error) = task_state::check(&state::states(&conversion.requests))
@@ -250,7 +250,7 @@ impl Shared {
             logs: encoded(&logs.unwrap_or_default()),
             write_back: self.write_back,
         };
-        Seen::Ready { delivery: Box::new(delivery), warnings }
+        Seen::Ready { delivery: Box::new(delivery), warnings, conversion: started.elapsed() }
     }
 
     /// A directory on the way may have become a link since the scan.
@@ -283,12 +283,13 @@ impl Shared {
                 (self.observer)(&Event::Refused { path, reason: error.to_string() });
             }
             Seen::Later(_) => {}
-            Seen::Ready { delivery, warnings } => {
+            Seen::Ready { delivery, warnings, conversion } => {
                 let event = Event::Accepted {
                     path: path.clone(),
                     trace_id: delivery.trace_id,
                     spans: delivery.span_count,
                     requests: delivery.requests.len(),
+                    conversion,
                 };
                 let accepted = self.queue.accept(&delivery, &self.destinations).await;
                 if !self.queue.holds(delivery.trace_id) {

@@ -13,7 +13,8 @@ use std::path::PathBuf;
 
 use super::journal::Generation;
 use super::record::{Head, Item, Record, Seq, State as ItemState};
-use super::{Accepted, Delivery, Destination, Exporters, Outcome};
+use super::{Accepted, Delivery, Destination, Exporters, LaneFigures, Outcome};
+use crate::clock::UnixNanos;
 use crate::ids::TraceId;
 
 /// How many delivered exports are remembered: a file that was read just before its id was written
@@ -201,6 +202,21 @@ impl State {
         let entries = self.entries.values().filter(waits);
         let held = entries.map(|entry| entry.record.head.source.path.clone());
         held.chain(self.lost.iter().cloned()).collect()
+    }
+
+    pub fn oldest(&self) -> Option<UnixNanos> {
+        let waits = |entry: &&Entry| !entry.is_settled() && self.concerns(&entry.record);
+        self.entries.values().filter(waits).map(|entry| entry.record.head.first_seen).min()
+    }
+
+    pub fn lanes(&self) -> Vec<LaneFigures> {
+        let figures = |(exporter, lane): (&String, &Lane)| LaneFigures {
+            exporter: exporter.clone(),
+            items: lane.unfinished,
+            bytes: lane.bytes,
+            capacity: lane.capacity,
+        };
+        self.lanes.iter().map(figures).collect()
     }
 
     /// What has to be taken in first, for a delivery to have room: the exporter that has too

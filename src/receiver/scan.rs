@@ -85,6 +85,11 @@ impl Scanner {
         self.watcher.is_some() && !self.has_silent
     }
 
+    /// Directories that could not be looked into.
+    pub fn closed(&self) -> &BTreeSet<PathBuf> {
+        &self.closed
+    }
+
     /// One look at everything.
     pub fn scan_all(&mut self) -> Found {
         self.scan(&Hint::Everything)
@@ -96,6 +101,7 @@ impl Scanner {
         let roots = selection.roots();
         match hint {
             Hint::Everything => {
+                self.closed.retain(|directory| directory.is_dir());
                 for root in roots {
                     self.scan_root(root, &mut found);
                 }

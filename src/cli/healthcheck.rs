@@ -1,0 +1,58 @@
+//! `taskspan healthcheck`: a probe for images that have no shell.
+
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use bytes::Bytes;
+use clap::Args;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::header::HOST;
+use hyper::{Request, Uri};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+use super::Exit;
+use super::exit::Failure;
+
+#[derive(Debug, Args)]
+pub struct Healthcheck {
+    /// Where the health_check extension answers; /live and /ready are there, too
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:13133/")]
+    url: Uri,
+}
+
+/// More than this no probe waits.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// More of an answer than this is not shown.
+const MAX_ANSWER_BYTES: usize = 64 * 1024;
+
+impl Healthcheck {
+    pub async fn run(self) -> Result<Exit, Failure> {
+        let asked = tokio::time::timeout(TIMEOUT, ask(&self.url)).await;
+        let url = &self.url;
+        let (status, body) = asked
+            .map_err(|_| anyhow::anyhow!("{url}: no answer within {TIMEOUT:?}"))?
+            .with_context(|| url.to_string())?;
+        super::print(&body)?;
+        Ok(if status == 200 { Exit::Done } else { Exit::NotDelivered })
+    }
+}
+
+async fn ask(url: &Uri) -> anyhow::Result<(u16, String)> {
+    let Some(authority) = url.authority().filter(|_| url.scheme_str() == Some("http")) else {
+        bail!("has to begin with http://host:port");
+    };
+    let stream = TcpStream::connect((authority.host(), authority.port_u16().unwrap_or(80))).await?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    // It ends with the answer.
+    tokio::spawn(async move { drop(connection.await) });
+    let path = url.path_and_query().map_or("/", |path| path.as_str());
+    let request = Request::get(path).header(HOST, authority.as_str()).body(Empty::<Bytes>::new())?;
+    let response = sender.send_request(request).await?;
+    let status = response.status().as_u16();
+    let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await;
+    let body = body.map_err(|error| anyhow::anyhow!(error))?.to_bytes();
+    Ok((status, String::from_utf8_lossy(&body).into_owned()))
+}

@@ -1,0 +1,176 @@
+//! What the program says of itself over HTTP: whether it is well, its figures, a page for people.
+//!
+//! ```text
+//! events ──────────▶ metrics ─┐
+//! queue, receivers ───────────┼─▶ 127.0.0.1:8888   /metrics, /
+//!                └─▶ health ──┴─▶ 127.0.0.1:13133  /, /live, /ready
+//! ```
+
+mod health;
+mod metrics;
+mod server;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::UnixNanos;
+use crate::config::{Config, ExtensionConfig, HealthCheckConfig};
+use crate::pipeline::event::Event;
+use crate::queue::Queue;
+use crate::receiver::Watching;
+use health::Facts;
+pub use metrics::Metrics;
+use server::Page;
+
+/// Both servers, bound and not answering yet.
+#[derive(Debug)]
+pub struct Observe {
+    metrics: Arc<Metrics>,
+    metrics_listener: Option<TcpListener>,
+    health: Option<(HealthCheckConfig, TcpListener)>,
+}
+
+/// An address that cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[error("{what} cannot listen on {address}: {source}")]
+pub struct BindError {
+    what: &'static str,
+    address: String,
+    source: std::io::Error,
+}
+
+/// What the servers look at when they are asked.
+struct Subject {
+    queue: Queue,
+    watching: Vec<Arc<Watching>>,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+    started: Instant,
+    since: UnixNanos,
+}
+
+impl Observe {
+    /// Binds what the configuration asks for.
+    ///
+    /// # Errors
+    /// An address is taken, say.
+    pub async fn bind(config: &Config) -> Result<Observe, BindError> {
+        let metrics_listener = match &config.service.telemetry.metrics {
+            Some(metrics) => Some(bind("service.telemetry.metrics", &metrics.address).await?),
+            None => None,
+        };
+        let mut used = config.service.extensions.iter().filter_map(|id| config.extensions.get(id));
+        let health = used.find_map(|extension| match extension {
+            ExtensionConfig::HealthCheck(health) => Some(health.clone()),
+            ExtensionConfig::FileStorage(_) => None,
+        });
+        let health = match health {
+            Some(health) => {
+                let listener = bind("health_check", &health.endpoint).await?;
+                Some((health, listener))
+            }
+            None => None,
+        };
+        Ok(Observe { metrics: Arc::new(Metrics::new()), metrics_listener, health })
+    }
+
+    /// Where metrics and health are served.
+    pub fn addresses(&self) -> (Option<SocketAddr>, Option<SocketAddr>) {
+        let of = |listener: &TcpListener| listener.local_addr().ok();
+        let health = self.health.as_ref().and_then(|(_, listener)| of(listener));
+        (self.metrics_listener.as_ref().and_then(of), health)
+    }
+
+    /// Takes an event into account.
+    pub fn listener(&self) -> impl Fn(&Event) + Send + Sync + use<> {
+        let metrics = Arc::clone(&self.metrics);
+        move |event| metrics.observe(event)
+    }
+
+    /// Answers until `finished`. `stop`: the program is asked to stop.
+    pub fn serve(
+        self,
+        queue: Queue,
+        watching: Vec<Arc<Watching>>,
+        stop: CancellationToken,
+        finished: &CancellationToken,
+    ) -> JoinSet<()> {
+        let Observe { metrics, metrics_listener, health } = self;
+        let (started, since) = (Instant::now(), UnixNanos::now());
+        let subject = Arc::new(Subject { queue, watching, metrics, stop, started, since });
+        let mut servers = JoinSet::new();
+        if let Some(listener) = metrics_listener {
+            let subject = Arc::clone(&subject);
+            let answer = move |path: &str| match path {
+                "/metrics" => subject.metrics_page(),
+                _ => Page::not_found(),
+            };
+            servers.spawn(server::serve(listener, Arc::new(answer), finished.clone()));
+        }
+        if let Some((config, listener)) = health {
+            let answer = move |path: &str| match path {
+                path if path == config.path => subject.health(config.unhealthy_after.0),
+                "/live" => subject.live(),
+                "/ready" => subject.ready(),
+                _ => Page::not_found(),
+            };
+            servers.spawn(server::serve(listener, Arc::new(answer), finished.clone()));
+        }
+        servers
+    }
+}
+
+impl Subject {
+    fn facts(&self) -> Facts {
+        let now = UnixNanos::now();
+        let age = |since: UnixNanos| Duration::from_nanos(now.0.saturating_sub(since.0));
+        let unreadable = self.watching.iter().flat_map(|watching| {
+            let closed = watching.unreadable.lock();
+            closed.unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+        });
+        Facts {
+            oldest: self.queue.oldest().map(age),
+            queue: self.queue.health().borrow().clone(),
+            unreadable: unreadable.collect(),
+            has_looked: self.watching.iter().all(|it| it.scans.load(Ordering::Relaxed) > 0),
+            is_stopping: self.stop.is_cancelled(),
+        }
+    }
+
+    fn page(&self, reasons: &[String]) -> Page {
+        let body = health::body(reasons, self.since, self.started.elapsed());
+        Page::json(if reasons.is_empty() { 200 } else { 503 }, &body)
+    }
+
+    fn health(&self, unhealthy_after: Duration) -> Page {
+        self.page(&self.facts().unhealthy(unhealthy_after))
+    }
+
+    /// It answers, so it lives.
+    fn live(&self) -> Page {
+        self.page(&[])
+    }
+
+    fn ready(&self) -> Page {
+        self.page(&self.facts().unready())
+    }
+
+    fn metrics_page(&self) -> Page {
+        let watching = self.watching.iter().map(AsRef::as_ref);
+        let text = self.metrics.text(&self.queue, watching, self.started.elapsed());
+        Page::new(200, "text/plain; version=0.0.4; charset=utf-8", text)
+    }
+}
+
+async fn bind(what: &'static str, address: &str) -> Result<TcpListener, BindError> {
+    // As the Collector reads it: any address of this machine.
+    let full = if address.starts_with(':') { format!("0.0.0.0{address}") } else { address.into() };
+    let address = address.to_owned();
+    TcpListener::bind(&full).await.map_err(|source| BindError { what, address, source })
+}

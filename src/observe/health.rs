@@ -1,0 +1,111 @@
+//! Whether all is well: pure.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::clock::UnixNanos;
+use crate::queue::Health;
+
+/// What health is judged by.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// How long the oldest export has waited for its delivery.
+    pub oldest: Option<Duration>,
+    pub queue: Health,
+    /// Watched directories that cannot be looked into.
+    pub unreadable: BTreeSet<PathBuf>,
+    /// Every receiver has scanned its directories once.
+    pub has_looked: bool,
+    pub is_stopping: bool,
+}
+
+impl Facts {
+    /// Why a person should look; nothing when all is well.
+    pub fn unhealthy(&self, unhealthy_after: Duration) -> Vec<String> {
+        let mut reasons = Vec::new();
+        if let Some(age) = self.oldest.filter(|age| *age > unhealthy_after) {
+            let seconds =
+                |it: Duration| humantime::format_duration(Duration::from_secs(it.as_secs()));
+            let (age, limit) = (seconds(age), humantime::format_duration(unhealthy_after));
+            reasons.push(format!(
+                "an export has waited for its delivery for {age}, more than {limit} \
+                 (`taskspan queue list`)"
+            ));
+        }
+        if let Health::Failing(reason) = &self.queue {
+            reasons.push(reason.clone());
+        }
+        for directory in &self.unreadable {
+            reasons.push(format!("{}: cannot be looked into", directory.display()));
+        }
+        reasons
+    }
+
+    /// Why no work is to be expected of it.
+    pub fn unready(&self) -> Vec<String> {
+        let mut reasons = Vec::new();
+        if self.is_stopping {
+            reasons.push("it is stopping".to_owned());
+        }
+        if !self.has_looked {
+            reasons.push("the directories were not looked into yet".to_owned());
+        }
+        match &self.queue {
+            Health::Good => {}
+            Health::Full(reason) | Health::Failing(reason) => reasons.push(reason.clone()),
+        }
+        reasons
+    }
+}
+
+/// The words of the Collector's extension, and why.
+pub fn body(reasons: &[String], since: UnixNanos, uptime: Duration) -> Value {
+    if reasons.is_empty() {
+        let uptime = Duration::from_millis(u64::try_from(uptime.as_millis()).unwrap_or(u64::MAX));
+        json!({
+            "status": "Server available",
+            "upSince": since.rfc3339(),
+            "uptime": humantime::format_duration(uptime).to_string(),
+        })
+    } else {
+        json!({"status": "Server not available", "reasons": reasons})
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(300);
+
+    fn well() -> Facts {
+        Facts {
+            oldest: None,
+            queue: Health::Good,
+            unreadable: BTreeSet::new(),
+            has_looked: true,
+            is_stopping: false,
+        }
+    }
+
+    #[test]
+    fn each_reason_is_told() {
+        assert!(well().unhealthy(LIMIT).is_empty() && well().unready().is_empty());
+        let young = Facts { oldest: Some(LIMIT), ..well() };
+        assert!(young.unhealthy(LIMIT).is_empty());
+        let old = Facts { oldest: Some(LIMIT + Duration::from_secs(1)), ..well() };
+        assert!(old.unhealthy(LIMIT)[0].contains("5m 1s, more than 5m"));
+        assert!(old.unready().is_empty());
+        let failing = Facts { queue: Health::Failing("no disk".into()), ..well() };
+        assert_eq!(failing.unhealthy(LIMIT), ["no disk"]);
+        let closed = Facts { unreadable: ["/x".into()].into(), ..well() };
+        assert_eq!(closed.unhealthy(LIMIT), ["/x: cannot be looked into"]);
+        let full = Facts { queue: Health::Full("full".into()), ..well() };
+        assert_eq!((full.unhealthy(LIMIT).len(), full.unready()), (0, vec!["full".to_owned()]));
+        let stopping = Facts { is_stopping: true, has_looked: false, ..well() };
+        assert_eq!((stopping.unhealthy(LIMIT).len(), stopping.unready().len()), (0, 2));
+    }
+}

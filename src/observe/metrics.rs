@@ -1,0 +1,281 @@
+//! Figures in the text format of Prometheus. Names are in the Collector's manner; labels are
+//! exporters, states and codes, of which there are few.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use prometheus::{
+    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, Opts, Registry,
+    TextEncoder,
+};
+
+use crate::clock::UnixNanos;
+use crate::pipeline::event::{Answered, Event};
+use crate::queue::Queue;
+use crate::receiver::Watching;
+use crate::signal::Signal;
+
+/// From a millisecond to a minute: what a conversion of any size takes.
+const CONVERSION_BUCKETS: [f64; 10] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 5.0, 30.0];
+/// From a request on this machine to an outage of days.
+const DELIVERY_BUCKETS: [f64; 12] =
+    [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 300.0, 1_800.0, 7_200.0, 86_400.0];
+
+/// Every state that an export in the queue can be in, so that one that is empty is 0 and not absent.
+const STATES: [&str; 6] =
+    ["accepted", "delivering", "delivered", "written_back", "incomplete", "rejected"];
+
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    accepted_exports: IntCounter,
+    accepted_spans: IntCounter,
+    refused_exports: IntCounter,
+    conversion: Histogram,
+    delivery: Histogram,
+    requests: IntCounterVec,
+    sent: [IntCounterVec; 2],
+    failed: [IntCounterVec; 2],
+    rejected: [IntCounterVec; 2],
+    write_backs: IntCounterVec,
+    exports: GaugeVec,
+    queue_items: GaugeVec,
+    queue_bytes: GaugeVec,
+    queue_capacity: GaugeVec,
+    oldest: Gauge,
+    watch_mode: GaugeVec,
+    scans: Gauge,
+    overflows: Gauge,
+    uptime: Gauge,
+}
+
+/// Makes metrics and registers them. A name that is wrong is a slip that any test finds; a program that
+/// runs goes on without it.
+struct Maker {
+    registry: Registry,
+}
+
+impl Maker {
+    fn add<C: prometheus::core::Collector + Clone + 'static>(&self, collector: &C) {
+        if let Err(error) = self.registry.register(Box::new(collector.clone())) {
+            tracing::error!(%error, "a metric is not served");
+        }
+    }
+
+    #[expect(
+        clippy::expect_used,
+        reason = "names are literals; every test of metrics makes them all"
+    )]
+    fn counter(&self, name: &str, help: &str) -> IntCounter {
+        let made = IntCounter::new(name, help).expect("a name");
+        self.add(&made);
+        made
+    }
+
+    #[expect(clippy::expect_used, reason = "as above")]
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+        let made = IntCounterVec::new(Opts::new(name, help), labels).expect("a name");
+        self.add(&made);
+        made
+    }
+
+    #[expect(clippy::expect_used, reason = "as above")]
+    fn gauge(&self, name: &str, help: &str) -> Gauge {
+        let made = Gauge::new(name, help).expect("a name");
+        self.add(&made);
+        made
+    }
+
+    #[expect(clippy::expect_used, reason = "as above")]
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> GaugeVec {
+        let made = GaugeVec::new(Opts::new(name, help), labels).expect("a name");
+        self.add(&made);
+        made
+    }
+
+    #[expect(clippy::expect_used, reason = "as above")]
+    fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Histogram {
+        let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
+        let made = Histogram::with_opts(options).expect("a name");
+        self.add(&made);
+        made
+    }
+
+    /// The same for spans and for log records.
+    fn both(&self, what: &str, help: &str) -> [IntCounterVec; 2] {
+        ["spans", "log_records"].map(|records| {
+            let name = format!("taskspan_exporter_{what}_{records}_total");
+            let help = format!("{} {help}", records.replace('_', " "));
+            self.counters(&name, &help, &["exporter"])
+        })
+    }
+}
+
+impl Metrics {
+    pub fn new() -> Metrics {
+        let make = Maker { registry: Registry::new() };
+        let info = make.gauges("taskspan_build_info", "What is running.", &["version"]);
+        info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1.0);
+        Metrics {
+            accepted_exports: make
+                .counter("taskspan_receiver_accepted_exports_total", "Exports taken in."),
+            accepted_spans: make.counter("taskspan_receiver_accepted_spans_total", "Their spans."),
+            refused_exports: make.counter(
+                "taskspan_receiver_refused_exports_total",
+                "Files that cannot be read as an export, or as gate results.",
+            ),
+            conversion: make.histogram(
+                "taskspan_converter_duration_seconds",
+                "From a plan to encoded requests.",
+                &CONVERSION_BUCKETS,
+            ),
+            delivery: make.histogram(
+                "taskspan_delivery_duration_seconds",
+                "From taking an export in to writing its id.",
+                &DELIVERY_BUCKETS,
+            ),
+            requests: make.counters(
+                "taskspan_exporter_requests_total",
+                "Requests by what came back: a status, timeout, or connection.",
+                &["exporter", "code"],
+            ),
+            sent: make.both("sent", "that were acknowledged."),
+            failed: make.both("send_failed", "in requests that failed for now."),
+            rejected: make.both("rejected", "that a server refused for good."),
+            write_backs: make.counters(
+                "taskspan_write_backs_total",
+                "Write-backs by outcome: written, superseded, gone, failed.",
+                &["outcome"],
+            ),
+            exports: make.gauges("taskspan_exports", "Exports in the queue.", &["state"]),
+            queue_items: make.gauges(
+                "taskspan_exporter_queue_items",
+                "Exports that wait for an exporter.",
+                &["exporter"],
+            ),
+            queue_bytes: make.gauges(
+                "taskspan_exporter_queue_bytes",
+                "Bytes that wait for an exporter, or that it refused.",
+                &["exporter"],
+            ),
+            queue_capacity: make.gauges(
+                "taskspan_exporter_queue_capacity_bytes",
+                "Its queue_size.",
+                &["exporter"],
+            ),
+            oldest: make.gauge(
+                "taskspan_queue_oldest_item_age_seconds",
+                "How long the oldest undelivered export has waited.",
+            ),
+            watch_mode: make.gauges(
+                "taskspan_receiver_watch_mode",
+                "Receivers by how they learn of changes: events or polling.",
+                &["mode"],
+            ),
+            scans: make.gauge("taskspan_receiver_scans", "Looks at directories since the start."),
+            overflows: make.gauge(
+                "taskspan_receiver_event_overflows",
+                "Times since the start that file events were lost and a scan made up for it.",
+            ),
+            uptime: make.gauge("taskspan_process_uptime_seconds", "Since the start."),
+            registry: make.registry,
+        }
+    }
+
+    /// Takes an event into account.
+    pub fn observe(&self, event: &Event) {
+        match event {
+            Event::Accepted { spans, conversion, .. } => {
+                self.accepted_exports.inc();
+                self.accepted_spans.inc_by(*spans as u64);
+                self.conversion.observe(conversion.as_secs_f64());
+            }
+            Event::Refused { .. } => self.refused_exports.inc(),
+            Event::Answered { exporter, signal, code, outcome, records } => {
+                self.requests.with_label_values(&[exporter, code.as_ref()]).inc();
+                let of = match signal {
+                    Signal::Traces => 0,
+                    Signal::Logs => 1,
+                };
+                let count = |counters: &[IntCounterVec; 2], by: u64| {
+                    counters[of].with_label_values(&[exporter]).inc_by(by);
+                };
+                match outcome {
+                    Answered::Accepted => count(&self.sent, *records),
+                    Answered::Partly(rejected) => {
+                        count(&self.sent, records.saturating_sub(*rejected));
+                        count(&self.rejected, *rejected);
+                    }
+                    Answered::Failed => count(&self.failed, *records),
+                    Answered::Rejected => count(&self.rejected, *records),
+                }
+            }
+            Event::Done { written, took, .. } => {
+                self.delivery.observe(took.as_secs_f64());
+                if *written {
+                    self.write_backs.with_label_values(&["written"]).inc();
+                }
+            }
+            Event::Superseded { gone, .. } => {
+                let outcome = if *gone { "gone" } else { "superseded" };
+                self.write_backs.with_label_values(&[outcome]).inc();
+            }
+            Event::NotWritten { .. } => self.write_backs.with_label_values(&["failed"]).inc(),
+            _ => {}
+        }
+    }
+
+    /// All of it, now.
+    pub fn text<'a>(
+        &self,
+        queue: &Queue,
+        watching: impl Iterator<Item = &'a Watching>,
+        uptime: Duration,
+    ) -> String {
+        self.look_at(queue);
+        let (mut modes, mut scans, mut overflows) = ([0_u64; 2], 0, 0);
+        for receiver in watching {
+            modes[usize::from(receiver.is_polling.load(Ordering::Relaxed))] += 1;
+            scans += receiver.scans.load(Ordering::Relaxed);
+            overflows += receiver.overflows.load(Ordering::Relaxed);
+        }
+        for (mode, count) in ["events", "polling"].iter().zip(modes) {
+            self.watch_mode.with_label_values(&[mode]).set(number(count));
+        }
+        self.scans.set(number(scans));
+        self.overflows.set(number(overflows));
+        self.uptime.set(uptime.as_secs_f64());
+
+        let mut text = Vec::new();
+        if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
+            tracing::error!(%error, "metrics cannot be written");
+        }
+        String::from_utf8(text).unwrap_or_default()
+    }
+
+    fn look_at(&self, queue: &Queue) {
+        let mut states: BTreeMap<&str, u64> = STATES.iter().map(|state| (*state, 0)).collect();
+        for listed in queue.list() {
+            *states.entry(listed.state.as_str()).or_default() += 1;
+        }
+        for (state, count) in states {
+            self.exports.with_label_values(&[state]).set(number(count));
+        }
+        for lane in queue.lanes() {
+            let labels = [lane.exporter.as_str()];
+            self.queue_items.with_label_values(&labels).set(number(lane.items as u64));
+            self.queue_bytes.with_label_values(&labels).set(number(lane.bytes));
+            self.queue_capacity.with_label_values(&labels).set(number(lane.capacity));
+        }
+        let now = UnixNanos::now();
+        let age = queue.oldest().map(|since| Duration::from_nanos(now.0.saturating_sub(since.0)));
+        self.oldest.set(age.unwrap_or_default().as_secs_f64());
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "Prometheus counts in doubles")]
+fn number(count: u64) -> f64 {
+    count as f64
+}

@@ -1,0 +1,103 @@
+//! A small HTTP/1.1 server: GET and HEAD, one answer a path.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode, body::Incoming};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::Value;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// Who asks for health and figures are few; whoever wants more waits.
+const MAX_CONNECTIONS: usize = 32;
+/// How long a connection may be open, whatever it does.
+const MAX_CONNECTION: Duration = Duration::from_secs(60);
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Before the next connection is taken when the last one could not be.
+const AFTER_ERROR: Duration = Duration::from_secs(1);
+
+/// An answer.
+#[derive(Clone, Debug)]
+pub struct Page {
+    status: u16,
+    content_type: &'static str,
+    body: String,
+}
+
+impl Page {
+    pub fn new(status: u16, content_type: &'static str, body: String) -> Page {
+        Page { status, content_type, body }
+    }
+
+    pub fn json(status: u16, body: &Value) -> Page {
+        Page::new(status, "application/json", format!("{body}\n"))
+    }
+
+    pub fn not_found() -> Page {
+        Page::new(404, "text/plain; charset=utf-8", "not found\n".to_owned())
+    }
+}
+
+/// Path → answer. It may block for a moment.
+pub type Answer = Arc<dyn Fn(&str) -> Page + Send + Sync>;
+
+/// Answers until told to stop.
+pub async fn serve(listener: TcpListener, answer: Answer, stop: CancellationToken) {
+    let mut connections = JoinSet::new();
+    loop {
+        let may_take = connections.len() < MAX_CONNECTIONS;
+        let stream = tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            Some(_) = connections.join_next() => continue,
+            accepted = listener.accept(), if may_take => match accepted {
+                Ok((stream, _)) => stream,
+                // Too many open files, say.
+                Err(_) => {
+                    tokio::time::sleep(AFTER_ERROR).await;
+                    continue;
+                }
+            },
+        };
+        let answer = Arc::clone(&answer);
+        connections.spawn(async move {
+            let service = service_fn(move |request| respond(Arc::clone(&answer), request));
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEADER_TIMEOUT)
+                .serve_connection(TokioIo::new(stream), service);
+            // How a connection ends is the client's to see.
+            let _ = tokio::time::timeout(MAX_CONNECTION, connection).await;
+        });
+    }
+}
+
+async fn respond(
+    answer: Answer,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let mut response = Response::new(Full::default());
+        *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return Ok(response);
+    }
+    let path = request.uri().path().to_owned();
+    let page = tokio::task::spawn_blocking(move || answer(&path)).await;
+    let page = page.unwrap_or_else(|_| Page::new(500, "text/plain", String::new()));
+    let mut response = Response::new(Full::from(page.body));
+    *response.status_mut() =
+        StatusCode::from_u16(page.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(page.content_type));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(response)
+}

@@ -1,0 +1,247 @@
+//! What the program says of itself: health through an outage, and metrics that Prometheus reads.
+
+// Helpers of tests may stop at the first surprise, as tests may.
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
+use std::time::Instant;
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use support::exports::presets;
+use support::fake_otlp::{FakeOtlp, Fault, Protocol};
+use support::program::{PATIENCE, Program, Running};
+use support::workspace::Workspace;
+
+fn observed(workspace: &Workspace, server: &FakeOtlp) -> Value {
+    let mut pipeline = workspace.pipeline(server.endpoint(), Protocol::Grpc, Value::Null);
+    pipeline["extensions"] =
+        json!({"health_check": {"endpoint": "127.0.0.1:0", "unhealthy_after": "300ms"}});
+    pipeline["service"]["extensions"] = json!(["health_check"]);
+    pipeline["service"]["telemetry"] = json!({"metrics": {"address": "127.0.0.1:0"}});
+    pipeline
+}
+
+/// A sidecar and where it answers.
+struct Sidecar {
+    running: Running,
+    metrics: String,
+    health: String,
+}
+
+impl Sidecar {
+    fn start(program: Program) -> Sidecar {
+        let running = program.spawn();
+        let address = |words: &str| {
+            let line = running.wait_for_line(words, PATIENCE);
+            let (_, url) = line.split_once("http://").unwrap();
+            url.trim_end_matches("/metrics").to_owned()
+        };
+        let (metrics, health) = (address("metrics are on"), address("health is on"));
+        Sidecar { running, metrics, health }
+    }
+
+    fn health(&self, path: &str) -> (u16, Value) {
+        let (status, body) = get(&self.health, path);
+        (status, serde_json::from_str(&body).unwrap())
+    }
+
+    fn wait_for_health(&self, status: u16) -> Value {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let (found, body) = self.health("/");
+            if found == status {
+                return body;
+            }
+            assert!(Instant::now() < deadline, "{found}: {body}");
+            std::thread::yield_now();
+        }
+    }
+
+    fn metrics(&self) -> BTreeMap<String, f64> {
+        let (status, text) = get(&self.metrics, "/metrics");
+        assert_eq!(status, 200);
+        parse(&text)
+    }
+
+    fn stop(mut self) {
+        self.running.signal(Signal::TERM);
+        let code = self.running.wait(PATIENCE);
+        self.running.output(code).expect_code(0);
+    }
+}
+
+fn get(address: &str, path: &str) -> (u16, String) {
+    request(address, &format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"))
+}
+
+fn request(address: &str, request: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+}
+
+/// The text format, as Prometheus reads it: every sample belongs to a family with HELP and TYPE,
+/// no series comes twice, and a histogram's buckets only grow.
+fn parse(text: &str) -> BTreeMap<String, f64> {
+    let mut samples = BTreeMap::new();
+    let (mut helped, mut typed) = (BTreeSet::new(), BTreeMap::new());
+    let mut last_bucket: Option<(String, f64)> = None;
+    assert!(text.ends_with('\n'));
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("# HELP ") {
+            assert!(helped.insert(rest.split(' ').next().unwrap().to_owned()), "{line}");
+            continue;
+        }
+        if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = rest.split_once(' ').unwrap();
+            assert!(typed.insert(name.to_owned(), kind.to_owned()).is_none(), "{line}");
+            continue;
+        }
+        let (series, value) = line.rsplit_once(' ').unwrap();
+        let value: f64 = value.parse().unwrap();
+        let name = series.split('{').next().unwrap();
+        let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        assert!(name.starts_with("taskspan_") && name.chars().all(is_name), "{line}");
+        let family = ["_bucket", "_sum", "_count"].iter().find_map(|suffix| {
+            let family = name.strip_suffix(suffix)?;
+            (typed.get(family)? == "histogram").then_some(family)
+        });
+        let family = family.unwrap_or(name);
+        assert!(helped.contains(family), "no HELP: {line}");
+        let kind = typed.get(family).unwrap_or_else(|| panic!("no TYPE: {line}"));
+        assert_eq!(kind == "counter", family.ends_with("_total"), "{line}");
+        if name.ends_with("_bucket") {
+            if let Some((last, before)) = &last_bucket {
+                assert!(last != name || value >= *before || series.contains("0.001"), "{line}");
+            }
+            last_bucket = Some((name.to_owned(), value));
+        }
+        assert!(samples.insert(series.to_owned(), value).is_none(), "twice: {line}");
+    }
+    samples
+}
+
+#[tokio::test]
+async fn health_tells_the_truth_through_an_outage() {
+    let workspace = Workspace::new();
+    let server = FakeOtlp::builder().forever(Fault::http(503)).start().await;
+    let pipeline = observed(&workspace, &server);
+    let sidecar = Sidecar::start(workspace.configured("run", &pipeline));
+    assert_eq!(sidecar.wait_for_health(200)["status"], "Server available");
+    let snapshot = workspace.export("out", &presets::typical()).snapshot;
+    let body = sidecar.wait_for_health(503);
+    assert_eq!(body["status"], "Server not available");
+    assert!(body["reasons"][0].as_str().unwrap().contains("has waited for its delivery"), "{body}");
+    assert_eq!(sidecar.health("/live").0, 200, "to kill it would help nobody");
+    assert_eq!(sidecar.health("/ready").0, 200);
+    let url = ["--url", &format!("http://{}", sidecar.health)];
+    workspace.program("healthcheck").args(&url).run().expect_code(1);
+
+    let address = server.stop();
+    let _healthy = FakeOtlp::builder().at(address).start().await;
+    snapshot.wait_for_trace_id(PATIENCE).await;
+    sidecar.wait_for_health(200);
+    let probe = workspace.program("healthcheck").args(&url).run().expect_code(0);
+    assert!(probe.stdout.contains("Server available"), "{}", probe.stdout);
+    assert_eq!(get(&sidecar.health, "/nothing").0, 404);
+    let post = "POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+    assert_eq!(request(&sidecar.health, post).0, 405);
+    sidecar.stop();
+    workspace.program("healthcheck").args(&url).run().expect_code(1);
+}
+
+#[tokio::test]
+async fn a_directory_that_cannot_be_read_is_unhealthy() {
+    let workspace = Workspace::new();
+    let server = FakeOtlp::builder().may_be_unused().start().await;
+    let mut pipeline = observed(&workspace, &server);
+    pipeline["receivers"]["export_dir"]["rescan_interval"] = json!("1s");
+    let closed = workspace.exports().join("closed");
+    fs::create_dir(&closed).unwrap();
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o000)).unwrap();
+    fs::set_permissions(workspace.root(), fs::Permissions::from_mode(0o755)).unwrap();
+    let config = workspace.config("pipeline.yaml", &pipeline.to_string());
+    let program = Program::as_nobody("run", workspace.root()).arg("-c").arg(config);
+    let sidecar = Sidecar::start(program);
+    let body = sidecar.wait_for_health(503);
+    assert!(body["reasons"][0].as_str().unwrap().contains("closed: cannot be looked into"));
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o755)).unwrap();
+    sidecar.wait_for_health(200);
+    sidecar.stop();
+}
+
+#[tokio::test]
+async fn metrics_count_what_happened() {
+    let workspace = Workspace::new();
+    let script = [Fault::http(503), Fault::Reset];
+    let server = FakeOtlp::builder().script(script).start().await;
+    let mut pipeline = observed(&workspace, &server);
+    pipeline["exporters"]["otlp_grpc"]["headers"] = json!({"authorization": "Bearer hunter2"});
+    let pipelines = &mut pipeline["service"]["pipelines"];
+    pipelines["logs"] = pipelines["traces"].clone();
+    let sidecar = Sidecar::start(workspace.configured("run", &pipeline));
+    let mut spans = 0;
+    for n in 0..3 {
+        let snapshot = workspace.export(&format!("job-{n}"), &presets::typical()).snapshot;
+        snapshot.wait_for_trace_id(PATIENCE).await;
+        spans += 10;
+    }
+    fs::create_dir(workspace.exports().join("bad")).unwrap();
+    fs::write(workspace.exports().join("bad/onboarding-metadata.json"), "{}").unwrap();
+    sidecar.running.wait_for_line("export refused", PATIENCE);
+    server.wait_for(|state| state.logs.len() == 3, PATIENCE).await;
+
+    let deadline = Instant::now() + PATIENCE;
+    let metrics = loop {
+        let metrics = sidecar.metrics();
+        if metrics[r#"taskspan_write_backs_total{outcome="written"}"#] >= 3.0 {
+            break metrics;
+        }
+        assert!(Instant::now() < deadline, "{metrics:#?}");
+    };
+    for (series, expected) in [
+        ("taskspan_receiver_accepted_exports_total", 3.0),
+        ("taskspan_receiver_accepted_spans_total", f64::from(spans)),
+        ("taskspan_receiver_refused_exports_total", 1.0),
+        (r#"taskspan_exporter_sent_spans_total{exporter="otlp_grpc"}"#, f64::from(spans)),
+        (r#"taskspan_exporter_send_failed_spans_total{exporter="otlp_grpc"}"#, 20.0),
+        (r#"taskspan_exporter_requests_total{code="OK",exporter="otlp_grpc"}"#, 3.0),
+        (r#"taskspan_exporter_requests_total{code="connection",exporter="otlp_grpc"}"#, 1.0),
+        (r#"taskspan_exporter_queue_items{exporter="otlp_grpc"}"#, 0.0),
+        (r#"taskspan_exporter_queue_capacity_bytes{exporter="otlp_grpc"}"#, f64::from(512 << 20)),
+        ("taskspan_delivery_duration_seconds_count", 3.0),
+        ("taskspan_converter_duration_seconds_count", 3.0),
+        ("taskspan_queue_oldest_item_age_seconds", 0.0),
+        (r#"taskspan_exports{state="rejected"}"#, 0.0),
+        (r#"taskspan_receiver_watch_mode{mode="events"}"#, 1.0),
+    ] {
+        assert_eq!(metrics.get(series), Some(&expected), "{series} in {metrics:#?}");
+    }
+    let logs = r#"taskspan_exporter_sent_log_records_total{exporter="otlp_grpc (logs)"}"#;
+    assert!(metrics[logs] >= f64::from(spans), "{metrics:#?}");
+    let (_, text) = get(&sidecar.metrics, "/metrics");
+    assert!(!text.contains("hunter2"));
+    assert!(metrics.len() < 120, "cardinality: {}", metrics.len());
+    sidecar.stop();
+}
+
+#[tokio::test]
+async fn an_address_that_is_taken_is_a_fault() {
+    let workspace = Workspace::new();
+    let server = FakeOtlp::builder().may_be_unused().start().await;
+    let mut pipeline = observed(&workspace, &server);
+    pipeline["extensions"]["health_check"]["endpoint"] = json!(server.address().to_string());
+    let run = workspace.configured("run", &pipeline).run();
+    run.expect_code(2).expect_said(&["health_check cannot listen on"]);
+}
