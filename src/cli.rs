@@ -19,6 +19,7 @@ mod progress;
 mod queue;
 mod report;
 mod run;
+mod schema;
 mod session;
 mod setup;
 mod signals;
@@ -80,6 +81,8 @@ enum Command {
     Queue(queue::QueueCommand),
     /// Build everything, start nothing, print every fault
     Validate(validate::Validate),
+    /// Print the JSON Schema of the configuration
+    Schema(schema::Schema),
     /// Ask a running taskspan whether it is well
     Healthcheck(healthcheck::Healthcheck),
     /// The whole pipeline on a sample export, against an embedded OTLP receiver
@@ -139,7 +142,8 @@ pub async fn run(cli: Cli) -> Exit {
         Command::Task(command) => command.run(&global).await,
         Command::Status(command) => command.run(&global).await,
         Command::Queue(command) => command.run().await,
-        Command::Validate(command) => command.run(),
+        Command::Validate(command) => command.run().await,
+        Command::Schema(command) => command.run(),
         Command::Healthcheck(command) => command.run().await,
         Command::Demo(command) => command.run(&global).await,
         Command::Completions(command) => command.run(),

@@ -16,6 +16,7 @@ pub mod load;
 pub mod node;
 pub mod otel_env;
 pub mod overlay;
+pub mod schema;
 pub mod service;
 pub mod values;
 mod wiring;

@@ -126,6 +126,14 @@ impl Exporter {
         }
     }
 
+    /// host:port, if it sends to one.
+    pub fn address(&self) -> Option<String> {
+        match &self.sink {
+            Sink::Grpc(_) | Sink::Http(_) => endpoint::address(&self.destination()),
+            Sink::File(_) | Sink::Debug(_) => None,
+        }
+    }
+
     /// Sends one encoded request of its signal, once.
     pub async fn send(&self, request: Bytes) -> Answer {
         let local = |reply: Reply| {

@@ -77,7 +77,7 @@ impl Observe {
             }
             None => None,
         };
-        Ok(Observe { metrics: Arc::new(Metrics::new()), metrics_listener, health })
+        Ok(Observe { metrics: Arc::default(), metrics_listener, health })
     }
 
     /// Where metrics and health are served.

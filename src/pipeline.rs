@@ -130,6 +130,12 @@ impl Pipelines {
         self.exporters.iter().map(Exporter::destination).collect()
     }
 
+    /// Every endpoint: for a person, and as host:port.
+    pub fn addresses(&self) -> Vec<(String, String)> {
+        let address = |exporter: &Exporter| Some((exporter.destination(), exporter.address()?));
+        self.exporters.iter().filter_map(address).collect()
+    }
+
     /// How its receivers are doing, once it runs.
     pub fn watching(&self) -> Vec<Arc<Watching>> {
         let exports = self.sources.iter().map(|source| &source.watching);

@@ -41,6 +41,14 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// What is wrong, for a log.
+    pub fn text(&self) -> String {
+        match self {
+            Failure::Config(faults) => faults.to_string(),
+            Failure::Other(error) => format!("{error:#}"),
+        }
+    }
+
     /// Tells a person and gives the exit code.
     pub fn report(self) -> Exit {
         match self {

@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 
 use indexmap::IndexMap;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::values::{ComponentId, HumanDuration};
 use crate::exporter::config::{Protocol, check_endpoint};
 
 /// What of all that is defined runs, and how it is put together.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Service {
     /// Default: none.
@@ -27,7 +28,7 @@ pub struct Service {
 }
 
 /// From where, through what, to where.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PipelineConfig {
     /// One at least.
@@ -39,7 +40,7 @@ pub struct PipelineConfig {
 }
 
 /// What the program says about itself.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TelemetryConfig {
     pub logs: LogsConfig,
@@ -48,7 +49,7 @@ pub struct TelemetryConfig {
 }
 
 /// Metrics of the program in the text format of Prometheus, on `/metrics`, and a page for people on `/`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct MetricsConfig {
     /// host:port. Default: 127.0.0.1:8888.
@@ -61,7 +62,7 @@ impl Default for MetricsConfig {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LogsConfig {
     /// `off`, `error`, `warn`, `info`, `debug` or `trace`. Default: info.
@@ -70,7 +71,7 @@ pub struct LogsConfig {
     pub encoding: LogEncoding,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LogEncoding {
     #[default]
@@ -121,7 +122,7 @@ impl Service {
 }
 
 /// Where the queue lies.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct FileStorageConfig {
     /// Default: not set, which leaves the choice to the program.
@@ -129,7 +130,7 @@ pub struct FileStorageConfig {
 }
 
 /// A page that says whether all is well.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct HealthCheckConfig {
     /// host:port. Default: 127.0.0.1:13133.

@@ -191,16 +191,20 @@ fn the_shipped_file_loads_without_a_word() {
     assert_eq!(config, expected);
 }
 
-/// Every option that is commented out must be one that exists, every option that exists must be
-/// there, and what it shows must be the default.
-#[test]
-fn the_shipped_file_shows_every_option_with_its_default() {
-    let uncomment = |line: &str| match line.trim_start().strip_prefix('#') {
+/// The line with its option switched on.
+fn uncomment(line: &str) -> String {
+    match line.trim_start().strip_prefix('#') {
         Some(option) if option.starts_with(|c: char| c.is_ascii_alphabetic()) => {
             line.replacen('#', "", 1)
         }
         _ => line.to_owned(),
-    };
+    }
+}
+
+/// Every option that is commented out must be one that exists, every option that exists must be
+/// there, and what it shows must be the default.
+#[test]
+fn the_shipped_file_shows_every_option_with_its_default() {
     let full: Vec<String> = SHIPPED.lines().map(uncomment).collect();
     let full = full.join("\n");
     load(&full).unwrap();
@@ -320,5 +324,36 @@ proptest! {
         let mut yaml = GOOD.to_owned();
         yaml.replace_range(at..(at + length).min(GOOD.len()), &put);
         let _ = load(&yaml);
+    }
+}
+
+const SCHEMA: &str = include_str!("../../pipeline.schema.json");
+
+/// `taskspan schema > pipeline.schema.json` makes it anew.
+#[test]
+fn the_shipped_schema_is_that_of_the_types() {
+    let shipped: Json = serde_json::from_str(SCHEMA).unwrap();
+    assert_eq!(shipped, schema::schema());
+    assert!(SHIPPED.starts_with("# yaml-language-server: $schema=pipeline.schema.json\n"));
+}
+
+#[test]
+fn the_schema_takes_what_loads_and_no_slips() {
+    let schema = jsonschema::draft7::new(&schema::schema()).unwrap();
+    let parsed = |text: &str| serde_saphyr::from_str::<Json>(text).unwrap();
+    let uncommented: Vec<String> = SHIPPED.lines().map(uncomment).collect();
+    for text in [SHIPPED, GOOD, &uncommented.join("\n")] {
+        let errors: Vec<_> =
+            schema.iter_errors(&parsed(text)).map(|error| error.to_string()).collect();
+        assert_eq!(errors, [""; 0], "{text}");
+    }
+    for slip in [
+        "recievers: {}",
+        "receivers: {export_dirs: {}}",
+        "receivers: {export_dir: {directory: x}}",
+        "exporters: {otlp: {compression: zip}}",
+        "service: {pipelines: {traces: {receivers: x}}}",
+    ] {
+        assert!(!schema.is_valid(&parsed(slip)), "{slip}");
     }
 }

@@ -1,12 +1,13 @@
 //! What a user can set about the spans, and on the `redaction` and `resource` processors.
 
 use indexmap::IndexMap;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::config::values::ByteSize;
 
 /// How an export becomes spans.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SpanOptions {
     /// What a story stands for: `type`, `target` or `target_type`. Default: type.
@@ -26,7 +27,7 @@ pub struct SpanOptions {
     pub max_request_bytes: ByteSize,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum GroupBy {
     /// epic, one story per artifact type, tasks.
@@ -38,7 +39,7 @@ pub enum GroupBy {
     TargetType,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SpanNames {
     /// Titles and artifact ids.
@@ -77,7 +78,7 @@ impl SpanOptions {
 }
 
 /// Hide the values of parameters whose key looks like a secret.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RedactionConfig {
     /// Regular expressions, upper and lower case alike; a key that one matches anywhere has its
@@ -121,7 +122,7 @@ fn check_pattern(pattern: &str) -> Result<(), String> {
 }
 
 /// Attributes of the resource that all telemetry carries.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ResourceConfig {
     /// Added, or set in place of what is there. Default: none.

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use indexmap::IndexMap;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::config::values::{HumanDuration, Secret};
@@ -19,7 +20,7 @@ use crate::queue::config::QueueConfig;
 use crate::signal::Signal;
 
 /// The two ways to speak OTLP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Protocol {
     #[serde(rename = "grpc")]
     Grpc,
@@ -40,7 +41,7 @@ impl FromStr for Protocol {
 }
 
 /// Send OTLP.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct OtlpConfig {
     /// `http://host:4317` for gRPC, `http://host:4318` for HTTP, where `/v1/traces` is appended;
@@ -66,7 +67,7 @@ pub struct OtlpConfig {
 }
 
 /// Reads a trace back over Tempo's HTTP API after the last acknowledgement.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct VerifyConfig {
     /// Base URL of Tempo's HTTP API, such as `http://tempo:3200`.
@@ -82,7 +83,7 @@ pub fn verify_timeout() -> HumanDuration {
     HumanDuration::from_secs(60)
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Compression {
     #[default]
@@ -103,7 +104,7 @@ impl FromStr for Compression {
 }
 
 /// Who is trusted, and who we are.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TlsConfig {
     /// For an endpoint without a scheme: plain text instead of TLS. Default: false.
@@ -119,7 +120,7 @@ pub struct TlsConfig {
 }
 
 /// How a request that may succeed later is tried again.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RetryConfig {
     /// Default: true.
@@ -137,7 +138,7 @@ pub struct RetryConfig {
 }
 
 /// Write OTLP as JSON, one request a line.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct FileConfig {
     /// The file that is appended to. Required.
@@ -153,14 +154,14 @@ impl Default for FileConfig {
 }
 
 /// Print what is sent.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DebugConfig {
     /// `basic` (a line a request), `normal` (a line a span) or `detailed`. Default: basic.
     pub verbosity: Verbosity,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Verbosity {
     #[default]

@@ -39,6 +39,18 @@ pub fn http(config: &OtlpConfig, signal: Signal) -> Result<String, BuildError> {
     }
 }
 
+/// The host:port of a URL, with the port that its scheme has unless it names one.
+pub fn address(url: &str) -> Option<String> {
+    let (scheme, rest) = url.split_once("://")?;
+    let authority = rest.split('/').next()?;
+    let port = match scheme {
+        "https" => 443,
+        _ => 80,
+    };
+    let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    Some(if has_port { authority.to_owned() } else { format!("{authority}:{port}") })
+}
+
 /// An address without what may be secret in it: user info and query.
 pub fn redacted(url: &str) -> String {
     let without_query = url.split(['?', '#']).next().unwrap_or_default();
@@ -102,6 +114,14 @@ mod tests {
             http(&loki, Signal::Logs).ok().as_deref(),
             Some("http://loki:3100/otlp/v1/logs")
         );
+    }
+
+    #[test]
+    fn addresses() {
+        assert_eq!(address("http://h:4317").as_deref(), Some("h:4317"));
+        assert_eq!(address("https://h/v1/traces").as_deref(), Some("h:443"));
+        assert_eq!(address("http://[::1]").as_deref(), Some("[::1]:80"));
+        assert_eq!(address("http://[::1]:4317").as_deref(), Some("[::1]:4317"));
     }
 
     #[test]

@@ -113,8 +113,8 @@ impl Maker {
     }
 }
 
-impl Metrics {
-    pub fn new() -> Metrics {
+impl Default for Metrics {
+    fn default() -> Metrics {
         let make = Maker { registry: Registry::new() };
         let info = make.gauges("taskspan_build_info", "What is running.", &["version"]);
         info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1.0);
@@ -183,7 +183,9 @@ impl Metrics {
             registry: make.registry,
         }
     }
+}
 
+impl Metrics {
     /// Takes an event into account.
     pub fn observe(&self, event: &Event) {
         match event {

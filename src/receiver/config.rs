@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::METADATA_FILE;
@@ -12,7 +13,7 @@ use crate::task_state::TaskStateConfig;
 use crate::writeback::config::WriteBackConfig;
 
 /// Watch directories for exports.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ExportDirConfig {
     /// Where exports are written; one at least. A directory need not exist yet.
@@ -54,7 +55,7 @@ pub struct ExportDirConfig {
 }
 
 /// What an export that carries a trace id already is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ExistingTraceId {
     /// Done.

@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::config::ExportDirConfig;
 use crate::config::values::{ByteSize, HumanDuration};
 
 /// Watch directories for the results of gates.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct GateResultsConfig {
     /// Where results are written; one at least. A directory need not exist yet.

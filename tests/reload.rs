@@ -1,0 +1,91 @@
+//! A configuration that is looked at before it is used, and changed while it is.
+
+// Helpers of tests may stop at the first surprise, as tests may.
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
+
+mod support;
+
+use std::fs;
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use support::exports::presets;
+use support::fake_otlp::{FakeOtlp, Fault, Protocol};
+use support::program::PATIENCE;
+use support::workspace::Workspace;
+
+#[tokio::test]
+async fn a_hang_up_reloads_and_a_bad_configuration_changes_nothing() {
+    let workspace = Workspace::new();
+    let first = FakeOtlp::builder().start().await;
+    let second = FakeOtlp::builder().start().await;
+    let pipeline = |server: &FakeOtlp| {
+        workspace.pipeline(server.endpoint(), Protocol::Grpc, Value::Null).to_string()
+    };
+    let config = workspace.config("pipeline.yaml", &pipeline(&first));
+    let mut running = workspace.program("run").arg("-c").arg(&config).spawn();
+    let snapshot = workspace.export("one", &presets::typical()).snapshot;
+    snapshot.wait_for_trace_id(PATIENCE).await;
+
+    fs::write(&config, "exporters: {unheard_of: }\n").unwrap();
+    running.signal(Signal::HUP);
+    running.wait_for_line("unknown exporter `unheard_of`", PATIENCE);
+    let snapshot = workspace.export("two", &presets::typical()).snapshot;
+    snapshot.wait_for_trace_id(PATIENCE).await;
+    assert_eq!(first.accepted().len(), 2, "the first is in force");
+
+    fs::write(&config, pipeline(&second)).unwrap();
+    running.signal(Signal::HUP);
+    running.wait_for_line("going on with the new configuration", PATIENCE);
+    let snapshot = workspace.export("three", &presets::typical()).snapshot;
+    snapshot.wait_for_trace_id(PATIENCE).await;
+    running.signal(Signal::TERM);
+    let code = running.wait(PATIENCE);
+    running.output(code).expect_code(0);
+    assert_eq!((first.accepted().len(), second.accepted().len()), (2, 1));
+}
+
+/// What waits when the configuration changes is delivered under the new one.
+#[tokio::test]
+async fn a_reload_loses_nothing() {
+    let workspace = Workspace::new();
+    let away = FakeOtlp::builder().forever(Fault::http(503)).start().await;
+    let there = FakeOtlp::builder().start().await;
+    let pipeline = |server: &FakeOtlp| {
+        workspace.pipeline(server.endpoint(), Protocol::Grpc, Value::Null).to_string()
+    };
+    let config = workspace.config("pipeline.yaml", &pipeline(&away));
+    let mut running = workspace.program("run").arg("-c").arg(&config).spawn();
+    let snapshot = workspace.export("one", &presets::typical()).snapshot;
+    away.wait_for(|state| !state.attempts.is_empty(), PATIENCE).await;
+    fs::write(&config, pipeline(&there)).unwrap();
+    running.signal(Signal::HUP);
+    assert_eq!(snapshot.wait_for_trace_id(PATIENCE).await, snapshot.trace_id());
+    assert_eq!(there.accepted().len(), 1);
+    running.signal(Signal::TERM);
+    let code = running.wait(PATIENCE);
+    running.output(code).expect_code(0);
+}
+
+#[tokio::test]
+async fn validate_shows_what_is_in_effect_and_connects_when_asked() {
+    let workspace = Workspace::new();
+    let server = FakeOtlp::builder().may_be_unused().start().await;
+    let secret = json!({"headers": {"authorization": "Bearer hunter2"}});
+    let pipeline = workspace.pipeline(server.endpoint(), Protocol::Grpc, secret);
+    let validate = |flag: &str| workspace.configured("validate", &pipeline).arg(flag).run();
+    let printed = validate("--print").expect_code(0).stdout;
+    assert!(!printed.contains("hunter2") && printed.contains("rescan_interval: 30s"), "{printed}");
+    let again = workspace.config("printed.yaml", &printed);
+    workspace.program("validate").arg("-c").arg(again).run().expect_code(0);
+
+    validate("--connect").expect_code(0).expect_said(&["takes connections"]);
+    server.stop();
+    validate("--connect").expect_code(1);
+
+    let mut file = pipeline.clone();
+    file["exporters"]["file"] = json!({"path": workspace.root().join("none/x.jsonl")});
+    let run = workspace.configured("validate", &file).run().expect_code(2);
+    run.expect_said(&["exporter `file`", "no such directory"]);
+}
