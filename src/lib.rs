@@ -19,6 +19,7 @@ pub mod contract;
 pub mod control;
 pub mod converter;
 pub mod exporter;
+pub mod grafana;
 pub mod ids;
 pub mod observe;
 pub mod pipeline;

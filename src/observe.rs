@@ -2,17 +2,19 @@
 //!
 //! ```text
 //! events ──────────▶ metrics ─┐
-//! queue, receivers ───────────┼─▶ 127.0.0.1:8888   /metrics, /
+//! queue, receivers, exports ──┼─▶ 127.0.0.1:8888   /metrics, /, /plan/ID
 //!                └─▶ health ──┴─▶ 127.0.0.1:13133  /, /live, /ready
 //! ```
 
+mod graph;
 mod health;
 mod metrics;
+mod page;
 mod server;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
@@ -21,9 +23,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::UnixNanos;
 use crate::config::{Config, ExtensionConfig, HealthCheckConfig};
+use crate::converter::Converter;
+use crate::grafana::Grafana;
+use crate::ids::TraceId;
 use crate::pipeline::event::Event;
+use crate::pipeline::status::{self, Found, Held, Known};
 use crate::queue::Queue;
 use crate::receiver::Watching;
+use crate::receiver::config::ExportDirConfig;
 use health::Facts;
 pub use metrics::Metrics;
 use server::Page;
@@ -34,6 +41,18 @@ pub struct Observe {
     metrics: Arc<Metrics>,
     metrics_listener: Option<TcpListener>,
     health: Option<(HealthCheckConfig, TcpListener)>,
+    exports: Exports,
+}
+
+/// How exports are found and converted, for those who look at the page.
+#[derive(Debug)]
+struct Exports {
+    receivers: Vec<ExportDirConfig>,
+    converters: Vec<Converter>,
+    grafana: Option<Grafana>,
+    unhealthy_after: Duration,
+    /// One look at all files at a time.
+    looking: Mutex<()>,
 }
 
 /// An address that cannot be had.
@@ -53,6 +72,7 @@ struct Subject {
     stop: CancellationToken,
     started: Instant,
     since: UnixNanos,
+    exports: Exports,
 }
 
 impl Observe {
@@ -60,7 +80,10 @@ impl Observe {
     ///
     /// # Errors
     /// An address is taken, say.
-    pub async fn bind(config: &Config) -> Result<Observe, BindError> {
+    pub async fn bind(
+        config: &Config,
+        exports: Vec<(ExportDirConfig, Converter)>,
+    ) -> Result<Observe, BindError> {
         let metrics_listener = match &config.service.telemetry.metrics {
             Some(metrics) => Some(bind("service.telemetry.metrics", &metrics.address).await?),
             None => None,
@@ -77,7 +100,13 @@ impl Observe {
             }
             None => None,
         };
-        Ok(Observe { metrics: Arc::default(), metrics_listener, health })
+        let default = HealthCheckConfig::default();
+        let judged = health.as_ref().map_or(&default, |(health, _)| health);
+        let unhealthy_after = judged.unhealthy_after.0;
+        let (receivers, converters) = exports.into_iter().unzip();
+        let (grafana, looking) = (Grafana::of(&config.service), Mutex::default());
+        let exports = Exports { receivers, converters, grafana, unhealthy_after, looking };
+        Ok(Observe { metrics: Arc::default(), metrics_listener, health, exports })
     }
 
     /// Where metrics and health are served.
@@ -101,15 +130,19 @@ impl Observe {
         stop: CancellationToken,
         finished: &CancellationToken,
     ) -> JoinSet<()> {
-        let Observe { metrics, metrics_listener, health } = self;
+        let Observe { metrics, metrics_listener, health, exports } = self;
         let (started, since) = (Instant::now(), UnixNanos::now());
-        let subject = Arc::new(Subject { queue, watching, metrics, stop, started, since });
+        let subject = Arc::new(Subject { queue, watching, metrics, stop, started, since, exports });
         let mut servers = JoinSet::new();
         if let Some(listener) = metrics_listener {
             let subject = Arc::clone(&subject);
             let answer = move |path: &str| match path {
                 "/metrics" => subject.metrics_page(),
-                _ => Page::not_found(),
+                "/" => subject.overview(),
+                path => match path.strip_prefix("/plan/") {
+                    Some(id) => subject.plan(id),
+                    None => Page::not_found(),
+                },
             };
             servers.spawn(server::serve(listener, Arc::new(answer), finished.clone()));
         }
@@ -132,7 +165,7 @@ impl Subject {
         let age = |since: UnixNanos| Duration::from_nanos(now.0.saturating_sub(since.0));
         let unreadable = self.watching.iter().flat_map(|watching| {
             let closed = watching.unreadable.lock();
-            closed.unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+            closed.unwrap_or_else(PoisonError::into_inner).clone()
         });
         Facts {
             oldest: self.queue.oldest().map(age),
@@ -159,6 +192,34 @@ impl Subject {
 
     fn ready(&self) -> Page {
         self.page(&self.facts().unready())
+    }
+
+    fn known(&self) -> Vec<Known> {
+        let _alone = self.exports.looking.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = status::find(&self.exports.receivers);
+        let versions: Vec<TraceId> = found.iter().filter_map(Found::version).collect();
+        let held = Held::new(self.queue.list(), self.queue.are_done(&versions));
+        found.into_iter().map(|found| found.known(&held)).collect()
+    }
+
+    fn overview(&self) -> Page {
+        Page::html(page::overview(&page::Overview {
+            exports: &self.known(),
+            lanes: &self.queue.lanes(),
+            reasons: &self.facts().unhealthy(self.exports.unhealthy_after),
+            grafana: self.exports.grafana.as_ref(),
+            now: UnixNanos::now(),
+        }))
+    }
+
+    fn plan(&self, id: &str) -> Page {
+        let known = self.known().into_iter().find(|it| it.trace_id.as_deref() == Some(id));
+        let shown = known.as_ref().and_then(|known| {
+            let converter = self.exports.converters.get(known.receiver)?;
+            let grafana = self.exports.grafana.as_ref();
+            Some(page::plan(known, known.plan.as_ref()?, converter, grafana))
+        });
+        shown.map_or_else(Page::not_found, Page::html)
     }
 
     fn metrics_page(&self) -> Page {

@@ -21,6 +21,7 @@ mod settle;
 mod stop;
 
 pub mod event;
+pub mod status;
 
 use std::path::Path;
 use std::sync::Arc;

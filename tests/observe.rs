@@ -245,3 +245,89 @@ async fn an_address_that_is_taken_is_a_fault() {
     let run = workspace.configured("run", &pipeline).run();
     run.expect_code(2).expect_said(&["health_check cannot listen on"]);
 }
+
+#[tokio::test]
+async fn the_page_shows_what_is_known() {
+    let workspace = Workspace::new();
+    let server = FakeOtlp::builder().start().await;
+    let mut pipeline = observed(&workspace, &server);
+    pipeline["service"]["grafana_url"] = json!("https://grafana.example.com");
+    let sidecar = Sidecar::start(workspace.configured("run", &pipeline));
+    let (status, empty) = get(&sidecar.metrics, "/");
+    assert_eq!(status, 200);
+    assert!(empty.contains("There are none below the watched directories"), "{empty}");
+
+    let export = presets::typical().project_name("Corner <Shop> & \"Sons\"");
+    let snapshot = workspace.export("out", &export).snapshot;
+    let id = snapshot.wait_for_trace_id(PATIENCE).await;
+    fs::create_dir(workspace.exports().join("<bad>")).unwrap();
+    fs::write(workspace.exports().join("<bad>/onboarding-metadata.json"), "{}").unwrap();
+    let (_, page) = get(&sidecar.metrics, "/");
+    let name = "Corner &lt;Shop&gt; &amp; &quot;Sons&quot;";
+    for words in ["written", "invalid", "&lt;bad&gt;", name, "grafana.example.com", "<meter"] {
+        assert!(page.contains(words), "no {words} in {page}");
+    }
+    assert!(!page.contains("<bad>") && !page.contains("<script"));
+
+    let (status, plan) = get(&sidecar.metrics, &format!("/plan/{id}"));
+    assert_eq!(status, 200);
+    for words in [name, "cart-rules", "<svg", "after cart-monitor", "Dashboard Artifacts"] {
+        assert!(plan.contains(words), "no {words} in {plan}");
+    }
+    for path in ["/plan/", "/plan/x", "/plan/../../etc/passwd", "/other", "//"] {
+        assert_eq!(get(&sidecar.metrics, path).0, 404, "{path}");
+    }
+    let mut stream = TcpStream::connect(&sidecar.metrics).unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.contains("content-security-policy: default-src 'none'"), "{answer}");
+    looks_right(&format!("http://{}/plan/{id}", sidecar.metrics));
+    sidecar.stop();
+}
+
+#[tokio::test]
+async fn the_page_bears_many_exports_and_a_large_one() {
+    use support::exports::{Artifact, ExportBuilder};
+    let workspace = Workspace::new();
+    let server = FakeOtlp::builder().start().await;
+    let sidecar = Sidecar::start(workspace.configured("run", &observed(&workspace, &server)));
+    for n in 0..50 {
+        workspace.export(&format!("job-{n}"), &presets::typical());
+    }
+    let large = (0..7_000).fold(ExportBuilder::new("large"), |export, n| {
+        export.artifact(Artifact::new(&format!("artifact-{n}"), "dashboard"))
+    });
+    let snapshot = workspace.export("large", &large).snapshot;
+    let id = snapshot.wait_for_trace_id(PATIENCE).await;
+    let (_, page) = get(&sidecar.metrics, "/");
+    assert_eq!(page.matches("<tr><td><span class=\"mark").count(), 51);
+    let (_, plan) = get(&sidecar.metrics, &format!("/plan/{id}"));
+    assert!(plan.contains("artifact-6999") && plan.contains("too many to draw"));
+    assert!(plan.contains("<details><summary>"), "7,000 lines are not shown at once");
+    sidecar.stop();
+}
+
+/// In a browser, when there is one.
+fn looks_right(url: &str) {
+    let names = ["chromium", "chromium-browser", "google-chrome"];
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    let browser = std::env::split_paths(&paths)
+        .flat_map(|directory| names.map(|name| directory.join(name)))
+        .find(|path| path.is_file());
+    let Some(browser) = browser else {
+        eprintln!("skipped: there is no Chromium to look at the page with");
+        return;
+    };
+    let profile = tempfile::tempdir().unwrap();
+    let output = std::process::Command::new(browser)
+        .args(["--headless", "--no-sandbox", "--disable-gpu", "--window-size=1280,800"])
+        .arg(format!("--user-data-dir={}", profile.path().display()))
+        .args(["--dump-dom", url])
+        .output()
+        .unwrap();
+    let dom = String::from_utf8_lossy(&output.stdout);
+    assert!(dom.contains("<svg") && dom.contains("cart-rules"), "{dom}");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!said.contains("Content Security Policy"), "{said}");
+}

@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::setup::Setup;
-use super::summary::{Emitted, Grafana, markdown};
+use super::summary::{Emitted, markdown};
+use crate::grafana::Grafana;
 use crate::ids::TraceId;
 use crate::pipeline::event::{Counts, Event, Tally};
 use crate::pipeline::{self, Pipelines};
@@ -86,11 +87,7 @@ impl Report {
             let line = |export: &Emitted| format!("task_trace_id={}\n", export.trace_id);
             tell(&path, append(&path, &exports.iter().map(line).collect::<String>()));
         }
-        let service = &setup.config.service;
-        let grafana = service
-            .grafana_url
-            .clone()
-            .map(|url| Grafana { url, datasource: service.grafana_datasource.clone() });
+        let grafana = Grafana::of(&setup.config.service);
         let text = markdown(&exports, grafana.as_ref());
         if let Some(path) = summary {
             tell(path, std::fs::write(path, &text));

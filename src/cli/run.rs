@@ -19,7 +19,7 @@ use super::{ConfigArgs, Exit, Global, signals};
 use crate::config::{Fault, Faults};
 use crate::observe::Observe;
 use crate::pipeline::event::Observer;
-use crate::pipeline::{Mode, Orders, observer};
+use crate::pipeline::{Mode, Orders, Pipelines, observer};
 
 #[derive(Debug, Args)]
 pub struct Run {
@@ -92,7 +92,9 @@ impl Run {
 
 /// Binds what is asked for, then opens the queue.
 async fn open(setup: &Setup) -> Result<(Session, Observer), Failure> {
-    let observe = Observe::bind(&setup.config).await;
+    let exports = Pipelines::converters(&setup.config, &setup.otel);
+    let exports = exports.map_err(super::setup::pipeline_faults)?;
+    let observe = Observe::bind(&setup.config, exports).await;
     let observe = observe.map_err(|error| Faults(vec![Fault::nowhere(error.to_string())]))?;
     let mut session = setup.open(OnTrouble::Refuse)?;
     let (metrics, health) = observe.addresses();

@@ -2,13 +2,11 @@
 
 use std::fmt::Write;
 
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use serde_json::json;
-
 use super::preview::mermaid;
 use crate::clock::UnixNanos;
 use crate::converter::Converter;
 use crate::converter::view::{self, SpanView};
+use crate::grafana::Grafana;
 use crate::ids::TraceId;
 use crate::plan::Plan;
 
@@ -22,33 +20,6 @@ pub struct Emitted {
     pub trace_id: TraceId,
     /// None when the file has been replaced or removed since.
     pub plan: Option<(Plan, Converter)>,
-}
-
-/// Where links lead.
-#[derive(Clone, Debug)]
-pub struct Grafana {
-    pub url: String,
-    pub datasource: String,
-}
-
-impl Grafana {
-    /// The trace in Grafana's Explore.
-    pub fn link(&self, trace_id: TraceId) -> String {
-        let Grafana { url, datasource } = self;
-        let panes = json!({"taskspan": {
-            "datasource": datasource,
-            "queries": [{
-                "refId": "A",
-                "datasource": {"type": "tempo", "uid": datasource},
-                "queryType": "traceql",
-                "query": trace_id.to_string(),
-            }],
-            "range": {"from": "now-1h", "to": "now"},
-        }});
-        let panes = panes.to_string();
-        let panes = utf8_percent_encode(&panes, NON_ALPHANUMERIC);
-        format!("{}/explore?schemaVersion=1&panes={panes}", url.trim_end_matches('/'))
-    }
 }
 
 /// The page of all exports of a run.
@@ -142,14 +113,5 @@ mod tests {
     #[test]
     fn nothing_in_a_name_is_markup() {
         assert_eq!(plain("a|b\n<img src=x> [x](y)"), "a\\|b \\<img src=x\\> \\[x\\](y)");
-    }
-
-    #[test]
-    fn links_lead_to_the_trace() {
-        let grafana = Grafana { url: "https://g.example.com/".into(), datasource: "tempo".into() };
-        let trace_id = TraceId::from_hex("0af7651916cd43dd8448eb211c80319c").expect("an id");
-        let link = grafana.link(trace_id);
-        assert!(link.starts_with("https://g.example.com/explore?schemaVersion=1&panes=%7B"));
-        assert!(link.contains("0af7651916cd43dd8448eb211c80319c") && !link.contains('"'));
     }
 }

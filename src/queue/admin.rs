@@ -15,6 +15,9 @@ pub struct Listed {
     /// Its number in the order of arrival.
     pub id: u64,
     pub trace_id: String,
+    /// It is no export, but something that is added to the trace of one.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub is_addition: bool,
     pub project_id: String,
     pub path: PathBuf,
     pub state: ListedState,
@@ -108,6 +111,7 @@ impl Queue {
                 Listed {
                     id: seq.0,
                     trace_id: record.head.trace_id.to_string(),
+                    is_addition: record.head.addition.is_some(),
                     project_id: record.head.project_id.clone(),
                     path: record.head.source.path.clone(),
                     state: overall(&exporters, record.head.written),

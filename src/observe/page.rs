@@ -1,0 +1,241 @@
+//! Pages for a person who looks in: what is known, and the plan of one export. Pure: data in, HTML
+//! out. One file, nothing from elsewhere, no script; every text is escaped.
+
+use std::fmt::Write;
+
+use super::graph;
+use crate::clock::UnixNanos;
+use crate::converter::Converter;
+use crate::converter::view::{self, SpanView};
+use crate::grafana::Grafana;
+use crate::ids::TraceId;
+use crate::pipeline::status::Known;
+use crate::plan::Plan;
+use crate::queue::LaneFigures;
+
+/// What the browser may do: show what is in the page, in this style.
+pub const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; \
+                          form-action 'none'; frame-ancestors 'none'";
+
+/// A plan with more tasks than this shows its stories closed.
+const MAX_OPEN: usize = 100;
+
+const STYLE: &str = include_str!("page.css");
+
+/// Everything that the first page shows.
+#[derive(Debug)]
+pub struct Overview<'a> {
+    pub exports: &'a [Known],
+    pub lanes: &'a [LaneFigures],
+    /// Why a person should look; nothing when all is well.
+    pub reasons: &'a [String],
+    pub grafana: Option<&'a Grafana>,
+    pub now: UnixNanos,
+}
+
+/// All exports, and what waits.
+pub fn overview(overview: &Overview<'_>) -> String {
+    let Overview { exports, lanes, reasons, now, .. } = overview;
+    let mut body = String::new();
+    let well = if reasons.is_empty() { "all is well" } else { "needs a look" };
+    let class = if reasons.is_empty() { "good" } else { "bad" };
+    let _ = write!(
+        body,
+        "<header><h1>taskspan</h1><p><span class=\"mark {class}\">{well}</span> \
+         {} export(s), at {}</p></header>",
+        exports.len(),
+        escaped(&now.rfc3339()),
+    );
+    if !reasons.is_empty() {
+        body.push_str("<ul class=\"reasons\">");
+        for reason in *reasons {
+            let _ = write!(body, "<li>{}</li>", escaped(reason));
+        }
+        body.push_str("</ul>");
+    }
+    exports_table(&mut body, overview);
+    lanes_table(&mut body, lanes);
+    document("taskspan", &body)
+}
+
+fn exports_table(body: &mut String, overview: &Overview<'_>) {
+    body.push_str("<h2>Exports</h2>");
+    if overview.exports.is_empty() {
+        body.push_str("<p>There are none below the watched directories.</p>");
+        return;
+    }
+    body.push_str(
+        "<table><thead><tr><th>State</th><th>Project</th><th>Coverage</th><th>Trace</th>\
+         <th>File</th></tr></thead><tbody>",
+    );
+    for known in overview.exports {
+        let Known { path, state, reason, trace_id, plan, .. } = known;
+        let state = state.as_str();
+        let _ = write!(body, "<tr><td><span class=\"mark {state}\">{state}</span></td><td>");
+        if let Some(plan) = plan {
+            let _ = write!(body, "{}", escaped(&plan.project.name));
+        }
+        let _ = write!(body, "</td><td>{}</td><td>", plan.as_ref().map(bar).unwrap_or_default());
+        if let Some(id) = trace_id {
+            let short = id.get(..8).unwrap_or(id);
+            let _ = write!(body, "<a href=\"/plan/{}\">{}…</a>", escaped(id), escaped(short));
+            body.push_str(&link(overview.grafana, id));
+        }
+        let _ = write!(body, "</td><td class=\"path\">{}", escaped(path));
+        if let Some(reason) = reason {
+            let _ = write!(body, "<br><small>{}</small>", escaped(reason));
+        }
+        body.push_str("</td></tr>");
+    }
+    body.push_str("</tbody></table>");
+}
+
+fn link(grafana: Option<&Grafana>, id: &str) -> String {
+    match (grafana, TraceId::from_hex(id)) {
+        (Some(grafana), Some(id)) => {
+            let url = escaped(&grafana.link(id));
+            format!(" <a href=\"{url}\" rel=\"noreferrer\">Grafana</a>")
+        }
+        _ => String::new(),
+    }
+}
+
+fn lanes_table(body: &mut String, lanes: &[LaneFigures]) {
+    body.push_str(
+        "<h2>Queue</h2><table><thead><tr><th>Exporter</th><th>Exports</th><th>Bytes</th>\
+         <th>Capacity</th></tr></thead><tbody>",
+    );
+    for LaneFigures { exporter, items, bytes, capacity } in lanes {
+        let capacity = match *capacity {
+            u64::MAX => "no limit".to_owned(),
+            capacity => capacity.to_string(),
+        };
+        let exporter = escaped(exporter);
+        let _ = write!(
+            body,
+            "<tr><td>{exporter}</td><td>{items}</td><td>{bytes}</td><td>{capacity}</td></tr>"
+        );
+    }
+    body.push_str("</tbody></table>");
+}
+
+/// The export's own figure, as far as a bar can show it.
+fn bar(plan: &Plan) -> String {
+    let gaps = plan.coverage.total_gaps;
+    match plan.coverage.percent {
+        Some(percent) => format!(
+            "<meter min=\"0\" max=\"100\" value=\"{:.1}\"></meter> {percent:.1} %, {gaps} to build",
+            percent.clamp(0.0, 100.0)
+        ),
+        None => format!("{gaps} to build"),
+    }
+}
+
+/// The plan of one export: its stories and tasks, and what depends on what.
+pub fn plan(
+    known: &Known,
+    plan: &Plan,
+    converter: &Converter,
+    grafana: Option<&Grafana>,
+) -> String {
+    let id = known.trace_id.as_deref().unwrap_or_default();
+    let trace_id = TraceId::from_hex(id);
+    let trees = trace_id.map(|id| view::trees(&converter.convert(plan, id, UnixNanos(0)).requests));
+    let mut body = format!(
+        "<header><p><a href=\"/\">all exports</a></p><h1>{}</h1><p>{} <code>{}</code>{}</p>\
+         <p class=\"path\">{}</p></header><h2>Plan</h2>",
+        escaped(&plan.project.name),
+        bar(plan),
+        escaped(id),
+        link(grafana, id),
+        escaped(&known.path),
+    );
+    for epic in trees.iter().flatten() {
+        let open = plan.artifacts.len() <= MAX_OPEN;
+        epic.children.iter().for_each(|story| branch(&mut body, story, open));
+    }
+    let _ = write!(body, "<h2>Dependencies</h2><div class=\"graph\">{}</div>", graph::svg(plan));
+    document(&plan.project.name, &body)
+}
+
+fn branch(body: &mut String, span: &SpanView, open: bool) {
+    if span.text("task.type") == "task" {
+        let status = span.text("artifact.status");
+        let _ = write!(
+            body,
+            "<li><span class=\"mark {}\">{}</span> <code>{}</code> {} <small>{}</small>",
+            escaped(status),
+            escaped(status),
+            escaped(span.text("task.id")),
+            escaped(span.text("task.title")),
+            escaped(span.text("artifact.priority")),
+        );
+        let needs = span.texts("artifact.depends_on");
+        if !needs.is_empty() {
+            let _ = write!(body, " <small>after {}</small>", escaped(&needs.join(", ")));
+        }
+        body.push_str("</li>");
+        return;
+    }
+    let open = if open { " open" } else { "" };
+    let (done, all) = (span.number("task.subtask_completed"), span.number("task.subtask_count"));
+    let title = escaped(span.text("task.title"));
+    let _ = write!(body, "<details{open}><summary>{title} <small>{done} of {all} exist</small>");
+    body.push_str("</summary><ul>");
+    span.children.iter().for_each(|child| branch(body, child, !open.is_empty()));
+    body.push_str("</ul></details>");
+}
+
+fn document(title: &str, body: &str) -> String {
+    let title = escaped(title);
+    format!(
+        "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">\
+         <meta name=\"viewport\" content=\"width=device-width\"><title>{title}</title>\
+         <style>{STYLE}</style></head><body>{body}</body></html>\n"
+    )
+}
+
+/// A text that is nothing but text, also within an attribute.
+pub fn escaped(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => safe.push_str("&amp;"),
+            '<' => safe.push_str("&lt;"),
+            '>' => safe.push_str("&gt;"),
+            '"' => safe.push_str("&quot;"),
+            '\'' => safe.push_str("&#39;"),
+            c => safe.push(c),
+        }
+    }
+    crate::text::visible(&safe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::status::State;
+
+    #[test]
+    fn nothing_in_a_name_is_markup() {
+        assert_eq!(escaped("<b a='\"'>&\n"), "&lt;b a=&#39;&quot;&#39;&gt;&amp;\\u{a}");
+        let known = Known {
+            path: "/<script>alert(1)</script>".into(),
+            state: State::Invalid,
+            reason: Some("\"><img src=x>".into()),
+            trace_id: Some("\" onload=x".into()),
+            plan: None,
+            receiver: 0,
+        };
+        let page = overview(&Overview {
+            exports: &[known],
+            lanes: &[],
+            reasons: &["<i>".into()],
+            grafana: None,
+            now: UnixNanos(0),
+        });
+        for markup in ["<script", "<img", "<i>", "onload=x\""] {
+            assert!(!page.contains(markup), "{markup} in {page}");
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! How far every export is that lies below the watched directories, and why.
+//!
+//! ```text
+//! directories ─scan, read─▶ Found ─┐
+//! queue ─list, done──────▶ Held ───┴─▶ Known: state, reason, trace id, plan
+//! ```
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::ids::TraceId;
+use crate::plan::{self, Export, Fresh, Plan, PlanError, ReadOptions};
+use crate::queue::admin::{Listed, ListedState};
+use crate::receiver::config::{ExistingTraceId, ExportDirConfig};
+use crate::receiver::scan::Scanner;
+use crate::writeback;
+use crate::writeback::config::WriteBackMode;
+
+/// How far an export is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Nobody has taken it in so far.
+    Waiting,
+    /// It is no export.
+    Invalid,
+    /// It cannot be read.
+    Unreadable,
+    /// It waits for an exporter, or is on its way.
+    Queued,
+    /// It arrived; the id is about to be written.
+    Delivered,
+    /// The id is where it belongs.
+    Written,
+    /// It arrived, and the id cannot be written.
+    NotWritten,
+    /// It arrived in part.
+    Incomplete,
+    /// It was refused.
+    Rejected,
+}
+
+impl State {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            State::Waiting => "waiting",
+            State::Invalid => "invalid",
+            State::Unreadable => "unreadable",
+            State::Queued => "queued",
+            State::Delivered => "delivered",
+            State::Written => "written",
+            State::NotWritten => "not_written",
+            State::Incomplete => "incomplete",
+            State::Rejected => "rejected",
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+pub struct Known {
+    pub path: String,
+    pub state: State,
+    pub reason: Option<String>,
+    /// The trace that it became, or becomes.
+    pub trace_id: Option<String>,
+    /// What it says, if it can be read.
+    #[serde(skip)]
+    pub plan: Option<Plan>,
+    /// Which receiver found it, by its place in the configuration.
+    #[serde(skip)]
+    pub receiver: usize,
+}
+
+/// An export on disk.
+#[derive(Debug)]
+pub struct Found {
+    path: PathBuf,
+    export: Result<Box<Fresh>, PlanError>,
+    mode: WriteBackMode,
+    /// The id that it carries makes it done.
+    is_done_by_id: bool,
+    receiver: usize,
+}
+
+/// Reads every export that these receivers find. Blocks on the disk.
+pub fn find(receivers: &[ExportDirConfig]) -> Vec<Found> {
+    let of_receiver = |(receiver, config): (usize, &ExportDirConfig)| {
+        let read = ReadOptions { emit_existing: true, ..config.read_options() };
+        let exports = Scanner::new(super::selection(config)).scan_all().exports;
+        let mode = config.write_back.mode;
+        let is_done_by_id = config.on_existing_trace_id == ExistingTraceId::Skip;
+        let found = exports.into_keys().map(move |path| {
+            let export = match plan::read(&path, &read) {
+                Ok(Export::Fresh(fresh)) => Ok(fresh),
+                // Reading was asked not to tell these apart.
+                Ok(Export::Emitted { task_trace_id }) => Err(PlanError::Unfit {
+                    path: path.clone(),
+                    reason: format!("carries {task_trace_id}"),
+                }),
+                Err(error) => Err(error),
+            };
+            Found { path, export, mode, is_done_by_id, receiver }
+        });
+        found.collect::<Vec<_>>()
+    };
+    receivers.iter().enumerate().flat_map(of_receiver).collect()
+}
+
+/// What the queue knows; nothing, where there is no queue.
+#[derive(Debug, Default)]
+pub struct Held {
+    listed: Vec<Listed>,
+    /// Delivered, or dropped, and not held any more.
+    done: Vec<TraceId>,
+}
+
+impl Held {
+    pub fn new(listed: Vec<Listed>, done: Vec<TraceId>) -> Held {
+        Held { listed, done }
+    }
+
+    fn find(&self, id: &str) -> Option<&Listed> {
+        self.listed.iter().find(|listed| listed.trace_id == id && !listed.is_addition)
+    }
+}
+
+impl Found {
+    /// The trace that this version becomes, which the queue may know.
+    pub fn version(&self) -> Option<TraceId> {
+        self.export.as_ref().ok().map(|fresh| fresh.trace_id)
+    }
+
+    pub fn known(self, held: &Held) -> Known {
+        let Found { path, export, mode, is_done_by_id, receiver } = self;
+        let (verdict, plan) = match export {
+            Ok(fresh) => {
+                let verdict = match fresh.carries.clone().filter(|_| is_done_by_id) {
+                    Some(id) => by_id(id, held),
+                    None => by_queue(&path, &fresh, mode, held),
+                };
+                (verdict, Some(fresh.plan))
+            }
+            Err(error @ PlanError::Source(_)) => {
+                ((State::Unreadable, Some(error.to_string()), None), None)
+            }
+            Err(error) => ((State::Invalid, Some(error.to_string()), None), None),
+        };
+        let (state, reason, trace_id) = verdict;
+        Known { path: path.to_string_lossy().into_owned(), state, reason, trace_id, plan, receiver }
+    }
+}
+
+type Verdict = (State, Option<String>, Option<String>);
+
+/// It carries an id; an exporter that write-back does not wait for may be at work still.
+fn by_id(id: String, held: &Held) -> Verdict {
+    (State::Written, held.find(&id).and_then(Listed::waits_for), Some(id))
+}
+
+fn by_queue(path: &Path, fresh: &Fresh, mode: WriteBackMode, held: &Held) -> Verdict {
+    let id = fresh.trace_id.to_string();
+    let Some(listed) = held.find(&id) else {
+        let own = fresh.carries.clone().filter(|_| fresh.is_our_write);
+        let beside = || writeback::id_beside(path).filter(|beside| *beside == id);
+        let written = own.or_else(|| beside().filter(|_| mode == WriteBackMode::Beside));
+        return match written {
+            Some(id) => by_id(id, held),
+            // Sent, and nothing says so but the queue; or dropped by a person.
+            None if held.done.contains(&fresh.trace_id) => {
+                let reason = "not held any more, and no id is written for it";
+                (State::Delivered, Some(reason.to_owned()), Some(id))
+            }
+            None => {
+                let reason =
+                    "not taken in yet: no sidecar has read it, or its queue is another one";
+                (State::Waiting, Some(reason.to_owned()), None)
+            }
+        };
+    };
+    let refusal = || {
+        let refused = listed.exporters.iter().find(|item| item.state.is_refusal());
+        refused.and_then(|item| item.last_error.clone())
+    };
+    let (state, reason) = match listed.state {
+        ListedState::Accepted | ListedState::Delivering => (State::Queued, listed.waits_for()),
+        ListedState::Delivered if listed.not_written.is_some() => {
+            (State::NotWritten, listed.not_written.clone())
+        }
+        ListedState::Delivered => (State::Delivered, None),
+        ListedState::WrittenBack => (State::Written, listed.waits_for()),
+        ListedState::Incomplete => (State::Incomplete, refusal()),
+        ListedState::Rejected => (State::Rejected, refusal()),
+    };
+    (state, reason, Some(id))
+}
