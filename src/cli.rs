@@ -161,6 +161,12 @@ fn print(text: &str) -> std::io::Result<()> {
     }
 }
 
+/// Writes a line to standard error. A log that cannot be written, on a full disk say, stops nobody.
+fn say(text: &str) {
+    use std::io::Write;
+    let _ = writeln!(anstream::stderr(), "{text}");
+}
+
 /// Whether a person looks on who wants colours and moving lines.
 fn is_rich(stream: &impl std::io::IsTerminal) -> bool {
     stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())

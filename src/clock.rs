@@ -38,6 +38,31 @@ impl UnixNanos {
         UnixNanos(self.0.saturating_add(micros.saturating_mul(1_000)))
     }
 
+    /// Reads RFC 3339, with `Z` or with an offset.
+    pub fn parse(text: &str) -> Option<UnixNanos> {
+        let upper = text.to_ascii_uppercase();
+        let (local, offset) = match upper.strip_suffix('Z') {
+            Some(local) => (local, 0),
+            None => {
+                let (local, offset) = upper.split_at_checked(upper.len().checked_sub(6)?)?;
+                let digits = |at: std::ops::Range<usize>| offset.get(at)?.parse::<i64>().ok();
+                let (hours, minutes) = (digits(1..3)?, digits(4..6)?);
+                if offset.get(3..4) != Some(":") || hours > 23 || minutes > 59 {
+                    return None;
+                }
+                let seconds = hours * 3_600 + minutes * 60;
+                match offset.get(..1)? {
+                    "+" => (local, seconds),
+                    "-" => (local, -seconds),
+                    _ => return None,
+                }
+            }
+        };
+        let time = humantime::parse_rfc3339(&format!("{local}Z")).ok()?;
+        let since = i128::try_from(time.duration_since(UNIX_EPOCH).ok()?.as_nanos()).ok()?;
+        u64::try_from(since - i128::from(offset) * 1_000_000_000).ok().map(UnixNanos)
+    }
+
     fn system_time(self) -> SystemTime {
         UNIX_EPOCH + Duration::from_nanos(self.0)
     }
@@ -61,6 +86,16 @@ mod tests {
         assert_eq!(time.rfc3339(), "2026-11-23T06:15:00.123Z");
         assert_eq!(time.iso(), "2026-11-23T06:15:00.123456+00:00");
         assert_eq!(time.compact(), "20261123T061500Z");
+        for text in [
+            "2026-11-23T06:15:00.123456789Z",
+            "2026-11-23t08:45:00.123456789+02:30",
+            "2026-11-22T23:15:00.123456789-07:00",
+        ] {
+            assert_eq!(UnixNanos::parse(text), Some(time), "{text}");
+        }
+        for text in ["", "é", "2026-11-23", "2026-11-23T06:15:00", "2026-11-23T06:15:00+99:00"] {
+            assert_eq!(UnixNanos::parse(text), None, "{text}");
+        }
         assert_eq!(time.plus_micros(2).0, 1_795_414_500_123_458_789);
     }
 }

@@ -191,7 +191,8 @@ impl Pipelines {
         let traces = gates::Traces::of(&self.sources);
         for Gates { config, destinations, watching } in self.gates {
             let traces = Arc::clone(&traces);
-            let intake = gates::GateIntake::new(&config, traces, destinations, &common);
+            let intake =
+                gates::GateIntake::new(&config, traces, destinations, &common, finish.clone());
             let intake = |incoming, stop| intake.run(incoming, stop);
             start((&config, watching), intake, &common, &finish, &mut upstream);
         }

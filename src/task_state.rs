@@ -6,14 +6,18 @@
 //! ```
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::fs::OFlags;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::converter::state::TaskState;
+use crate::source;
 
 /// What a user can set about them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -55,40 +59,65 @@ pub fn check(states: &[TaskState]) -> Result<(), TaskStateError> {
             id if id.contains(['/', '\\', '\0']) => "it has a path separator",
             id if id.starts_with('.') => "it begins with a dot",
             id if id.len() > MAX_NAME_BYTES => "it is too long",
-            COMPLETED => "it is the tracker's own",
             _ => return Ok(()),
         };
         Err(TaskStateError::Name { id: id.clone(), reason })
     })
 }
 
-/// Writes all states, each whole or not at all. Blocks on the disk.
+/// Writes all states, each whole or not at all. One that is there for the same trace stays: the tracker
+/// may have gone on with it. Blocks on the disk.
 ///
 /// # Errors
-/// The first that cannot be written; those before it are.
+/// The first that cannot be written; the others are.
 pub fn write(config: &TaskStateConfig, states: &[TaskState]) -> Result<(), TaskStateError> {
     check(states)?;
-    states.iter().try_for_each(|state| {
-        let active = config.directory.join(&state.project_id);
-        let completed = active.join(COMPLETED);
-        let name = format!("{}.json", state.task_id);
-        let (own, other) =
-            if state.is_closed { (&completed, &active) } else { (&active, &completed) };
-        replace(own, &name, &state.document.to_string())?;
-        remove(other, &name)
-    })
+    let mut failure = None;
+    for state in states {
+        if let Err(error) = write_one(config, state) {
+            failure.get_or_insert(error);
+        }
+    }
+    failure.map_or(Ok(()), Err)
+}
+
+fn write_one(config: &TaskStateConfig, state: &TaskState) -> Result<(), TaskStateError> {
+    let active = config.directory.join(&state.project_id);
+    let completed = active.join(COMPLETED);
+    let name = format!("{}.json", state.task_id);
+    let (own, other) = if state.is_closed { (&completed, &active) } else { (&active, &completed) };
+    fs::create_dir_all(own).map_err(failed(own))?;
+    // A link would lead elsewhere.
+    for directory in [&active, own] {
+        let metadata = fs::symlink_metadata(directory).map_err(failed(directory))?;
+        if !metadata.is_dir() {
+            return Err(failed(directory)(ErrorKind::NotADirectory.into()));
+        }
+    }
+    let _lock = lock(own, &name)?;
+    if is_of_same_trace(&own.join(&name), state) || is_of_same_trace(&other.join(&name), state) {
+        return Ok(());
+    }
+    replace(own, &name, &state.document.to_string())?;
+    remove(other, &name)
+}
+
+/// What is larger is no state file.
+const MAX_BYTES: u64 = 16 << 20;
+
+fn is_of_same_trace(path: &Path, state: &TaskState) -> bool {
+    let Ok(loaded) = source::load(path, MAX_BYTES) else { return false };
+    let found = serde_json::from_slice::<Value>(&loaded.bytes).ok();
+    found.is_some_and(|it| it.get("trace_id") == state.document.get("trace_id"))
 }
 
 fn replace(directory: &Path, name: &str, text: &str) -> Result<(), TaskStateError> {
-    let failed = |path: &Path| {
-        let path = path.to_owned();
-        move |source| TaskStateError::Io { path, source }
-    };
-    fs::create_dir_all(directory).map_err(failed(directory))?;
-    let _lock = lock(directory, name)?;
     let (path, temp) = (directory.join(name), directory.join(format!(".{name}.taskspan.tmp")));
-    let written = File::create(&temp)
-        .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()));
+    // What a run left that was killed here; the lock says that nobody else is at it.
+    let _ = fs::remove_file(&temp);
+    let file = OpenOptions::new().create_new(true).write(true).open(&temp);
+    let written =
+        file.and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()));
     written.and_then(|()| fs::rename(&temp, &path)).map_err(|source| {
         let _ = fs::remove_file(&temp);
         TaskStateError::Io { path, source }
@@ -103,19 +132,27 @@ fn remove(directory: &Path, name: &str) -> Result<(), TaskStateError> {
     }
     let _lock = lock(directory, name)?;
     match fs::remove_file(&path) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            Err(TaskStateError::Io { path, source })
-        }
+        Err(source) if source.kind() != ErrorKind::NotFound => Err(failed(&path)(source)),
         _ => Ok(()),
     }
+}
+
+fn failed(path: &Path) -> impl Fn(io::Error) -> TaskStateError + use<> {
+    let path = path.to_owned();
+    move |source| TaskStateError::Io { path: path.clone(), source }
 }
 
 /// The tracker's own convention; the lock file stays, as the tracker's does.
 fn lock(directory: &Path, name: &str) -> Result<File, TaskStateError> {
     let path = directory.join(format!("{name}.lock"));
-    let failed = |source| TaskStateError::Io { path: path.clone(), source };
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
-    let file = file.map_err(failed)?;
+    let failed = failed(&path);
+    let mut options = OpenOptions::new();
+    options
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
+    let file = options.open(&path).map_err(&failed)?;
     for _ in 0..LOCK_TRIES {
         match file.try_lock() {
             Ok(()) => return Ok(file),
@@ -133,12 +170,17 @@ fn pause() {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
     use serde_json::{Value, json};
 
     use super::*;
 
     fn state(id: &str, is_closed: bool) -> TaskState {
-        let document = json!({"task_id": id, "is_closed": is_closed});
+        // Each is of a trace of its own.
+        static TRACES: AtomicU64 = AtomicU64::new(0);
+        let trace_id = TRACES.fetch_add(1, Ordering::Relaxed);
+        let document = json!({"task_id": id, "is_closed": is_closed, "trace_id": trace_id});
         TaskState { project_id: "p".into(), task_id: id.into(), is_closed, document }
     }
 
@@ -165,10 +207,34 @@ mod tests {
 
     #[test]
     fn ids_that_lead_elsewhere_are_no_names() {
-        for id in ["a/b", "..", ".hidden", "a\\b", "", "completed", &"x".repeat(300)] {
+        for id in ["a/b", "..", ".hidden", "a\\b", "", &"x".repeat(300)] {
             assert!(check(&[state(id, false)]).is_err(), "{id}");
         }
         assert!(check(&[state("a.b-c é", false)]).is_ok());
+    }
+
+    #[test]
+    fn what_the_tracker_made_of_it_stays() {
+        let root = tempfile::tempdir().expect("a directory");
+        let config = config(root.path());
+        let first = state("t", false);
+        write(&config, std::slice::from_ref(&first)).expect("written");
+        let path = root.path().join("p/t.json");
+        let mut ours: Value =
+            serde_json::from_slice(&fs::read(&path).expect("there")).expect("JSON");
+        ours["status"] = json!("in_progress");
+        fs::write(&path, ours.to_string()).expect("written");
+        write(&config, &[first]).expect("nothing to do");
+        assert_eq!(fs::read_to_string(&path).expect("there"), ours.to_string());
+    }
+
+    #[test]
+    fn a_link_is_not_followed() {
+        let root = tempfile::tempdir().expect("a directory");
+        let elsewhere = tempfile::tempdir().expect("a directory");
+        std::os::unix::fs::symlink(elsewhere.path(), root.path().join("p")).expect("a link");
+        write(&config(root.path()), &[state("t", false)]).expect_err("a link");
+        assert_eq!(fs::read_dir(elsewhere.path()).expect("there").count(), 0);
     }
 
     #[test]
@@ -176,8 +242,10 @@ mod tests {
         let root = tempfile::tempdir().expect("a directory");
         write(&config(root.path()), &[state("t", false)]).expect("written");
         let held = lock(&root.path().join("p"), "t.json").expect("free");
-        let error = write(&config(root.path()), &[state("t", false)]).expect_err("held");
+        let states = [state("t", false), state("other", false)];
+        let error = write(&config(root.path()), &states).expect_err("held");
         assert!(matches!(error, TaskStateError::Locked(_)));
+        assert!(root.path().join("p/other.json").exists(), "the others are written");
         drop(held);
         write(&config(root.path()), &[state("t", false)]).expect("free again");
     }

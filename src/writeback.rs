@@ -25,7 +25,7 @@ use rustix::fs::Timespec;
 
 use crate::ids::TraceId;
 use crate::source::{self, Loaded, Source};
-pub use beside::{id_beside, is_beside_name, write_beside};
+pub use beside::{id_beside, id_beside_of, is_beside_name, write_beside};
 use config::WriteBackMode;
 pub use error::WriteBackError;
 pub use replace::{Outcome, write_back};

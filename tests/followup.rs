@@ -329,8 +329,8 @@ async fn an_endpoint_that_is_away_costs_the_timeout_and_keeps_nothing() {
 /// A sidecar that watches for both.
 fn watching(workspace: &Workspace, server: &FakeOtlp) -> Running {
     let mut pipeline = workspace.pipeline(server.endpoint(), Protocol::Grpc, Value::Null);
-    pipeline["receivers"]["gate_results"] =
-        json!({"directories": [workspace.exports()], "settle": "20ms", "settle_timeout": "1s"});
+    pipeline["receivers"]["gate_results"] = json!({"directories": [workspace.exports()], "include": ["**/*gate*.json"],
+            "settle": "20ms", "settle_timeout": "1s"});
     pipeline["service"]["pipelines"]["traces"]["receivers"] = json!(["export_dir", "gate_results"]);
     workspace.configured("run", &pipeline).spawn()
 }

@@ -49,6 +49,10 @@ impl Onto {
         let pipelines = setup.build()?;
         match pipelines.emitted(&self.metadata) {
             Ok(emitted) => {
+                let odd = emitted.plan.warnings.iter().map(ToString::to_string);
+                for warning in odd.chain(emitted.doubt.clone()) {
+                    tracing::warn!("{warning}");
+                }
                 Ok(Ok(Ready { onto: self, disabled: setup.otel.disabled, pipelines, emitted }))
             }
             Err(error) => {
@@ -94,13 +98,17 @@ impl Ready {
         timer.abort();
         sent.map_err(anyhow::Error::from)?;
         let counts = tally.counts();
-        Ok(if counts.refused > 0 {
+        Ok(if counts.added > 0 {
+            // The span is there; to run it again would make another.
+            if counts.undelivered > 0 || counts.refused > 0 || counts.given_up > 0 {
+                tracing::warn!("the span is delivered, its log records are not");
+            }
+            Exit::Done
+        } else if counts.refused > 0 {
             Exit::Refused
-        } else if counts.undelivered > 0 || counts.given_up > 0 || counts.done == 0 {
+        } else {
             tracing::error!("not delivered in time, and not kept; run it again");
             Exit::NotDelivered
-        } else {
-            Exit::Done
         })
     }
 }

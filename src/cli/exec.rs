@@ -62,17 +62,17 @@ struct Beside {
 impl Exec {
     pub async fn run(self, global: &Global) -> Result<Exit, Failure> {
         // Before the job starts: a signal must find us listening.
-        let mut signals = Signals::listen()?;
+        let mut signals = Signals::listen();
         let beside = match self.start(global) {
             Ok(beside) => beside,
             Err(failure) => {
                 failure.report();
-                anstream::eprintln!("taskspan: the job runs without it");
+                super::say("taskspan: the job runs without it");
                 None
             }
         };
         let code = match self.spawn() {
-            Ok(child) => code_of(wait(child, &mut signals).await?),
+            Ok(child) => wait(child, &mut signals).await.map_or(u8::MAX, code_of),
             Err(code) => code,
         };
         if let Some(beside) = beside {
@@ -104,7 +104,7 @@ impl Exec {
         let (program, arguments) = self.job.split_first().ok_or(NOT_FOUND)?;
         Command::new(program).args(arguments).spawn().map_err(|error| {
             let program = program.display();
-            anstream::eprintln!("taskspan: {program}: {error}");
+            super::say(&format!("taskspan: {program}: {error}"));
             match error.kind() {
                 ErrorKind::NotFound => NOT_FOUND,
                 _ => NOT_EXECUTABLE,
@@ -127,7 +127,7 @@ impl Exec {
         if let Ok(Err(failure)) = ended {
             failure.report();
         }
-        anstream::eprintln!("{}", report.line());
+        super::say(&report.line());
         report.write(&setup, self.summary.as_deref());
     }
 }
@@ -140,11 +140,11 @@ async fn give_up(signals: &mut Signals, timeout: Timeout) {
 }
 
 /// Waits for the job, and hands on to it what is sent to us.
-async fn wait(mut child: Child, signals: &mut Signals) -> Result<ExitStatus, Failure> {
+async fn wait(mut child: Child, signals: &mut Signals) -> std::io::Result<ExitStatus> {
     loop {
         tokio::select! {
             biased;
-            status = child.wait() => return Ok(status?),
+            status = child.wait() => return status,
             signal = signals.next() => {
                 if signals::passed_by(signal) == Passed::ByUs
                     && let Some(id) = child.id()

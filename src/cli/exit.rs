@@ -53,11 +53,11 @@ impl Failure {
     pub fn report(self) -> Exit {
         match self {
             Failure::Config(faults) => {
-                anstream::eprintln!("{faults}");
+                super::say(&faults.to_string());
                 Exit::Usage
             }
             Failure::Other(error) => {
-                anstream::eprintln!("taskspan: {error:#}");
+                super::say(&format!("taskspan: {error:#}"));
                 Exit::NotDelivered
             }
         }

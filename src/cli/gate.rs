@@ -48,17 +48,24 @@ impl Gate {
         if is_refused {
             return Ok(Exit::Refused);
         }
+        let trace = ready.pipelines.addition::<Infallible>(
+            ready.metadata(),
+            &ready.emitted,
+            |trace| {
+                for id in results.iter().filter_map(|result| result.task_id.as_ref()) {
+                    if !trace.knows(id) {
+                        tracing::warn!("no task `{id}` in the export; the result goes to the epic");
+                    }
+                }
+                Ok(trace.gate_results(&results))
+            },
+            |_| Ok(Vec::new()),
+        );
+        let Ok(addition) = trace;
         if results.is_empty() {
             tracing::warn!("there is no gate result to add");
             return Ok(Exit::Done);
         }
-        let addition = ready.pipelines.addition::<Infallible>(
-            ready.metadata(),
-            &ready.emitted,
-            |trace| Ok(trace.gate_results(&results)),
-            |_| Ok(Vec::new()),
-        );
-        let Ok(addition) = addition;
         ready.send(addition).await
     }
 }

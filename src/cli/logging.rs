@@ -24,6 +24,8 @@ pub fn start(global: &Global, config: &LogsConfig) {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_target(false)
+        // It would be told where nothing can be told.
+        .log_internal_errors(false)
         .with_ansi(super::is_rich(&std::io::stderr()));
     // A second start, in a test say, keeps the first.
     let _ = match global.log_format.unwrap_or(config.encoding) {

@@ -94,7 +94,7 @@ fn conclude(counts: &Counts) -> Exit {
             }
             Exit::NotDelivered
         }
-        () if done + already_emitted == 0 => {
+        () if done + already_emitted + counts.added == 0 => {
             tracing::warn!("there is no onboarding-metadata.json to emit");
             Exit::Done
         }

@@ -17,7 +17,7 @@ use crate::grafana::Grafana;
 use crate::ids::TraceId;
 use crate::pipeline::event::{Counts, Event, Tally};
 use crate::pipeline::{self, Pipelines};
-use crate::plan::{self, Export, ReadOptions};
+use crate::plan::{self, Export, ReadOptions, read_emitted};
 
 /// Listens to the events of a run.
 #[derive(Clone, Debug, Default)]
@@ -49,9 +49,13 @@ impl Report {
 
     /// The run in one line.
     pub fn line(&self) -> String {
-        let Counts { done, spans, refused, not_written, undelivered, given_up, .. } = self.counts();
+        let Counts { done, added, spans, refused, not_written, undelivered, given_up, .. } =
+            self.counts();
         let exports = |count: usize| format!("{count} export{}", if count == 1 { "" } else { "s" });
         let mut parts = vec![format!("{} emitted, {spans} spans", exports(done))];
+        if added > 0 {
+            parts.push(format!("{added} added to traces"));
+        }
         for (count, what) in [
             (refused, "refused"),
             (not_written, "emitted but not written back"),
@@ -84,8 +88,11 @@ impl Report {
         }
         let exports = self.emitted(setup);
         if let Some(path) = outputs {
+            // What was emitted before counts only where nothing is new: the last line wins.
+            let has_new = exports.iter().any(|export| export.is_new);
+            let told = exports.iter().filter(|export| export.is_new || !has_new);
             let line = |export: &Emitted| format!("task_trace_id={}\n", export.trace_id);
-            tell(&path, append(&path, &exports.iter().map(line).collect::<String>()));
+            tell(&path, append(&path, &told.map(line).collect::<String>()));
         }
         let grafana = Grafana::of(&setup.config.service);
         let text = markdown(&exports, grafana.as_ref());
@@ -109,13 +116,13 @@ impl Report {
                 Ok(Export::Fresh(fresh)) => Some(*fresh),
                 _ => None,
             };
-            let carries = fresh.as_ref().and_then(|it| it.carries.as_deref());
-            let carries = carries.and_then(TraceId::from_hex);
-            let trace_id = trace_id.or(carries)?;
+            let emitted = read_emitted(&path, &config.read_options(), config.write_back.mode).ok();
+            let carries = emitted.map(|it| it.trace_id);
+            let (is_new, trace_id) = (trace_id.is_some(), trace_id.or(carries)?);
             // A newer export has another id, or none yet.
             let is_same = |it: &plan::Fresh| carries == Some(trace_id) || it.trace_id == trace_id;
             let plan = fresh.filter(is_same).map(|it| (it.plan, converter.clone()));
-            Some(Emitted { path: path.display().to_string(), trace_id, plan })
+            Some(Emitted { path: path.display().to_string(), trace_id, is_new, plan })
         };
         traces.into_iter().filter_map(of_file).collect()
     }

@@ -49,9 +49,10 @@ pub enum Passed {
 }
 
 impl Signals {
-    /// # Errors
-    /// The system gives no signal handlers.
-    pub fn listen() -> std::io::Result<Signals> {
+    /// Those that this process does not ignore. What it was told to ignore, by nohup say, its job
+    /// ignores as well; to listen for it would end that.
+    pub fn listen() -> Signals {
+        let ignored = ignored();
         let kinds = [
             SignalKind::interrupt(),
             SignalKind::terminate(),
@@ -60,8 +61,9 @@ impl Signals {
             SignalKind::user_defined1(),
             SignalKind::user_defined2(),
         ];
-        let streams = kinds.into_iter().map(|kind| Ok((kind, signal(kind)?)));
-        Ok(Signals { streams: streams.collect::<std::io::Result<_>>()? })
+        let heard = kinds.into_iter().filter(|kind| !is_in(ignored, *kind));
+        let streams = heard.filter_map(|kind| Some((kind, signal(kind).ok()?)));
+        Signals { streams: streams.collect() }
     }
 
     pub async fn next(&mut self) -> SignalKind {
@@ -75,6 +77,18 @@ impl Signals {
         })
         .await
     }
+}
+
+/// The signals that this process ignores, as a mask of bits.
+fn ignored() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default()
+}
+
+fn is_in(mask: u64, kind: SignalKind) -> bool {
+    let bit = u32::try_from(kind.as_raw_value() - 1).ok();
+    bit.and_then(|bit| mask.checked_shr(bit)).is_some_and(|shifted| shifted & 1 == 1)
 }
 
 /// Whether a job in our process group has a signal already. What is typed at a terminal goes to

@@ -8,7 +8,7 @@ use crate::converter::Converter;
 use crate::converter::view::{self, SpanView};
 use crate::grafana::Grafana;
 use crate::ids::TraceId;
-use crate::plan::Plan;
+use crate::plan::{Plan, Status};
 
 /// A graph with more artifacts than this is a blot, and pages refuse to draw it.
 const MAX_DRAWN: usize = 100;
@@ -18,6 +18,8 @@ pub struct Emitted {
     /// Its metadata file, for people.
     pub path: String,
     pub trace_id: TraceId,
+    /// It was emitted by this run, and not before.
+    pub is_new: bool,
     /// None when the file has been replaced or removed since.
     pub plan: Option<(Plan, Converter)>,
 }
@@ -35,15 +37,15 @@ pub fn markdown(exports: &[Emitted], grafana: Option<&Grafana>) -> String {
 }
 
 fn section(text: &mut String, export: &Emitted, grafana: Option<&Grafana>) -> std::fmt::Result {
-    let Emitted { path, trace_id, plan } = export;
+    let Emitted { path, trace_id, plan, .. } = export;
     let trees = plan.as_ref().map(|(plan, converter)| {
         view::trees(&converter.convert(plan, *trace_id, UnixNanos(0)).requests)
     });
     let epic = trees.as_ref().and_then(|trees| trees.first());
     let title = epic.map_or(path.as_str(), |epic| epic.text("task.title"));
     writeln!(text, "## {}\n", plain(title))?;
-    if let Some(epic) = epic {
-        writeln!(text, "{}\n", coverage(epic))?;
+    if let Some((plan, _)) = plan {
+        writeln!(text, "{}\n", coverage(plan))?;
     } else {
         writeln!(text, "The file has been replaced since.\n")?;
     }
@@ -69,11 +71,10 @@ fn section(text: &mut String, export: &Emitted, grafana: Option<&Grafana>) -> st
     Ok(())
 }
 
-fn coverage(epic: &SpanView) -> String {
-    let (done, all) = (epic.number("task.subtask_completed"), epic.number("task.subtask_count"));
-    let gaps = epic.number("coverage.total_gaps");
-    let percent = epic.attributes.get("coverage.percent").and_then(serde_json::Value::as_f64);
-    let percent = percent.map(|percent| format!("Coverage {percent:.1} %, "));
+fn coverage(plan: &Plan) -> String {
+    let done = plan.artifacts.iter().filter(|it| it.status == Status::Exists).count();
+    let (all, gaps) = (plan.artifacts.len(), plan.coverage.total_gaps);
+    let percent = plan.coverage.percent.map(|percent| format!("Coverage {percent:.1} %, "));
     format!("{}{done} of {all} artifacts exist, {gaps} to build.", percent.unwrap_or_default())
 }
 
@@ -97,8 +98,8 @@ fn stories(text: &mut String, epic: &SpanView) -> std::fmt::Result {
 fn plain(text: &str) -> String {
     let escape = |c: char| match c {
         c if c.is_control() => " ".to_owned(),
-        '\\' | '`' | '*' | '_' | '{' | '}' | '[' | ']' | '<' | '>' | '#' | '|' | '!' | '~'
-        | '&' => {
+        // Whatever starts something in a page: markup, a link, a formula, a mention.
+        c if c.is_ascii_punctuation() && !matches!(c, '-' | ',' | '(' | ')' | '/' | '%') => {
             format!("\\{c}")
         }
         c => c.to_string(),
@@ -112,6 +113,7 @@ mod tests {
 
     #[test]
     fn nothing_in_a_name_is_markup() {
-        assert_eq!(plain("a|b\n<img src=x> [x](y)"), "a\\|b \\<img src=x\\> \\[x\\](y)");
+        assert_eq!(plain("a|b\n<img src=x> [x](y)"), "a\\|b \\<img src\\=x\\> \\[x\\](y)");
+        assert_eq!(plain("$x$ @all http://x.y"), "\\$x\\$ \\@all http\\://x\\.y");
     }
 }

@@ -1,6 +1,7 @@
 //! `taskspan task`: how far a task is, in the trace of the export that asked for it (R4.4).
 
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use serde_json::{Map, Value};
 
 use super::addition::Onto;
@@ -32,7 +33,7 @@ pub struct Task {
     phase: Phase,
 
     /// Something that happened, in place of the change of status
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     event: Option<String>,
 
     /// An attribute of the event; may be repeated
@@ -46,6 +47,9 @@ pub struct Task {
 
 fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
+        Some((key @ ("from" | "to" | "reason"), _)) => {
+            Err(format!("`{key}` is the event's own; see --from, --status and --reason"))
+        }
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err("has to be KEY=VALUE".to_owned()),
     }

@@ -33,7 +33,7 @@ impl Validate {
     pub async fn run(self) -> Result<Exit, Failure> {
         let setup = Setup::load(&self.config, &[])?;
         for warning in &setup.warnings {
-            anstream::eprintln!("warning: {warning}");
+            super::say(&format!("warning: {warning}"));
         }
         let pipelines = setup.build()?;
         let faults = faults_of_files(&setup.config);
@@ -79,7 +79,7 @@ async fn connect(pipelines: &Pipelines) -> Result<Exit, Failure> {
             exit = Exit::NotDelivered;
         }
         let result = trouble.as_deref().unwrap_or("takes connections");
-        anstream::eprintln!("{destination}: {result}");
+        super::say(&format!("{destination}: {result}"));
     }
     Ok(exit)
 }

@@ -29,18 +29,21 @@ pub struct OtelEnv {
     pub disabled: bool,
     pub service_name: Option<String>,
     pub resource_attributes: Vec<(String, String)>,
+    /// For traces, by name or for all signals.
     pub traces: OtlpEnv,
+    /// For logs by name.
+    pub logs: OtlpEnv,
+    /// For all signals.
+    pub generic: OtlpEnv,
     pub limits: SpanLimits,
     /// `TRACEPARENT`: what made the job run.
     pub triggered_by: Option<TraceParent>,
 }
 
-/// How traces, and logs by the same exporter, are to be sent.
+/// How one signal is to be sent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OtlpEnv {
     pub endpoint: Option<EndpointEnv>,
-    /// For logs alone, used as it is.
-    pub logs_endpoint: Option<String>,
     pub protocol: Option<Protocol>,
     pub headers: IndexMap<String, Secret>,
     pub timeout: Option<Duration>,
@@ -54,7 +57,7 @@ pub struct OtlpEnv {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndpointEnv {
     pub url: String,
-    /// Given for traces alone: used as it is, without a path appended.
+    /// Given for the signal alone: used as it is, without a path appended.
     pub exact: bool,
 }
 
@@ -77,7 +80,9 @@ pub fn parse(env: Env) -> (OtelEnv, Vec<Fault>) {
         resource_attributes: reader
             .first(&["OTEL_RESOURCE_ATTRIBUTES"], attributes)
             .unwrap_or_default(),
-        traces: reader.traces(),
+        traces: reader.otlp_env(&["_TRACES", ""]),
+        logs: reader.otlp_env(&["_LOGS"]),
+        generic: reader.otlp_env(&[""]),
         limits: reader.limits(),
         triggered_by: reader
             .first(&["TRACEPARENT"], |text| text.parse().map_err(|error: &str| error.to_owned())),
@@ -91,25 +96,22 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn traces(&mut self) -> OtlpEnv {
-        let own = self.first(&["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"], text);
-        let endpoint = match own {
-            Some(url) => Some(EndpointEnv { url, exact: true }),
-            None => self
-                .first(&["OTEL_EXPORTER_OTLP_ENDPOINT"], text)
-                .map(|url| EndpointEnv { url, exact: false }),
-        };
+    /// The variables of the first of these forms that is set, each by itself.
+    fn otlp_env(&mut self, forms: &[&str]) -> OtlpEnv {
+        let endpoint = forms.iter().find_map(|form| {
+            let url = self.first(&[&format!("OTEL_EXPORTER_OTLP{form}_ENDPOINT")], text)?;
+            Some(EndpointEnv { url, exact: !form.is_empty() })
+        });
         OtlpEnv {
             endpoint,
-            logs_endpoint: self.first(&["OTEL_EXPORTER_OTLP_LOGS_ENDPOINT"], text),
-            protocol: self.otlp("PROTOCOL", str::parse),
-            headers: self.headers(),
-            timeout: self.otlp("TIMEOUT", milliseconds),
-            compression: self.otlp("COMPRESSION", str::parse),
-            insecure: self.otlp("INSECURE", boolean),
-            ca_file: self.otlp("CERTIFICATE", path),
-            client_key: self.otlp("CLIENT_KEY", path),
-            client_certificate: self.otlp("CLIENT_CERTIFICATE", path),
+            protocol: self.otlp(forms, "PROTOCOL", str::parse),
+            headers: self.headers(forms),
+            timeout: self.otlp(forms, "TIMEOUT", milliseconds),
+            compression: self.otlp(forms, "COMPRESSION", str::parse),
+            insecure: self.otlp(forms, "INSECURE", boolean),
+            ca_file: self.otlp(forms, "CERTIFICATE", path),
+            client_key: self.otlp(forms, "CLIENT_KEY", path),
+            client_certificate: self.otlp(forms, "CLIENT_CERTIFICATE", path),
         }
     }
 
@@ -127,9 +129,9 @@ impl Reader<'_> {
     }
 
     /// A pair that is wrong is left out, the others count: a lost token must not cost the tenant.
-    fn headers(&mut self) -> IndexMap<String, Secret> {
+    fn headers(&mut self, forms: &[&str]) -> IndexMap<String, Secret> {
         let pairs = |text: &str| Ok(text.split(',').map(pair).collect::<Vec<_>>());
-        let pairs = self.otlp("HEADERS", pairs).unwrap_or_default();
+        let pairs = self.otlp(forms, "HEADERS", pairs).unwrap_or_default();
         let mut headers = IndexMap::new();
         for (index, pair) in pairs.into_iter().enumerate() {
             match pair {
@@ -145,10 +147,16 @@ impl Reader<'_> {
         headers
     }
 
-    fn otlp<T>(&mut self, name: &str, read: impl Fn(&str) -> Result<T, String>) -> Option<T> {
-        let own = format!("OTEL_EXPORTER_OTLP_TRACES_{name}");
-        let generic = format!("OTEL_EXPORTER_OTLP_{name}");
-        self.first(&[&own, &generic], read)
+    fn otlp<T>(
+        &mut self,
+        forms: &[&str],
+        name: &str,
+        read: impl Fn(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        let names: Vec<String> =
+            forms.iter().map(|form| format!("OTEL_EXPORTER_OTLP{form}_{name}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        self.first(&names, read)
     }
 
     /// The first of `names` that is set and makes sense.
@@ -169,7 +177,11 @@ impl Reader<'_> {
     }
 
     fn warn(&mut self, message: String) {
-        self.warnings.push(Fault::nowhere(message));
+        let warning = Fault::nowhere(message);
+        // The generic variables are read for each signal.
+        if !self.warnings.contains(&warning) {
+            self.warnings.push(warning);
+        }
     }
 }
 

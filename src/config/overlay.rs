@@ -3,6 +3,7 @@
 //! ```text
 //! --endpoint, --protocol, --project-id ─┐
 //! OTEL_EXPORTER_OTLP_* ─────────────────┴─▶ the one OTLP exporter of the traces pipelines
+//! OTEL_EXPORTER_OTLP_LOGS_* ──────────────▶ the one OTLP exporter of the logs pipelines
 //! ```
 //!
 //! Both speak of "the" endpoint, so they apply where there is just one to speak of. With several
@@ -16,6 +17,7 @@ use super::otel_env::{EndpointEnv, OtelEnv, OtlpEnv};
 use super::values::{ComponentId, HumanDuration};
 use super::{Config, ExporterConfig, ReceiverConfig};
 use crate::exporter::config::{OtlpConfig, Protocol};
+use crate::signal::Signal;
 
 /// What the command line says about the pipeline.
 #[derive(Clone, Debug, Default)]
@@ -35,15 +37,16 @@ pub fn apply(config: &mut Config, flags: &Flags, otel: &OtelEnv) -> Result<Vec<F
     let mut faults = Faults::default();
     let mut warnings = Vec::new();
     apply_to_receivers(config, flags, &mut faults);
-    if flags.endpoint.is_some() && otlp_exporters(config).is_empty() {
+    let of_file = config.clone();
+    if flags.endpoint.is_some() && otlp_exporters(config, Signal::Traces).is_empty() {
         add_exporter(config);
     }
-    let exporters = otlp_exporters(config);
+    let exporters = otlp_exporters(config, Signal::Traces);
     match exporters.as_slice() {
         [] => {}
         [only] => {
             if let Some(exporter) = config.exporters.get_mut(only) {
-                *exporter = overlaid(exporter, flags, &otel.traces);
+                *exporter = overlaid(exporter, flags, &otel.traces, Signal::Traces);
                 check(only, exporter, &mut faults);
             }
         }
@@ -63,7 +66,56 @@ pub fn apply(config: &mut Config, flags: &Flags, otel: &OtelEnv) -> Result<Vec<F
             }
         }
     }
+    apply_to_logs(config, &of_file, flags, otel, &mut warnings, &mut faults);
     if faults.is_empty() { Ok(warnings) } else { Err(faults) }
+}
+
+/// An exporter of logs alone gets what is said of logs by name: what is said of all signals is meant
+/// for the traces, and would send a Loki's records to a Tempo. One that traces use as well becomes two
+/// where they are told different things.
+fn apply_to_logs(
+    config: &mut Config,
+    of_file: &Config,
+    flags: &Flags,
+    otel: &OtelEnv,
+    warnings: &mut Vec<Fault>,
+    faults: &mut Faults,
+) {
+    let exporters = otlp_exporters(config, Signal::Logs);
+    let [only] = exporters.as_slice() else {
+        if !exporters.is_empty() && otel.logs != OtlpEnv::default() {
+            let message = "OTEL_EXPORTER_OTLP_LOGS_* is set, but there are several OTLP exporters of \
+                           logs; each keeps what the configuration file says";
+            warnings.push(Fault::nowhere(message));
+        }
+        return;
+    };
+    let Some(original) = of_file.exporters.get(only).or(config.exporters.get(only)) else { return };
+    let of_traces = otlp_exporters(config, Signal::Traces);
+    let shares_all = of_traces.as_slice() == [only.clone()];
+    let base = match shares_all {
+        true => overlaid(original, flags, &otel.generic, Signal::Logs),
+        false => original.clone(),
+    };
+    let mut named = otel.logs.clone();
+    if shares_all && flags.endpoint.is_some() {
+        named.endpoint = None;
+    }
+    let for_logs = overlaid(&base, &Flags::default(), &named, Signal::Logs);
+    check(only, &for_logs, faults);
+    if !of_traces.contains(only) {
+        config.exporters.insert(only.clone(), for_logs);
+    } else if config.exporters.get(only) != Some(&for_logs) {
+        let name = only.name.as_ref().map_or("logs".to_owned(), |name| format!("{name}-logs"));
+        let own = ComponentId { kind: for_logs.kind().to_owned(), name: Some(name) };
+        config.exporters.insert(own.clone(), for_logs);
+        let pipelines = config.service.pipelines.iter_mut().filter(|(id, _)| id.kind == "logs");
+        for id in pipelines.flat_map(|(_, pipeline)| &mut pipeline.exporters) {
+            if id == only {
+                id.clone_from(&own);
+            }
+        }
+    }
 }
 
 fn apply_to_receivers(config: &mut Config, flags: &Flags, faults: &mut Faults) {
@@ -86,10 +138,11 @@ fn apply_to_receivers(config: &mut Config, flags: &Flags, faults: &mut Faults) {
     }
 }
 
-/// The OTLP exporters that the traces pipelines use.
-fn otlp_exporters(config: &Config) -> Vec<ComponentId> {
+/// The OTLP exporters that the pipelines of a signal use.
+fn otlp_exporters(config: &Config, signal: Signal) -> Vec<ComponentId> {
+    let kind = signal.to_string();
     let mut found: Vec<ComponentId> = Vec::new();
-    let pipelines = config.service.pipelines.iter().filter(|(id, _)| id.kind == "traces");
+    let pipelines = config.service.pipelines.iter().filter(|(id, _)| id.kind == kind);
     for id in pipelines.flat_map(|(_, pipeline)| &pipeline.exporters) {
         let is_otlp = config.exporters.get(id).is_some_and(|exporter| exporter.otlp().is_some());
         if is_otlp && !found.contains(id) {
@@ -109,7 +162,12 @@ fn add_exporter(config: &mut Config) {
     }
 }
 
-fn overlaid(exporter: &ExporterConfig, flags: &Flags, env: &OtlpEnv) -> ExporterConfig {
+fn overlaid(
+    exporter: &ExporterConfig,
+    flags: &Flags,
+    env: &OtlpEnv,
+    signal: Signal,
+) -> ExporterConfig {
     let Some((of_file, config)) = exporter.otlp() else {
         return exporter.clone();
     };
@@ -122,12 +180,13 @@ fn overlaid(exporter: &ExporterConfig, flags: &Flags, env: &OtlpEnv) -> Exporter
             config.logs_endpoint = None;
         }
         (None, Some(EndpointEnv { url, exact: true })) => {
-            config.traces_endpoint = Some(url.clone());
+            let own = match signal {
+                Signal::Traces => &mut config.traces_endpoint,
+                Signal::Logs => &mut config.logs_endpoint,
+            };
+            *own = Some(url.clone());
         }
         (None, None) => {}
-    }
-    if flags.endpoint.is_none() && env.logs_endpoint.is_some() {
-        config.logs_endpoint.clone_from(&env.logs_endpoint);
     }
     // The environment's protocol belongs to its endpoint; alone it would bend a file's component.
     let of_env = env.protocol.filter(|_| given.is_some() || config.endpoint.is_none());
@@ -260,6 +319,47 @@ service: {pipelines: {traces: {receivers: [export_dir], exporters: [otlp_grpc, o
         assert_eq!((config, warnings.len()), (before.clone(), 1));
         let faults = apply(&mut before.clone(), &endpoint_flag("http://x:4317"), &otel);
         assert!(faults.is_err());
+    }
+
+    const LOGS: &str = "receivers: {export_dir: {directories: [out]}}
+exporters: {otlp_grpc: {endpoint: http://tempo:4317}, otlp_http/loki: {endpoint: http://loki}}
+service: {pipelines: {traces: {receivers: [export_dir], exporters: [otlp_grpc]},
+  logs: {receivers: [export_dir], exporters: [LOGS]}}}";
+
+    #[test]
+    fn logs_get_what_is_said_of_logs_and_no_secret_of_traces() {
+        let otel = env(&[
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://env:4317"),
+            ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "secret=of-traces"),
+            ("OTEL_EXPORTER_OTLP_LOGS_HEADERS", "tenant=of-logs"),
+        ]);
+        let of_logs = |config: &Config| {
+            let id = config.service.pipelines[1].exporters[0].clone();
+            config.exporters[&id].otlp().expect("OTLP").1.clone()
+        };
+        // A Loki of its own keeps its address.
+        let mut config = loaded(&LOGS.replace("[LOGS]", "[otlp_http/loki]"));
+        apply(&mut config, &Flags::default(), &otel).expect("fits");
+        let loki = of_logs(&config);
+        assert_eq!(loki.endpoint.as_deref(), Some("http://loki"));
+        assert_eq!(loki.headers.keys().collect::<Vec<_>>(), ["tenant"]);
+
+        // The one of the traces, told different things.
+        let shared = LOGS
+            .replace("[LOGS]", "[otlp_grpc]")
+            .replace(", otlp_http/loki: {endpoint: http://loki}", "");
+        let mut config = loaded(&shared);
+        apply(&mut config, &Flags::default(), &otel).expect("fits");
+        let logs = of_logs(&config);
+        assert_eq!(logs.endpoint.as_deref(), Some("http://env:4317"));
+        assert_eq!(logs.headers.keys().collect::<Vec<_>>(), ["tenant"]);
+        assert_eq!(only(&config).1.headers.keys().collect::<Vec<_>>(), ["secret"]);
+
+        // And told the same.
+        let mut config = loaded(&shared);
+        let otel = env(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://env:4317")]);
+        apply(&mut config, &Flags::default(), &otel).expect("fits");
+        assert_eq!(config.exporters.len(), 1);
     }
 
     #[test]

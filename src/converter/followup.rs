@@ -7,12 +7,14 @@
 //! Spans are never opened again; a backend has no way to. Whoever holds the trace id and the plan can
 //! compute every span id in it, so nobody has to be asked.
 
+use std::collections::HashSet;
+
 use opentelemetry_proto::tonic::common::v1::KeyValue;
 use opentelemetry_proto::tonic::trace::v1::span::{Event, Link, SpanKind};
 use opentelemetry_proto::tonic::trace::v1::{Span, Status, status::StatusCode};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
-use super::attributes::{Cutter, boolean, string};
+use super::attributes::{self, Cutter, boolean, string};
 use super::logs::Source;
 use super::request::{Logs, Traces};
 use super::view;
@@ -64,9 +66,16 @@ impl Converter {
 }
 
 impl Trace<'_> {
-    /// One span for each result.
+    /// One span for each result; one that is there twice is one.
     pub fn gate_results(&self, results: &[GateResult]) -> Vec<Traces> {
-        self.requests(results.iter().map(|result| self.gate(result)).collect())
+        let mut seen = HashSet::new();
+        let spans = results.iter().map(|result| self.gate(result));
+        self.requests(spans.filter(|span| seen.insert(span.span_id.clone())).collect())
+    }
+
+    /// Whether the trace has a span for this task.
+    pub fn knows(&self, id: &TaskId) -> bool {
+        self.task(id).is_some()
     }
 
     fn gate(&self, result: &GateResult) -> Span {
@@ -87,19 +96,26 @@ impl Trace<'_> {
         attributes.push(boolean("gate.blocking", result.blocking));
         let reason = result.reason.as_deref();
         attributes.extend(reason.map(|reason| cutter.string("gate.reason", reason)));
-        let event = Event {
-            time_unix_nano: self.now.0,
-            name: "gate.result".to_owned(),
-            attributes: vec![cutter.string("contract", &whole)],
-            ..Event::default()
-        };
+        let parts = parts(result, cutter.max_bytes());
+        let count = parts.len();
+        let events = parts.iter().enumerate().map(|(index, part)| {
+            let mut attributes = vec![cutter.string("contract", part)];
+            if count > 1 {
+                attributes.extend([
+                    attributes::count("part", index + 1),
+                    attributes::count("parts", count),
+                ]);
+            }
+            self.event("gate.result", attributes)
+        });
+        let events = events.collect();
         let code = match result.outcome {
             GateOutcome::Pass => StatusCode::Ok,
             GateOutcome::Fail => StatusCode::Error,
         };
         let span_id = self.trace_id.added_span("gate.result", whole.as_bytes());
         let link = ("validates", parent);
-        self.added("gate.result", span_id, link, (attributes, event, cutter), (code, reason))
+        self.added("gate.result", span_id, link, (attributes, events, cutter), (code, reason))
     }
 
     /// The span of a change.
@@ -129,8 +145,7 @@ impl Trace<'_> {
         }
         let reason = update.reason.as_deref();
         facts.extend(reason.map(|reason| cutter.string("reason", reason)));
-        let event =
-            Event { time_unix_nano: self.now.0, name, attributes: facts, ..Event::default() };
+        let events = vec![self.event(&name, facts)];
         let code = match update.status {
             TaskStatus::Completed => StatusCode::Ok,
             TaskStatus::Blocked | TaskStatus::Failed => StatusCode::Error,
@@ -140,7 +155,7 @@ impl Trace<'_> {
         let content = format!("{}\0{}", update.task_id, self.now.0);
         let span_id = self.trace_id.added_span("task.update", content.as_bytes());
         let link = ("implements_task", Some(task));
-        let facts = (attributes, event, cutter);
+        let facts = (attributes, events, cutter);
         let span = self.added("task.update", span_id, link, facts, (code, reason));
         Ok(self.requests(vec![span]))
     }
@@ -159,8 +174,14 @@ impl Trace<'_> {
         ];
         let mut cutter = self.converter.cutter();
         facts.extend(update.reason.as_deref().map(|reason| cutter.string("reason", reason)));
-        let changed = [facts.clone(), change(update, span)].concat();
-        let mut records = vec![source.record("task.status_changed", &[], &changed)];
+        let first = match &update.event {
+            Some(name) => source.record(name, &[], &facts),
+            None => {
+                let changed = [facts.clone(), change(update, span)].concat();
+                source.record("task.status_changed", &[], &changed)
+            }
+        };
+        let mut records = vec![first];
         match update.status {
             TaskStatus::Completed => records.push(source.record("task.completed", &[], &facts)),
             TaskStatus::Blocked => records.push(source.record("task.blocked", &[], &facts)),
@@ -176,7 +197,7 @@ impl Trace<'_> {
         name: &str,
         span_id: SpanId,
         (link_type, parent): (&str, Option<&Span>),
-        (mut attributes, event, cutter): (Vec<KeyValue>, Event, Cutter),
+        (mut attributes, events, cutter): (Vec<KeyValue>, Vec<Event>, Cutter),
         (code, reason): (StatusCode, Option<&str>),
     ) -> Span {
         attributes.extend(cutter.truncated());
@@ -197,11 +218,16 @@ impl Trace<'_> {
             start_time_unix_nano: self.now.0,
             end_time_unix_nano: self.now.plus_micros(1).0,
             attributes,
-            events: vec![event],
+            events,
             links: vec![link],
             status: Some(Status { code: code.into(), message }),
             ..Span::default()
         }
+    }
+
+    fn event(&self, name: &str, attributes: Vec<KeyValue>) -> Event {
+        let (time_unix_nano, name) = (self.now.0, name.to_owned());
+        Event { time_unix_nano, name, attributes, ..Event::default() }
     }
 
     fn requests(&self, spans: Vec<Span>) -> Vec<Traces> {
@@ -231,6 +257,38 @@ impl Trace<'_> {
     }
 }
 
+/// The whole result as JSON, in pieces that a backend does not cut, each valid by itself: evidence is
+/// what makes it long.
+fn parts(result: &GateResult, max_bytes: usize) -> Vec<String> {
+    let whole = Value::Object(result.whole.clone()).to_string();
+    let Some(Value::Array(evidence)) = result.whole.get("evidence") else { return vec![whole] };
+    if whole.len() <= max_bytes {
+        return vec![whole];
+    }
+    let mut base = result.whole.clone();
+    base.remove("evidence");
+    let id = json!({"gate_id": result.gate_id});
+    let rest = id.as_object().cloned().unwrap_or_default();
+    let (mut parts, mut piece, mut taken) = (Vec::new(), base, Vec::new());
+    let text = |piece: &Map<String, Value>, taken: &[Value]| {
+        let mut piece = piece.clone();
+        if !taken.is_empty() {
+            piece.insert("evidence".to_owned(), Value::Array(taken.to_vec()));
+        }
+        Value::Object(piece).to_string()
+    };
+    for entry in evidence {
+        taken.push(entry.clone());
+        if text(&piece, &taken).len() > max_bytes {
+            taken.pop();
+            parts.push(text(&piece, &taken));
+            (piece, taken) = (rest.clone(), vec![entry.clone()]);
+        }
+    }
+    parts.push(text(&piece, &taken));
+    parts
+}
+
 /// `from` and `to`.
 fn change(update: &TaskUpdate, span: &Span) -> Vec<KeyValue> {
     let from = match update.from {
@@ -246,4 +304,32 @@ fn task_id(span: &Span) -> &str {
 
 fn text<'a>(span: &'a Span, key: &str) -> &'a str {
     view::text_of(&span.attributes, key).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::gate::GateFile;
+
+    #[test]
+    fn a_long_result_is_whole_in_pieces_that_are_json() {
+        let evidence: Vec<Value> = (0..40)
+            .map(|n| json!({"type": "file", "ref": format!("{n}-{}", "x".repeat(90))}))
+            .collect();
+        let document = json!({
+            "schema_version": "v1", "gate_id": "g", "phase": "OTHER", "result": "pass",
+            "severity": "info", "checked_at": "2026-11-23T06:15:00Z", "evidence": evidence,
+        });
+        let file = GateFile::parse(document.to_string().as_bytes()).expect("valid");
+        let parts = parts(&file.results[0], 2_048);
+        assert!(parts.len() > 2 && parts.iter().all(|part| part.len() <= 2_048));
+        let mut found = Vec::new();
+        for part in &parts {
+            let part: Value = serde_json::from_str(part).expect("JSON");
+            assert_eq!(part["gate_id"], "g");
+            found.extend(part["evidence"].as_array().cloned().unwrap_or_default());
+        }
+        assert_eq!(found, evidence);
+        assert_eq!(serde_json::from_str::<Value>(&parts[0]).expect("JSON")["phase"], "OTHER");
+    }
 }

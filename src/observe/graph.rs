@@ -118,7 +118,7 @@ fn layers(needs: &[Vec<usize>]) -> Vec<usize> {
             layers[at] = layers[at].max(behind);
         }
         if !changed {
-            return layers;
+            break;
         }
     }
     // A cycle pushed its members ever further: columns that nobody stands in go.

@@ -194,7 +194,7 @@ impl Metrics {
                 self.accepted_spans.inc_by(*spans as u64);
                 self.conversion.observe(conversion.as_secs_f64());
             }
-            Event::Refused { .. } => self.refused_exports.inc(),
+            Event::Refused { .. } | Event::ResultsRefused { .. } => self.refused_exports.inc(),
             Event::Answered { exporter, signal, code, outcome, records } => {
                 self.requests.with_label_values(&[exporter, code.as_ref()]).inc();
                 let of = match signal {

@@ -76,7 +76,7 @@ fn exports_table(body: &mut String, overview: &Overview<'_>) {
             let _ = write!(body, "{}", escaped(&plan.project.name));
         }
         let _ = write!(body, "</td><td>{}</td><td>", plan.as_ref().map(bar).unwrap_or_default());
-        if let Some(id) = trace_id {
+        if let Some(id) = trace_id.as_ref().filter(|id| TraceId::from_hex(id).is_some()) {
             let short = id.get(..8).unwrap_or(id);
             let _ = write!(body, "<a href=\"/plan/{}\">{}…</a>", escaped(id), escaped(short));
             body.push_str(&link(overview.grafana, id));
@@ -234,7 +234,7 @@ mod tests {
             grafana: None,
             now: UnixNanos(0),
         });
-        for markup in ["<script", "<img", "<i>", "onload=x\""] {
+        for markup in ["<script", "<img", "<i>", "onload"] {
             assert!(!page.contains(markup), "{markup} in {page}");
         }
     }

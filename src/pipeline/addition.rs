@@ -13,7 +13,7 @@ use crate::clock::UnixNanos;
 use crate::converter::followup::Trace;
 use crate::converter::{Logs, Traces, encoded};
 use crate::ids::TraceId;
-use crate::plan::{Emitted, NotEmitted, ReadOptions, read_emitted};
+use crate::plan::{Emitted, NotEmitted, read_emitted};
 use crate::queue::{Accepted, Delivery, Location, OpenError, Queue};
 use crate::receiver::config::ExportDirConfig;
 use crate::writeback::config::WriteBackMode;
@@ -42,8 +42,7 @@ impl Pipelines {
     pub fn emitted(&self, metadata: &Path) -> Result<Emitted, NotEmitted> {
         let of_nobody = ExportDirConfig::default();
         let config = self.source_of(metadata).map_or(&of_nobody, |source| &source.config);
-        let options: ReadOptions = config.read_options();
-        read_emitted(metadata, &options)
+        read_emitted(metadata, &config.read_options(), config.write_back.mode)
     }
 
     /// Makes what is to be added, as the export's own pipelines would: its spans, and its log records

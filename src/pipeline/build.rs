@@ -15,6 +15,7 @@ use crate::exporter::{BuildError, Exporter};
 use crate::queue::{self, Destination};
 use crate::receiver::config::ExportDirConfig;
 use crate::signal::Signal;
+use crate::writeback::config::WriteBackMode;
 
 /// A component that cannot be built.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +34,11 @@ pub enum PipelineError {
          speak of spans that nobody sends; list it in a traces pipeline, too"
     )]
     LogsAlone { id: ComponentId },
+    #[error(
+        "receiver `{id}` adds to the traces of exports, and with `write_back: {{mode: off}}` nothing \
+         says which trace an export became; use in_place or beside"
+    )]
+    NoIds { id: ComponentId },
     #[error("receiver `{id}` gives no log records; list it in a traces pipeline")]
     NoLogs { id: ComponentId },
     #[error(
@@ -141,6 +147,12 @@ fn faults_of_wiring(config: &Config) -> Vec<PipelineError> {
             errors.push(PipelineError::LogsAlone { id: id.clone() });
         }
     }
+    let exports = || export_dirs(config).map(|(_, dir)| dir.write_back.mode);
+    let no_ids = exports().all(|mode| mode == WriteBackMode::Off) && exports().next().is_some();
+    let results =
+        config.receivers.iter().filter(|(_, it)| matches!(it, ReceiverConfig::GateResults(_)));
+    errors
+        .extend(results.filter(|_| no_ids).map(|(id, _)| PipelineError::NoIds { id: id.clone() }));
     errors
 }
 

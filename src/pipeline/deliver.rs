@@ -26,6 +26,7 @@ use crate::exporter::classify::Delivery as Arrival;
 use crate::exporter::retry::Retry;
 use crate::exporter::{Answer, Exporter, Reply};
 use crate::queue::{Lease, Lost, Queue, Rejection, RejectionKind};
+use crate::signal::Signal;
 
 /// What was made longer ago than this is sent as of now, if nothing of it was sent before: a
 /// backend finds nothing by times that are minutes old.
@@ -238,6 +239,10 @@ impl Deliverer {
                     // The others may fit; the export as a whole is refused at the end.
                     None => self.acknowledged(lease, Some(reason)).await?,
                 },
+                // A part of it may be stored, so it is not sent again; the others have to go.
+                Reply::Refused { reason } if self.exporter.signal == Signal::Logs => {
+                    self.acknowledged(lease, Some(reason)).await?;
+                }
                 Reply::Refused { reason } => return Err(Stop::Rejected(refused(reason))),
             }
             self.reach.is_up();

@@ -19,6 +19,8 @@ pub enum Event {
     AlreadyEmitted { path: PathBuf },
     /// It cannot be read as an export.
     Refused { path: PathBuf, reason: String },
+    /// It cannot be read as results of gates, or has no export.
+    ResultsRefused { path: PathBuf, reason: String },
     /// Something odd that did not stop it.
     Odd { path: PathBuf, warning: String },
     /// It is in the queue.
@@ -102,6 +104,10 @@ impl Event {
             Event::Refused { path, reason } => {
                 tracing::error!(path = %path.display(), "export refused: {}", visible(reason));
             }
+            Event::ResultsRefused { path, reason } => {
+                let path = path.display();
+                tracing::error!(%path, "gate results refused: {}", visible(reason));
+            }
             Event::Odd { path, warning } => {
                 tracing::warn!(path = %path.display(), "{}", visible(warning));
             }
@@ -183,6 +189,8 @@ pub struct Counts {
     pub already_emitted: usize,
     pub accepted: usize,
     pub done: usize,
+    /// Additions to traces that were emitted before.
+    pub added: usize,
     pub spans: usize,
     /// Bad input, or refused by a server for good.
     pub refused: usize,
@@ -206,10 +214,8 @@ impl Tally {
                 counts.spans += spans;
             }
             Event::Superseded { .. } => counts.done += 1,
-            Event::Added { spans, .. } => {
-                counts.done += 1;
-                counts.spans += spans;
-            }
+            Event::Added { .. } => counts.added += 1,
+            Event::ResultsRefused { .. } => counts.refused += 1,
             Event::NotWritten { .. } => counts.not_written += 1,
             Event::Rejected { required: true, permanent: true, .. } => {
                 counts.refused += 1;

@@ -40,7 +40,7 @@ const MAX_WAITING: usize = 1_024;
 /// Files that are read at the same time.
 const MAX_READING: usize = 4;
 
-/// How often an export that has no id yet is looked at again.
+/// When an export that has no id yet is looked at again; then ever later, up to `rescan_interval`.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// The exports whose traces can be added to: how they are found, read and converted.
@@ -51,7 +51,14 @@ pub struct Traces {
 struct Exports {
     selection: Selection,
     read: ReadOptions,
+    write_back: WriteBackMode,
     converter: Converter,
+}
+
+impl Exports {
+    fn read(&self, path: &Path) -> Result<Emitted, NotEmitted> {
+        read_emitted(path, &self.read, self.write_back)
+    }
 }
 
 /// The export that some results are of, and how it was converted.
@@ -69,6 +76,7 @@ impl Traces {
         let exports = |Source { config, converter, .. }: &Source| Exports {
             selection: super::selection(config),
             read: config.read_options(),
+            write_back: config.write_back.mode,
             converter: converter.clone(),
         };
         Arc::new(Traces { sources: sources.iter().map(exports).collect() })
@@ -82,12 +90,16 @@ impl Traces {
         trace_id: Option<TraceId>,
     ) -> Result<Found<'_>, NotFound> {
         let beside = self.in_directory(directory);
-        match trace_id {
-            Some(id) => self
-                .named(beside.iter(), id)
-                .or_else(|| self.named(self.everywhere().iter(), id))
-                .ok_or_else(|| NotFound::Later(format!("no export of trace {id} is there"))),
-            None => Self::of_project(&beside, project_id),
+        let Some(id) = trace_id else { return Self::of_project(&beside, project_id) };
+        let named = self.named(beside.iter(), id);
+        let found = named.or_else(|| self.named(self.everywhere().iter(), id));
+        let Some(found) = found else {
+            return Err(NotFound::Later(format!("no export of trace {id} is there")));
+        };
+        let own = &found.0.plan.project.id;
+        match project_id.filter(|id| id != own) {
+            Some(other) => Err(NotFound::Never(of_another(other, own))),
+            None => Ok(found),
         }
     }
 
@@ -99,8 +111,8 @@ impl Traces {
     where
         'a: 'b,
     {
-        let mut emitted = candidates
-            .filter_map(|(path, exports)| Some((read_emitted(path, &exports.read).ok()?, exports)));
+        let mut emitted =
+            candidates.filter_map(|(path, exports)| Some((exports.read(path).ok()?, exports)));
         let (emitted, exports) = emitted.find(|(emitted, _)| emitted.trace_id == trace_id)?;
         Some((emitted, &exports.converter))
     }
@@ -109,33 +121,36 @@ impl Traces {
         candidates: &[(PathBuf, &'a Exports)],
         project_id: Option<&str>,
     ) -> Result<Found<'a>, NotFound> {
-        let mut others = Vec::new();
-        let mut found = Vec::new();
-        let mut later = None;
+        let is_meant = |own: &str| project_id.is_none_or(|id| id == own);
+        let (mut found, mut others, mut later) = (Vec::new(), Vec::new(), None);
         for (path, exports) in candidates {
-            match read_emitted(path, &exports.read) {
-                Ok(emitted) if project_id.is_none_or(|id| id == emitted.plan.project.id) => {
+            match exports.read(path) {
+                Ok(emitted) if is_meant(&emitted.plan.project.id) => {
                     found.push((emitted, &exports.converter));
                 }
                 Ok(emitted) => others.push(emitted.plan.project.id),
+                Err(NotEmitted::NoId { project_id: other, .. }) if !is_meant(&other) => {
+                    others.push(other);
+                }
+                Err(error @ (NotEmitted::Off(_) | NotEmitted::BadId { .. })) => {
+                    return Err(NotFound::Never(error.to_string()));
+                }
                 Err(error) => later = Some(error),
             }
+        }
+        if let Some(error) = later {
+            return Err(NotFound::Later(error.to_string()));
         }
         if found.len() > 1 {
             let reason = "several exports are beside it; say which with `trace_id`";
             return Err(NotFound::Never(reason.to_owned()));
         }
-        match (found.pop(), later, others.first()) {
-            (Some(found), ..) => Ok(found),
-            (None, Some(error @ NotEmitted::BadId { .. }), _) => {
-                Err(NotFound::Never(error.to_string()))
+        match (found.pop(), others.first()) {
+            (Some(found), _) => Ok(found),
+            (None, Some(own)) => {
+                Err(NotFound::Never(of_another(project_id.unwrap_or_default(), own)))
             }
-            (None, Some(error), _) => Err(NotFound::Later(error.to_string())),
-            (None, None, Some(other)) => Err(NotFound::Never(format!(
-                "it is of project `{}`, and the export beside it of `{other}`",
-                project_id.unwrap_or_default()
-            ))),
-            (None, None, None) => Err(NotFound::Later("no export is beside it".to_owned())),
+            (None, None) => Err(NotFound::Later("no export is beside it".to_owned())),
         }
     }
 
@@ -156,6 +171,10 @@ impl Traces {
     }
 }
 
+fn of_another(project: &str, own: &str) -> String {
+    format!("it is of project `{project}`, and the export of `{own}`")
+}
+
 #[derive(Clone)]
 pub struct GateIntake {
     shared: Arc<Shared>,
@@ -164,7 +183,10 @@ pub struct GateIntake {
 struct Shared {
     traces: Arc<Traces>,
     settling: Settling,
+    rescan_interval: Duration,
     max_bytes: u64,
+    /// The job is over.
+    finish: CancellationToken,
     queue: Queue,
     destinations: Vec<Destination>,
     observer: Observer,
@@ -175,7 +197,12 @@ struct Shared {
 
 /// What one look at a file came to.
 enum Seen {
-    Ready(Vec<Delivery>),
+    Ready {
+        deliveries: Vec<Delivery>,
+        warnings: Vec<String>,
+    },
+    /// It was written before the export that is beside it now.
+    Stale,
     /// A writer in the middle of its work, it seems.
     Unfinished(String),
     /// Its export is not there, or has no id.
@@ -190,12 +217,15 @@ impl GateIntake {
         traces: Arc<Traces>,
         destinations: Vec<Destination>,
         common: &Common,
+        finish: CancellationToken,
     ) -> GateIntake {
         let Common { queue, observer, mode, .. } = common.clone();
         let shared = Shared {
             traces,
             settling: Settling { settle: config.settle.0, timeout: config.settle_timeout.0 },
+            rescan_interval: config.rescan_interval.0,
             max_bytes: config.max_file_size.0,
+            finish,
             queue,
             destinations,
             observer,
@@ -243,7 +273,12 @@ impl Shared {
             // Whatever is interrupted here stays a file: the next start finds it.
             tokio::select! {
                 biased;
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => {
+                    if self.mode.ends() {
+                        (self.observer)(&Event::Undelivered { path });
+                    }
+                    return;
+                }
                 () = Arc::clone(&self).take_in(&path) => {}
             }
             if self.in_work.is_done(&path) {
@@ -254,36 +289,60 @@ impl Shared {
 
     async fn take_in(self: Arc<Self>, path: &Path) {
         let mut quiet = Quiet::new(path);
-        let mut patience = Instant::now() + self.settling.timeout;
-        let mut told = None;
+        let mut wait = Waiting::new();
         loop {
             while let Some(wait) = self.settling.before_reading(quiet.now(), quiet.waited()) {
                 tokio::time::sleep(wait).await;
             }
             match self.look(path).await {
-                Seen::Ready(deliveries) => return self.hand_over(path, deliveries).await,
+                Seen::Ready { deliveries, warnings } => {
+                    return self.hand_over(path, deliveries, warnings).await;
+                }
                 Seen::Gone => return,
+                Seen::Stale => {
+                    let path = path.display();
+                    return tracing::info!(%path, "gate results older than the export beside them");
+                }
                 Seen::Refused(reason) => return self.refuse(path, reason),
                 Seen::Unfinished(reason) if quiet.last() >= self.settling.timeout => {
                     return self.refuse(path, reason);
                 }
                 Seen::Unfinished(_) => tokio::time::sleep(self.settling.settle).await,
                 Seen::Waiting(reason) => {
-                    // A run that is to end waits only for what is on its way.
-                    if !self.queue.waiting().is_empty() {
-                        patience = Instant::now() + self.settling.timeout;
-                    }
-                    if self.mode.ends() && Instant::now() >= patience {
+                    if self.is_over(&mut wait) {
                         return self.refuse(path, reason);
                     }
-                    if told.as_ref() != Some(&reason) {
+                    if wait.told.as_ref() != Some(&reason) {
                         let path = path.display();
                         tracing::info!(%path, "gate results wait for their export: {reason}");
-                        told = Some(reason);
+                        wait.told = Some(reason);
                     }
-                    tokio::time::sleep(LOOK_AGAIN).await;
+                    self.pause(&mut wait).await;
                 }
             }
+        }
+    }
+
+    /// A run that is to end waits only for what is on its way; a job that still runs may export.
+    fn is_over(&self, wait: &mut Waiting) -> bool {
+        let ends = match self.mode {
+            Mode::Watch => false,
+            Mode::Once => true,
+            Mode::Job => self.finish.is_cancelled(),
+        };
+        if !ends || !self.queue.waiting().is_empty() {
+            wait.since = Instant::now();
+        }
+        ends && wait.since.elapsed() >= self.settling.timeout
+    }
+
+    async fn pause(&self, wait: &mut Waiting) {
+        let last = wait.next;
+        wait.next = (last * 2).min(self.rescan_interval);
+        let pause = if self.mode == Mode::Watch { last } else { LOOK_AGAIN.min(last) };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = self.finish.cancelled(), if !self.finish.is_cancelled() => {}
         }
     }
 
@@ -301,7 +360,7 @@ impl Shared {
         let loaded = match source::load(path, self.max_bytes) {
             Ok(loaded) => loaded,
             Err(SourceError::Missing { .. }) => return Seen::Gone,
-            Err(error) if error.is_transient() => return Seen::Unfinished(error.to_string()),
+            Err(error) if error.is_transient() => return Seen::Waiting(error.to_string()),
             Err(error) => return Seen::Refused(error.to_string()),
         };
         let GateFile { project_id, results } = match GateFile::parse(&loaded.bytes) {
@@ -314,27 +373,40 @@ impl Shared {
         for result in results {
             by_trace.entry(result.trace_id).or_default().push(result);
         }
-        let mut deliveries = Vec::new();
+        let (mut deliveries, mut warnings, mut is_stale) = (Vec::new(), Vec::new(), false);
         for (trace_id, results) in by_trace {
             match self.traces.find(directory, project_id.as_deref(), trace_id) {
+                Ok((emitted, _)) if trace_id.is_none() && is_older(&loaded, &emitted) => {
+                    is_stale = true;
+                }
                 Ok((emitted, converter)) => {
-                    let delivery = addition(&loaded, &emitted, converter, &results);
-                    deliveries.push(delivery);
+                    warnings.extend(emitted.doubt.clone());
+                    let added = additions(&loaded, &emitted, converter, &results, &mut warnings);
+                    deliveries.extend(added);
                 }
                 Err(NotFound::Later(reason)) => return Seen::Waiting(reason),
                 Err(NotFound::Never(reason)) => return Seen::Refused(reason),
             }
         }
-        Seen::Ready(deliveries)
+        if is_stale && deliveries.is_empty() {
+            return Seen::Stale;
+        }
+        Seen::Ready { deliveries, warnings }
     }
 
-    async fn hand_over(&self, path: &Path, deliveries: Vec<Delivery>) {
+    async fn hand_over(&self, path: &Path, deliveries: Vec<Delivery>, warnings: Vec<String>) {
+        let mut is_new = false;
         for delivery in deliveries {
             match self.queue.accept(&delivery, &self.destinations).await {
                 Accepted::Impossible(reason) => self.refuse(path, reason),
-                Accepted::New => {
-                    let (path, spans) = (path.display(), delivery.span_count);
-                    tracing::debug!(%path, trace_id = %delivery.trace_id, spans, "gates accepted");
+                Accepted::New => is_new = true,
+                // Who runs `once` again wants it tried again; a sidecar that starts again does not.
+                Accepted::DeadLetter { id, reason, may_be_retried } if self.mode.ends() => {
+                    let again = may_be_retried && self.queue.retry_required(id).await == Ok(true);
+                    if !again {
+                        let hint = format!("refused before; `taskspan queue retry {id}`");
+                        self.refuse(path, format!("{reason} ({hint})"));
+                    }
                 }
                 Accepted::Known
                 | Accepted::Delivered
@@ -342,32 +414,64 @@ impl Shared {
                 | Accepted::Closed => {}
             }
         }
+        for warning in warnings.into_iter().filter(|_| is_new) {
+            (self.observer)(&Event::Odd { path: path.to_owned(), warning });
+        }
     }
 
     fn refuse(&self, path: &Path, reason: String) {
-        let reason = format!("{}: {reason}", path.display());
-        (self.observer)(&Event::Refused { path: path.to_owned(), reason });
+        (self.observer)(&Event::ResultsRefused { path: path.to_owned(), reason });
     }
 }
 
-/// What a file adds to the trace of one export. The same content is added once.
-fn addition(
+/// How long a file has waited for its export.
+struct Waiting {
+    since: Instant,
+    next: Duration,
+    told: Option<String>,
+}
+
+impl Waiting {
+    fn new() -> Waiting {
+        Waiting { since: Instant::now(), next: LOOK_AGAIN, told: None }
+    }
+}
+
+/// Written before the export was made that lies beside it now: it judged another one.
+fn is_older(file: &Loaded, emitted: &Emitted) -> bool {
+    let generated_at = emitted.plan.export.generated_at.as_deref().and_then(UnixNanos::parse);
+    generated_at.is_some_and(|at| file.source.mtime_ns < i128::from(at.0))
+}
+
+/// What a file adds to the trace of one export: each result by itself, so that one that was sent
+/// is not sent again when the file grows.
+fn additions(
     file: &Loaded,
     emitted: &Emitted,
     converter: &Converter,
     results: &[GateResult],
-) -> Delivery {
+    warnings: &mut Vec<String>,
+) -> Vec<Delivery> {
     let now = UnixNanos::now();
-    let requests = converter.trace(&emitted.plan, emitted.trace_id, now).gate_results(results);
-    Delivery {
-        trace_id: emitted.trace_id,
-        addition: Some(emitted.trace_id.addition("gate.result", &file.bytes)),
-        source: file.source.clone(),
-        project_id: emitted.plan.project.id.clone(),
-        span_count: results.len(),
-        made_at: now,
-        requests: encoded(&requests),
-        logs: Vec::new(),
-        write_back: WriteBackMode::Off,
-    }
+    let trace = converter.trace(&emitted.plan, emitted.trace_id, now);
+    let unknown = results.iter().filter_map(|result| result.task_id.as_ref());
+    let unknown = unknown.filter(|id| !trace.knows(id));
+    warnings.extend(
+        unknown.map(|id| format!("no task `{id}` in the export; the result goes to the epic")),
+    );
+    let delivery = |result: &GateResult| {
+        let content = serde_json::Value::Object(result.whole.clone()).to_string();
+        Delivery {
+            trace_id: emitted.trace_id,
+            addition: Some(emitted.trace_id.addition("gate.result", content.as_bytes())),
+            source: file.source.clone(),
+            project_id: emitted.plan.project.id.clone(),
+            span_count: 1,
+            made_at: now,
+            requests: encoded(&trace.gate_results(std::slice::from_ref(result))),
+            logs: Vec::new(),
+            write_back: WriteBackMode::Off,
+        }
+    };
+    results.iter().map(delivery).collect()
 }

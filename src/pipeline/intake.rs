@@ -8,7 +8,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::claims::{Claims, Turn};
 use super::event::{Event, Observer};
-use super::files::{InWork, Quiet};
+use super::files::{self, InWork, Quiet};
 use super::{Common, Mode, StageDied};
 use crate::clock::UnixNanos;
 use crate::converter::{Converter, encoded, state};
@@ -57,6 +57,9 @@ struct Shared {
     concurrency: Semaphore,
     in_work: InWork,
 }
+
+/// A version of a file, and why it was refused.
+type Told = (Option<(SystemTime, u64)>, String);
 
 /// What one look at a file came to.
 enum Seen {
@@ -123,6 +126,7 @@ impl Intake {
 
 impl Shared {
     async fn work(self: Arc<Self>, path: PathBuf, stop: CancellationToken) {
+        let mut told = None;
         loop {
             // Whatever is interrupted here stays a file without an id: the next scan finds it.
             tokio::select! {
@@ -133,7 +137,7 @@ impl Shared {
                     }
                     return;
                 }
-                () = Arc::clone(&self).take_in(&path) => {}
+                () = Arc::clone(&self).take_in(&path, &mut told) => {}
             }
             if self.in_work.is_done(&path) {
                 return;
@@ -141,7 +145,8 @@ impl Shared {
         }
     }
 
-    async fn take_in(self: Arc<Self>, path: &Path) {
+    /// `told`: which version was refused, and why, when this was last said.
+    async fn take_in(self: Arc<Self>, path: &Path, told: &mut Option<Told>) {
         let mut quiet = Quiet::new(path);
         let (mut looks, mut is_told) = (0, false);
         loop {
@@ -177,6 +182,14 @@ impl Shared {
                 }
                 tokio::time::sleep(self.look_again).await;
                 continue;
+            }
+            // Two events about one change are two looks, and no two things to say.
+            if let Seen::Refused(error) = &seen {
+                let now = Some((files::version(path), error.to_string()));
+                if *told == now {
+                    return;
+                }
+                *told = now;
             }
             self.conclude(path, seen).await;
             return;
@@ -347,7 +360,7 @@ impl Shared {
         accepted: &Event,
     ) {
         let retry = may_be_retried && self.mode.ends();
-        if retry && self.queue.retry(id).await == Ok(true) {
+        if retry && self.queue.retry_required(id).await == Ok(true) {
             (self.observer)(accepted);
         } else if self.mode.ends() {
             let reason = format!("{reason} (refused before; `taskspan queue retry {id}`)");

@@ -6,6 +6,7 @@ use super::{Export, Plan, PlanError, ReadOptions, read};
 use crate::ids::TraceId;
 use crate::source::Source;
 use crate::writeback;
+use crate::writeback::config::WriteBackMode;
 
 #[derive(Clone, Debug)]
 pub struct Emitted {
@@ -13,6 +14,8 @@ pub struct Emitted {
     /// The trace that its file, or the one beside it, names.
     pub trace_id: TraceId,
     pub plan: Plan,
+    /// Why the plan may not be the one that was emitted.
+    pub doubt: Option<String>,
 }
 
 /// Why there is no trace to add to.
@@ -22,30 +25,61 @@ pub enum NotEmitted {
     Unreadable(#[from] PlanError),
     #[error(
         "{}: not emitted yet: it has no task_trace_id; run `taskspan once {}`",
-        .0.display(),
-        .0.parent().unwrap_or(Path::new(".")).display()
+        path.display(),
+        path.parent().unwrap_or(Path::new(".")).display()
     )]
-    NoId(PathBuf),
+    NoId { path: PathBuf, project_id: String },
+    #[error(
+        "{}: nothing says which trace it became, because write_back is off for it; with \
+         `write_back: {{mode: beside}}` the id goes into a file next to it",
+        .0.display()
+    )]
+    Off(PathBuf),
     #[error("{}: task_trace_id is `{text}`, which is no trace id", path.display())]
     BadId { path: PathBuf, text: String },
 }
 
-/// Reads an export that has its id. Blocks on the disk.
+/// Reads an export that has its id, where its receiver writes it. Blocks on the disk.
 ///
 /// # Errors
 /// It cannot be read, or has no id.
-pub fn read_emitted(path: &Path, options: &ReadOptions) -> Result<Emitted, NotEmitted> {
-    let options = ReadOptions { emit_existing: true, ..options.clone() };
-    let fresh = match read(path, &options)? {
+pub fn read_emitted(
+    path: &Path,
+    options: &ReadOptions,
+    mode: WriteBackMode,
+) -> Result<Emitted, NotEmitted> {
+    let all = ReadOptions { emit_existing: true, ..options.clone() };
+    let path = path.to_owned();
+    let fresh = match read(&path, &all)? {
         Export::Fresh(fresh) => *fresh,
-        // Nobody asked for this to be told apart.
-        Export::Emitted { .. } => return Err(NotEmitted::NoId(path.to_owned())),
+        // Reading was asked not to tell these apart.
+        Export::Emitted { task_trace_id: text } => return Err(NotEmitted::BadId { path, text }),
     };
-    let beside = || writeback::id_beside(path).filter(|id| *id == fresh.trace_id.to_string());
-    let text = fresh.carries.clone().or_else(beside);
-    let text = text.ok_or_else(|| NotEmitted::NoId(path.to_owned()))?;
-    match TraceId::from_hex(&text) {
-        Some(trace_id) => Ok(Emitted { source: fresh.source, trace_id, plan: fresh.plan }),
-        None => Err(NotEmitted::BadId { path: path.to_owned(), text }),
-    }
+    // Where ids are carried along from export to export, only what we wrote counts.
+    let own = fresh.carries.clone().filter(|_| !options.emit_existing || fresh.is_our_write);
+    let beside = writeback::id_beside_of(&path, &fresh.source.sha256);
+    let text = match beside.or(own) {
+        Some(text) => text,
+        None if mode == WriteBackMode::Off => return Err(NotEmitted::Off(path)),
+        None => return Err(NotEmitted::NoId { path, project_id: fresh.plan.project.id }),
+    };
+    let Some(trace_id) = TraceId::from_hex(&text) else {
+        return Err(NotEmitted::BadId { path, text });
+    };
+    let newer = fresh.unchecked_manifest.filter(|manifest| is_newer(manifest, &fresh.source));
+    let doubt = newer.map(|manifest| {
+        format!(
+            "{} has changed since the export was emitted; a task that it lists since then has no \
+             span",
+            manifest.display()
+        )
+    });
+    Ok(Emitted { source: fresh.source, trace_id, plan: fresh.plan, doubt })
+}
+
+/// Written after the id was.
+fn is_newer(manifest: &Path, export: &Source) -> bool {
+    let modified = manifest.metadata().and_then(|metadata| metadata.modified());
+    let since = modified.ok().and_then(|it| it.duration_since(std::time::UNIX_EPOCH).ok());
+    since.and_then(|it| i128::try_from(it.as_nanos()).ok()).is_some_and(|it| it > export.mtime_ns)
 }

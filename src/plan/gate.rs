@@ -9,6 +9,7 @@
 
 use serde_json::{Map, Value};
 
+use crate::clock::UnixNanos;
 use crate::contract::{GateOutcome, Phase, Severity};
 use crate::ids::{TaskId, TraceId};
 
@@ -64,6 +65,7 @@ impl GateFile {
     /// # Errors
     /// Everything that is wrong with it, each with its place.
     pub fn parse(bytes: &[u8]) -> Result<GateFile, GateError> {
+        let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
         let whole: Value =
             serde_json::from_slice(bytes).map_err(|error| GateError::Syntax(error.to_string()))?;
         let mut faults = Vec::new();
@@ -139,7 +141,7 @@ impl Entry<'_> {
         let phase = self.word("phase", true);
         let outcome = self.word("result", true);
         let severity = self.word("severity", required);
-        if self.text("checked_at", required).is_some_and(|text| !is_date_time(&text)) {
+        if self.text("checked_at", required).is_some_and(|text| UnixNanos::parse(&text).is_none()) {
             self.fault("checked_at", "has to be a time such as 2026-11-23T06:15:00Z");
         }
         let reason = self.text("reason", false);
@@ -187,6 +189,8 @@ impl Entry<'_> {
         match self.whole.get(key) {
             Some(Value::String(text)) if !text.is_empty() => return Some(text.clone()),
             None if !required => {}
+            // What writes reports says so of what it does not know.
+            Some(Value::Null) if !required && !self.is_strict => {}
             None => self.fault(key, "is missing"),
             Some(_) => self.fault(key, "a text is wanted, and not an empty one"),
         }
@@ -211,6 +215,17 @@ impl Entry<'_> {
             if !(is_text("type") && is_text("ref")) {
                 self.fault(&format!("evidence[{index}]"), "needs the texts `type` and `ref`");
             }
+            let description = entry.get("description");
+            if description.is_some_and(|it| !it.is_string()) {
+                self.fault(&format!("evidence[{index}].description"), "a text is wanted");
+            }
+            let known = ["type", "ref", "description"];
+            let keys = entry.as_object().into_iter().flat_map(|it| it.keys());
+            let is_strict = self.is_strict;
+            for key in keys.filter(|key| is_strict && !known.contains(&key.as_str())) {
+                let place = format!("evidence[{index}].{key}");
+                self.fault(&place, "is no key of an evidence");
+            }
         }
     }
 
@@ -220,21 +235,6 @@ impl Entry<'_> {
             self.fault(&key, "is no key of a GateResult");
         }
     }
-}
-
-/// RFC 3339, with `Z` or with an offset.
-fn is_date_time(text: &str) -> bool {
-    let upper = text.to_ascii_uppercase();
-    let local = upper.strip_suffix('Z').or_else(|| {
-        let (local, offset) = upper.split_at_checked(upper.len().checked_sub(6)?)?;
-        let digits = |at: std::ops::Range<usize>| offset.get(at)?.parse::<u8>().ok();
-        let is_offset = offset.starts_with(['+', '-'])
-            && offset.get(3..4) == Some(":")
-            && digits(1..3).is_some_and(|hours| hours < 24)
-            && digits(4..6).is_some_and(|minutes| minutes < 60);
-        is_offset.then_some(local)
-    });
-    local.is_some_and(|local| humantime::parse_rfc3339(&format!("{local}Z")).is_ok())
 }
 
 #[cfg(test)]
@@ -265,6 +265,8 @@ mod tests {
         assert_eq!((result.phase, result.outcome), (Phase::TestValidate, GateOutcome::Fail));
         assert!(result.blocking && result.trace_id.is_some());
         assert_eq!(Value::Object(result.whole.clone()), valid());
+        let marked = ["\u{feff}", &valid().to_string()].concat();
+        assert_eq!(GateFile::parse(marked.as_bytes()).expect("valid"), one);
 
         let list = parse(&json!([valid(), valid()])).expect("valid");
         assert_eq!((list.results.len(), list.project_id), (2, None));
@@ -275,6 +277,7 @@ mod tests {
             entry.as_object_mut().expect("an object").remove(key);
         }
         entry["extra"] = json!(1);
+        entry["severity"] = json!(null);
         let report = json!({"project_id": "p", "generated_by": "x", "gates": [entry]});
         let report = parse(&report).expect("valid");
         assert_eq!(report.project_id.as_deref(), Some("p"));
@@ -297,6 +300,12 @@ mod tests {
             ("trace_id", json!("abc"), "trace_id: has to be 32"),
             ("evidence", json!([{"type": "x"}]), "evidence[0]: needs"),
             ("evidence", json!({}), "evidence: a list"),
+            ("evidence", json!([{"type": "x", "ref": "y", "z": 1}]), "evidence[0].z: is no key"),
+            (
+                "evidence",
+                json!([{"type": "x", "ref": "y", "description": 5}]),
+                "evidence[0].description: a text",
+            ),
             ("surprise", json!(1), "surprise: is no key"),
         ] {
             let mut one = valid();

@@ -131,6 +131,19 @@ impl Queue {
     /// # Errors
     /// The disk failed.
     pub async fn retry(&self, id: u64) -> Result<bool, String> {
+        self.retry_items(id, Item::is_rejected).await
+    }
+
+    /// The same, but only with the exporters that write-back waits for: what others refused may be
+    /// there in part, and nobody asked for it again.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub async fn retry_required(&self, id: u64) -> Result<bool, String> {
+        self.retry_items(id, |item| item.required && item.is_rejected()).await
+    }
+
+    async fn retry_items(&self, id: u64, which: fn(&Item) -> bool) -> Result<bool, String> {
         // One at a time: what a person sees of an export is to be true when it is acted upon.
         let _alone = self.shared.admin.lock().await;
         let seq = Seq(id);
@@ -138,7 +151,7 @@ impl Queue {
             let state = self.state();
             let Some(entry) = state.get(seq) else { return Ok(false) };
             let Record { head, items } = &entry.record;
-            let refused = items.iter().enumerate().filter(|(_, item)| item.is_rejected());
+            let refused = items.iter().enumerate().filter(|(_, item)| which(item));
             let again = refused.map(|(index, item)| (index, item.again(head)));
             (again.collect::<Vec<_>>(), entry.generation)
         };
@@ -175,17 +188,17 @@ impl Queue {
                 return None;
             }
             entry.leased.fill(true);
-            Some((entry.record.head.trace_id, entry.generation))
+            Some((entry.record.head.key(), entry.generation))
         });
-        let Some((trace_id, generation)) = taken.flatten() else { return Ok(false) };
-        let ops = vec![Op::Forget { trace_id }, Op::Remove { seq }];
+        let Some((key, generation)) = taken.flatten() else { return Ok(false) };
+        let ops = vec![Op::Forget { trace_id: key }, Op::Remove { seq }];
         if let Err(error) = self.shared.journal.write(ops, generation).await {
             self.state().change(seq, |entry| entry.leased.fill(false));
             self.shared.changed.notify_waiters();
             return Err(error.to_string());
         }
         let mut state = self.state();
-        state.forgotten.insert(trace_id);
+        state.forgotten.insert(key);
         state.remove(seq);
         drop(state);
         self.shared.changed.notify_waiters();

@@ -16,7 +16,8 @@ pub struct GateResultsConfig {
     pub directories: Vec<PathBuf>,
     /// Look into sub-directories too. Default: true.
     pub recursive: bool,
-    /// Which files are results: patterns for paths below a directory. Default: `**/*gate*.json`.
+    /// Which files are results: patterns for paths below a directory. Default:
+    /// `**/*gate-result*.json`, `**/*gate-report*.json`.
     pub include: Vec<String>,
     /// What is not looked at. Default: `**/.git`, `**/node_modules`, `**/target`.
     pub exclude: Vec<String>,
@@ -46,7 +47,7 @@ impl Default for GateResultsConfig {
             max_file_size,
             ..
         } = ExportDirConfig::default();
-        let include = vec!["**/*gate*.json".to_owned()];
+        let include = ["**/*gate-result*.json", "**/*gate-report*.json"].map(str::to_owned).into();
         Self {
             directories,
             recursive,

@@ -42,6 +42,15 @@ pub fn id_beside(export: &Path) -> Option<String> {
     splice::existing(&loaded.bytes, TRACE_ID)
 }
 
+/// The trace id that stands beside an export, if it is that of these very bytes.
+pub fn id_beside_of(export: &Path, sha256: &[u8; 32]) -> Option<String> {
+    let beside = export.with_file_name(beside_name(export.file_name()?));
+    let loaded = source::load(&beside, MAX_BYTES).ok()?;
+    let checksum = splice::existing(&loaded.bytes, CHECKSUM)?;
+    let actual: String = sha256.iter().map(|byte| format!("{byte:02x}")).collect();
+    splice::existing(&loaded.bytes, TRACE_ID).filter(|_| checksum.eq_ignore_ascii_case(&actual))
+}
+
 /// Writes the two keys beside the export that `source` identifies, if it is still there.
 pub fn write_beside(
     source: &Source,

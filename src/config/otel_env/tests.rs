@@ -38,13 +38,16 @@ fn all_of_it() {
     ]);
     assert_eq!(warnings, "");
     let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+    let generic = otel.generic.clone();
+    assert_eq!(generic, otel.traces);
     let expected = OtelEnv {
+        generic,
+        logs: OtlpEnv::default(),
         disabled: true,
         service_name: Some("exporter".into()),
         resource_attributes: vec![pair("deployment.environment", "pröd"), pair("team/x", "a,b=c")],
         traces: OtlpEnv {
             endpoint: Some(EndpointEnv { url: "http://tempo:4317".into(), exact: false }),
-            logs_endpoint: None,
             protocol: Some(Protocol::HttpProtobuf),
             headers: [("authorization", "Bearer x"), ("tenant", "a=b")]
                 .map(|(name, value)| (name.to_owned(), Secret::new(value)))
@@ -84,6 +87,19 @@ fn traces_beat_the_generic_ones() {
     assert_eq!(otel.traces.headers.keys().collect::<Vec<_>>(), ["b"]);
     assert_eq!(otel.traces.timeout, Some(Duration::from_millis(1)));
     assert_eq!(otel.traces.compression, Some(Compression::Gzip));
+}
+
+#[test]
+fn what_is_meant_for_one_signal_is_not_for_the_other() {
+    let (otel, _) = run(&[
+        ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "secret=of-traces"),
+        ("OTEL_EXPORTER_OTLP_LOGS_HEADERS", "secret=of-logs"),
+        ("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "http://loki/otlp/v1/logs"),
+    ]);
+    assert_eq!(otel.traces.headers["secret"].expose(), "of-traces");
+    assert_eq!(otel.logs.headers["secret"].expose(), "of-logs");
+    assert!(otel.logs.endpoint.is_some_and(|it| it.exact) && otel.traces.endpoint.is_none());
+    assert_eq!(otel.generic, OtlpEnv::default());
 }
 
 #[test]
