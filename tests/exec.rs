@@ -241,3 +241,79 @@ async fn the_summary_of_the_sample_export() {
     let text = fs::read_to_string(&summary).unwrap();
     insta::assert_snapshot!(text.replace(metadata["task_trace_id"].as_str().unwrap(), "TRACE_ID"));
 }
+
+/// A log that cannot be written stops no job.
+#[tokio::test]
+async fn a_full_disk_under_the_log_changes_nothing() {
+    let job = Job::new(FakeOtlp::builder()).await;
+    let state = job.workspace.root().join("state");
+    let exec = |arguments: &[&str], script: &str| {
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_taskspan"));
+        command.arg("exec").arg("--state-dir").arg(&state).args(arguments);
+        command.args(["--", "sh", "-c", script]).stderr(full);
+        command.output().unwrap()
+    };
+    let watch = ["--watch", &job.target(), "--endpoint", job.server.endpoint()];
+    let run = exec(&watch, &job.export_and("echo ran; exit 4"));
+    assert_eq!((run.status.code(), run.stdout.as_slice()), (Some(4), &b"ran\n"[..]));
+    assert!(job.id().is_some());
+    let run = exec(&["-c", "/no/such.yaml"], "echo ran; exit 4");
+    assert_eq!((run.status.code(), run.stdout.as_slice()), (Some(4), &b"ran\n"[..]));
+}
+
+/// What we were told to ignore, the job ignores as well.
+#[tokio::test]
+async fn a_job_under_nohup_outlives_a_hang_up() {
+    let job = Job::new(FakeOtlp::builder().may_be_unused()).await;
+    let script = "kill -HUP $PPID; kill -HUP $$; echo still there";
+    let run = Command::new("nohup")
+        .arg(env!("CARGO_BIN_EXE_taskspan"))
+        .args(["exec", "--watch", &job.target(), "--endpoint", job.server.endpoint()])
+        .arg("--state-dir")
+        .arg(job.workspace.root().join("state"))
+        .args(["--", "sh", "-c", script])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert_eq!(run.status.code(), Some(0), "{}", String::from_utf8_lossy(&run.stderr));
+    assert_eq!(run.stdout, b"still there\n");
+}
+
+/// Results may come long before the export that a job writes.
+#[tokio::test]
+async fn gate_results_wait_as_long_as_the_job_runs() {
+    let job = Job::new(FakeOtlp::builder()).await;
+    let target = job.target();
+    let mut pipeline = job.workspace.pipeline(job.server.endpoint(), Protocol::Grpc, Value::Null);
+    pipeline["receivers"]["export_dir"]["directories"] = serde_json::json!([target]);
+    pipeline["receivers"]["gate_results"] = serde_json::json!({
+        "directories": [target], "include": ["**/*gate*.json"],
+        "settle": "20ms", "settle_timeout": "900ms",
+    });
+    pipeline["service"]["pipelines"]["traces"]["receivers"] =
+        serde_json::json!(["export_dir", "gate_results"]);
+    let gate = r#"{"schema_version": "v1", "gate_id": "g", "phase": "OTHER", "result": "pass",
+        "severity": "info", "checked_at": "2026-11-23T06:15:00Z"}"#;
+    let script = format!(
+        "mkdir -p '{target}' && echo '{gate}' > '{target}/gate.json' && sleep 1 && {}",
+        job.export_and("true")
+    );
+    let run = job.workspace.configured("exec", &pipeline).args(&["--", "sh", "-c", &script]).run();
+    let run = run.expect_code(0);
+    assert!(run.stderr.contains("1 added to traces"), "{}", run.stderr);
+    assert!(job.server.spans().iter().any(|span| span.name == "gate.result"));
+}
+
+#[tokio::test]
+async fn the_output_of_a_step_is_what_is_new() {
+    let workspace = Workspace::new();
+    let server = FakeOtlp::builder().start().await;
+    workspace.export("zz-old", &presets::typical());
+    workspace.once(&server, Protocol::Grpc).run().expect_code(0);
+    let new = workspace.export("aa-new", &presets::typical()).snapshot;
+    let outputs = workspace.root().join("outputs");
+    workspace.once(&server, Protocol::Grpc).env("GITHUB_OUTPUT", &outputs).run().expect_code(0);
+    let text = fs::read_to_string(&outputs).unwrap();
+    assert_eq!(text, format!("task_trace_id={}\n", new.trace_id()));
+}

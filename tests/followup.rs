@@ -402,3 +402,153 @@ async fn results_that_are_half_written_or_of_others_are_told_and_harm_nothing() 
     stop(running);
     assert_eq!(gates(&server.spans()), ["whole"]);
 }
+
+/// `once` with both receivers.
+fn once_with_gates(workspace: &Workspace, server: &FakeOtlp) -> Program {
+    let mut pipeline = workspace.pipeline(server.endpoint(), Protocol::Grpc, Value::Null);
+    pipeline["receivers"]["gate_results"] = json!({
+        "directories": [workspace.exports()], "include": ["**/*gate*.json"],
+        "settle": "20ms", "settle_timeout": "1s",
+    });
+    pipeline["service"]["pipelines"]["traces"]["receivers"] = json!(["export_dir", "gate_results"]);
+    workspace.configured("once", &pipeline)
+}
+
+#[tokio::test]
+async fn a_report_that_grows_sends_each_result_once() {
+    let workspace = Workspace::new();
+    let server = FakeOtlp::builder().start().await;
+    workspace.export("out", &presets::typical());
+    let file = workspace.exports().join("out/gate-report.json");
+    for known in [&["a"][..], &["a", "b"], &["a", "b", "c", "c"]] {
+        let results: Vec<Value> = known.iter().map(|id| gate(id)).collect();
+        write(&file, &Value::Array(results));
+        once_with_gates(&workspace, &server).run().expect_code(0);
+        let mut ids = known.to_vec();
+        ids.dedup();
+        assert_eq!(gates(&server.spans()), ids);
+    }
+    let twice = Emitted::new().await;
+    twice.gate(&json!([gate("a"), gate("a")])).expect_code(0);
+    assert_eq!(gates(&twice.server.spans()), ["a"]);
+}
+
+#[tokio::test]
+async fn a_verdict_stays_with_the_export_that_it_judged() {
+    let workspace = Workspace::new();
+    let server = FakeOtlp::builder().start().await;
+    let out = workspace.exports().join("out");
+    let export = |at: &str| presets::typical().with("generated_at", json!(at));
+    let first = workspace.export("out", &export("2026-01-01T00:00:00Z")).snapshot;
+    write(&out.join("gate-report.json"), &gate("a"));
+    once_with_gates(&workspace, &server).run().expect_code(0);
+    assert_eq!(gates(&server.spans()), ["a"]);
+    // Another export over it, newer than the report, which nobody has written anew.
+    fs::remove_dir_all(workspace.root().join("state")).unwrap();
+    let second = workspace.export("out", &export("2099-01-01T00:00:00Z")).snapshot;
+    let run = once_with_gates(&workspace, &server).run().expect_code(0);
+    run.expect_said(&["older than the export beside them"]);
+    assert_ne!(first.trace_id(), second.trace_id());
+    assert_eq!(gates(&server.spans()), ["a"]);
+}
+
+#[tokio::test]
+async fn with_two_exports_beside_it_a_result_waits_for_the_right_one() {
+    let workspace = Workspace::new();
+    let server = FakeOtlp::builder().start().await;
+    let out = workspace.exports().join("out");
+    workspace.export("out", &presets::typical());
+    once_with_gates(&workspace, &server).run().expect_code(0);
+    // The other has no id, and no run here gives it one.
+    let other = out.join("other-onboarding-metadata.json");
+    fs::write(&other, presets::one().metadata()).unwrap();
+    write(&out.join("plain-gate.json"), &gate("plain"));
+    let mut pipeline = workspace.pipeline(server.endpoint(), Protocol::Grpc, Value::Null);
+    pipeline["receivers"]["export_dir"]["include"] = json!(["**/*onboarding-metadata.json"]);
+    pipeline["receivers"]["gate_results"] = json!({
+        "directories": [workspace.exports()], "include": ["**/*gate*.json"],
+        "settle": "20ms", "settle_timeout": "1s",
+    });
+    pipeline["service"]["pipelines"]["traces"]["receivers"] = json!(["export_dir", "gate_results"]);
+    let run = workspace.configured("once", &pipeline).run().expect_code(3);
+    run.expect_said(&["several exports are beside it"]);
+    assert_eq!(gates(&server.spans()), Vec::<String>::new());
+    let mut named = json!({"project_id": "elsewhere", "gates": [gate("x")]});
+    named["gates"][0]["trace_id"] =
+        json!(Snapshot::of(&out.join("onboarding-metadata.json")).written_trace_id());
+    write(&out.join("plain-gate.json"), &named);
+    let run = workspace.configured("once", &pipeline).run().expect_code(3);
+    run.expect_said(&["it is of project `elsewhere`"]);
+}
+
+#[tokio::test]
+async fn results_that_were_refused_are_told_and_tried_again() {
+    let emitted = Emitted::new().await;
+    let refusal = Fault::grpc(tonic::Code::Unauthenticated);
+    let refusing = FakeOtlp::builder().forever(refusal).start().await;
+    let file = emitted.snapshot.path.with_file_name("gate-report.json");
+    write(&file, &gate("a"));
+    for _ in 0..2 {
+        once_with_gates(&emitted.workspace, &refusing).run().expect_code(3);
+    }
+    assert_eq!(refusing.attempts().len(), 2);
+    let listed = emitted.workspace.program("queue").args(&["drop", "0"]).run();
+    listed.expect_code(0);
+    once_with_gates(&emitted.workspace, &refusing).run().expect_code(0);
+    assert_eq!(refusing.attempts().len(), 2, "dropped is dropped");
+}
+
+#[tokio::test]
+async fn a_result_without_an_export_is_no_success() {
+    let workspace = Workspace::new();
+    let server = FakeOtlp::builder().may_be_unused().start().await;
+    write(&workspace.exports().join("gate-report.json"), &gate("a"));
+    once_with_gates(&workspace, &server).args(&["--timeout", "200ms"]).run().expect_code(1);
+    let run = once_with_gates(&workspace, &server).run().expect_code(3);
+    run.expect_said(&["gate results refused", "no export is beside it"]);
+}
+
+#[tokio::test]
+async fn where_the_id_stands_beside_it_a_copy_has_its_trace_as_well() {
+    let workspace = Workspace::new();
+    let server = FakeOtlp::builder().start().await;
+    let snapshot = workspace.export("out", &presets::typical()).snapshot;
+    let mut pipeline = workspace.pipeline(server.endpoint(), Protocol::Grpc, Value::Null);
+    pipeline["receivers"]["export_dir"]["write_back"] = json!({"mode": "beside"});
+    workspace.configured("once", &pipeline).run().expect_code(0);
+    let copy = workspace.root().join("copy");
+    fs::create_dir(&copy).unwrap();
+    for entry in fs::read_dir(snapshot.path.parent().unwrap()).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, copy.join(path.file_name().unwrap())).unwrap();
+    }
+    let metadata = copy.join("onboarding-metadata.json");
+    let task = workspace.program("task").arg("--metadata").arg(&metadata);
+    let task = task.args(&["--endpoint", server.endpoint(), "--id", TASK, "--status", "failed"]);
+    task.run().expect_code(0);
+    let update = server.spans().into_iter().find(|span| span.name == "task.update").unwrap();
+    let hex: String = update.trace_id.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(hex, snapshot.trace_id());
+
+    pipeline["receivers"]["export_dir"]["write_back"] = json!({"mode": "off"});
+    pipeline["receivers"]["gate_results"] = json!({"directories": [workspace.exports()]});
+    pipeline["service"]["pipelines"]["traces"]["receivers"] = json!(["export_dir", "gate_results"]);
+    let run = workspace.configured("validate", &pipeline).run().expect_code(2);
+    run.expect_said(&["`write_back: {mode: off}` nothing says which trace"]);
+}
+
+#[tokio::test]
+async fn an_update_whose_log_records_are_refused_is_made_all_the_same() {
+    let emitted = Emitted::new().await;
+    let loki = FakeOtlp::builder().log_forever(Fault::http(503)).start().await;
+    let mut pipeline =
+        emitted.workspace.pipeline(emitted.server.endpoint(), Protocol::Grpc, Value::Null);
+    pipeline["exporters"]["otlp_http/loki"] = json!({"endpoint": loki.endpoint()});
+    pipeline["service"]["pipelines"]["logs"] =
+        json!({"receivers": ["export_dir"], "exporters": ["otlp_http/loki"]});
+    let onto = ["--metadata", emitted.snapshot.path.to_str().unwrap()];
+    let update = ["--id", TASK, "--status", "failed", "--timeout", "500ms"];
+    let run = emitted.workspace.configured("task", &pipeline).args(&onto).args(&update).run();
+    run.expect_code(0).expect_said(&["the span is delivered, its log records are not"]);
+    assert_eq!(emitted.added().len(), 1);
+}

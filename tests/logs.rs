@@ -118,7 +118,12 @@ fn check_all(traces: &State, logs: &State) {
     let (spans, records) = (traces.spans(), logs.log_records());
     let by_id = spans.iter().map(|span| (span.span_id.as_slice(), span)).collect();
     records.iter().for_each(|record| check(record, &by_id));
-    assert_eq!(records.len(), spans.iter().map(|span| expected(span).len()).sum::<usize>());
+    let text = |fields: &BTreeMap<String, Value>| serde_json::to_string(fields).unwrap();
+    let mut found: Vec<String> = records.iter().map(|it| text(&fields(&it.attributes))).collect();
+    let mut wanted: Vec<String> = spans.iter().flat_map(expected).map(|it| text(&it)).collect();
+    found.sort();
+    wanted.sort();
+    assert_eq!(found, wanted, "each fact once");
     let resource = |state: &State| state.logs[0].resource_logs[0].resource.clone();
     assert_eq!(resource(logs), traces.accepted[0].resource_spans[0].resource);
 }

@@ -330,7 +330,8 @@ impl Shared {
             Mode::Once => true,
             Mode::Job => self.finish.is_cancelled(),
         };
-        if !ends || !self.queue.waiting().is_empty() {
+        let begins_to_end = ends && !std::mem::replace(&mut wait.is_ending, ends);
+        if !ends || begins_to_end || !self.queue.waiting().is_empty() {
             wait.since = Instant::now();
         }
         ends && wait.since.elapsed() >= self.settling.timeout
@@ -427,13 +428,15 @@ impl Shared {
 /// How long a file has waited for its export.
 struct Waiting {
     since: Instant,
+    /// The run is to end, and was when this was looked at last.
+    is_ending: bool,
     next: Duration,
     told: Option<String>,
 }
 
 impl Waiting {
     fn new() -> Waiting {
-        Waiting { since: Instant::now(), next: LOOK_AGAIN, told: None }
+        Waiting { since: Instant::now(), is_ending: false, next: LOOK_AGAIN, told: None }
     }
 }
 
