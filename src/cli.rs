@@ -13,6 +13,7 @@ mod exit;
 mod gate;
 mod healthcheck;
 mod logging;
+mod man;
 mod once;
 mod preview;
 mod progress;
@@ -87,6 +88,8 @@ enum Command {
     Healthcheck(healthcheck::Healthcheck),
     /// The whole pipeline on a sample export, against an embedded OTLP receiver
     Demo(demo::Demo),
+    /// Print the manual page, in the format of man
+    Man(man::Man),
     /// Print a completion script for a shell
     Completions(completions::Completions),
 }
@@ -146,6 +149,7 @@ pub async fn run(cli: Cli) -> Exit {
         Command::Schema(command) => command.run(),
         Command::Healthcheck(command) => command.run().await,
         Command::Demo(command) => command.run(&global).await,
+        Command::Man(command) => command.run(),
         Command::Completions(command) => command.run(),
     };
     result.unwrap_or_else(|failure| failure.report())

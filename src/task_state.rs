@@ -86,9 +86,14 @@ fn write_one(config: &TaskStateConfig, state: &TaskState) -> Result<(), TaskStat
     let completed = active.join(COMPLETED);
     let name = format!("{}.json", state.task_id);
     let (own, other) = if state.is_closed { (&completed, &active) } else { (&active, &completed) };
-    fs::create_dir_all(own).map_err(failed(own))?;
+    fs::create_dir_all(&config.directory).map_err(failed(&config.directory))?;
     // A link would lead elsewhere.
-    for directory in [&active, own] {
+    for directory in if state.is_closed { vec![&active, own] } else { vec![&active] } {
+        if let Err(error) = fs::create_dir(directory)
+            && error.kind() != ErrorKind::AlreadyExists
+        {
+            return Err(failed(directory)(error));
+        }
         let metadata = fs::symlink_metadata(directory).map_err(failed(directory))?;
         if !metadata.is_dir() {
             return Err(failed(directory)(ErrorKind::NotADirectory.into()));

@@ -79,7 +79,10 @@ impl Sidecar {
 }
 
 fn get(address: &str, path: &str) -> (u16, String) {
-    request(address, &format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"))
+    request(
+        address,
+        &format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"),
+    )
 }
 
 fn request(address: &str, request: &str) -> (u16, String) {
@@ -155,7 +158,8 @@ async fn health_tells_the_truth_through_an_outage() {
     let probe = workspace.program("healthcheck").args(&url).run().expect_code(0);
     assert!(probe.stdout.contains("Server available"), "{}", probe.stdout);
     assert_eq!(get(&sidecar.health, "/nothing").0, 404);
-    let post = "POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+    let post =
+        "POST / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
     assert_eq!(request(&sidecar.health, post).0, 405);
     sidecar.stop();
     workspace.program("healthcheck").args(&url).run().expect_code(1);
@@ -278,10 +282,12 @@ async fn the_page_shows_what_is_known() {
         assert_eq!(get(&sidecar.metrics, path).0, 404, "{path}");
     }
     let mut stream = TcpStream::connect(&sidecar.metrics).unwrap();
-    stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     assert!(answer.contains("content-security-policy: default-src 'none'"), "{answer}");
+    let rebound = "GET / HTTP/1.1\r\nHost: evil.example.com\r\nConnection: close\r\n\r\n";
+    assert_eq!(request(&sidecar.metrics, rebound).0, 403);
     looks_right(&format!("http://{}/plan/{id}", sidecar.metrics));
     sidecar.stop();
 }

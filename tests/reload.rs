@@ -80,6 +80,12 @@ async fn validate_shows_what_is_in_effect_and_connects_when_asked() {
     let again = workspace.config("printed.yaml", &printed);
     workspace.program("validate").arg("-c").arg(again).run().expect_code(0);
 
+    let mut tokens = pipeline.clone();
+    tokens["exporters"]["otlp_grpc"]["endpoint"] =
+        json!("http://u:hunter2@127.0.0.1:1?key=hunter2");
+    let run = workspace.configured("validate", &tokens).arg("--print").run();
+    assert!(!run.stdout.contains("hunter2") && !run.stderr.contains("hunter2"), "{run:?}");
+
     validate("--connect").expect_code(0).expect_said(&["takes connections"]);
     server.stop();
     validate("--connect").expect_code(1);

@@ -11,6 +11,7 @@ use super::{ConfigArgs, Exit};
 use crate::control::{self, Answer, Question};
 use crate::queue::admin::Listed;
 use crate::queue::{Exporters, Location, Queue, is_there};
+use crate::text::visible;
 
 #[derive(Debug, Args)]
 pub struct QueueCommand {
@@ -231,7 +232,7 @@ fn table(listed: &[Listed]) -> String {
     let mut text = format!("{:>5}  {:<12}  {:<32}  {:>6}  PATH\n", "ID", "STATE", "TRACE", "SPANS");
     for one in listed {
         let (id, state, trace, spans) = (one.id, one.state.as_str(), &one.trace_id, one.spans);
-        let path = one.path.display();
+        let path = visible(&one.path.to_string_lossy());
         text.push_str(&format!("{id:>5}  {state:<12}  {trace:<32}  {spans:>6}  {path}\n"));
     }
     text
@@ -244,8 +245,8 @@ fn details(one: &Listed) -> String {
         one.id,
         one.state.as_str(),
         one.trace_id,
-        one.project_id,
-        one.path.display(),
+        visible(&one.project_id),
+        visible(&one.path.to_string_lossy()),
         one.spans,
         one.bytes,
         one.first_seen,

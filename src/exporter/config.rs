@@ -13,8 +13,9 @@ use std::str::FromStr;
 
 use indexmap::IndexMap;
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
+use super::endpoint;
 use crate::config::values::{HumanDuration, Secret};
 use crate::queue::config::QueueConfig;
 use crate::signal::Signal;
@@ -46,10 +47,13 @@ impl FromStr for Protocol {
 pub struct OtlpConfig {
     /// `http://host:4317` for gRPC, `http://host:4318` for HTTP, where `/v1/traces` is appended;
     /// `https://` means TLS. Default: not set.
+    #[serde(serialize_with = "without_secrets")]
     pub endpoint: Option<String>,
     /// For traces in place of `endpoint`, used as it is. Default: not set.
+    #[serde(serialize_with = "without_secrets")]
     pub traces_endpoint: Option<String>,
     /// For logs in place of `endpoint`, used as it is. Default: not set.
+    #[serde(serialize_with = "without_secrets")]
     pub logs_endpoint: Option<String>,
     /// Sent with every request. Default: none.
     pub headers: IndexMap<String, Secret>,
@@ -76,6 +80,11 @@ pub struct VerifyConfig {
     /// More than 0. Default 60s.
     #[serde(default = "verify_timeout")]
     pub timeout: HumanDuration,
+}
+
+/// An address may hold a token in its query; what is printed does not.
+fn without_secrets<S: Serializer>(url: &Option<String>, to: S) -> Result<S::Ok, S::Error> {
+    url.as_deref().map(endpoint::redacted).serialize(to)
 }
 
 /// How long a trace has to appear unless the configuration says otherwise.

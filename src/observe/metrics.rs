@@ -269,7 +269,10 @@ impl Metrics {
             let labels = [lane.exporter.as_str()];
             self.queue_items.with_label_values(&labels).set(number(lane.items as u64));
             self.queue_bytes.with_label_values(&labels).set(number(lane.bytes));
-            self.queue_capacity.with_label_values(&labels).set(number(lane.capacity));
+            // A file has none.
+            if lane.capacity < u64::MAX {
+                self.queue_capacity.with_label_values(&labels).set(number(lane.capacity));
+            }
         }
         let now = UnixNanos::now();
         let age = queue.oldest().map(|since| Duration::from_nanos(now.0.saturating_sub(since.0)));

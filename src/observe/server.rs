@@ -1,14 +1,15 @@
 //! A small HTTP/1.1 server: GET and HEAD, one answer a path.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, REFERRER_POLICY,
-    X_CONTENT_TYPE_OPTIONS,
+    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, HeaderValue,
+    REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -60,6 +61,7 @@ pub type Answer = Arc<dyn Fn(&str) -> Page + Send + Sync>;
 
 /// Answers until told to stop.
 pub async fn serve(listener: TcpListener, answer: Answer, stop: CancellationToken) {
+    let is_local = listener.local_addr().is_ok_and(|address| address.ip().is_loopback());
     let mut connections = JoinSet::new();
     loop {
         let may_take = connections.len() < MAX_CONNECTIONS;
@@ -78,7 +80,8 @@ pub async fn serve(listener: TcpListener, answer: Answer, stop: CancellationToke
         };
         let answer = Arc::clone(&answer);
         connections.spawn(async move {
-            let service = service_fn(move |request| respond(Arc::clone(&answer), request));
+            let service =
+                service_fn(move |request| respond(Arc::clone(&answer), is_local, request));
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEADER_TIMEOUT)
@@ -89,14 +92,32 @@ pub async fn serve(listener: TcpListener, answer: Answer, stop: CancellationToke
     }
 }
 
+/// Whether a request to a loopback address names it by its number or as localhost. A page from elsewhere
+/// whose name leads here does neither: what is shown is for this machine.
+fn is_host_of_ours(host: Option<&HeaderValue>) -> bool {
+    let Some(host) = host.and_then(|host| host.to_str().ok()) else { return true };
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let bare = name.trim_start_matches('[').trim_end_matches(']');
+    name.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok()
+}
+
 async fn respond(
     answer: Answer,
+    is_local: bool,
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut response = Response::new(Full::default());
         *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
         response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return Ok(response);
+    }
+    if is_local && !is_host_of_ours(request.headers().get(HOST)) {
+        let mut response = Response::new(Full::default());
+        *response.status_mut() = StatusCode::FORBIDDEN;
         return Ok(response);
     }
     let path = request.uri().path().to_owned();
@@ -112,4 +133,25 @@ async fn respond(
     headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_of_this_machine() {
+        for (host, ours) in [
+            ("localhost", true),
+            ("LOCALHOST:8888", true),
+            ("127.0.0.1:8888", true),
+            ("[::1]:8888", true),
+            ("evil.example.com", false),
+            ("localhost.example.com:8888", false),
+            ("", false),
+        ] {
+            assert_eq!(is_host_of_ours(Some(&HeaderValue::from_static(host))), ours, "{host}");
+        }
+        assert!(is_host_of_ours(None));
+    }
 }

@@ -150,8 +150,9 @@ impl<'a> Reader<'a> {
             size += 1 + its_size;
             match value {
                 Value::Object(more) if key == "<<" => merged.extend(more),
-                value if map.contains_key(&key) => {
-                    return Err(at(&key_span, &format!("the key `{key}` a second time: {value}")));
+                // Its value may be a secret, and this goes to the log.
+                _ if map.contains_key(&key) => {
+                    return Err(at(&key_span, &format!("the key `{key}` a second time")));
                 }
                 value => drop(map.insert(key, value)),
             }

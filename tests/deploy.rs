@@ -1,0 +1,278 @@
+//! What is shipped beside the program is true: files that parse, queries that are documented, pages
+//! that name what there is.
+
+// Helpers of tests may stop at the first surprise, as tests may.
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use opentelemetry_proto::tonic::trace::v1::Span;
+use serde_json::{Value, json};
+
+use support::exports::presets;
+use support::fake_otlp::{FakeOtlp, Protocol};
+use support::workspace::Workspace;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+fn files(directory: &Path, ends: &[&str]) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files(&path, ends));
+        } else if path.extension().is_some_and(|end| ends.iter().any(|it| end == *it)) {
+            found.push(path);
+        }
+    }
+    found
+}
+
+/// The lines of the fenced blocks of these languages.
+fn blocks(page: &str, languages: &[&str]) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut inside = false;
+    for line in page.lines() {
+        match line.strip_prefix("```") {
+            Some(language) => inside = !inside && languages.contains(&language),
+            None if inside && !line.trim().is_empty() => lines.push(line.trim().to_owned()),
+            None => {}
+        }
+    }
+    lines
+}
+
+#[test]
+fn everything_under_deploy_parses() {
+    let deploy = root().join("deploy");
+    let yaml = files(&deploy, &["yaml", "yml"]);
+    assert!(yaml.len() > 15, "{yaml:?}");
+    for path in yaml {
+        let text = fs::read_to_string(&path).unwrap();
+        let documents = serde_saphyr::from_multiple::<Value>(&text);
+        let documents = documents.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        assert!(!documents.is_empty(), "{}", path.display());
+    }
+    for path in files(&deploy, &["json"]) {
+        let text = fs::read_to_string(&path).unwrap();
+        let parsed = serde_json::from_str::<Value>(&text);
+        parsed.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    }
+}
+
+/// Every string under a key that holds a query.
+fn queries(value: &Value, found: &mut BTreeSet<String>) {
+    match value {
+        Value::Array(items) => items.iter().for_each(|item| queries(item, found)),
+        Value::Object(fields) => {
+            for (key, value) in fields {
+                match value {
+                    Value::String(text) if ["expr", "query"].contains(&key.as_str()) => {
+                        found.insert(text.split_whitespace().collect::<Vec<_>>().join(" "));
+                    }
+                    _ => queries(value, found),
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+#[test]
+fn every_query_of_the_dashboard_is_in_the_cookbook() {
+    let dashboard: Value = serde_json::from_str(&read("deploy/grafana/dashboard.json")).unwrap();
+    let mut used = BTreeSet::new();
+    queries(&dashboard["panels"], &mut used);
+    assert!(used.len() > 10, "{used:?}");
+    let cookbook = read("docs/cookbook.md");
+    let known: BTreeSet<String> =
+        blocks(&cookbook, &["traceql", "logql", "promql"]).into_iter().collect();
+    for query in used.iter().filter(|query| *query != "$trace" && !query.is_empty()) {
+        let plain = query
+            .replace("$project", "my-project")
+            .replace("$artifact", "checkout_api-prometheus-rules");
+        assert!(known.contains(&plain), "not in docs/cookbook.md: {plain}");
+    }
+    let listed = blocks(&read("deploy/grafana/README.md"), &["text"]);
+    for query in listed.iter().filter(|query| *query != "$trace") {
+        assert!(known.contains(query), "not in docs/cookbook.md: {query}");
+    }
+}
+
+/// Words such as `span.task.id` in a query, without the scope.
+fn attributes(query: &str, scope: &str) -> Vec<String> {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '.' || c == '_';
+    query
+        .match_indices(scope)
+        .filter(|(at, _)| !query[..*at].ends_with(is_part))
+        .map(|(at, _)| query[at + scope.len()..].split(|c| !is_part(c)).next().unwrap().to_owned())
+        .filter(|name| !name.is_empty())
+        .collect()
+}
+
+/// What the queries ask for is what is sent: a slip in a name would find nothing, for ever.
+#[tokio::test]
+async fn every_attribute_of_the_cookbook_is_sent() {
+    let workspace = Workspace::new();
+    let server = FakeOtlp::builder().start().await;
+    let mut metadata = Vec::new();
+    for (name, export) in presets::all() {
+        metadata.push(workspace.export(name, &export).snapshot.path);
+    }
+    let traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    workspace.once(&server, Protocol::Grpc).env("TRACEPARENT", traceparent).run().expect_code(0);
+    let gate = json!({
+        "schema_version": "v1", "gate_id": "g", "phase": "OTHER", "result": "fail", "reason": "r",
+        "severity": "info", "checked_at": "2026-11-23T06:15:00Z",
+    });
+    let file = workspace.root().join("gate.json");
+    fs::write(&file, gate.to_string()).unwrap();
+    let typical = metadata.iter().find(|path| path.ends_with("typical/onboarding-metadata.json"));
+    let onto = ["--metadata", typical.unwrap().to_str().unwrap(), "--endpoint", server.endpoint()];
+    workspace.program("gate").args(&onto).arg(&file).run().expect_code(0);
+    let update = ["--id", "cart-rules", "--status", "blocked", "--reason", "r"];
+    workspace.program("task").args(&onto).args(&update).run().expect_code(0);
+
+    let spans = server.spans();
+    let keys = |of: &dyn Fn(&Span) -> Vec<String>| -> BTreeSet<String> {
+        spans.iter().flat_map(of).collect()
+    };
+    let of_spans = keys(&|span| span.attributes.iter().map(|it| it.key.clone()).collect());
+    let events = || spans.iter().flat_map(|span| &span.events);
+    let of_events: BTreeSet<String> =
+        events().flat_map(|event| &event.attributes).map(|it| it.key.clone()).collect();
+    let names: BTreeSet<&str> = events().map(|event| event.name.as_str()).collect();
+    let of_links: BTreeSet<String> = spans
+        .iter()
+        .flat_map(|span| &span.links)
+        .flat_map(|link| &link.attributes)
+        .map(|it| it.key.clone())
+        .collect();
+    let accepted = server.accepted();
+    let resources = accepted.iter().flat_map(|request| &request.resource_spans);
+    let of_resource: BTreeSet<String> = resources
+        .flat_map(|it| it.resource.iter().flat_map(|it| &it.attributes))
+        .map(|it| it.key.clone())
+        .collect();
+    let known = BTreeMap::from([
+        ("span.", of_spans),
+        ("event.", of_events),
+        ("link.", of_links),
+        ("resource.", of_resource),
+    ]);
+    let queries = blocks(&read("docs/cookbook.md"), &["traceql"]);
+    assert!(queries.len() > 30, "{}", queries.len());
+    for query in &queries {
+        for (scope, known) in &known {
+            for name in attributes(query, scope) {
+                // What a parameter is called is the export's own choice.
+                let is_parameter = name.starts_with("artifact.parameters.");
+                assert!(is_parameter || known.contains(&name), "{scope}{name} in {query}");
+            }
+        }
+        if let Some((_, rest)) = query.split_once("event:name = \"") {
+            let name = rest.split('"').next().unwrap();
+            assert!(names.contains(name), "{name} in {query}");
+        }
+    }
+}
+
+/// The options of one component in dotted form, from the schema.
+fn options(schema: &Value, node: &Value, prefix: &str, found: &mut BTreeSet<String>) {
+    let resolved = |node: &Value| -> Value {
+        let reference = ["/$ref", "/allOf/0/$ref", "/anyOf/0/$ref"];
+        let name = reference.iter().find_map(|path| node.pointer(path)?.as_str());
+        match name.and_then(|name| name.strip_prefix("#/definitions/")) {
+            Some(name) => schema["definitions"][name].clone(),
+            None => node.clone(),
+        }
+    };
+    for (key, value) in node["properties"].as_object().into_iter().flatten() {
+        let inner = resolved(value);
+        let name = format!("{prefix}{key}");
+        if inner["properties"].is_object() {
+            options(schema, &inner, &format!("{name}."), found);
+        } else {
+            found.insert(name);
+        }
+    }
+}
+
+#[test]
+fn the_configuration_page_has_every_option() {
+    let schema: Value = serde_json::from_str(&read("pipeline.schema.json")).unwrap();
+    let page = read("docs/configuration.md");
+    for (heading, definition) in [
+        ("receivers: export_dir", "ExportDirConfig"),
+        ("receivers: gate_results", "GateResultsConfig"),
+        ("processors: redaction", "RedactionConfig"),
+        ("processors: resource", "ResourceConfig"),
+        ("exporters: file", "FileConfig"),
+        ("exporters: debug", "DebugConfig"),
+        ("extensions: file_storage", "FileStorageConfig"),
+        ("extensions: health_check", "HealthCheckConfig"),
+        ("service", "Service"),
+    ] {
+        let section = page.split(&format!("\n## {heading}\n")).nth(1);
+        let section = section.unwrap_or_else(|| panic!("no section {heading}"));
+        let section = section.split("\n## ").next().unwrap();
+        let rows = section.lines().filter_map(|line| line.strip_prefix("| `"));
+        let listed: BTreeSet<String> =
+            rows.map(|row| row.split('`').next().unwrap().to_owned()).collect();
+        let mut expected = BTreeSet::new();
+        options(&schema, &schema["definitions"][definition], "", &mut expected);
+        assert_eq!(listed, expected, "{heading}");
+    }
+    let mut otlp = BTreeSet::new();
+    options(&schema, &schema["definitions"]["OtlpConfig"], "", &mut otlp);
+    for option in otlp {
+        assert!(page.contains(&format!("| `{option}` |")), "{option}");
+    }
+}
+
+/// A message that is not printed any more helps nobody who looks for one that is.
+#[test]
+fn the_messages_of_the_troubleshooting_page_are_in_the_source() {
+    let source: String = files(&root().join("src"), &["rs"])
+        .iter()
+        .map(|it| fs::read_to_string(it).unwrap())
+        .collect();
+    // A literal may go over several lines.
+    let plain =
+        |text: &str| text.replace("\\\n", " ").split_whitespace().collect::<Vec<_>>().join(" ");
+    let source = plain(&source.replace("\\\"", "\""));
+    let page = read("docs/troubleshooting.md");
+    let rows = page.lines().filter(|line| line.starts_with("| `"));
+    let mut checked = 0;
+    for row in rows {
+        let first = row.split(" | ").next().unwrap();
+        for fragment in first.split('`').skip(1).step_by(2).filter(|it| it.trim().len() >= 12) {
+            let is_command = fragment.trim().starts_with("taskspan ");
+            assert!(
+                is_command || source.contains(fragment.trim()),
+                "not in the source: {fragment}"
+            );
+            checked += 1;
+        }
+    }
+    assert!(checked > 150, "{checked}");
+}
+
+#[test]
+fn the_manual_page_speaks_of_every_command() {
+    let workspace = Workspace::new();
+    let page = workspace.program("man").run().expect_code(0).stdout;
+    for command in ["RUN", "ONCE", "EXEC", "TASK", "GATE", "QUEUE", "VALIDATE"] {
+        assert!(page.contains(&format!(".SH TASKSPAN {command}")), "{command}");
+    }
+}
