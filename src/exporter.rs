@@ -126,12 +126,15 @@ impl Exporter {
         }
     }
 
-    /// host:port, if it sends to one.
-    pub fn address(&self) -> Option<String> {
-        match &self.sink {
-            Sink::Grpc(_) | Sink::Http(_) => endpoint::address(&self.destination()),
+    /// Every endpoint that it speaks to: for a person, and as host:port.
+    pub fn addresses(&self) -> Vec<(String, String)> {
+        let destination = match &self.sink {
+            Sink::Grpc(_) | Sink::Http(_) => Some(self.destination()),
             Sink::File(_) | Sink::Debug(_) => None,
-        }
+        };
+        let verified = self.verifier.as_ref().map(Verifier::destination);
+        let addressed = |url: String| Some((url.clone(), endpoint::address(&url)?));
+        destination.into_iter().chain(verified).filter_map(addressed).collect()
     }
 
     /// Sends one encoded request of its signal, once.

@@ -15,8 +15,9 @@ mod server;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use indexmap::IndexMap;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -25,9 +26,8 @@ use crate::clock::UnixNanos;
 use crate::config::{Config, ExtensionConfig, HealthCheckConfig};
 use crate::converter::Converter;
 use crate::grafana::Grafana;
-use crate::ids::TraceId;
 use crate::pipeline::event::Event;
-use crate::pipeline::status::{self, Found, Held, Known};
+use crate::pipeline::status::{self, Held, Known};
 use crate::queue::Queue;
 use crate::receiver::Watching;
 use crate::receiver::config::ExportDirConfig;
@@ -70,8 +70,6 @@ struct Subject {
     watching: Vec<Arc<Watching>>,
     metrics: Arc<Metrics>,
     stop: CancellationToken,
-    started: Instant,
-    since: UnixNanos,
     exports: Exports,
 }
 
@@ -83,9 +81,10 @@ impl Observe {
     pub async fn bind(
         config: &Config,
         exports: Vec<(ExportDirConfig, Converter)>,
+        metrics: Arc<Metrics>,
     ) -> Result<Observe, BindError> {
         let metrics_listener = match &config.service.telemetry.metrics {
-            Some(metrics) => Some(bind("service.telemetry.metrics", &metrics.address).await?),
+            Some(served) => Some(bind("service.telemetry.metrics", &served.address).await?),
             None => None,
         };
         let mut used = config.service.extensions.iter().filter_map(|id| config.extensions.get(id));
@@ -106,7 +105,7 @@ impl Observe {
         let (receivers, converters) = exports.into_iter().unzip();
         let (grafana, looking) = (Grafana::of(&config.service), Mutex::default());
         let exports = Exports { receivers, converters, grafana, unhealthy_after, looking };
-        Ok(Observe { metrics: Arc::default(), metrics_listener, health, exports })
+        Ok(Observe { metrics, metrics_listener, health, exports })
     }
 
     /// Where metrics and health are served.
@@ -131,8 +130,7 @@ impl Observe {
         finished: &CancellationToken,
     ) -> JoinSet<()> {
         let Observe { metrics, metrics_listener, health, exports } = self;
-        let (started, since) = (Instant::now(), UnixNanos::now());
-        let subject = Arc::new(Subject { queue, watching, metrics, stop, started, since, exports });
+        let subject = Arc::new(Subject { queue, watching, metrics, stop, exports });
         let mut servers = JoinSet::new();
         if let Some(listener) = metrics_listener {
             let subject = Arc::clone(&subject);
@@ -167,8 +165,11 @@ impl Subject {
             let closed = watching.unreadable.lock();
             closed.unwrap_or_else(PoisonError::into_inner).clone()
         });
+        let troubles = self.queue.troubles();
         Facts {
-            oldest: self.queue.oldest().map(age),
+            undelivered: troubles.undelivered.map(age),
+            unwritten: troubles.unwritten.map(|(since, reason)| (age(since), reason)),
+            refused: troubles.refused,
             queue: self.queue.health().borrow().clone(),
             unreadable: unreadable.collect(),
             has_looked: self.watching.iter().all(|it| it.scans.load(Ordering::Relaxed) > 0),
@@ -177,7 +178,7 @@ impl Subject {
     }
 
     fn page(&self, reasons: &[String]) -> Page {
-        let body = health::body(reasons, self.since, self.started.elapsed());
+        let body = health::body(reasons, self.metrics.uptime());
         Page::json(if reasons.is_empty() { 200 } else { 503 }, &body)
     }
 
@@ -194,17 +195,29 @@ impl Subject {
         self.page(&self.facts().unready())
     }
 
-    fn known(&self) -> Vec<Known> {
-        let _alone = self.exports.looking.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = status::find(&self.exports.receivers);
-        let versions: Vec<TraceId> = found.iter().filter_map(Found::version).collect();
-        let held = Held::new(self.queue.list(), self.queue.are_done(&versions));
-        found.into_iter().map(|found| found.known(&held)).collect()
+    /// Every export; of all but this one no more than its figures, so that a look costs the memory of one
+    /// plan.
+    fn known(&self, whole: Option<&str>) -> Vec<Known> {
+        let mut held = Held::new(self.queue.list(), Vec::new());
+        let paths = status::paths(&self.exports.receivers);
+        let read = paths.into_iter().map(|path| {
+            let found = path.read();
+            held.add_done(self.queue.are_done(found.version().as_slice()));
+            let mut known = found.known(&held);
+            let is_whole = whole.is_some() && known.trace_id.as_deref() == whole;
+            if let Some(plan) = known.plan.as_mut().filter(|_| !is_whole) {
+                plan.artifacts = Vec::new();
+                plan.types = IndexMap::new();
+            }
+            known
+        });
+        read.collect()
     }
 
     fn overview(&self) -> Page {
+        let Ok(_alone) = self.exports.looking.try_lock() else { return Page::busy() };
         Page::html(page::overview(&page::Overview {
-            exports: &self.known(),
+            exports: &self.known(None),
             lanes: &self.queue.lanes(),
             reasons: &self.facts().unhealthy(self.exports.unhealthy_after),
             grafana: self.exports.grafana.as_ref(),
@@ -213,7 +226,8 @@ impl Subject {
     }
 
     fn plan(&self, id: &str) -> Page {
-        let known = self.known().into_iter().find(|it| it.trace_id.as_deref() == Some(id));
+        let Ok(_alone) = self.exports.looking.try_lock() else { return Page::busy() };
+        let known = self.known(Some(id)).into_iter().find(|it| it.trace_id.as_deref() == Some(id));
         let shown = known.as_ref().and_then(|known| {
             let converter = self.exports.converters.get(known.receiver)?;
             let grafana = self.exports.grafana.as_ref();
@@ -224,7 +238,7 @@ impl Subject {
 
     fn metrics_page(&self) -> Page {
         let watching = self.watching.iter().map(AsRef::as_ref);
-        let text = self.metrics.text(&self.queue, watching, self.started.elapsed());
+        let text = self.metrics.text(&self.queue, watching);
         Page::new(200, "text/plain; version=0.0.4; charset=utf-8", text)
     }
 }

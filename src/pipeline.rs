@@ -133,8 +133,7 @@ impl Pipelines {
 
     /// Every endpoint: for a person, and as host:port.
     pub fn addresses(&self) -> Vec<(String, String)> {
-        let address = |exporter: &Exporter| Some((exporter.destination(), exporter.address()?));
-        self.exporters.iter().filter_map(address).collect()
+        self.exporters.iter().flat_map(Exporter::addresses).collect()
     }
 
     /// How its receivers are doing, once it runs.

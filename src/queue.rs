@@ -90,6 +90,17 @@ pub struct Destination {
     pub required: bool,
 }
 
+/// What a person may have to look at.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Troubles {
+    /// When the oldest export was taken in that waits for a required exporter.
+    pub undelivered: Option<UnixNanos>,
+    /// The same for one that is delivered and whose id cannot be written, and why.
+    pub unwritten: Option<(UnixNanos, String)>,
+    /// Exports that a required exporter refused.
+    pub refused: usize,
+}
+
 /// What one exporter has before it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LaneFigures {
@@ -324,9 +335,9 @@ impl Queue {
         self.state().waiting(&[])
     }
 
-    /// When the oldest of them was taken in.
-    pub fn oldest(&self) -> Option<UnixNanos> {
-        self.state().oldest()
+    /// What a person may have to look at.
+    pub fn troubles(&self) -> Troubles {
+        self.state().troubles()
     }
 
     /// What each exporter has before it.
@@ -348,6 +359,14 @@ impl Queue {
     pub fn are_done(&self, trace_ids: &[TraceId]) -> Vec<TraceId> {
         let state = self.state();
         trace_ids.iter().copied().filter(|id| state.is_done_with(*id)).collect()
+    }
+
+    /// Remembers that this is done with, for good.
+    pub async fn note_done(&self, key: TraceId) {
+        let generation = self.generation();
+        self.state().forgotten.insert(key);
+        // Should this be lost, it is done once more.
+        let _ = self.shared.journal.write(vec![Op::Forget { trace_id: key }], generation).await;
     }
 
     /// Whether an export of this trace is held, in whatever state.

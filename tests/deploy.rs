@@ -100,7 +100,7 @@ fn every_query_of_the_dashboard_is_in_the_cookbook() {
     for query in used.iter().filter(|query| *query != "$trace" && !query.is_empty()) {
         let plain = query
             .replace("$project", "my-project")
-            .replace("$artifact", "checkout_api-prometheus-rules");
+            .replace("$artifact", "tracking_api-prometheus-rules");
         assert!(known.contains(&plain), "not in docs/cookbook.md: {plain}");
     }
     let listed = blocks(&read("deploy/grafana/README.md"), &["text"]);

@@ -337,3 +337,26 @@ fn looks_right(url: &str) {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!said.contains("Content Security Policy"), "{said}");
 }
+
+/// What is refused for good is not well, and what is switched off answers its probes.
+#[tokio::test]
+async fn refusals_are_unhealthy_and_probes_are_answered_when_it_is_disabled() {
+    let workspace = Workspace::new();
+    let refusal = Fault::grpc(tonic::Code::Unauthenticated);
+    let server = FakeOtlp::builder().forever(refusal).start().await;
+    let pipeline = observed(&workspace, &server);
+    workspace.export("out", &presets::typical());
+    let sidecar = Sidecar::start(workspace.configured("run", &pipeline));
+    let body = sidecar.wait_for_health(503);
+    assert_eq!(body["reasons"][0], "1 export(s) were refused (`taskspan queue list`)");
+    workspace.program("queue").args(&["drop", "0"]).run().expect_code(0);
+    sidecar.wait_for_health(200);
+    sidecar.stop();
+
+    let program = workspace.configured("run", &pipeline).env("OTEL_SDK_DISABLED", "true");
+    let disabled = Sidecar::start(program);
+    for path in ["/", "/live", "/ready"] {
+        assert_eq!(disabled.health(path).0, 200, "{path}");
+    }
+    disabled.stop();
+}

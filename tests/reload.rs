@@ -37,7 +37,7 @@ async fn a_hang_up_reloads_and_a_bad_configuration_changes_nothing() {
 
     fs::write(&config, pipeline(&second)).unwrap();
     running.signal(Signal::HUP);
-    running.wait_for_line("going on with the new configuration", PATIENCE);
+    running.wait_for_line("the new configuration is in force", PATIENCE);
     let snapshot = workspace.export("three", &presets::typical()).snapshot;
     snapshot.wait_for_trace_id(PATIENCE).await;
     running.signal(Signal::TERM);
@@ -94,4 +94,35 @@ async fn validate_shows_what_is_in_effect_and_connects_when_asked() {
     file["exporters"]["file"] = json!({"path": workspace.root().join("none/x.jsonl")});
     let run = workspace.configured("validate", &file).run().expect_code(2);
     run.expect_said(&["exporter `file`", "no such directory"]);
+}
+
+/// An address that is taken when a configuration is to be in force: the one before stays, every time.
+#[tokio::test]
+async fn a_reload_that_fails_late_goes_back() {
+    let workspace = Workspace::new();
+    let server = FakeOtlp::builder().start().await;
+    let mut pipeline = workspace.pipeline(server.endpoint(), Protocol::Grpc, Value::Null);
+    let config = workspace.config("pipeline.yaml", &pipeline.to_string());
+    let mut running = workspace.program("run").arg("-c").arg(&config).spawn();
+    running.wait_for_line("watching", PATIENCE);
+    let taken = server.address().to_string();
+    pipeline["service"]["telemetry"] = json!({"metrics": {"address": taken}});
+    for round in ["one", "two"] {
+        fs::write(&config, pipeline.to_string()).unwrap();
+        running.signal(Signal::HUP);
+        running.wait_for_line("going back to the configuration before", PATIENCE);
+        let snapshot = workspace.export(round, &presets::typical()).snapshot;
+        snapshot.wait_for_trace_id(PATIENCE).await;
+    }
+    let directory = workspace.root().join("elsewhere");
+    pipeline["service"]["telemetry"] = json!({});
+    pipeline["extensions"] = json!({"file_storage": {"directory": directory}});
+    pipeline["service"]["extensions"] = json!(["file_storage"]);
+    fs::write(&config, pipeline.to_string()).unwrap();
+    running.signal(Signal::HUP);
+    running.wait_for_line("the queue cannot move", PATIENCE);
+    running.signal(Signal::TERM);
+    let code = running.wait(PATIENCE);
+    running.output(code).expect_code(0);
+    assert!(!directory.exists());
 }

@@ -6,8 +6,10 @@
 //!       └─────────────┘
 //! ```
 
+use std::sync::Arc;
+
 use clap::Args;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::exit::Failure;
@@ -17,9 +19,10 @@ use super::session::{OnTrouble, Session};
 use super::setup::Setup;
 use super::{ConfigArgs, Exit, Global, signals};
 use crate::config::{Fault, Faults};
-use crate::observe::Observe;
+use crate::observe::{Metrics, Observe};
 use crate::pipeline::event::Observer;
 use crate::pipeline::{Mode, Orders, Pipelines, observer};
+use crate::queue::{Location, Ready};
 
 #[derive(Debug, Args)]
 pub struct Run {
@@ -40,12 +43,11 @@ impl Run {
         }
         let stop = signals::stop_on_signal()?;
         let mut hang_up = signal(SignalKind::hangup())?;
-        let (mut session, mut observer) = open(&setup).await?;
+        let told = Told::default();
         if setup.otel.disabled {
-            tracing::warn!("OTEL_SDK_DISABLED is true: nothing is read and nothing is sent");
-            stop.cancelled().await;
-            return Ok(Exit::Done);
+            return disabled(&setup, &told, stop).await;
         }
+        let (mut session, mut observer) = open(&setup, &told).await?;
         loop {
             tracing::info!(to = session.destinations().join(", "), "watching");
             // A child, so that a reload ends this session and no other.
@@ -59,25 +61,41 @@ impl Run {
                     tracing::info!("stopped");
                     return Ok(Exit::Done);
                 }
-                next = self.reloaded(&mut hang_up) => next,
+                next = self.reloaded(&mut hang_up, &setup) => next,
             };
-            (session, observer) = replace(this, running, &setup, &next).await?;
-            setup = next;
+            this.cancel();
+            running.await.map_err(anyhow::Error::from)??;
+            (session, observer) = match open(&next, &told).await {
+                Ok(opened) => {
+                    tracing::info!("the new configuration is in force");
+                    setup = next;
+                    opened
+                }
+                // An address is taken, say: the configuration before is better than none.
+                Err(failure) => {
+                    tracing::error!("going back to the configuration before:\n{}", failure.text());
+                    open(&setup, &told).await?
+                }
+            };
         }
     }
 
     /// The next configuration that is good. One that is not changes nothing.
-    async fn reloaded(&self, hang_up: &mut tokio::signal::unix::Signal) -> Setup {
+    async fn reloaded(&self, hang_up: &mut Signal, present: &Setup) -> Setup {
         loop {
             if hang_up.recv().await.is_none() {
                 return std::future::pending().await;
             }
             let loaded = Setup::load(&self.config, &[]);
             match loaded.and_then(|setup| setup.build().map(|_| setup)) {
-                Ok(setup) => {
-                    tracing::info!("SIGHUP: going on with the new configuration");
-                    return setup;
+                // What waits in the present one would wait for ever.
+                Ok(setup) if setup.queue_directory() != present.queue_directory() => {
+                    tracing::error!(
+                        "SIGHUP: the queue cannot move to another directory while it is in use; \
+                         going on with the present configuration. Start taskspan again to move it"
+                    );
                 }
+                Ok(setup) => return setup,
                 Err(failure) => {
                     tracing::error!(
                         "SIGHUP: the new configuration is not good, going on with the present \
@@ -90,13 +108,18 @@ impl Run {
     }
 }
 
-/// Binds what is asked for, then opens the queue.
-async fn open(setup: &Setup) -> Result<(Session, Observer), Failure> {
+/// What has been counted, over all sessions of this process.
+#[derive(Clone, Default)]
+struct Told {
+    metrics: Arc<Metrics>,
+}
+
+/// Binds what is asked for.
+async fn bind(setup: &Setup, told: &Told) -> Result<Observe, Failure> {
     let exports = Pipelines::converters(&setup.config, &setup.otel);
     let exports = exports.map_err(super::setup::pipeline_faults)?;
-    let observe = Observe::bind(&setup.config, exports).await;
+    let observe = Observe::bind(&setup.config, exports, Arc::clone(&told.metrics)).await;
     let observe = observe.map_err(|error| Faults(vec![Fault::nowhere(error.to_string())]))?;
-    let mut session = setup.open(OnTrouble::Refuse)?;
     let (metrics, health) = observe.addresses();
     if let Some(address) = metrics {
         tracing::info!("metrics are on http://{address}/metrics");
@@ -104,6 +127,13 @@ async fn open(setup: &Setup) -> Result<(Session, Observer), Failure> {
     if let Some(address) = health {
         tracing::info!("health is on http://{address}");
     }
+    Ok(observe)
+}
+
+/// The same, then opens the queue.
+async fn open(setup: &Setup, told: &Told) -> Result<(Session, Observer), Failure> {
+    let observe = bind(setup, told).await?;
+    let mut session = setup.open(OnTrouble::Refuse)?;
     let (count, progress) = (observe.listener(), Progress::start());
     session.observed_by(observe);
     let observer = observer(move |event| {
@@ -113,21 +143,15 @@ async fn open(setup: &Setup) -> Result<(Session, Observer), Failure> {
     Ok((session, observer))
 }
 
-/// Ends one session and begins the next, with the same queue. If that cannot be had after all, a taken
-/// address say, the old configuration is better than none.
-async fn replace(
-    this: CancellationToken,
-    running: tokio::task::JoinHandle<Result<(), Failure>>,
-    old: &Setup,
-    new: &Setup,
-) -> Result<(Session, Observer), Failure> {
-    this.cancel();
-    running.await.map_err(anyhow::Error::from)??;
-    match open(new).await {
-        Ok(opened) => Ok(opened),
-        Err(failure) => {
-            tracing::error!("going back to the configuration before:\n{}", failure.text());
-            open(old).await
-        }
-    }
+/// Nothing is read and nothing is sent. Probes are answered all the same: what waits for them, an export
+/// job say, is not to suffer.
+async fn disabled(setup: &Setup, told: &Told, stop: CancellationToken) -> Result<Exit, Failure> {
+    tracing::warn!("OTEL_SDK_DISABLED is true: nothing is read and nothing is sent");
+    let observe = bind(setup, told).await?;
+    let queue = setup.build()?.open_queue(Location::Memory, Mode::Watch);
+    let Ready { queue, .. } = queue.map_err(anyhow::Error::from)?;
+    let servers = observe.serve(queue, Vec::new(), stop.clone(), &stop);
+    servers.join_all().await;
+    stop.cancelled().await;
+    Ok(Exit::Done)
 }

@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use super::exit::Failure;
 use super::setup::Setup;
 use super::{ConfigArgs, Exit};
-use crate::config::{Config, ExporterConfig, Fault, Faults};
+use crate::config::{Config, ExporterConfig, ExtensionConfig, Fault, Faults};
 use crate::pipeline::Pipelines;
 
 /// How long an endpoint has to take a connection.
@@ -36,7 +36,8 @@ impl Validate {
             super::say(&format!("warning: {warning}"));
         }
         let pipelines = setup.build()?;
-        let faults = faults_of_files(&setup.config);
+        let mut faults = faults_of_files(&setup.config);
+        faults.0.extend(fault_of_addresses(&setup.config));
         if !faults.is_empty() {
             return Err(faults.into());
         }
@@ -64,6 +65,18 @@ fn faults_of_files(config: &Config) -> Faults {
         }
     }
     faults
+}
+
+/// Two servers cannot listen at the same place.
+fn fault_of_addresses(config: &Config) -> Option<Fault> {
+    let metrics = &config.service.telemetry.metrics.as_ref()?.address;
+    let mut used = config.service.extensions.iter().filter_map(|id| config.extensions.get(id));
+    let is_taken = used.any(|extension| match extension {
+        ExtensionConfig::HealthCheck(health) => health.endpoint == *metrics,
+        ExtensionConfig::FileStorage(_) => false,
+    });
+    let message = format!("health_check and service.telemetry.metrics both listen on {metrics}");
+    (is_taken && !metrics.ends_with(":0")).then(|| Fault::nowhere(message))
 }
 
 async fn connect(pipelines: &Pipelines) -> Result<Exit, Failure> {

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::values::{ComponentId, HumanDuration};
-use crate::exporter::config::{Protocol, check_endpoint};
+use crate::exporter::config::{Protocol, check_endpoint, without_secrets};
 
 /// What of all that is defined runs, and how it is put together.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -21,6 +21,7 @@ pub struct Service {
     pub shutdown_timeout: HumanDuration,
     /// Where a person looks traces up, such as `https://grafana.example.com`: links in summaries
     /// lead there. Default: not set.
+    #[serde(serialize_with = "without_secrets")]
     pub grafana_url: Option<String>,
     /// The uid of the Tempo data source there. Default: tempo.
     pub grafana_datasource: String,

@@ -75,6 +75,7 @@ pub struct OtlpConfig {
 #[serde(deny_unknown_fields)]
 pub struct VerifyConfig {
     /// Base URL of Tempo's HTTP API, such as `http://tempo:3200`.
+    #[serde(serialize_with = "without_secret")]
     pub endpoint: String,
     /// How long to look for every span, at first and again after the missing ones were resent.
     /// More than 0. Default 60s.
@@ -82,8 +83,12 @@ pub struct VerifyConfig {
     pub timeout: HumanDuration,
 }
 
+fn without_secret<S: Serializer>(url: &str, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(&endpoint::redacted(url))
+}
+
 /// An address may hold a token in its query; what is printed does not.
-fn without_secrets<S: Serializer>(url: &Option<String>, to: S) -> Result<S::Ok, S::Error> {
+pub fn without_secrets<S: Serializer>(url: &Option<String>, to: S) -> Result<S::Ok, S::Error> {
     url.as_deref().map(endpoint::redacted).serialize(to)
 }
 

@@ -13,7 +13,11 @@ use crate::queue::Health;
 #[derive(Clone, Debug)]
 pub struct Facts {
     /// How long the oldest export has waited for its delivery.
-    pub oldest: Option<Duration>,
+    pub undelivered: Option<Duration>,
+    /// The same for one that is delivered and whose id cannot be written, and why.
+    pub unwritten: Option<(Duration, String)>,
+    /// Exports that were refused for good.
+    pub refused: usize,
     pub queue: Health,
     /// Watched directories that cannot be looked into.
     pub unreadable: BTreeSet<PathBuf>,
@@ -26,7 +30,15 @@ impl Facts {
     /// Why a person should look; nothing when all is well.
     pub fn unhealthy(&self, unhealthy_after: Duration) -> Vec<String> {
         let mut reasons = Vec::new();
-        if let Some(age) = self.oldest.filter(|age| *age > unhealthy_after) {
+        if self.refused > 0 {
+            let refused = self.refused;
+            reasons.push(format!("{refused} export(s) were refused (`taskspan queue list`)"));
+        }
+        if let Some((_, reason)) = self.unwritten.as_ref().filter(|(age, _)| *age > unhealthy_after)
+        {
+            reasons.push(format!("an export is delivered, but not written back: {reason}"));
+        }
+        if let Some(age) = self.undelivered.filter(|age| *age > unhealthy_after) {
             let seconds =
                 |it: Duration| humantime::format_duration(Duration::from_secs(it.as_secs()));
             let (age, limit) = (seconds(age), humantime::format_duration(unhealthy_after));
@@ -62,8 +74,11 @@ impl Facts {
 }
 
 /// The words of the Collector's extension, and why.
-pub fn body(reasons: &[String], since: UnixNanos, uptime: Duration) -> Value {
+pub fn body(reasons: &[String], uptime: Duration) -> Value {
     if reasons.is_empty() {
+        let now = UnixNanos::now().0;
+        let since = now.saturating_sub(u64::try_from(uptime.as_nanos()).unwrap_or(now));
+        let since = UnixNanos(since);
         let uptime = Duration::from_millis(u64::try_from(uptime.as_millis()).unwrap_or(u64::MAX));
         json!({
             "status": "Server available",
@@ -83,7 +98,9 @@ mod tests {
 
     fn well() -> Facts {
         Facts {
-            oldest: None,
+            undelivered: None,
+            unwritten: None,
+            refused: 0,
             queue: Health::Good,
             unreadable: BTreeSet::new(),
             has_looked: true,
@@ -94,11 +111,16 @@ mod tests {
     #[test]
     fn each_reason_is_told() {
         assert!(well().unhealthy(LIMIT).is_empty() && well().unready().is_empty());
-        let young = Facts { oldest: Some(LIMIT), ..well() };
+        let young = Facts { undelivered: Some(LIMIT), ..well() };
         assert!(young.unhealthy(LIMIT).is_empty());
-        let old = Facts { oldest: Some(LIMIT + Duration::from_secs(1)), ..well() };
+        let old = Facts { undelivered: Some(LIMIT + Duration::from_secs(1)), ..well() };
         assert!(old.unhealthy(LIMIT)[0].contains("5m 1s, more than 5m"));
         assert!(old.unready().is_empty());
+        let refused = Facts { refused: 2, ..well() };
+        assert!(refused.unhealthy(LIMIT)[0].starts_with("2 export(s) were refused"));
+        let late = (LIMIT + Duration::from_secs(1), "read-only".to_owned());
+        let unwritten = Facts { unwritten: Some(late), ..well() };
+        assert!(unwritten.unhealthy(LIMIT)[0].ends_with("not written back: read-only"));
         let failing = Facts { queue: Health::Failing("no disk".into()), ..well() };
         assert_eq!(failing.unhealthy(LIMIT), ["no disk"]);
         let closed = Facts { unreadable: ["/x".into()].into(), ..well() };

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use prometheus::{
     Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, Opts, Registry,
@@ -30,6 +30,7 @@ const STATES: [&str; 6] =
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    started: Instant,
     accepted_exports: IntCounter,
     accepted_spans: IntCounter,
     refused_exports: IntCounter,
@@ -181,6 +182,7 @@ impl Default for Metrics {
             ),
             uptime: make.gauge("taskspan_process_uptime_seconds", "Since the start."),
             registry: make.registry,
+            started: Instant::now(),
         }
     }
 }
@@ -229,13 +231,13 @@ impl Metrics {
         }
     }
 
+    /// How long the program has been running.
+    pub fn uptime(&self) -> Duration {
+        self.started.elapsed()
+    }
+
     /// All of it, now.
-    pub fn text<'a>(
-        &self,
-        queue: &Queue,
-        watching: impl Iterator<Item = &'a Watching>,
-        uptime: Duration,
-    ) -> String {
+    pub fn text<'a>(&self, queue: &Queue, watching: impl Iterator<Item = &'a Watching>) -> String {
         self.look_at(queue);
         let (mut modes, mut scans, mut overflows) = ([0_u64; 2], 0, 0);
         for receiver in watching {
@@ -248,7 +250,7 @@ impl Metrics {
         }
         self.scans.set(number(scans));
         self.overflows.set(number(overflows));
-        self.uptime.set(uptime.as_secs_f64());
+        self.uptime.set(self.started.elapsed().as_secs_f64());
 
         let mut text = Vec::new();
         if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
@@ -275,7 +277,8 @@ impl Metrics {
             }
         }
         let now = UnixNanos::now();
-        let age = queue.oldest().map(|since| Duration::from_nanos(now.0.saturating_sub(since.0)));
+        let oldest = queue.troubles().undelivered;
+        let age = oldest.map(|since| Duration::from_nanos(now.0.saturating_sub(since.0)));
         self.oldest.set(age.unwrap_or_default().as_secs_f64());
     }
 }

@@ -51,6 +51,12 @@ impl Page {
         Page::new(200, "text/html; charset=utf-8", body)
     }
 
+    /// One look at all files at a time is enough.
+    pub fn busy() -> Page {
+        let text = "somebody is looking already; try again in a moment\n";
+        Page::new(503, "text/plain; charset=utf-8", text.to_owned())
+    }
+
     pub fn not_found() -> Page {
         Page::new(404, "text/plain; charset=utf-8", "not found\n".to_owned())
     }

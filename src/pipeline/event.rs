@@ -167,7 +167,7 @@ impl Event {
             }
             Event::Undelivered { path } => {
                 let path = path.display();
-                tracing::warn!(%path, "not delivered and written back yet; the next run goes on with it");
+                tracing::warn!(%path, "not delivered to every exporter, or not written back, yet; the next run goes on with it");
             }
             Event::Rejected { path, exporter, reason, permanent, .. } => {
                 let path = path.display();

@@ -198,11 +198,9 @@ struct Shared {
 /// What one look at a file came to.
 enum Seen {
     Ready {
-        deliveries: Vec<Delivery>,
+        additions: Vec<Addition>,
         warnings: Vec<String>,
     },
-    /// It was written before the export that is beside it now.
-    Stale,
     /// A writer in the middle of its work, it seems.
     Unfinished(String),
     /// Its export is not there, or has no id.
@@ -295,14 +293,10 @@ impl Shared {
                 tokio::time::sleep(wait).await;
             }
             match self.look(path).await {
-                Seen::Ready { deliveries, warnings } => {
-                    return self.hand_over(path, deliveries, warnings).await;
+                Seen::Ready { additions, warnings } => {
+                    return self.hand_over(path, additions, warnings).await;
                 }
                 Seen::Gone => return,
-                Seen::Stale => {
-                    let path = path.display();
-                    return tracing::info!(%path, "gate results older than the export beside them");
-                }
                 Seen::Refused(reason) => return self.refuse(path, reason),
                 Seen::Unfinished(reason) if quiet.last() >= self.settling.timeout => {
                     return self.refuse(path, reason);
@@ -374,33 +368,35 @@ impl Shared {
         for result in results {
             by_trace.entry(result.trace_id).or_default().push(result);
         }
-        let (mut deliveries, mut warnings, mut is_stale) = (Vec::new(), Vec::new(), false);
+        let (mut all, mut warnings) = (Vec::new(), Vec::new());
         for (trace_id, results) in by_trace {
             match self.traces.find(directory, project_id.as_deref(), trace_id) {
-                Ok((emitted, _)) if trace_id.is_none() && is_older(&loaded, &emitted) => {
-                    is_stale = true;
-                }
                 Ok((emitted, converter)) => {
                     warnings.extend(emitted.doubt.clone());
-                    let added = additions(&loaded, &emitted, converter, &results, &mut warnings);
-                    deliveries.extend(added);
+                    all.extend(additions(&loaded, &emitted, converter, &results, &mut warnings));
                 }
                 Err(NotFound::Later(reason)) => return Seen::Waiting(reason),
                 Err(NotFound::Never(reason)) => return Seen::Refused(reason),
             }
         }
-        if is_stale && deliveries.is_empty() {
-            return Seen::Stale;
-        }
-        Seen::Ready { deliveries, warnings }
+        Seen::Ready { additions: all, warnings }
     }
 
-    async fn hand_over(&self, path: &Path, deliveries: Vec<Delivery>, warnings: Vec<String>) {
+    async fn hand_over(&self, path: &Path, additions: Vec<Addition>, warnings: Vec<String>) {
         let mut is_new = false;
-        for delivery in deliveries {
+        for Addition { delivery, version } in additions {
+            // This very file has said it already, of an export that was here before.
+            if !self.queue.are_done(version.as_slice()).is_empty() && !self.is_held(&delivery) {
+                continue;
+            }
             match self.queue.accept(&delivery, &self.destinations).await {
                 Accepted::Impossible(reason) => self.refuse(path, reason),
-                Accepted::New => is_new = true,
+                Accepted::New => {
+                    is_new = true;
+                    if let Some(version) = version {
+                        self.queue.note_done(version).await;
+                    }
+                }
                 // Who runs `once` again wants it tried again; a sidecar that starts again does not.
                 Accepted::DeadLetter { id, reason, may_be_retried } if self.mode.ends() => {
                     let again = may_be_retried && self.queue.retry_required(id).await == Ok(true);
@@ -420,9 +416,21 @@ impl Shared {
         }
     }
 
+    fn is_held(&self, delivery: &Delivery) -> bool {
+        self.queue.holds(delivery.key())
+    }
+
     fn refuse(&self, path: &Path, reason: String) {
         (self.observer)(&Event::ResultsRefused { path: path.to_owned(), reason });
     }
+}
+
+/// One result on its way.
+struct Addition {
+    delivery: Delivery,
+    /// The version of the file that says it: a file that nobody has written anew says nothing of an
+    /// export that came over the one that it judged.
+    version: Option<TraceId>,
 }
 
 /// How long a file has waited for its export.
@@ -440,12 +448,6 @@ impl Waiting {
     }
 }
 
-/// Written before the export was made that lies beside it now: it judged another one.
-fn is_older(file: &Loaded, emitted: &Emitted) -> bool {
-    let generated_at = emitted.plan.export.generated_at.as_deref().and_then(UnixNanos::parse);
-    generated_at.is_some_and(|at| file.source.mtime_ns < i128::from(at.0))
-}
-
 /// What a file adds to the trace of one export: each result by itself, so that one that was sent
 /// is not sent again when the file grows.
 fn additions(
@@ -454,7 +456,7 @@ fn additions(
     converter: &Converter,
     results: &[GateResult],
     warnings: &mut Vec<String>,
-) -> Vec<Delivery> {
+) -> Vec<Addition> {
     let now = UnixNanos::now();
     let trace = converter.trace(&emitted.plan, emitted.trace_id, now);
     let unknown = results.iter().filter_map(|result| result.task_id.as_ref());
@@ -464,7 +466,11 @@ fn additions(
     );
     let delivery = |result: &GateResult| {
         let content = serde_json::Value::Object(result.whole.clone()).to_string();
-        Delivery {
+        let content_of_file = (&file.source.canonical, file.source.mtime_ns, &content);
+        let version = format!("{content_of_file:?}");
+        // One that names its trace cannot be taken for another's.
+        let version = result.trace_id.is_none().then(|| TraceId::of_content(version.as_bytes()));
+        let delivery = Delivery {
             trace_id: emitted.trace_id,
             addition: Some(emitted.trace_id.addition("gate.result", content.as_bytes())),
             source: file.source.clone(),
@@ -474,7 +480,8 @@ fn additions(
             requests: encoded(&trace.gate_results(std::slice::from_ref(result))),
             logs: Vec::new(),
             write_back: WriteBackMode::Off,
-        }
+        };
+        Addition { delivery, version }
     };
     results.iter().map(delivery).collect()
 }

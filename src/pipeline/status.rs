@@ -83,28 +83,48 @@ pub struct Found {
     receiver: usize,
 }
 
-/// Reads every export that these receivers find. Blocks on the disk.
-pub fn find(receivers: &[ExportDirConfig]) -> Vec<Found> {
+/// Where an export is, and how it is read.
+#[derive(Debug)]
+pub struct Place {
+    path: PathBuf,
+    read: ReadOptions,
+    mode: WriteBackMode,
+    is_done_by_id: bool,
+    receiver: usize,
+}
+
+/// Every export that these receivers find. Blocks on the disk.
+pub fn paths(receivers: &[ExportDirConfig]) -> Vec<Place> {
     let of_receiver = |(receiver, config): (usize, &ExportDirConfig)| {
         let read = ReadOptions { emit_existing: true, ..config.read_options() };
         let exports = Scanner::new(super::selection(config)).scan_all().exports;
         let mode = config.write_back.mode;
         let is_done_by_id = config.on_existing_trace_id == ExistingTraceId::Skip;
-        let found = exports.into_keys().map(move |path| {
-            let export = match plan::read(&path, &read) {
-                Ok(Export::Fresh(fresh)) => Ok(fresh),
-                // Reading was asked not to tell these apart.
-                Ok(Export::Emitted { task_trace_id }) => Err(PlanError::Unfit {
-                    path: path.clone(),
-                    reason: format!("carries {task_trace_id}"),
-                }),
-                Err(error) => Err(error),
-            };
-            Found { path, export, mode, is_done_by_id, receiver }
-        });
-        found.collect::<Vec<_>>()
+        let place = move |path| Place { path, read: read.clone(), mode, is_done_by_id, receiver };
+        exports.into_keys().map(place).collect::<Vec<_>>()
     };
     receivers.iter().enumerate().flat_map(of_receiver).collect()
+}
+
+/// The same, read.
+pub fn find(receivers: &[ExportDirConfig]) -> Vec<Found> {
+    paths(receivers).into_iter().map(Place::read).collect()
+}
+
+impl Place {
+    pub fn read(self) -> Found {
+        let Place { path, read, mode, is_done_by_id, receiver } = self;
+        let export = match plan::read(&path, &read) {
+            Ok(Export::Fresh(fresh)) => Ok(fresh),
+            // Reading was asked not to tell these apart.
+            Ok(Export::Emitted { task_trace_id }) => Err(PlanError::Unfit {
+                path: path.clone(),
+                reason: format!("carries {task_trace_id}"),
+            }),
+            Err(error) => Err(error),
+        };
+        Found { path, export, mode, is_done_by_id, receiver }
+    }
 }
 
 /// What the queue knows; nothing, where there is no queue.
@@ -118,6 +138,10 @@ pub struct Held {
 impl Held {
     pub fn new(listed: Vec<Listed>, done: Vec<TraceId>) -> Held {
         Held { listed, done }
+    }
+
+    pub fn add_done(&mut self, done: Vec<TraceId>) {
+        self.done.extend(done);
     }
 
     fn find(&self, id: &str) -> Option<&Listed> {

@@ -66,7 +66,10 @@ pub fn read_emitted(
     let Some(trace_id) = TraceId::from_hex(&text) else {
         return Err(NotEmitted::BadId { path, text });
     };
-    let newer = fresh.unchecked_manifest.filter(|manifest| is_newer(manifest, &fresh.source));
+    let manifest_at = fresh.manifest.as_deref().and_then(modified);
+    let is_newer = fresh.is_manifest_unchecked
+        && manifest_at.is_some_and(|manifest_at| manifest_at > fresh.source.mtime_ns);
+    let newer = fresh.manifest.filter(|_| is_newer);
     let doubt = newer.map(|manifest| {
         format!(
             "{} has changed since the export was emitted; a task that it lists since then has no \
@@ -77,9 +80,7 @@ pub fn read_emitted(
     Ok(Emitted { source: fresh.source, trace_id, plan: fresh.plan, doubt })
 }
 
-/// Written after the id was.
-fn is_newer(manifest: &Path, export: &Source) -> bool {
-    let modified = manifest.metadata().and_then(|metadata| metadata.modified());
-    let since = modified.ok().and_then(|it| it.duration_since(std::time::UNIX_EPOCH).ok());
-    since.and_then(|it| i128::try_from(it.as_nanos()).ok()).is_some_and(|it| it > export.mtime_ns)
+fn modified(path: &Path) -> Option<i128> {
+    let modified = path.metadata().ok()?.modified().ok()?;
+    i128::try_from(modified.duration_since(std::time::UNIX_EPOCH).ok()?.as_nanos()).ok()
 }

@@ -44,8 +44,10 @@ pub struct Fresh {
     /// It is as a write-back left it, and nobody has touched it since.
     pub is_our_write: bool,
     pub plan: Plan,
-    /// The manifest that was used, without a checksum that says which version of it was meant.
-    pub unchecked_manifest: Option<PathBuf>,
+    /// The manifest that was used.
+    pub manifest: Option<PathBuf>,
+    /// No checksum says which version of it was meant.
+    pub is_manifest_unchecked: bool,
     /// The metadata names a file that could not be used. It may still be on its way to the disk,
     /// so it is worth a second look before the export is taken as it is.
     pub provisional: bool,
@@ -126,9 +128,9 @@ pub fn read(path: &Path, options: &ReadOptions) -> Result<Export, PlanError> {
     let provisional = (manifest.is_err() && onboarding.artifact_manifest_path.is_some())
         || (context.is_none() && onboarding.project_context_path.is_some());
     let context = context.unwrap_or_default();
-    let unchecked = manifest.is_ok() && onboarding.artifact_manifest_checksum.is_none();
-    let unchecked_manifest = onboarding.artifact_manifest_path.as_ref().filter(|_| unchecked);
-    let unchecked_manifest = unchecked_manifest.map(|name| directory.join(name));
+    let is_manifest_unchecked = onboarding.artifact_manifest_checksum.is_none();
+    let used = onboarding.artifact_manifest_path.as_ref().filter(|_| manifest.is_ok());
+    let used = used.map(|name| directory.join(name));
     let mut plan = join::join(onboarding, manifest, context, options.project_id.as_deref());
     plan.warnings.append(&mut warnings);
     Ok(Export::Fresh(Box::new(Fresh {
@@ -137,7 +139,8 @@ pub fn read(path: &Path, options: &ReadOptions) -> Result<Export, PlanError> {
         carries,
         is_our_write,
         plan,
-        unchecked_manifest,
+        manifest: used,
+        is_manifest_unchecked,
         provisional,
     })))
 }

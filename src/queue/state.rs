@@ -13,7 +13,7 @@ use std::path::PathBuf;
 
 use super::journal::Generation;
 use super::record::{Head, Item, Record, Seq, State as ItemState};
-use super::{Accepted, Delivery, Destination, Exporters, LaneFigures, Outcome};
+use super::{Accepted, Delivery, Destination, Exporters, LaneFigures, Outcome, Troubles};
 use crate::clock::UnixNanos;
 use crate::ids::TraceId;
 
@@ -204,9 +204,28 @@ impl State {
         held.chain(self.lost.iter().cloned()).collect()
     }
 
-    pub fn oldest(&self) -> Option<UnixNanos> {
-        let waits = |entry: &&Entry| !entry.is_settled() && self.concerns(&entry.record);
-        self.entries.values().filter(waits).map(|entry| entry.record.head.first_seen).min()
+    pub fn troubles(&self) -> Troubles {
+        let mut troubles = Troubles::default();
+        for record in self.entries.values().map(|entry| &entry.record) {
+            let head = &record.head;
+            match self.outcome(record) {
+                _ if head.written || !self.concerns(record) => {}
+                Some(Outcome::Rejected { .. }) => troubles.refused += 1,
+                None => {
+                    let oldest = troubles.undelivered.unwrap_or(head.first_seen);
+                    troubles.undelivered = Some(oldest.min(head.first_seen));
+                }
+                Some(Outcome::Delivered { .. }) => {
+                    let is_older = |(since, _): &(UnixNanos, String)| *since <= head.first_seen;
+                    if let Some(reason) = head.not_written.clone()
+                        && !troubles.unwritten.as_ref().is_some_and(is_older)
+                    {
+                        troubles.unwritten = Some((head.first_seen, reason));
+                    }
+                }
+            }
+        }
+        troubles
     }
 
     pub fn lanes(&self) -> Vec<LaneFigures> {
