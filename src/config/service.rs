@@ -149,6 +149,8 @@ impl HealthCheckConfig {
         check_address(&self.endpoint, &mut |message| at("endpoint", message));
         if !self.path.starts_with('/') {
             at("path", "has to begin with /".into());
+        } else if ["/live", "/ready"].contains(&self.path.as_str()) {
+            at("path", "is taken: /live and /ready answer by themselves".into());
         }
         if self.unhealthy_after.is_zero() {
             at("unhealthy_after", "has to be more than 0".into());

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use prometheus::{
@@ -47,8 +48,10 @@ pub struct Metrics {
     queue_capacity: GaugeVec,
     oldest: Gauge,
     watch_mode: GaugeVec,
-    scans: Gauge,
-    overflows: Gauge,
+    scans: IntCounter,
+    overflows: IntCounter,
+    /// What the receivers had counted when they were asked last; a reload begins new ones.
+    receivers: Mutex<(u64, u64)>,
     uptime: Gauge,
 }
 
@@ -175,11 +178,12 @@ impl Default for Metrics {
                 "Receivers by how they learn of changes: events or polling.",
                 &["mode"],
             ),
-            scans: make.gauge("taskspan_receiver_scans", "Looks at directories since the start."),
-            overflows: make.gauge(
-                "taskspan_receiver_event_overflows",
-                "Times since the start that file events were lost and a scan made up for it.",
+            scans: make.counter("taskspan_receiver_scans_total", "Looks at directories."),
+            overflows: make.counter(
+                "taskspan_receiver_event_overflows_total",
+                "Times that file events were lost and a scan made up for it.",
             ),
+            receivers: Mutex::default(),
             uptime: make.gauge("taskspan_process_uptime_seconds", "Since the start."),
             registry: make.registry,
             started: Instant::now(),
@@ -248,8 +252,12 @@ impl Metrics {
         for (mode, count) in ["events", "polling"].iter().zip(modes) {
             self.watch_mode.with_label_values(&[mode]).set(number(count));
         }
-        self.scans.set(number(scans));
-        self.overflows.set(number(overflows));
+        let mut last = self.receivers.lock().unwrap_or_else(PoisonError::into_inner);
+        let more = |now: u64, before: u64| if now >= before { now - before } else { now };
+        self.scans.inc_by(more(scans, last.0));
+        self.overflows.inc_by(more(overflows, last.1));
+        *last = (scans, overflows);
+        drop(last);
         self.uptime.set(self.started.elapsed().as_secs_f64());
 
         let mut text = Vec::new();
