@@ -63,6 +63,11 @@ impl UnixNanos {
         u64::try_from(since - i128::from(offset) * 1_000_000_000).ok().map(UnixNanos)
     }
 
+    /// How long after an earlier moment this is; nothing, if it is before it.
+    pub fn since(self, earlier: UnixNanos) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+
     fn system_time(self) -> SystemTime {
         UNIX_EPOCH + Duration::from_nanos(self.0)
     }

@@ -160,7 +160,7 @@ impl Observe {
 impl Subject {
     fn facts(&self) -> Facts {
         let now = UnixNanos::now();
-        let age = |since: UnixNanos| Duration::from_nanos(now.0.saturating_sub(since.0));
+        let age = |since: UnixNanos| now.since(since);
         let unreadable = self.watching.iter().flat_map(|watching| {
             let closed = watching.unreadable.lock();
             closed.unwrap_or_else(PoisonError::into_inner).clone()

@@ -24,7 +24,7 @@ use serde_json::{Map, Value};
 
 use crate::ids::TaskId;
 
-pub use emitted::{Emitted, NotEmitted, read_emitted};
+pub use emitted::{Emitted, NotEmitted, read_emitted, trace_of};
 pub use manifest::Manifest;
 pub use onboarding::Onboarding;
 pub use project_context::ProjectContext;

@@ -17,7 +17,7 @@ use crate::grafana::Grafana;
 use crate::ids::TraceId;
 use crate::pipeline::event::{Counts, Event, Tally};
 use crate::pipeline::{self, Pipelines};
-use crate::plan::{self, Export, ReadOptions, read_emitted};
+use crate::plan::{self, Export, ReadOptions, trace_of};
 
 /// Listens to the events of a run.
 #[derive(Clone, Debug, Default)]
@@ -116,8 +116,8 @@ impl Report {
                 Ok(Export::Fresh(fresh)) => Some(*fresh),
                 _ => None,
             };
-            let emitted = read_emitted(&path, &config.read_options(), config.write_back.mode).ok();
-            let carries = emitted.map(|it| it.trace_id);
+            let (asked, mode) = (config.read_options(), config.write_back.mode);
+            let carries = fresh.as_ref().and_then(|it| trace_of(&path, it, &asked, mode).ok());
             let (is_new, trace_id) = (trace_id.is_some(), trace_id.or(carries)?);
             // A newer export has another id, or none yet.
             let is_same = |it: &plan::Fresh| carries == Some(trace_id) || it.trace_id == trace_id;

@@ -43,11 +43,12 @@ impl Run {
         }
         let stop = signals::stop_on_signal()?;
         let mut hang_up = signal(SignalKind::hangup())?;
-        let told = Told::default();
+        // Counted over all sessions of this process.
+        let metrics = Arc::default();
         if setup.otel.disabled {
-            return disabled(&setup, &told, stop).await;
+            return disabled(&setup, &metrics, stop).await;
         }
-        let (mut session, mut observer) = open(&setup, &told).await?;
+        let (mut session, mut observer) = open(&setup, &metrics).await?;
         loop {
             tracing::info!(to = session.destinations().join(", "), "watching");
             // A child, so that a reload ends this session and no other.
@@ -65,7 +66,7 @@ impl Run {
             };
             this.cancel();
             running.await.map_err(anyhow::Error::from)??;
-            (session, observer) = match open(&next, &told).await {
+            (session, observer) = match open(&next, &metrics).await {
                 Ok(opened) => {
                     tracing::info!("the new configuration is in force");
                     setup = next;
@@ -74,7 +75,7 @@ impl Run {
                 // An address is taken, say: the configuration before is better than none.
                 Err(failure) => {
                     tracing::error!("going back to the configuration before:\n{}", failure.text());
-                    open(&setup, &told).await?
+                    open(&setup, &metrics).await?
                 }
             };
         }
@@ -108,17 +109,11 @@ impl Run {
     }
 }
 
-/// What has been counted, over all sessions of this process.
-#[derive(Clone, Default)]
-struct Told {
-    metrics: Arc<Metrics>,
-}
-
 /// Binds what is asked for.
-async fn bind(setup: &Setup, told: &Told) -> Result<Observe, Failure> {
+async fn bind(setup: &Setup, metrics: &Arc<Metrics>) -> Result<Observe, Failure> {
     let exports = Pipelines::converters(&setup.config, &setup.otel);
     let exports = exports.map_err(super::setup::pipeline_faults)?;
-    let observe = Observe::bind(&setup.config, exports, Arc::clone(&told.metrics)).await;
+    let observe = Observe::bind(&setup.config, exports, Arc::clone(metrics)).await;
     let observe = observe.map_err(|error| Faults(vec![Fault::nowhere(error.to_string())]))?;
     let (metrics, health) = observe.addresses();
     if let Some(address) = metrics {
@@ -131,8 +126,8 @@ async fn bind(setup: &Setup, told: &Told) -> Result<Observe, Failure> {
 }
 
 /// The same, then opens the queue.
-async fn open(setup: &Setup, told: &Told) -> Result<(Session, Observer), Failure> {
-    let observe = bind(setup, told).await?;
+async fn open(setup: &Setup, metrics: &Arc<Metrics>) -> Result<(Session, Observer), Failure> {
+    let observe = bind(setup, metrics).await?;
     let mut session = setup.open(OnTrouble::Refuse)?;
     let (count, progress) = (observe.listener(), Progress::start());
     session.observed_by(observe);
@@ -145,9 +140,13 @@ async fn open(setup: &Setup, told: &Told) -> Result<(Session, Observer), Failure
 
 /// Nothing is read and nothing is sent. Probes are answered all the same: what waits for them, an export
 /// job say, is not to suffer.
-async fn disabled(setup: &Setup, told: &Told, stop: CancellationToken) -> Result<Exit, Failure> {
+async fn disabled(
+    setup: &Setup,
+    metrics: &Arc<Metrics>,
+    stop: CancellationToken,
+) -> Result<Exit, Failure> {
     tracing::warn!("OTEL_SDK_DISABLED is true: nothing is read and nothing is sent");
-    let observe = bind(setup, told).await?;
+    let observe = bind(setup, metrics).await?;
     let queue = setup.build()?.open_queue(Location::Memory, Mode::Watch);
     let Ready { queue, .. } = queue.map_err(anyhow::Error::from)?;
     let servers = observe.serve(queue, Vec::new(), stop.clone(), &stop);

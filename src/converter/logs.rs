@@ -17,6 +17,7 @@ use serde_json::Map;
 use super::attributes::{array, string};
 use super::view;
 use crate::clock::UnixNanos;
+use crate::text::hex;
 
 /// What made an export's records.
 const EXPORT: &str = "export";
@@ -83,8 +84,8 @@ impl Source<'_> {
             }
         }
         fields.push(string("trigger", trigger));
-        fields.push(string("trace_id", &view::hex(&span.trace_id)));
-        fields.push(string("span_id", &view::hex(&span.span_id)));
+        fields.push(string("trace_id", &hex(&span.trace_id)));
+        fields.push(string("span_id", &hex(&span.span_id)));
         fields.extend_from_slice(own);
         if !cut.is_empty() {
             fields.push(array("taskspan.truncated", cut));

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use super::request::Traces;
 use super::view;
 use crate::clock::UnixNanos;
+use crate::text::hex;
 
 /// One task, story or epic.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,7 +29,7 @@ fn state(span: &Span) -> TaskState {
     let text = |key: &str| view::text_of(&span.attributes, key).unwrap_or_default().to_owned();
     let (project_id, task_id) = (text("project.id"), text("task.id"));
     let is_closed = matches!(text("task.status").as_str(), "done" | "cancelled");
-    let id = |bytes: &[u8]| (!bytes.is_empty()).then(|| view::hex(bytes));
+    let id = |bytes: &[u8]| (!bytes.is_empty()).then(|| hex(bytes));
     let start = UnixNanos(span.start_time_unix_nano).iso();
     let events: Vec<Value> = span
         .events

@@ -8,6 +8,8 @@ use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value};
 use opentelemetry_proto::tonic::trace::v1::{Span, status::StatusCode};
 use serde_json::{Map, Value};
 
+use crate::text::hex;
+
 /// One span and those below it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SpanView {
@@ -116,8 +118,4 @@ pub(super) fn json(value: Option<&AnyValue>) -> Value {
         // taskspan sends no other kinds.
         _ => Value::Null,
     }
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -286,7 +286,7 @@ impl Metrics {
         }
         let now = UnixNanos::now();
         let oldest = queue.troubles().undelivered;
-        let age = oldest.map(|since| Duration::from_nanos(now.0.saturating_sub(since.0)));
+        let age = oldest.map(|since| now.since(since));
         self.oldest.set(age.unwrap_or_default().as_secs_f64());
     }
 }

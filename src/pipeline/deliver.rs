@@ -329,7 +329,7 @@ enum Progress {
 async fn bring_up_to_date(lease: &mut Lease) -> Result<(), Lost> {
     let (item, now) = (lease.item(), UnixNanos::now());
     let (made_at, signal) = (item.made_at, item.signal);
-    let age = Duration::from_nanos(now.0.saturating_sub(made_at.0));
+    let age = now.since(made_at);
     if item.touched || item.pending.is_empty() || age < STALE {
         return Ok(());
     }

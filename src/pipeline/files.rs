@@ -7,8 +7,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::StageDied;
+use crate::receiver::Candidate;
 use crate::receiver::settle::quiet_since;
 
 /// What tells versions of a file apart well enough to say something about each once.
@@ -25,8 +29,42 @@ pub struct InWork {
 }
 
 impl InWork {
+    /// Has every candidate worked on, so many at a time, until there are no more.
+    pub async fn work_off<F>(
+        &self,
+        mut candidates: mpsc::Receiver<Candidate>,
+        at_a_time: usize,
+        work: impl Fn(PathBuf) -> F,
+    ) -> Result<(), StageDied>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let mut working = JoinSet::new();
+        loop {
+            let may_take = working.len() < at_a_time;
+            let path = tokio::select! {
+                biased;
+                Some(ended) = working.join_next() => {
+                    ended.map_err(StageDied::from)?;
+                    continue;
+                }
+                candidate = candidates.recv(), if may_take => match candidate {
+                    Some(Candidate { path }) => path,
+                    None => break,
+                },
+            };
+            if self.is_new(&path) {
+                working.spawn(work(path));
+            }
+        }
+        while let Some(ended) = working.join_next().await {
+            ended.map_err(StageDied::from)?;
+        }
+        Ok(())
+    }
+
     /// A path that is in work already is looked at again when that work ends.
-    pub fn is_new(&self, path: &Path) -> bool {
+    fn is_new(&self, path: &Path) -> bool {
         let mut in_work = self.paths.lock().unwrap_or_else(PoisonError::into_inner);
         match in_work.entry(path.to_owned()) {
             Entry::Occupied(mut again) => {

@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc};
-use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -237,31 +236,11 @@ impl GateIntake {
     /// Works files off until there are no more, or until stopped.
     pub(super) async fn run(
         self,
-        mut candidates: mpsc::Receiver<Candidate>,
+        candidates: mpsc::Receiver<Candidate>,
         stop: CancellationToken,
     ) -> Result<(), StageDied> {
-        let mut waiting = JoinSet::new();
-        loop {
-            let may_take = waiting.len() < MAX_WAITING;
-            let path = tokio::select! {
-                biased;
-                Some(ended) = waiting.join_next() => {
-                    ended.map_err(StageDied::from)?;
-                    continue;
-                }
-                candidate = candidates.recv(), if may_take => match candidate {
-                    Some(Candidate { path }) => path,
-                    None => break,
-                },
-            };
-            if self.shared.in_work.is_new(&path) {
-                waiting.spawn(Arc::clone(&self.shared).work(path, stop.clone()));
-            }
-        }
-        while let Some(ended) = waiting.join_next().await {
-            ended.map_err(StageDied::from)?;
-        }
-        Ok(())
+        let work = |path| Arc::clone(&self.shared).work(path, stop.clone());
+        self.shared.in_work.work_off(candidates, MAX_WAITING, work).await
     }
 }
 

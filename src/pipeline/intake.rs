@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{Semaphore, mpsc};
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::claims::{Claims, Turn};
@@ -96,31 +95,11 @@ impl Intake {
     /// Works candidates off until there are no more, or until stopped.
     pub(super) async fn run(
         self,
-        mut candidates: mpsc::Receiver<Candidate>,
+        candidates: mpsc::Receiver<Candidate>,
         stop: CancellationToken,
     ) -> Result<(), StageDied> {
-        let mut settling = JoinSet::new();
-        loop {
-            let may_take = settling.len() < MAX_SETTLING;
-            let path = tokio::select! {
-                biased;
-                Some(ended) = settling.join_next() => {
-                    ended.map_err(StageDied::from)?;
-                    continue;
-                }
-                candidate = candidates.recv(), if may_take => match candidate {
-                    Some(Candidate { path }) => path,
-                    None => break,
-                },
-            };
-            if self.shared.in_work.is_new(&path) {
-                settling.spawn(Arc::clone(&self.shared).work(path, stop.clone()));
-            }
-        }
-        while let Some(ended) = settling.join_next().await {
-            ended.map_err(StageDied::from)?;
-        }
-        Ok(())
+        let work = |path| Arc::clone(&self.shared).work(path, stop.clone());
+        self.shared.in_work.work_off(candidates, MAX_SETTLING, work).await
     }
 }
 

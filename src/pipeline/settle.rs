@@ -117,7 +117,7 @@ impl Settler {
             project_id: head.project_id.clone(),
             spans: head.span_count,
             written: head.write_back != WriteBackMode::Off,
-            took: Duration::from_nanos(UnixNanos::now().0.saturating_sub(head.first_seen.0)),
+            took: UnixNanos::now().since(head.first_seen),
         };
         let done = match head.addition {
             Some(_) => Event::Added { path: path.clone(), trace_id, spans: head.span_count },

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Export, Plan, PlanError, ReadOptions, read};
+use super::{Export, Fresh, Plan, PlanError, ReadOptions, read};
 use crate::ids::TraceId;
 use crate::source::Source;
 use crate::writeback;
@@ -55,17 +55,7 @@ pub fn read_emitted(
         // Reading was asked not to tell these apart.
         Export::Emitted { task_trace_id: text } => return Err(NotEmitted::BadId { path, text }),
     };
-    // Where ids are carried along from export to export, only what we wrote counts.
-    let own = fresh.carries.clone().filter(|_| !options.emit_existing || fresh.is_our_write);
-    let beside = writeback::id_beside_of(&path, &fresh.source.sha256);
-    let text = match beside.or(own) {
-        Some(text) => text,
-        None if mode == WriteBackMode::Off => return Err(NotEmitted::Off(path)),
-        None => return Err(NotEmitted::NoId { path, project_id: fresh.plan.project.id }),
-    };
-    let Some(trace_id) = TraceId::from_hex(&text) else {
-        return Err(NotEmitted::BadId { path, text });
-    };
+    let trace_id = trace_of(&path, &fresh, options, mode)?;
     let manifest_at = fresh.manifest.as_deref().and_then(modified);
     let is_newer = fresh.is_manifest_unchecked
         && manifest_at.is_some_and(|manifest_at| manifest_at > fresh.source.mtime_ns);
@@ -78,6 +68,31 @@ pub fn read_emitted(
         )
     });
     Ok(Emitted { source: fresh.source, trace_id, plan: fresh.plan, doubt })
+}
+
+/// The trace that an export became, wherever its receiver writes that. Blocks on the disk.
+///
+/// # Errors
+/// It has no id.
+pub fn trace_of(
+    path: &Path,
+    fresh: &Fresh,
+    options: &ReadOptions,
+    mode: WriteBackMode,
+) -> Result<TraceId, NotEmitted> {
+    let path = path.to_owned();
+    // Where ids are carried along from export to export, only what we wrote counts.
+    let own = fresh.carries.clone().filter(|_| !options.emit_existing || fresh.is_our_write);
+    let beside = writeback::id_beside_of(&path, &fresh.source.sha256);
+    let text = match beside.or(own) {
+        Some(text) => text,
+        None if mode == WriteBackMode::Off => return Err(NotEmitted::Off(path)),
+        None => {
+            let project_id = fresh.plan.project.id.clone();
+            return Err(NotEmitted::NoId { path, project_id });
+        }
+    };
+    TraceId::from_hex(&text).ok_or(NotEmitted::BadId { path, text })
 }
 
 fn modified(path: &Path) -> Option<i128> {

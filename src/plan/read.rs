@@ -12,6 +12,7 @@ use super::onboarding::OnboardingError;
 use super::{Manifest, ManifestUse, Onboarding, Plan, ProjectContext, Warning, join};
 use crate::ids::TraceId;
 use crate::source::{self, Source, SourceError};
+use crate::text::hex;
 use crate::writeback;
 
 /// How an export is read.
@@ -197,8 +198,4 @@ fn read_context(
         })
         .map_err(|reason| warnings.push(Warning::ProjectContextNotUsed { reason }))
         .ok()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

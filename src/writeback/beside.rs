@@ -15,6 +15,7 @@ use super::replace::{failed, sync};
 use super::temp::Temp;
 use super::{EMITTED_AT, Outcome, TRACE_ID, WriteBackError, splice};
 use crate::source::{self, Directory, Source, SourceError};
+use crate::text::hex;
 
 /// Which version of the export the id belongs to.
 const CHECKSUM: &str = "metadata_sha256";
@@ -47,8 +48,8 @@ pub fn id_beside_of(export: &Path, sha256: &[u8; 32]) -> Option<String> {
     let beside = export.with_file_name(beside_name(export.file_name()?));
     let loaded = source::load(&beside, MAX_BYTES).ok()?;
     let checksum = splice::existing(&loaded.bytes, CHECKSUM)?;
-    let actual: String = sha256.iter().map(|byte| format!("{byte:02x}")).collect();
-    splice::existing(&loaded.bytes, TRACE_ID).filter(|_| checksum.eq_ignore_ascii_case(&actual))
+    splice::existing(&loaded.bytes, TRACE_ID)
+        .filter(|_| checksum.eq_ignore_ascii_case(&hex(sha256)))
 }
 
 /// Writes the two keys beside the export that `source` identifies, if it is still there.
@@ -75,7 +76,7 @@ pub fn write_beside(
     if id_beside(path).as_deref() == Some(task_trace_id) {
         return Ok(Outcome::Written);
     }
-    let checksum: String = source.sha256.iter().map(|byte| format!("{byte:02x}")).collect();
+    let checksum = hex(&source.sha256);
     let entries =
         [(TRACE_ID, task_trace_id), (EMITTED_AT, task_emission_timestamp), (CHECKSUM, &checksum)];
     let text = splice::splice(b"{\n}\n", &entries)
