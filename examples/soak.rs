@@ -12,7 +12,7 @@
 #[path = "soak/harness.rs"]
 mod harness;
 /// The part of the test support that needs no test runner around it.
-#[path = "../tests/support"]
+#[path = "../tests/suite/support"]
 #[allow(dead_code, unused_imports)]
 mod support {
     pub mod clock;

@@ -1,20 +1,15 @@
 //! What is wrong on disk or in the configuration is said plainly, and harms nothing else.
 
-// Helpers of tests may stop at the first surprise, as tests may.
-#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
-
-mod support;
-
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use support::exports::{Checksum, METADATA, presets, write_metadata};
-use support::fake_otlp::{FakeOtlp, Protocol};
-use support::program::Output;
-use support::workspace::Workspace;
+use crate::support::exports::{Checksum, METADATA, presets, write_metadata};
+use crate::support::fake_otlp::{FakeOtlp, Protocol};
+use crate::support::program::Output;
+use crate::support::workspace::Workspace;
 
 /// Runs `once` over a refused file beside a good export, and checks all that has to hold.
 async fn refused(bytes: &[u8], words: &[&str]) -> Output {

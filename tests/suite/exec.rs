@@ -1,10 +1,5 @@
 //! `taskspan exec`: the job is as if we were not there, and its exports are delivered.
 
-// Helpers of tests may stop at the first surprise, as tests may.
-#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
-
-mod support;
-
 use std::fs;
 use std::io::Write;
 use std::path::Path;
@@ -13,11 +8,11 @@ use std::process::{Command, Stdio};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use support::exports::presets;
-use support::fake_otlp::{FakeOtlp, Fault, Protocol};
-use support::program::{PATIENCE, Program};
-use support::snapshot::Snapshot;
-use support::workspace::Workspace;
+use crate::support::exports::presets;
+use crate::support::fake_otlp::{FakeOtlp, Fault, Protocol};
+use crate::support::program::{PATIENCE, Program};
+use crate::support::snapshot::Snapshot;
+use crate::support::workspace::Workspace;
 
 /// An export that a job can copy to where it belongs, which does not exist yet.
 struct Job {
@@ -26,7 +21,7 @@ struct Job {
 }
 
 impl Job {
-    async fn new(server: support::fake_otlp::Builder) -> Job {
+    async fn new(server: crate::support::fake_otlp::Builder) -> Job {
         let workspace = Workspace::new();
         presets::typical().write_into(&workspace.root().join("template"));
         Job { workspace, server: server.start().await }

@@ -1,11 +1,6 @@
 //! An endpoint that is away, a queue that is full, broken or taken: what was exported arrives all
 //! the same, in order and once, and the log says what is going on in one line each way.
 
-// Helpers of tests may stop at the first surprise, as tests may.
-#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
-
-mod support;
-
 use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -24,12 +19,12 @@ use taskspan::writeback::config::WriteBackMode;
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 
-use support::conventions::{hex, of_trace};
-use support::exports::{ExportBuilder, presets};
-use support::fake_otlp::{FakeOtlp, Protocol, spans_of};
-use support::program::{Output, PATIENCE, Running};
-use support::snapshot::Snapshot;
-use support::workspace::Workspace;
+use crate::support::conventions::{hex, of_trace};
+use crate::support::exports::{ExportBuilder, presets};
+use crate::support::fake_otlp::{FakeOtlp, Protocol, spans_of};
+use crate::support::program::{Output, PATIENCE, Running};
+use crate::support::snapshot::Snapshot;
+use crate::support::workspace::Workspace;
 
 /// A workspace whose endpoint is away: the address refuses connections.
 struct Outage {
@@ -231,7 +226,7 @@ async fn an_exporter_that_is_not_required_is_not_waited_for() {
 
     let back = outage.end().await;
     let running = outage.run();
-    let arrived = |count| move |it: &support::fake_otlp::State| it.accepted.len() == count;
+    let arrived = |count| move |it: &crate::support::fake_otlp::State| it.accepted.len() == count;
     back.wait_for(arrived(1), PATIENCE).await;
     terminate(running);
     assert_delivered(&back, std::slice::from_ref(&snapshot));
@@ -357,7 +352,8 @@ async fn a_queue_has_one_process() {
     let server = FakeOtlp::builder().start().await;
     let pipeline = workspace.pipeline(server.endpoint(), Protocol::Grpc, Value::Null);
     let state_dir = workspace.root().join("queue");
-    let on_it = |program: support::program::Program| program.arg("--state-dir").arg(&state_dir);
+    let on_it =
+        |program: crate::support::program::Program| program.arg("--state-dir").arg(&state_dir);
     let running = on_it(workspace.configured("run", &pipeline)).spawn();
     let watched = workspace.export("watched", &presets::one()).snapshot;
     watched.wait_for_trace_id(PATIENCE).await;

@@ -1,10 +1,5 @@
 //! Proof of arrival: the id is written when the backend shows every span, not when it says OK.
 
-// Helpers of tests may stop at the first surprise, as tests may.
-#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
-
-mod support;
-
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,12 +9,12 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 
-use support::exports::presets;
-use support::fake_otlp::{FakeOtlp, Protocol, spans_of};
-use support::fake_tempo::{Api, FakeTempo, Storage};
-use support::program::{Output, PATIENCE};
-use support::snapshot::Snapshot;
-use support::workspace::Workspace;
+use crate::support::exports::presets;
+use crate::support::fake_otlp::{FakeOtlp, Protocol, spans_of};
+use crate::support::fake_tempo::{Api, FakeTempo, Storage};
+use crate::support::program::{Output, PATIENCE};
+use crate::support::snapshot::Snapshot;
+use crate::support::workspace::Workspace;
 
 /// How long the sidecar looks for the spans.
 const LOOK: &str = "1s";

@@ -1,11 +1,6 @@
 //! Writers and several readers at once: nothing old comes back, nothing is torn, nothing is sent
 //! twice.
 
-// Helpers of tests may stop at the first surprise, as tests may.
-#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
-
-mod support;
-
 use std::collections::HashSet;
 use std::fs;
 use std::io::Write;
@@ -15,12 +10,12 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use support::conventions::of_trace;
-use support::exports::presets;
-use support::fake_otlp::{FakeOtlp, Protocol};
-use support::program::{PATIENCE, Program, Running};
-use support::snapshot::Snapshot;
-use support::workspace::Workspace;
+use crate::support::conventions::of_trace;
+use crate::support::exports::presets;
+use crate::support::fake_otlp::{FakeOtlp, Protocol};
+use crate::support::program::{PATIENCE, Program, Running};
+use crate::support::snapshot::Snapshot;
+use crate::support::workspace::Workspace;
 
 const NO_FILES: [PathBuf; 0] = [];
 

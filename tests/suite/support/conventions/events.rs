@@ -15,9 +15,10 @@ use super::spans::{Expected, Kind};
 use super::values::{Attributes, LIMIT, Val};
 
 static INTENT: LazyLock<Validator> =
-    LazyLock::new(|| schema(include_str!("../../fixtures/schemas/artifact-intent.schema.json")));
-static SPAN_CONTRACT: LazyLock<Validator> =
-    LazyLock::new(|| schema(include_str!("../../fixtures/schemas/task-span-contract.schema.json")));
+    LazyLock::new(|| schema(include_str!("../../../fixtures/schemas/artifact-intent.schema.json")));
+static SPAN_CONTRACT: LazyLock<Validator> = LazyLock::new(|| {
+    schema(include_str!("../../../fixtures/schemas/task-span-contract.schema.json"))
+});
 
 fn schema(text: &str) -> Validator {
     jsonschema::validator_for(&serde_json::from_str(text).unwrap()).unwrap()

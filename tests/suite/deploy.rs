@@ -1,11 +1,6 @@
 //! What is shipped beside the program is true: files that parse, queries that are documented, pages
 //! that name what there is.
 
-// Helpers of tests may stop at the first surprise, as tests may.
-#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
-
-mod support;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,9 +8,9 @@ use std::path::{Path, PathBuf};
 use opentelemetry_proto::tonic::trace::v1::Span;
 use serde_json::{Value, json};
 
-use support::exports::presets;
-use support::fake_otlp::{FakeOtlp, Protocol};
-use support::workspace::Workspace;
+use crate::support::exports::presets;
+use crate::support::fake_otlp::{FakeOtlp, Protocol};
+use crate::support::workspace::Workspace;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -1,10 +1,5 @@
 //! The logs pipeline: one record a fact, and nobody waits for it who need not.
 
-// Helpers of tests may stop at the first surprise, as tests may.
-#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
-
-mod support;
-
 use std::collections::{BTreeMap, HashMap};
 
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value};
@@ -12,10 +7,10 @@ use opentelemetry_proto::tonic::logs::v1::LogRecord;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use serde_json::{Value, json};
 
-use support::exports::presets;
-use support::fake_otlp::{FakeOtlp, Fault, Protocol, State};
-use support::program::PATIENCE;
-use support::workspace::Workspace;
+use crate::support::exports::presets;
+use crate::support::fake_otlp::{FakeOtlp, Fault, Protocol, State};
+use crate::support::program::PATIENCE;
+use crate::support::workspace::Workspace;
 
 /// Traces to one server, logs to another.
 fn pipeline(workspace: &Workspace, tempo: &FakeOtlp, loki: &FakeOtlp) -> Value {

@@ -1,20 +1,15 @@
 //! The OTEL_* variables, as seen from the endpoint.
 
-// Helpers of tests may stop at the first surprise, as tests may.
-#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
-
-mod support;
-
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use support::conventions::{Settings, check_with, trace_id};
-use support::exports::presets;
-use support::fake_otlp::{FakeOtlp, Fault, Protocol, TestPki};
-use support::program::Program;
-use support::snapshot::Snapshot;
-use support::workspace::Workspace;
+use crate::support::conventions::{Settings, check_with, trace_id};
+use crate::support::exports::presets;
+use crate::support::fake_otlp::{FakeOtlp, Fault, Protocol, TestPki};
+use crate::support::program::Program;
+use crate::support::snapshot::Snapshot;
+use crate::support::workspace::Workspace;
 
 /// One export, and a run over it that is told everything by the environment.
 fn once() -> (Workspace, Snapshot, Program) {

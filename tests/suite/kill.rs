@@ -1,23 +1,19 @@
 //! The sidecar is killed with SIGKILL at random moments while exports are written and the endpoint
 //! misbehaves. `cargo run --release --example soak` is the same for longer.
 
-// Helpers of tests may stop at the first surprise, as tests may.
-#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
-
-#[path = "../examples/soak/harness.rs"]
+#[path = "../../examples/soak/harness.rs"]
 mod harness;
-mod support;
 
 use std::fs;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sha2::{Digest, Sha256};
 
-use support::exports::{METADATA, presets};
-use support::fake_otlp::{FakeOtlp, Protocol};
-use support::program::PATIENCE;
-use support::snapshot::Snapshot;
-use support::workspace::Workspace;
+use crate::support::exports::{METADATA, presets};
+use crate::support::fake_otlp::{FakeOtlp, Protocol};
+use crate::support::program::PATIENCE;
+use crate::support::snapshot::Snapshot;
+use crate::support::workspace::Workspace;
 
 /// Scenario: exports appear, change and vanish; the endpoint answers ok, "later", too large, not at
 /// all, or is away; the sidecar is killed at any moment and started again.

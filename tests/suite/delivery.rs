@@ -1,20 +1,15 @@
 //! Delivery to an endpoint that refuses, delays, breaks off and lies.
 
-// Helpers of tests may stop at the first surprise, as tests may.
-#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
-
-mod support;
-
 use std::time::Duration;
 
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use serde_json::{Value, json};
 use tonic::Code;
 
-use support::exports::{Written, presets};
-use support::fake_otlp::{FakeOtlp, Fault, Protocol, RetryAfter, spans_of};
-use support::program::{Output, PATIENCE};
-use support::workspace::Workspace;
+use crate::support::exports::{Written, presets};
+use crate::support::fake_otlp::{FakeOtlp, Fault, Protocol, RetryAfter, spans_of};
+use crate::support::program::{Output, PATIENCE};
+use crate::support::workspace::Workspace;
 
 /// One small export on its way to a server with faults.
 struct Delivery {

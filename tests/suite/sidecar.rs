@@ -1,27 +1,22 @@
 //! `taskspan run` beside jobs that write exports: every one gets its id, whatever happens.
 
-// Helpers of tests may stop at the first surprise, as tests may.
-#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
-
-mod support;
-
 use std::fs;
 use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use support::conventions::of_trace;
+use crate::support::conventions::of_trace;
 
-use support::exports::presets;
+use crate::support::exports::presets;
 
-use support::fake_otlp::{FakeOtlp, Fault, Protocol};
+use crate::support::fake_otlp::{FakeOtlp, Fault, Protocol};
 
-use support::program::{PATIENCE, Program, Running};
+use crate::support::program::{PATIENCE, Program, Running};
 
-use support::snapshot::Snapshot;
+use crate::support::snapshot::Snapshot;
 
-use support::workspace::Workspace;
+use crate::support::workspace::Workspace;
 
 fn sidecar(workspace: &Workspace, server: &FakeOtlp) -> Program {
     let pipeline = workspace.pipeline(server.endpoint(), Protocol::Grpc, Value::Null);
@@ -181,7 +176,7 @@ async fn a_killed_sidecar_loses_nothing_and_repeats_nothing_acknowledged() {
     snapshot.wait_for_trace_id(Duration::from_secs(120)).await;
     terminate(running);
     accepted.extend(server.accepted());
-    let mut ids: Vec<_> = support::fake_otlp::spans_of(&accepted)
+    let mut ids: Vec<_> = crate::support::fake_otlp::spans_of(&accepted)
         .into_iter()
         .map(|span| (span.trace_id, span.span_id))
         .collect();

@@ -1,9 +1,6 @@
 //! The trace of the sample export, whole, as a snapshot: what downstream queries depend on does not
 //! change in passing.
 
-// Helpers of tests may stop at the first surprise, as tests may.
-#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
-
 use std::fmt::Write;
 use std::path::Path;
 

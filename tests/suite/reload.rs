@@ -1,19 +1,14 @@
 //! A configuration that is looked at before it is used, and changed while it is.
 
-// Helpers of tests may stop at the first surprise, as tests may.
-#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
-
-mod support;
-
 use std::fs;
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use support::exports::presets;
-use support::fake_otlp::{FakeOtlp, Fault, Protocol};
-use support::program::PATIENCE;
-use support::workspace::Workspace;
+use crate::support::exports::presets;
+use crate::support::fake_otlp::{FakeOtlp, Fault, Protocol};
+use crate::support::program::PATIENCE;
+use crate::support::workspace::Workspace;
 
 #[tokio::test]
 async fn a_hang_up_reloads_and_a_bad_configuration_changes_nothing() {

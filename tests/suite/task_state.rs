@@ -1,19 +1,14 @@
 //! State files for a task tracker: where it looks for them, and what it finds there.
 
-// Helpers of tests may stop at the first surprise, as tests may.
-#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
-
-mod support;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
 use serde_json::{Value, json};
 
-use support::exports::{Artifact, ExportBuilder, presets};
-use support::fake_otlp::{FakeOtlp, Protocol};
-use support::workspace::Workspace;
+use crate::support::exports::{Artifact, ExportBuilder, presets};
+use crate::support::fake_otlp::{FakeOtlp, Protocol};
+use crate::support::workspace::Workspace;
 
 fn pipeline(workspace: &Workspace, server: &FakeOtlp) -> Value {
     let mut pipeline = workspace.pipeline(server.endpoint(), Protocol::Grpc, Value::Null);

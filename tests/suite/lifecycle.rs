@@ -1,8 +1,5 @@
 //! The example that shows the whole life of a plan runs to its end.
 
-// Helpers of tests may stop at the first surprise, as tests may.
-#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
-
 use std::path::Path;
 use std::process::Command;
 

@@ -1,21 +1,16 @@
 //! `taskspan once`: every kind of export, over both protocols, judged by the independent reading
 //! of the conventions.
 
-// Helpers of tests may stop at the first surprise, as tests may.
-#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
-
-mod support;
-
 use std::fs;
 use std::path::Path;
 
 use serde_json::Value;
 
-use support::conventions::{Settings, check_with, of_trace, trace_id};
-use support::exports::{Checksum, METADATA, Manifest, Style, presets};
-use support::fake_otlp::{FakeOtlp, Protocol};
-use support::snapshot::Snapshot;
-use support::workspace::Workspace;
+use crate::support::conventions::{Settings, check_with, of_trace, trace_id};
+use crate::support::exports::{Checksum, METADATA, Manifest, Style, presets};
+use crate::support::fake_otlp::{FakeOtlp, Protocol};
+use crate::support::snapshot::Snapshot;
+use crate::support::workspace::Workspace;
 
 /// One run, and everything that is wrong with what came of it.
 async fn faults_after_once(

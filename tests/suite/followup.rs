@@ -1,10 +1,5 @@
 //! What later systems add to the trace of an export: results of gates and updates of tasks.
 
-// Helpers of tests may stop at the first surprise, as tests may.
-#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
-
-mod support;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -13,11 +8,11 @@ use opentelemetry_proto::tonic::trace::v1::Span;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use support::exports::presets;
-use support::fake_otlp::{FakeOtlp, Fault, Protocol};
-use support::program::{Output, PATIENCE, Program, Running};
-use support::snapshot::Snapshot;
-use support::workspace::Workspace;
+use crate::support::exports::presets;
+use crate::support::fake_otlp::{FakeOtlp, Fault, Protocol};
+use crate::support::program::{Output, PATIENCE, Program, Running};
+use crate::support::snapshot::Snapshot;
+use crate::support::workspace::Workspace;
 
 fn gate(id: &str) -> Value {
     json!({

@@ -3,7 +3,6 @@
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read};
 
-use std::fs;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -67,7 +66,10 @@ impl Program {
         const NOBODY: u32 = 65_534;
         let binary = place.join("taskspan");
         if !binary.exists() {
-            fs::copy(env!("CARGO_BIN_EXE_taskspan"), &binary).unwrap();
+            // By another process: what is open for writing here while another test starts a
+            // program cannot be executed (ETXTBSY).
+            let copy = Command::new("cp").arg(env!("CARGO_BIN_EXE_taskspan")).arg(&binary).status();
+            assert!(copy.unwrap().success());
         }
         let mut program = Self::of(&binary, subcommand);
         std::os::unix::fs::chown(program.home.path(), Some(NOBODY), Some(NOBODY)).unwrap();

@@ -1,10 +1,5 @@
 //! What lies in the watched directories, in every shape in which it is found there.
 
-// Helpers of tests may stop at the first surprise, as tests may.
-#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
-
-mod support;
-
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
@@ -14,12 +9,12 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use support::conventions::of_trace;
-use support::exports::{ExportBuilder, presets, write_metadata};
-use support::fake_otlp::{FakeOtlp, Fault, Protocol};
-use support::program::{Output, PATIENCE, Program, Running};
-use support::snapshot::Snapshot;
-use support::workspace::Workspace;
+use crate::support::conventions::of_trace;
+use crate::support::exports::{ExportBuilder, presets, write_metadata};
+use crate::support::fake_otlp::{FakeOtlp, Fault, Protocol};
+use crate::support::program::{Output, PATIENCE, Program, Running};
+use crate::support::snapshot::Snapshot;
+use crate::support::workspace::Workspace;
 
 const METADATA: &str = "onboarding-metadata.json";
 

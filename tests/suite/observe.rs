@@ -1,10 +1,5 @@
 //! What the program says of itself: health through an outage, and metrics that Prometheus reads.
 
-// Helpers of tests may stop at the first surprise, as tests may.
-#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
-
-mod support;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{Read, Write};
@@ -15,10 +10,10 @@ use std::time::Instant;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use support::exports::presets;
-use support::fake_otlp::{FakeOtlp, Fault, Protocol};
-use support::program::{PATIENCE, Program, Running};
-use support::workspace::Workspace;
+use crate::support::exports::presets;
+use crate::support::fake_otlp::{FakeOtlp, Fault, Protocol};
+use crate::support::program::{PATIENCE, Program, Running};
+use crate::support::workspace::Workspace;
 
 fn observed(workspace: &Workspace, server: &FakeOtlp) -> Value {
     let mut pipeline = workspace.pipeline(server.endpoint(), Protocol::Grpc, Value::Null);
@@ -294,7 +289,7 @@ async fn the_page_shows_what_is_known() {
 
 #[tokio::test]
 async fn the_page_bears_many_exports_and_a_large_one() {
-    use support::exports::{Artifact, ExportBuilder};
+    use crate::support::exports::{Artifact, ExportBuilder};
     let workspace = Workspace::new();
     let server = FakeOtlp::builder().start().await;
     let sidecar = Sidecar::start(workspace.configured("run", &observed(&workspace, &server)));

@@ -1,23 +1,18 @@
 //! `taskspan queue`: a person looks into the queue and decides about what was refused, while the
 //! sidecar runs (over its control socket) and while it does not (in the store itself).
 
-// Helpers of tests may stop at the first surprise, as tests may.
-#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
-
-mod support;
-
 use std::fs;
 use std::net::SocketAddr;
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use support::conventions::of_trace;
-use support::exports::presets;
-use support::fake_otlp::{FakeOtlp, Fault, Protocol};
-use support::program::{Output, PATIENCE, Running};
-use support::snapshot::Snapshot;
-use support::workspace::Workspace;
+use crate::support::conventions::of_trace;
+use crate::support::exports::presets;
+use crate::support::fake_otlp::{FakeOtlp, Fault, Protocol};
+use crate::support::program::{Output, PATIENCE, Running};
+use crate::support::snapshot::Snapshot;
+use crate::support::workspace::Workspace;
 
 /// What the server said when it refused.
 const REASON: &str = "no entry for shops";

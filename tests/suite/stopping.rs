@@ -1,19 +1,14 @@
 //! How a run ends when it is asked to.
 
-// Helpers of tests may stop at the first surprise, as tests may.
-#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
-
-mod support;
-
 use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use support::exports::presets;
-use support::fake_otlp::{FakeOtlp, Fault, Protocol};
-use support::program::{PATIENCE, Running};
-use support::workspace::Workspace;
+use crate::support::exports::presets;
+use crate::support::fake_otlp::{FakeOtlp, Fault, Protocol};
+use crate::support::program::{PATIENCE, Running};
+use crate::support::workspace::Workspace;
 
 async fn sending(server: &FakeOtlp, workspace: &Workspace, shutdown_timeout: &str) -> Running {
     let mut pipeline = workspace.pipeline(server.endpoint(), Protocol::Grpc, Value::Null);

@@ -1,0 +1,30 @@
+//! Every test of the whole program, in one binary: one link instead of twenty-five, and a build
+//! that fits a small disk. A module is a subject; `cargo test --test suite outage::` runs one.
+
+// Helpers of tests may stop at the first surprise, as tests may.
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
+
+mod bad_input;
+mod delivery;
+mod deploy;
+mod docs;
+mod environment;
+mod exec;
+mod files;
+mod followup;
+mod kill;
+mod lifecycle;
+mod logs;
+mod observe;
+mod once;
+mod outage;
+mod queue_command;
+mod race;
+mod reload;
+mod sample;
+mod sidecar;
+mod stopping;
+mod support;
+mod support_selftest;
+mod task_state;
+mod verify;
