@@ -18,7 +18,7 @@ FROM rust:${RUST}-alpine AS build
 # Cryptography (ring) is compiled from C. The certificates go into the last image.
 RUN apk add --no-cache binutils ca-certificates gcc musl-dev
 WORKDIR /src
-COPY Cargo.toml Cargo.lock ./
+COPY Cargo.toml Cargo.lock pipeline.schema.json ./
 COPY src src
 # The sample that `taskspan demo` carries within it.
 COPY examples/sample-export examples/sample-export

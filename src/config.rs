@@ -16,7 +16,8 @@ pub mod load;
 pub mod node;
 pub mod otel_env;
 pub mod overlay;
-pub mod schema;
+#[cfg(test)]
+mod schema;
 pub mod service;
 pub mod values;
 mod wiring;

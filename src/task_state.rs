@@ -12,7 +12,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::OFlags;
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -20,10 +19,12 @@ use crate::converter::state::TaskState;
 use crate::source;
 
 /// What a user can set about them.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct TaskStateConfig {
     /// The directory that the tracker keeps its state in.
+    #[cfg_attr(test, schemars(length(min = 1)))]
     pub directory: PathBuf,
 }
 

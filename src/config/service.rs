@@ -3,19 +3,20 @@
 use std::path::PathBuf;
 
 use indexmap::IndexMap;
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::values::{ComponentId, HumanDuration};
 use crate::exporter::config::{Protocol, check_endpoint, without_secrets};
 
 /// What of all that is defined runs, and how it is put together.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Service {
     /// Default: none.
     pub extensions: Vec<ComponentId>,
     /// `traces` or `traces/name`; one at least.
+    #[cfg_attr(test, schemars(length(min = 1)))]
     pub pipelines: IndexMap<ComponentId, PipelineConfig>,
     /// How long requests in flight have to finish when the program is asked to stop. Default 10s.
     pub shutdown_timeout: HumanDuration,
@@ -29,19 +30,23 @@ pub struct Service {
 }
 
 /// From where, through what, to where.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct PipelineConfig {
     /// One at least.
+    #[cfg_attr(test, schemars(length(min = 1)))]
     pub receivers: Vec<ComponentId>,
     /// In this order. Default: none.
     pub processors: Vec<ComponentId>,
     /// One at least; each gets everything.
+    #[cfg_attr(test, schemars(length(min = 1)))]
     pub exporters: Vec<ComponentId>,
 }
 
 /// What the program says about itself.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct TelemetryConfig {
     pub logs: LogsConfig,
@@ -50,10 +55,12 @@ pub struct TelemetryConfig {
 }
 
 /// Metrics of the program in the text format of Prometheus, on `/metrics`, and a page for people on `/`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct MetricsConfig {
     /// host:port. Default: 127.0.0.1:8888.
+    #[cfg_attr(test, schemars(regex(pattern = r":\d{1,5}$|\$")))]
     pub address: String,
 }
 
@@ -63,16 +70,24 @@ impl Default for MetricsConfig {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct LogsConfig {
     /// `off`, `error`, `warn`, `info`, `debug` or `trace`. Default: info.
+    #[cfg_attr(
+        test,
+        schemars(regex(
+            pattern = r"^([Oo][Ff][Ff]|[Ee][Rr][Rr][Oo][Rr]|[Ww][Aa][Rr][Nn]|[Ii][Nn][Ff][Oo]|[Dd][Ee][Bb][Uu][Gg]|[Tt][Rr][Aa][Cc][Ee])$|\$"
+        ))
+    )]
     pub level: String,
     /// `text` or `json`. Default: text.
     pub encoding: LogEncoding,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum LogEncoding {
     #[default]
@@ -123,7 +138,8 @@ impl Service {
 }
 
 /// Where the queue lies.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct FileStorageConfig {
     /// Default: not set, which leaves the choice to the program.
@@ -131,12 +147,15 @@ pub struct FileStorageConfig {
 }
 
 /// A page that says whether all is well.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct HealthCheckConfig {
     /// host:port. Default: 127.0.0.1:13133.
+    #[cfg_attr(test, schemars(regex(pattern = r":\d{1,5}$|\$")))]
     pub endpoint: String,
     /// Where it answers. Default: /.
+    #[cfg_attr(test, schemars(regex(pattern = r"^/(?!(live|ready)$)|\$")))]
     pub path: String,
     /// How long an export may wait for its delivery before that counts as unhealthy. More than 0.
     /// Default: 5m.

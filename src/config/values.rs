@@ -7,12 +7,10 @@
 //!
 //! All arithmetic is exact: what is printed reads back as the same value.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A `Duration` as Go writes it: `100ms`, `1.5s`, `1m30s`, `0`.
@@ -276,37 +274,6 @@ macro_rules! as_text {
 }
 
 as_text!(ByteSize, ComponentId, HumanDuration);
-
-/// A text of a certain form.
-macro_rules! text_schema {
-    ($type:ty, $name:literal, $schema:tt) => {
-        impl JsonSchema for $type {
-            fn schema_name() -> Cow<'static, str> {
-                $name.into()
-            }
-
-            fn json_schema(_: &mut SchemaGenerator) -> Schema {
-                json_schema!($schema)
-            }
-        }
-    };
-}
-
-text_schema!(HumanDuration, "Duration", {
-    "type": "string",
-    "description": "500us, 100ms, 1.5s, 1m30s",
-});
-text_schema!(ByteSize, "ByteSize", {
-    "type": ["string", "integer"],
-    "minimum": 0,
-    "description": "512KiB, 64MiB, 1GB; a bare number is bytes",
-});
-text_schema!(Secret, "Secret", { "type": ["string", "number", "boolean"] });
-text_schema!(ComponentId, "ComponentId", {
-    "type": "string",
-    "pattern": "^[A-Za-z0-9_]+(/.+)?$",
-    "description": "type or type/name",
-});
 
 impl Serialize for Secret {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {

@@ -1,13 +1,13 @@
 //! What a user can set about the spans, and on the `redaction` and `resource` processors.
 
 use indexmap::IndexMap;
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::config::values::ByteSize;
 
 /// How an export becomes spans.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct SpanOptions {
     /// What a story stands for: `type`, `target` or `target_type`. Default: type.
@@ -18,6 +18,7 @@ pub struct SpanOptions {
     pub span_names: SpanNames,
     /// A longer string is split or cut, and marked. Bytes of UTF-8, 64 to 1048576. Default: 2048,
     /// which is where Tempo would cut without a mark.
+    #[cfg_attr(test, schemars(range(min = 64, max = 1_048_576)))]
     pub max_attribute_bytes: usize,
     /// A larger trace is slimmed. 64KiB to 1GiB. Default: 4.5MB, short of the 5 MB at which Tempo
     /// starts to drop spans.
@@ -27,7 +28,8 @@ pub struct SpanOptions {
     pub max_request_bytes: ByteSize,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum GroupBy {
     /// epic, one story per artifact type, tasks.
@@ -39,7 +41,8 @@ pub enum GroupBy {
     TargetType,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum SpanNames {
     /// Titles and artifact ids.
@@ -78,11 +81,13 @@ impl SpanOptions {
 }
 
 /// Hide the values of parameters whose key looks like a secret.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct RedactionConfig {
     /// Regular expressions, upper and lower case alike; a key that one matches anywhere has its
     /// value replaced. A list given here stands in for the default one.
+    #[cfg_attr(test, schemars(inner(length(min = 1))))]
     pub keys: Vec<String>,
 }
 
@@ -122,7 +127,8 @@ fn check_pattern(pattern: &str) -> Result<(), String> {
 }
 
 /// Attributes of the resource that all telemetry carries.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct ResourceConfig {
     /// Added, or set in place of what is there. Default: none.

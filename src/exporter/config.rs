@@ -12,7 +12,6 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use indexmap::IndexMap;
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::endpoint;
@@ -21,7 +20,8 @@ use crate::queue::config::QueueConfig;
 use crate::signal::Signal;
 
 /// The two ways to speak OTLP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub enum Protocol {
     #[serde(rename = "grpc")]
     Grpc,
@@ -42,7 +42,8 @@ impl FromStr for Protocol {
 }
 
 /// Send OTLP.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct OtlpConfig {
     /// `http://host:4317` for gRPC, `http://host:4318` for HTTP, where `/v1/traces` is appended;
@@ -71,7 +72,8 @@ pub struct OtlpConfig {
 }
 
 /// Reads a trace back over Tempo's HTTP API after the last acknowledgement.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct VerifyConfig {
     /// Base URL of Tempo's HTTP API, such as `http://tempo:3200`.
@@ -97,7 +99,8 @@ pub fn verify_timeout() -> HumanDuration {
     HumanDuration::from_secs(60)
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Compression {
     #[default]
@@ -118,7 +121,8 @@ impl FromStr for Compression {
 }
 
 /// Who is trusted, and who we are.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct TlsConfig {
     /// For an endpoint without a scheme: plain text instead of TLS. Default: false.
@@ -134,7 +138,8 @@ pub struct TlsConfig {
 }
 
 /// How a request that may succeed later is tried again.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct RetryConfig {
     /// Default: true.
@@ -142,8 +147,10 @@ pub struct RetryConfig {
     /// The first wait. More than 0. Default: 1s.
     pub initial_interval: HumanDuration,
     /// How much longer every next wait is. 1 or more. Default: 1.5.
+    #[cfg_attr(test, schemars(range(min = 1)))]
     pub multiplier: f64,
     /// How far a wait may be off at random, as a part of it. 0 to 1. Default: 0.5.
+    #[cfg_attr(test, schemars(range(min = 0, max = 1)))]
     pub randomization_factor: f64,
     /// The longest wait; not below `initial_interval`. Default: 30s.
     pub max_interval: HumanDuration,
@@ -152,10 +159,12 @@ pub struct RetryConfig {
 }
 
 /// Write OTLP as JSON, one request a line.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct FileConfig {
     /// The file that is appended to. Required.
+    #[cfg_attr(test, schemars(length(min = 1)))]
     pub path: PathBuf,
     /// Whether `task_trace_id` waits until this exporter has delivered. Default true.
     pub required: bool,
@@ -168,14 +177,16 @@ impl Default for FileConfig {
 }
 
 /// Print what is sent.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct DebugConfig {
     /// `basic` (a line a request), `normal` (a line a span) or `detailed`. Default: basic.
     pub verbosity: Verbosity,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Verbosity {
     #[default]

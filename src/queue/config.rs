@@ -1,12 +1,12 @@
 //! What a user can set about the queue on disk.
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::config::values::{ByteSize, ComponentId};
 
 /// What is accepted waits here until an endpoint has acknowledged it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct QueueConfig {
     /// Keep what waits. Default: true.

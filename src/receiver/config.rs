@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::METADATA_FILE;
@@ -13,15 +12,18 @@ use crate::task_state::TaskStateConfig;
 use crate::writeback::config::WriteBackConfig;
 
 /// Watch directories for exports.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct ExportDirConfig {
     /// Where exports are written; one at least. A directory need not exist yet.
+    #[cfg_attr(test, schemars(length(min = 1), inner(length(min = 1))))]
     pub directories: Vec<PathBuf>,
     /// Look into sub-directories too. Default: true.
     pub recursive: bool,
     /// Which files are exports: patterns for paths below a directory, with `*`, `**`, `?` and
     /// `[...]`. Default: `**/onboarding-metadata.json`.
+    #[cfg_attr(test, schemars(length(min = 1)))]
     pub include: Vec<String>,
     /// What is not looked at, directories with all below them. Default: `**/.git`,
     /// `**/node_modules`, `**/target`.
@@ -40,8 +42,10 @@ pub struct ExportDirConfig {
     /// A larger file is refused. 1KiB to 1GiB. Default: 64MiB.
     pub max_file_size: ByteSize,
     /// How many exports are worked on at a time. 1 to 64. Default: 4.
+    #[cfg_attr(test, schemars(range(min = 1, max = 64)))]
     pub max_concurrent_exports: usize,
     /// Stands in for the export's own project id. Default: not set.
+    #[cfg_attr(test, schemars(regex(pattern = r"\S")))]
     pub project_id: Option<String>,
     /// An export that carries a `task_trace_id` is done: `skip`. Or it is new all the same, and the
     /// value is replaced: `emit`, for exporters that carry old keys along. Default: skip.
@@ -55,7 +59,8 @@ pub struct ExportDirConfig {
 }
 
 /// What an export that carries a trace id already is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ExistingTraceId {
     /// Done.

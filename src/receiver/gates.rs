@@ -2,22 +2,24 @@
 
 use std::path::PathBuf;
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::config::ExportDirConfig;
 use crate::config::values::{ByteSize, HumanDuration};
 
 /// Watch directories for the results of gates.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct GateResultsConfig {
     /// Where results are written; one at least. A directory need not exist yet.
+    #[cfg_attr(test, schemars(length(min = 1), inner(length(min = 1))))]
     pub directories: Vec<PathBuf>,
     /// Look into sub-directories too. Default: true.
     pub recursive: bool,
     /// Which files are results: patterns for paths below a directory. Default:
     /// `**/*gate-result*.json`, `**/*gate-report*.json`.
+    #[cfg_attr(test, schemars(length(min = 1)))]
     pub include: Vec<String>,
     /// What is not looked at. Default: `**/.git`, `**/node_modules`, `**/target`.
     pub exclude: Vec<String>,

@@ -65,6 +65,38 @@ fn everything_under_deploy_parses() {
     }
 }
 
+/// What the program is made of goes into the image's build; one file less, and no image can be built.
+#[test]
+fn the_dockerfile_copies_what_the_build_reads() {
+    let dockerfile = read("Dockerfile");
+    let sources = dockerfile.lines().filter_map(|line| line.strip_prefix("COPY "));
+    let context: Vec<&str> = sources
+        .filter(|line| !line.starts_with("--"))
+        .flat_map(|line| line.split(' ').rev().skip(1).collect::<Vec<_>>())
+        .collect();
+    let ignored = read(".dockerignore");
+    for path in &context {
+        assert!(ignored.lines().any(|line| line.strip_prefix('!') == Some(path)), "{path}");
+    }
+    for path in files(&root().join("src"), &["rs"]) {
+        let text = fs::read_to_string(&path).unwrap();
+        for (at, _) in text.match_indices("include_str!(\"") {
+            let target = text[at..].split('"').nth(1).unwrap();
+            let target = path.parent().unwrap().join(target).canonicalize().unwrap();
+            let target = target.strip_prefix(root()).unwrap();
+            let is_test = path.ends_with("tests.rs");
+            let is_copied = context.iter().any(|it| target.starts_with(it));
+            assert!(is_copied || is_test, "{} reads {}", path.display(), target.display());
+        }
+    }
+    // A target that the manifest names has to be there, or Cargo refuses the manifest.
+    let manifest = read("Cargo.toml");
+    for path in manifest.lines().filter_map(|line| line.strip_prefix("path = ")) {
+        let path = path.trim_matches('"');
+        assert!(context.iter().any(|it| Path::new(path).starts_with(it)), "{path}");
+    }
+}
+
 /// Every string under a key that holds a query.
 fn queries(value: &Value, found: &mut BTreeSet<String>) {
     match value {
