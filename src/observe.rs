@@ -172,6 +172,7 @@ impl Subject {
             refused: troubles.refused,
             queue: self.queue.health().borrow().clone(),
             unreadable: unreadable.collect(),
+            looking: self.watching.iter().filter_map(|it| it.looking_for()).max(),
             has_looked: self.watching.iter().all(|it| it.scans.load(Ordering::Relaxed) > 0),
             is_stopping: self.stop.is_cancelled(),
         }

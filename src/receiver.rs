@@ -21,7 +21,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch as watch_channel};
 use tokio::time::MissedTickBehavior;
@@ -46,7 +46,7 @@ pub struct Candidate {
 
 /// Looks once, and hands over everything that is there.
 pub async fn scan_once(selection: Selection, candidates: &mpsc::Sender<Candidate>, tidy: Tidy) {
-    let mut receiver = Receiver::new(Arc::new(selection), None, tidy);
+    let mut receiver = Receiver::new(Arc::new(selection), None, tidy, Arc::default());
     receiver.look(Hint::Everything, candidates).await;
 }
 
@@ -60,6 +60,24 @@ pub struct Watching {
     pub is_polling: AtomicBool,
     /// Directories that cannot be looked into.
     pub unreadable: Mutex<BTreeSet<PathBuf>>,
+    /// Since when it has been looking, while it is. On a mount whose server is gone, that is for ever.
+    looking: Mutex<Option<Instant>>,
+}
+
+impl Watching {
+    /// For how long it has been looking by now, if it is.
+    pub fn looking_for(&self) -> Option<Duration> {
+        self.looking.lock().unwrap_or_else(PoisonError::into_inner).map(|since| since.elapsed())
+    }
+
+    fn begins_to_look(&self) {
+        *self.looking.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    fn has_looked(&self, closed: BTreeSet<PathBuf>) {
+        *self.looking.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.unreadable.lock().unwrap_or_else(PoisonError::into_inner) = closed;
+    }
 }
 
 /// How long to watch.
@@ -86,7 +104,7 @@ pub async fn run(
             .inspect_err(|error| tracing::warn!(%error, "no file events; polling instead"))
             .ok(),
     };
-    let mut receiver = Receiver::new(selection, watcher, tidy);
+    let mut receiver = Receiver::new(selection, watcher, tidy, Arc::clone(&watching));
     let mut hint = Hint::Everything;
     let mut rescan = tokio::time::interval(config.rescan_interval.0);
     rescan.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -94,7 +112,8 @@ pub async fn run(
     loop {
         receiver.look(hint, &candidates).await;
         let poll = receiver.poll_interval(config);
-        receiver.tell(&watching, poll.is_some());
+        watching.scans.fetch_add(1, Ordering::Relaxed);
+        watching.is_polling.store(poll.is_some(), Ordering::Relaxed);
         hint = tokio::select! {
             biased;
             () = stop.cancelled() => return,
@@ -124,19 +143,18 @@ pub async fn run(
 struct Receiver {
     scanner: Option<Scanner>,
     seen: HashMap<PathBuf, Stamp>,
+    watching: Arc<Watching>,
 }
 
 impl Receiver {
-    fn new(selection: Arc<Selection>, watcher: Option<Watcher>, tidy: Tidy) -> Receiver {
+    fn new(
+        selection: Arc<Selection>,
+        watcher: Option<Watcher>,
+        tidy: Tidy,
+        watching: Arc<Watching>,
+    ) -> Receiver {
         let scanner = Scanner::watching(selection, watcher, Some(tidy));
-        Receiver { scanner: Some(scanner), seen: HashMap::new() }
-    }
-
-    fn tell(&self, watching: &Watching, is_polling: bool) {
-        watching.scans.fetch_add(1, Ordering::Relaxed);
-        watching.is_polling.store(is_polling, Ordering::Relaxed);
-        let closed = self.scanner.as_ref().map(|it| it.closed().clone()).unwrap_or_default();
-        *watching.unreadable.lock().unwrap_or_else(PoisonError::into_inner) = closed;
+        Receiver { scanner: Some(scanner), seen: HashMap::new(), watching }
     }
 
     /// Scans what the hint speaks of and hands over what is new there.
@@ -144,8 +162,11 @@ impl Receiver {
         let Some(mut scanner) = self.scanner.take() else {
             return;
         };
+        let watching = Arc::clone(&self.watching);
         let scan = tokio::task::spawn_blocking(move || {
+            watching.begins_to_look();
             let found = scanner.scan(&hint);
+            watching.has_looked(scanner.closed().clone());
             (scanner, found)
         });
         let (scanner, found) = match scan.await {
@@ -180,5 +201,40 @@ impl Receiver {
             None if watching => None,
             None => Some(FALLBACK_POLL.min(config.rescan_interval.0)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc as std_mpsc;
+
+    use super::*;
+
+    /// A look that does not come back, as on a mount whose server is gone, shows while it lasts.
+    #[tokio::test]
+    async fn a_look_that_hangs_shows() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("left-behind"), "").unwrap();
+        let (reached, is_reached) = std_mpsc::channel();
+        let (go_on, may_go_on) = std_mpsc::channel::<()>();
+        let may_go_on = Mutex::new(may_go_on);
+        let hang = move |_: &std::path::Path| {
+            reached.send(()).unwrap();
+            let _ = may_go_on.lock().unwrap().recv();
+        };
+        let tidy = Tidy { is_leftover: |_| true, tidy: Arc::new(hang) };
+        let config =
+            ExportDirConfig { directories: vec![directory.path().into()], ..Default::default() };
+        let selection = Arc::new(Selection::new(&config, |_| false));
+        let watching = Arc::<Watching>::default();
+        let mut receiver = Receiver::new(selection, None, tidy, Arc::clone(&watching));
+        assert_eq!(watching.looking_for(), None);
+        let (candidates, _incoming) = mpsc::channel(1);
+        let look = tokio::spawn(async move { receiver.look(Hint::Everything, &candidates).await });
+        tokio::task::spawn_blocking(move || is_reached.recv().unwrap()).await.unwrap();
+        assert!(watching.looking_for().is_some());
+        drop(go_on);
+        look.await.unwrap();
+        assert_eq!(watching.looking_for(), None);
     }
 }

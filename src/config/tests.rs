@@ -108,6 +108,7 @@ p:23:3: name the file to write
 p:24:22: unknown value `loud`. Known: basic, normal, detailed
 p:25:14: expected a map, found text
 p:29:30: `health_check` is listed twice
+p:29:30: a second health_check: one is all that runs
 p:29:44: `pprof` is not defined under extensions. Known: health_check
 p:32:31: `otlp_http` is defined under exporters, and used here as receivers
 p:32:42: `a b` is not a component id: write `type` or `type/name`

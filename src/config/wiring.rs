@@ -66,7 +66,13 @@ impl<'a> Wiring<'a> {
     }
 
     fn extensions(&mut self) {
-        self.references("extensions", items(self.root, "service.extensions"));
+        let used = items(self.root, "service.extensions");
+        self.references("extensions", used);
+        let is_health = |node: &&Node| node.text().is_some_and(|id| is_kind(id, "health_check"));
+        if let Some(second) = used.iter().filter(is_health).nth(1) {
+            let message = "a second health_check: one is all that runs".to_owned();
+            self.report.fault(&second.mark, message);
+        }
         for (_, exporter) in entries(self.root, "exporters") {
             if let Some((mark, storage)) = exporter.find("sending_queue.storage") {
                 let Some(id) = storage.text() else { continue };

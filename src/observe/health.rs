@@ -21,6 +21,8 @@ pub struct Facts {
     pub queue: Health,
     /// Watched directories that cannot be looked into.
     pub unreadable: BTreeSet<PathBuf>,
+    /// How long a look at the directories has gone on that has not ended.
+    pub looking: Option<Duration>,
     /// Every receiver has scanned its directories once.
     pub has_looked: bool,
     pub is_stopping: bool,
@@ -39,12 +41,16 @@ impl Facts {
             reasons.push(format!("an export is delivered, but not written back: {reason}"));
         }
         if let Some(age) = self.undelivered.filter(|age| *age > unhealthy_after) {
-            let seconds =
-                |it: Duration| humantime::format_duration(Duration::from_secs(it.as_secs()));
             let (age, limit) = (seconds(age), humantime::format_duration(unhealthy_after));
             reasons.push(format!(
                 "an export has waited for its delivery for {age}, more than {limit} \
                  (`taskspan queue list`)"
+            ));
+        }
+        if let Some(age) = self.looking.filter(|age| *age > unhealthy_after) {
+            let age = seconds(age);
+            reasons.push(format!(
+                "the directories have been looked at for {age} without an end: a mount may hang"
             ));
         }
         if let Health::Failing(reason) = &self.queue {
@@ -71,6 +77,10 @@ impl Facts {
         }
         reasons
     }
+}
+
+fn seconds(age: Duration) -> humantime::FormattedDuration {
+    humantime::format_duration(Duration::from_secs(age.as_secs()))
 }
 
 /// The words of the Collector's extension, and why.
@@ -103,6 +113,7 @@ mod tests {
             refused: 0,
             queue: Health::Good,
             unreadable: BTreeSet::new(),
+            looking: None,
             has_looked: true,
             is_stopping: false,
         }
@@ -121,6 +132,10 @@ mod tests {
         let late = (LIMIT + Duration::from_secs(1), "read-only".to_owned());
         let unwritten = Facts { unwritten: Some(late), ..well() };
         assert!(unwritten.unhealthy(LIMIT)[0].ends_with("not written back: read-only"));
+        let hanging = Facts { looking: Some(LIMIT + Duration::from_secs(1)), ..well() };
+        assert!(hanging.unhealthy(LIMIT)[0].contains("for 5m 1s without an end"));
+        let busy = Facts { looking: Some(LIMIT), ..well() };
+        assert!(busy.unhealthy(LIMIT).is_empty());
         let failing = Facts { queue: Health::Failing("no disk".into()), ..well() };
         assert_eq!(failing.unhealthy(LIMIT), ["no disk"]);
         let closed = Facts { unreadable: ["/x".into()].into(), ..well() };

@@ -72,6 +72,10 @@ async fn validate_shows_what_is_in_effect_and_connects_when_asked() {
     let validate = |flag: &str| workspace.configured("validate", &pipeline).arg(flag).run();
     let printed = validate("--print").expect_code(0).stdout;
     assert!(!printed.contains("hunter2") && printed.contains("rescan_interval: 30s"), "{printed}");
+    let beside = ["# Also in effect:", "queue: /", "redaction in traces, built in: password,"];
+    for line in beside {
+        assert!(printed.contains(line), "{line} in {printed}");
+    }
     let again = workspace.config("printed.yaml", &printed);
     workspace.program("validate").arg("-c").arg(again).run().expect_code(0);
 
@@ -89,6 +93,53 @@ async fn validate_shows_what_is_in_effect_and_connects_when_asked() {
     file["exporters"]["file"] = json!({"path": workspace.root().join("none/x.jsonl")});
     let run = workspace.configured("validate", &file).run().expect_code(2);
     run.expect_said(&["exporter `file`", "no such directory"]);
+}
+
+/// What the environment adds is shown, and what would fail at the start fails here.
+#[tokio::test]
+async fn validate_tries_what_run_will_need() {
+    let workspace = Workspace::new();
+    let server = FakeOtlp::builder().may_be_unused().start().await;
+    let plain = workspace.pipeline(server.endpoint(), Protocol::Grpc, Value::Null);
+    let validate = |pipeline: &Value| workspace.configured("validate", pipeline);
+
+    let printed = validate(&plain)
+        .arg("--print")
+        .env("OTEL_RESOURCE_ATTRIBUTES", "team=a%0Ab")
+        .env("OTEL_SERVICE_NAME", "mine")
+        .env("OTEL_SPAN_LINK_COUNT_LIMIT", "7")
+        .env("OTEL_SDK_DISABLED", "true")
+        .run()
+        .expect_code(0)
+        .stdout;
+    for line in [
+        r#"#   resource: "team" = "a\nb""#,
+        r#"#   resource: "service.name" = "mine""#,
+        "#   limit: 7 links of a span",
+        "#   OTEL_SDK_DISABLED: nothing is sent",
+    ] {
+        assert!(printed.contains(line), "{line} in {printed}");
+    }
+
+    let file = workspace.root().join("file");
+    fs::write(&file, "").unwrap();
+    let queue = file.join("queue");
+    let run = validate(&plain).arg("--state-dir").arg(&queue).run().expect_code(2);
+    run.expect_said(&["the queue cannot be in", "is no directory to write to"]);
+    assert!(!queue.exists());
+
+    let mut listening = plain.clone();
+    let taken = server.address().to_string();
+    listening["service"]["telemetry"] = json!({"metrics": {"address": taken}});
+    validate(&listening).run().expect_code(0).expect_said(&["is in use at this moment"]);
+    listening["service"]["telemetry"] = json!({"metrics": {"address": "192.0.2.1:8888"}});
+    let run = validate(&listening).run().expect_code(2);
+    run.expect_said(&["service.telemetry.metrics cannot listen on 192.0.2.1:8888"]);
+
+    let mut twice = plain.clone();
+    twice["extensions"] = json!({"health_check/a": null, "health_check/b": null});
+    twice["service"]["extensions"] = json!(["health_check/a", "health_check/b"]);
+    validate(&twice).run().expect_code(2).expect_said(&["a second health_check"]);
 }
 
 /// An address that is taken when a configuration is to be in force: the one before stays, every time.
