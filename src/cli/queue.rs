@@ -92,8 +92,12 @@ impl QueueCommand {
             }
             Action::Drop { which, force } => {
                 let (ids, force) = (which.ids(&listed, *force)?, *force);
-                let done = source.change(Question::Drop { ids, force }).await?;
+                let done = source.change(Question::Drop { ids: ids.clone(), force }).await?;
                 self.print(&done, || format!("{} export(s) forgotten\n", done.len()))?;
+                let left: Vec<_> = ids.iter().filter(|id| !done.contains(id)).collect();
+                if !left.is_empty() {
+                    return Err(anyhow!("{left:?}: being sent at this moment; try again").into());
+                }
             }
             Action::Verify => {
                 let verified = match source.ask(Question::Verify).await? {

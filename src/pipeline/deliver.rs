@@ -58,7 +58,7 @@ pub struct Deliverer {
 /// Why an export is not delivered, for now or for good.
 pub enum Stop {
     Rejected(Rejection),
-    /// The program is stopping; not a failure.
+    /// The program is stopping, or somebody wants the export; not a failure.
     Interrupted,
     /// The queue does not have the export any more.
     Lost,
@@ -282,7 +282,11 @@ impl Deliverer {
         let next = UnixNanos(UnixNanos::now().0.saturating_add(nanos(wait)));
         lease.failed(reason, in_doubt, next).await?;
         tracing::debug!(exporter = self.exporter.id, ?wait, reason, "trying again");
-        Ok(self.stopping.sleep(wait).await?)
+        tokio::select! {
+            waited = self.stopping.sleep(wait) => Ok(waited?),
+            // It comes back with the next lease, unless it was dropped.
+            () = lease.wanted() => Err(Stop::Interrupted),
+        }
     }
 
     async fn acknowledged(&self, lease: &mut Lease, lost: Option<String>) -> Result<(), Lost> {

@@ -1,13 +1,18 @@
 //! Looking into the queue, and telling it what to do with dead letters.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::Queue;
 use super::record::{Blob, Item, Record, RejectionKind, Seq, State as ItemState};
+use super::state::Entry;
 use super::store::{Op, StoreError};
 use crate::clock::UnixNanos;
+
+/// How long an exporter has to give back what a person drops.
+const HANDED_BACK: Duration = Duration::from_secs(2);
 
 /// One export, as a person sees it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -174,23 +179,39 @@ impl Queue {
 
     /// Forgets a dead letter, for good: its file stays as it is and is not read again until it
     /// changes. By `force` any other export too. False when it is none, or while an exporter
-    /// works on it.
+    /// sends it: one that waits for its next try gives it back.
     ///
     /// # Errors
     /// The disk failed.
     pub async fn discard(&self, id: u64, force: bool) -> Result<bool, String> {
         let seq = Seq(id);
         let _alone = self.shared.admin.lock().await;
-        // From here on no exporter takes it.
-        let taken = self.state().change(seq, |entry| {
-            let may_go = force || entry.record.is_dead_letter();
-            if !may_go || entry.leased.contains(&true) {
-                return None;
-            }
-            entry.leased.fill(true);
-            Some((entry.record.head.key(), entry.generation))
+        let may_go = |entry: &mut Entry| {
+            entry.wanted = force || entry.record.is_dead_letter();
+            entry.wanted
+        };
+        if !self.state().change(seq, may_go).unwrap_or(false) {
+            return Ok(false);
+        }
+        self.shared.changed.notify_waiters();
+        let take = self.when(|state| {
+            let taken = state.change(seq, |entry| {
+                if entry.leased.contains(&true) {
+                    return None;
+                }
+                // From here on no exporter takes it.
+                entry.leased.fill(true);
+                Some((entry.record.head.key(), entry.generation))
+            });
+            // It may have left the queue in the meantime.
+            taken.map_or(Some(None), |taken| taken.map(Some))
         });
-        let Some((key, generation)) = taken.flatten() else { return Ok(false) };
+        let taken = tokio::time::timeout(HANDED_BACK, take).await.ok().flatten();
+        self.state().change(seq, |entry| entry.wanted = false);
+        let Some((key, generation)) = taken else {
+            self.shared.changed.notify_waiters();
+            return Ok(false);
+        };
         let ops = vec![Op::Forget { trace_id: key }, Op::Remove { seq }];
         if let Err(error) = self.shared.journal.write(ops, generation).await {
             self.state().change(seq, |entry| entry.leased.fill(false));

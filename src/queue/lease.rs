@@ -82,6 +82,14 @@ impl Lease {
         Ok(requests)
     }
 
+    /// Waits until somebody else wants it: a person who drops the export, say.
+    pub async fn wanted(&self) {
+        let is_wanted = |state: &mut super::state::State| {
+            state.get(self.leased.seq).is_none_or(|entry| entry.wanted).then_some(())
+        };
+        self.queue.when(is_wanted).await;
+    }
+
     /// From here on, a request may be on its way.
     ///
     /// # Errors

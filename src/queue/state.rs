@@ -64,6 +64,8 @@ pub struct Entry {
     pub generation: Generation,
     /// By item: in somebody's hands.
     pub leased: Vec<bool>,
+    /// Whoever has it in hands and only waits is to give it back.
+    pub wanted: bool,
     /// Somebody holds the settlement.
     pub settling: bool,
     /// Its refusal was told to a person.
@@ -120,7 +122,7 @@ impl State {
         self.lost.retain(|path| *path != record.head.source.path);
         let leased = vec![false; record.items.len()];
         let reported = matches!(self.outcome(&record), Some(Outcome::Rejected { .. }));
-        let entry = Entry { record, generation, leased, settling: false, reported };
+        let entry = Entry { record, generation, leased, wanted: false, settling: false, reported };
         self.next_seq = self.next_seq.max(seq.0.saturating_add(1));
         self.mark(seq, &self.marks(&entry), true);
         self.entries.insert(seq, entry);
@@ -347,7 +349,7 @@ impl State {
             let bytes = entry.record.head.bytes_of(item.signal);
             LaneMark {
                 exporter: item.exporter.clone(),
-                to_lease: concerns && item.state == ItemState::Accepted && !leased,
+                to_lease: concerns && item.state == ItemState::Accepted && !leased && !entry.wanted,
                 unfinished: concerns && !item.is_finished(),
                 bytes: if item.is_delivered() { 0 } else { bytes },
                 dead: if item.is_rejected() { bytes } else { 0 },

@@ -216,6 +216,28 @@ async fn what_was_dropped_stays_dropped() {
     }
 }
 
+/// Scenario: an export waits for an endpoint that is away, and is dropped in the middle of that.
+/// Guarantees: it is forgotten at once, also while the sidecar runs, and never sent.
+#[tokio::test]
+async fn what_waits_can_be_dropped_by_force() {
+    for sidecar in EITHER_WAY {
+        let mut held = Held::new(sidecar).await;
+        let output = held.queue(&["drop", "--force", &held.waiting.trace_id()]).expect_code(0);
+        assert_eq!(output.stdout, "1 export(s) forgotten\n");
+        assert_eq!(held.states().len(), 1);
+        if sidecar == Sidecar::Running {
+            held.stop();
+        }
+        let server = FakeOtlp::builder().at(held.address).start().await;
+        let last = held.workspace.export("z", &presets::one()).snapshot;
+        held.running = Some(held.workspace.configured("run", &held.pipeline).spawn());
+        last.wait_for_trace_id(PATIENCE).await;
+        held.stop();
+        assert!(of_trace(&server.accepted(), &held.waiting.trace_id()).is_empty());
+        assert!(held.waiting.is_untouched());
+    }
+}
+
 /// Scenario: a number that nobody has, one that was not refused, a directory without a queue.
 /// Guarantees: a clear error, exit code 1, and nothing is changed.
 #[tokio::test]
