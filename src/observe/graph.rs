@@ -69,14 +69,8 @@ pub fn svg(plan: &Plan) -> String {
     );
     for (to, needed) in needs.iter().enumerate() {
         for from in needed {
-            let ((x1, y1), (x2, y2)) = (places[*from], places[to]);
-            let (x1, y1, y2) = (x1 + WIDTH, y1 + HEIGHT / 2, y2 + HEIGHT / 2);
-            let bend = GAP_X / 2;
-            let (right, left) = (x1 + bend, x2.saturating_sub(bend));
-            let _ = write!(
-                text,
-                "<path class=\"edge\" d=\"M{x1} {y1} C{right} {y1} {left} {y2} {x2} {y2}\"/>"
-            );
+            let _ =
+                write!(text, "<path class=\"edge\" d=\"{}\"/>", line(places[*from], places[to]));
         }
     }
     for (artifact, (x, y)) in plan.artifacts.iter().zip(&places) {
@@ -94,6 +88,23 @@ pub fn svg(plan: &Plan) -> String {
     }
     text.push_str("</svg>");
     text
+}
+
+/// From the right side of one box to the left side of another. Over several columns it runs between
+/// two rows, so that it strikes nothing out.
+fn line((x1, y1): (usize, usize), (x2, y2): (usize, usize)) -> String {
+    let (x1, y1, middle) = (x1 + WIDTH, y1 + HEIGHT / 2, y2 + HEIGHT / 2);
+    let bend = GAP_X / 2;
+    let (right, left) = (x1 + bend, x2.saturating_sub(bend));
+    if x2 <= x1 + GAP_X {
+        return format!("M{x1} {y1} C{right} {y1} {left} {middle} {x2} {middle}");
+    }
+    let between = y2.saturating_sub(GAP_Y / 2);
+    let (first, last) = (x1 + GAP_X, x2 - GAP_X);
+    format!(
+        "M{x1} {y1} C{right} {y1} {right} {between} {first} {between} H{last} \
+         C{left} {between} {left} {middle} {x2} {middle}"
+    )
 }
 
 fn label(id: &str) -> String {
@@ -139,6 +150,15 @@ mod tests {
         assert_eq!(layers(&[vec![1], vec![2], vec![]]), [2, 1, 0]);
         assert_eq!(layers(&[vec![0], vec![]]), [0, 0], "a thing that needs itself");
         assert_eq!(layers(&[]), [0; 0]);
+    }
+
+    #[test]
+    fn a_line_over_a_column_runs_between_the_rows() {
+        let column = |at: usize| MARGIN + at * (WIDTH + GAP_X);
+        assert!(!line((column(0), MARGIN), (column(1), MARGIN)).contains('H'));
+        let long = line((column(0), MARGIN), (column(3), MARGIN));
+        // Above the boxes of the first row, past the columns in between.
+        assert!(long.contains(&format!("{} 4 H{} ", column(1), column(3) - GAP_X)), "{long}");
     }
 
     proptest! {
