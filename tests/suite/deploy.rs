@@ -1,22 +1,19 @@
 //! What is shipped beside the program is true: files that parse, queries that are documented, pages
 //! that name what there is.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use opentelemetry_proto::tonic::trace::v1::Span;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::support::exports::presets;
-use crate::support::fake_otlp::{FakeOtlp, Protocol};
 use crate::support::workspace::Workspace;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-fn read(path: &str) -> String {
+pub fn read(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
@@ -34,7 +31,7 @@ fn files(directory: &Path, ends: &[&str]) -> Vec<PathBuf> {
 }
 
 /// The lines of the fenced blocks of these languages.
-fn blocks(page: &str, languages: &[&str]) -> Vec<String> {
+pub fn blocks(page: &str, languages: &[&str]) -> Vec<String> {
     let mut lines = Vec::new();
     let mut inside = false;
     for line in page.lines() {
@@ -133,84 +130,6 @@ fn every_query_of_the_dashboard_is_in_the_cookbook() {
     let listed = blocks(&read("deploy/grafana/README.md"), &["text"]);
     for query in listed.iter().filter(|query| *query != "$trace") {
         assert!(known.contains(query), "not in docs/cookbook.md: {query}");
-    }
-}
-
-/// Words such as `span.task.id` in a query, without the scope.
-fn attributes(query: &str, scope: &str) -> Vec<String> {
-    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '.' || c == '_';
-    query
-        .match_indices(scope)
-        .filter(|(at, _)| !query[..*at].ends_with(is_part))
-        .map(|(at, _)| query[at + scope.len()..].split(|c| !is_part(c)).next().unwrap().to_owned())
-        .filter(|name| !name.is_empty())
-        .collect()
-}
-
-/// What the queries ask for is what is sent: a slip in a name would find nothing, for ever.
-#[tokio::test]
-async fn every_attribute_of_the_cookbook_is_sent() {
-    let workspace = Workspace::new();
-    let server = FakeOtlp::builder().start().await;
-    let mut metadata = Vec::new();
-    for (name, export) in presets::all() {
-        metadata.push(workspace.export(name, &export).snapshot.path);
-    }
-    let traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-    workspace.once(&server, Protocol::Grpc).env("TRACEPARENT", traceparent).run().expect_code(0);
-    let gate = json!({
-        "schema_version": "v1", "gate_id": "g", "phase": "OTHER", "result": "fail", "reason": "r",
-        "severity": "info", "checked_at": "2026-11-23T06:15:00Z",
-    });
-    let file = workspace.root().join("gate.json");
-    fs::write(&file, gate.to_string()).unwrap();
-    let typical = metadata.iter().find(|path| path.ends_with("typical/onboarding-metadata.json"));
-    let onto = ["--metadata", typical.unwrap().to_str().unwrap(), "--endpoint", server.endpoint()];
-    workspace.program("gate").args(&onto).arg(&file).run().expect_code(0);
-    let update = ["--id", "cart-rules", "--status", "blocked", "--reason", "r"];
-    workspace.program("task").args(&onto).args(&update).run().expect_code(0);
-
-    let spans = server.spans();
-    let keys = |of: &dyn Fn(&Span) -> Vec<String>| -> BTreeSet<String> {
-        spans.iter().flat_map(of).collect()
-    };
-    let of_spans = keys(&|span| span.attributes.iter().map(|it| it.key.clone()).collect());
-    let events = || spans.iter().flat_map(|span| &span.events);
-    let of_events: BTreeSet<String> =
-        events().flat_map(|event| &event.attributes).map(|it| it.key.clone()).collect();
-    let names: BTreeSet<&str> = events().map(|event| event.name.as_str()).collect();
-    let of_links: BTreeSet<String> = spans
-        .iter()
-        .flat_map(|span| &span.links)
-        .flat_map(|link| &link.attributes)
-        .map(|it| it.key.clone())
-        .collect();
-    let accepted = server.accepted();
-    let resources = accepted.iter().flat_map(|request| &request.resource_spans);
-    let of_resource: BTreeSet<String> = resources
-        .flat_map(|it| it.resource.iter().flat_map(|it| &it.attributes))
-        .map(|it| it.key.clone())
-        .collect();
-    let known = BTreeMap::from([
-        ("span.", of_spans),
-        ("event.", of_events),
-        ("link.", of_links),
-        ("resource.", of_resource),
-    ]);
-    let queries = blocks(&read("docs/cookbook.md"), &["traceql"]);
-    assert!(queries.len() > 30, "{}", queries.len());
-    for query in &queries {
-        for (scope, known) in &known {
-            for name in attributes(query, scope) {
-                // What a parameter is called is the export's own choice.
-                let is_parameter = name.starts_with("artifact.parameters.");
-                assert!(is_parameter || known.contains(&name), "{scope}{name} in {query}");
-            }
-        }
-        if let Some((_, rest)) = query.split_once("event:name = \"") {
-            let name = rest.split('"').next().unwrap();
-            assert!(names.contains(name), "{name} in {query}");
-        }
     }
 }
 
