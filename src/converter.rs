@@ -39,6 +39,7 @@ use crate::config::otel_env::SpanLimits;
 use crate::ids::{TraceId, TraceParent};
 use crate::plan::Plan;
 use options::{ResourceConfig, SpanOptions};
+use split::{Packed, Packer};
 
 pub use redact::{BadPattern, Redaction};
 pub use request::{Logs, Traces};
@@ -58,12 +59,20 @@ pub struct Converter {
 /// What one plan became.
 #[derive(Clone, Debug)]
 pub struct Conversion {
-    /// Each valid by itself and under `max_request_bytes`.
-    pub requests: Vec<Traces>,
+    /// Encoded, each valid by itself and under `max_request_bytes`.
+    pub requests: Vec<Bytes>,
     pub span_count: usize,
-    /// Encoded size of the whole trace in bytes.
-    pub trace_bytes: usize,
+    /// Encoded size of the whole trace.
+    pub trace_bytes: u64,
     pub warnings: Vec<ConversionWarning>,
+}
+
+impl Conversion {
+    /// The requests for whoever looks into them.
+    pub fn traces(&self) -> Vec<Traces> {
+        // We have encoded them, so nothing is lost here.
+        self.requests.iter().filter_map(|it| Traces::decode(it.clone()).ok()).collect()
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -72,7 +81,7 @@ pub enum ConversionWarning {
         "the trace is {bytes} bytes, over max_trace_bytes ({limit}): a backend with such a limit \
          keeps only a part of it and says nothing"
     )]
-    TraceTooLarge { bytes: usize, limit: u64 },
+    TraceTooLarge { bytes: u64, limit: u64 },
 }
 
 /// Where the `task.contract` events stand.
@@ -87,50 +96,56 @@ impl Converter {
     /// Converts a plan; `t0` is the time of emission.
     pub fn convert(&self, plan: &Plan, trace_id: TraceId, t0: UnixNanos) -> Conversion {
         let limit = self.spans.max_trace_bytes.0;
-        let fits = |bytes: usize| u64::try_from(bytes).is_ok_and(|bytes| bytes <= limit);
-        let build =
-            |placement| spans::Builder::new(self, plan, trace_id, t0, placement).all_spans();
-
-        let mut spans = build(ContractPlacement::OnTasks);
-        let mut trace_bytes = spans.iter().map(Message::encoded_len).sum();
-        let mut warnings = Vec::new();
-        if !fits(trace_bytes) {
-            spans = build(ContractPlacement::OnStories);
-            trace_bytes = spans.iter().map(Message::encoded_len).sum();
-            if !fits(trace_bytes) {
-                warnings.push(ConversionWarning::TraceTooLarge { bytes: trace_bytes, limit });
-            }
-        }
-        let span_count = spans.len();
-        let scope = scope();
         let resource = resource::resource(&self.resource, &plan.project, self.cutter());
-        let requests = split::split(&resource, &scope, spans, self.spans.max_request_bytes.0);
-        Conversion { requests, span_count, trace_bytes, warnings }
+        let pack = |placement, at_most| {
+            let builder = spans::Builder::new(self, plan, trace_id, t0, placement);
+            let mut packer = Packer::<Traces>::new(&resource, &scope(), self.max_request_bytes());
+            // One span at a time: a trace is held once, as bytes.
+            let fits = builder.spans().all(|span| packer.push(&span) <= at_most);
+            fits.then(|| packer.finish())
+        };
+        let whole = pack(ContractPlacement::OnTasks, limit);
+        let packed = whole.or_else(|| pack(ContractPlacement::OnStories, u64::MAX));
+        let Packed { requests, count, bytes } = packed.unwrap_or_default();
+        let mut warnings = Vec::new();
+        if bytes > limit {
+            warnings.push(ConversionWarning::TraceTooLarge { bytes, limit });
+        }
+        Conversion { requests, span_count: count, trace_bytes: bytes, warnings }
     }
 
     /// The same plan as log records, for dashboards and recording rules (R6.3).
-    pub fn logs(&self, plan: &Plan, trace_id: TraceId, t0: UnixNanos) -> Vec<Logs> {
-        let spans = self.whole_spans(plan, trace_id, t0);
+    pub fn logs(&self, plan: &Plan, trace_id: TraceId, t0: UnixNanos) -> Vec<Bytes> {
         let resource = resource::resource(&self.resource, &plan.project, self.cutter());
-        let records = logs::records(&spans, &resource, t0);
-        split::split(&resource, &scope(), records, self.spans.max_request_bytes.0)
+        let mut packer = Packer::<Logs>::new(&resource, &scope(), self.max_request_bytes());
+        self.each_whole_span(plan, trace_id, t0, |span| {
+            for record in logs::records(&span, &resource, t0) {
+                packer.push(&record);
+            }
+        });
+        packer.finish().requests
     }
 
     /// Every span before a limit for spans takes something away.
-    fn whole_spans(&self, plan: &Plan, trace_id: TraceId, t0: UnixNanos) -> Vec<Span> {
+    fn each_whole_span(
+        &self,
+        plan: &Plan,
+        trace_id: TraceId,
+        t0: UnixNanos,
+        each: impl FnMut(Span),
+    ) {
         let unlimited = Converter { limits: SpanLimits::default(), ..self.clone() };
         let placement = ContractPlacement::OnStories;
-        spans::Builder::new(&unlimited, plan, trace_id, t0, placement).all_spans()
+        spans::Builder::new(&unlimited, plan, trace_id, t0, placement).spans().for_each(each);
+    }
+
+    fn max_request_bytes(&self) -> usize {
+        usize::try_from(self.spans.max_request_bytes.0).unwrap_or(usize::MAX)
     }
 
     fn cutter(&self) -> attributes::Cutter {
         attributes::Cutter::new(self.spans.max_attribute_bytes, self.limits.attribute_value_length)
     }
-}
-
-/// Requests as the queue holds them.
-pub fn encoded<R: Message>(requests: &[R]) -> Vec<Bytes> {
-    requests.iter().map(|request| request.encode_to_vec().into()).collect()
 }
 
 /// Who made the records: this program.

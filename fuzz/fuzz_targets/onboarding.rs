@@ -27,8 +27,8 @@ fuzz_target!(|bytes: &[u8]| {
     };
     let trace_id = TraceId::of_export(Path::new("/x"), 0, bytes);
     let conversion = converter.convert(&plan, trace_id, UnixNanos(1));
-    let spans: Vec<_> = conversion
-        .requests
+    let traces = conversion.traces();
+    let spans: Vec<_> = traces
         .iter()
         .flat_map(|request| &request.resource_spans)
         .flat_map(|resource| &resource.scope_spans)

@@ -20,8 +20,8 @@ use super::exit::Failure;
 use super::setup::Setup;
 use super::{ConfigArgs, Exit, Global};
 use crate::clock::UnixNanos;
+use crate::converter::Converter;
 use crate::converter::view::{self, SpanView};
-use crate::converter::{Conversion, Converter};
 use crate::ids::TraceId;
 use crate::pipeline::{self, Pipelines};
 use crate::plan::{self, Export, Plan};
@@ -111,9 +111,9 @@ pub fn show(setup: &Setup, paths: &[PathBuf], format: Format) -> Result<Exit, Fa
 
 fn preview(path: PathBuf, fresh: plan::Fresh, converter: &Converter) -> Previewed {
     let plan::Fresh { plan, trace_id, .. } = fresh;
-    let Conversion { requests, warnings, .. } =
-        converter.convert(&plan, trace_id, UnixNanos::now());
-    let warnings = warnings.iter().map(ToString::to_string);
+    let conversion = converter.convert(&plan, trace_id, UnixNanos::now());
+    let requests = conversion.traces();
+    let warnings = conversion.warnings.iter().map(ToString::to_string);
     let warnings = plan.warnings.iter().map(ToString::to_string).chain(warnings).collect();
     Previewed { path, plan, trace_id, requests, warnings }
 }

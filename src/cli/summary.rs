@@ -39,7 +39,7 @@ pub fn markdown(exports: &[Emitted], grafana: Option<&Grafana>) -> String {
 fn section(text: &mut String, export: &Emitted, grafana: Option<&Grafana>) -> std::fmt::Result {
     let Emitted { path, trace_id, plan, .. } = export;
     let trees = plan.as_ref().map(|(plan, converter)| {
-        view::trees(&converter.convert(plan, *trace_id, UnixNanos(0)).requests)
+        view::trees(&converter.convert(plan, *trace_id, UnixNanos(0)).traces())
     });
     let epic = trees.as_ref().and_then(|trees| trees.first());
     let title = epic.map_or(path.as_str(), |epic| epic.text("task.title"));

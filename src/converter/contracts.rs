@@ -3,7 +3,8 @@
 //! A string that is too long for a backend would be cut by it and stop being JSON, so everything
 //! here is made to fit while it stays valid: optional parts are left out, lists are spread.
 
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::{Map, Value};
 
 use super::attributes::cut;
 use super::spans::{Context, Figures};
@@ -30,45 +31,77 @@ pub struct SpanContract<'a> {
     pub acceptance_criteria: &'a [String],
 }
 
-/// A TaskSpanContract v1 (R4.1).
-pub fn task_span_contract(context: &Context<'_>, span: &SpanContract<'_>, max: usize) -> Fitted {
-    let mut contract = json!({
-        "schema_version": SCHEMA_VERSION,
-        "project_id": context.plan.project.id,
-        "trace_id": context.trace_id.to_string(),
-        "span_id": span.span_id.to_string(),
-        "task_id": span.task_id,
-    });
-    let mut set = |key: &str, value: Value| contract[key] = value;
-    if let Some(parent) = span.parent_id {
-        set("parent_task_id", json!(parent));
-    }
-    set("phase", json!(PHASE));
-    set("status", json!(if span.completed { "completed" } else { "not_started" }));
-    let criteria = filled(span.acceptance_criteria);
-    if !criteria.is_empty() {
-        set("acceptance_criteria", json!(criteria));
-    }
-    let checksums = checksums(context);
-    if !checksums.is_empty() {
-        set("checksums", Value::Object(checksums));
-    }
-    let Figures { gaps, total, .. } = span.figures;
-    set("metrics", json!({"gap_count": gaps, "artifact_count": total}));
-    fit(contract, &["acceptance_criteria", "checksums"], max)
+/// A TaskSpanContract v1, in the order that its schema has.
+#[derive(Serialize)]
+struct TaskSpanContract<'a> {
+    schema_version: &'static str,
+    project_id: &'a str,
+    trace_id: String,
+    span_id: String,
+    task_id: &'a TaskId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parent_task_id: Option<&'a TaskId>,
+    phase: &'static str,
+    status: &'static str,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    acceptance_criteria: Vec<&'a String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    checksums: Option<Checksums<'a>>,
+    metrics: Metrics,
 }
 
-fn checksums(context: &Context<'_>) -> Map<String, Value> {
+#[derive(Serialize)]
+struct Checksums<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source_checksum: Option<&'a String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    artifact_manifest_checksum: Option<&'a String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    project_context_checksum: Option<&'a String>,
+}
+
+#[derive(Serialize)]
+struct Metrics {
+    gap_count: i64,
+    artifact_count: usize,
+}
+
+/// A TaskSpanContract v1 (R4.1).
+pub fn task_span_contract(context: &Context<'_>, span: &SpanContract<'_>, max: usize) -> Fitted {
+    let Figures { gaps, total, .. } = span.figures;
+    let contract = TaskSpanContract {
+        schema_version: SCHEMA_VERSION,
+        project_id: &context.plan.project.id,
+        trace_id: context.trace_id.to_string(),
+        span_id: span.span_id.to_string(),
+        task_id: span.task_id,
+        parent_task_id: span.parent_id,
+        phase: PHASE,
+        status: if span.completed { "completed" } else { "not_started" },
+        acceptance_criteria: filled(span.acceptance_criteria),
+        checksums: checksums(context),
+        metrics: Metrics { gap_count: gaps, artifact_count: total },
+    };
+    fit(
+        contract,
+        &[
+            |it| !std::mem::take(&mut it.acceptance_criteria).is_empty(),
+            |it| it.checksums.take().is_some(),
+        ],
+        max,
+    )
+}
+
+fn checksums<'a>(context: &Context<'a>) -> Option<Checksums<'a>> {
     let export = &context.plan.export;
-    let known = [
-        ("source_checksum", &export.source_checksum),
-        ("artifact_manifest_checksum", &export.artifact_manifest_checksum),
-        ("project_context_checksum", &export.project_context_checksum),
-    ];
-    known
-        .into_iter()
-        .filter_map(|(key, value)| Some((key.to_owned(), Value::from(value.as_deref()?))))
-        .collect()
+    let all = Checksums {
+        source_checksum: export.source_checksum.as_ref(),
+        artifact_manifest_checksum: export.artifact_manifest_checksum.as_ref(),
+        project_context_checksum: export.project_context_checksum.as_ref(),
+    };
+    let Checksums { source_checksum, artifact_manifest_checksum, project_context_checksum } = &all;
+    let known = [source_checksum, artifact_manifest_checksum, project_context_checksum];
+    known.iter().any(|it| it.is_some()).then_some(all)
 }
 
 /// What an artifact that is to be made or renewed is meant to become.
@@ -78,6 +111,30 @@ pub fn intent_of(status: Status) -> Option<&'static str> {
         Status::Outdated => Some("update"),
         Status::Exists | Status::Skipped => None,
     }
+}
+
+/// An ArtifactIntent v1, in the order that its schema has.
+#[derive(Serialize)]
+struct ArtifactIntent<'a> {
+    schema_version: &'static str,
+    artifact_id: &'a TaskId,
+    artifact_type: &'a str,
+    intent: &'a str,
+    owner: &'a str,
+    task_id: &'a TaskId,
+    parameter_sources: &'a Map<String, Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    output_convention: Option<OutputConvention<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    acceptance_criteria: Vec<&'a String>,
+}
+
+#[derive(Serialize)]
+struct OutputConvention<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    output_path: Option<&'a String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    output_ext: Option<&'a String>,
 }
 
 /// An ArtifactIntent v1 (R4.2).
@@ -90,36 +147,36 @@ pub fn artifact_intent(
     max: usize,
 ) -> Fitted {
     let info = context.plan.types.get(&artifact.kind);
-    let fallback = || json!({"source": "onboarding-metadata"});
-    let sources = info.and_then(|info| info.parameter_sources.clone());
-    let mut contract = json!({
-        "schema_version": SCHEMA_VERSION,
-        "artifact_id": artifact.id,
-        "artifact_type": artifact.kind,
-        "intent": intent,
-        "owner": owner(context, parameters),
-        "task_id": artifact.id,
-        "parameter_sources": sources.map_or_else(fallback, Value::Object),
-    });
-    let mut convention = Map::new();
-    if let Some(path) = &artifact.output_path {
-        convention.insert("output_path".to_owned(), json!(path));
+    let fallback = Map::from_iter([("source".to_owned(), Value::from("onboarding-metadata"))]);
+    let convention = OutputConvention {
+        output_path: artifact.output_path.as_ref(),
+        output_ext: info.and_then(|info| info.output_ext.as_ref()),
+    };
+    let has_convention = convention.output_path.is_some() || convention.output_ext.is_some();
+    let sources = info.and_then(|info| info.parameter_sources.as_ref());
+    let contract = ArtifactIntent {
+        schema_version: SCHEMA_VERSION,
+        artifact_id: &artifact.id,
+        artifact_type: &artifact.kind,
+        intent,
+        owner: owner(context, parameters),
+        task_id: &artifact.id,
+        parameter_sources: sources.unwrap_or(&fallback),
+        output_convention: has_convention.then_some(convention),
+        acceptance_criteria: filled(acceptance_criteria),
+    };
+    let json = text(&contract);
+    if json.len() <= max {
+        return Fitted { json, reduced: false };
     }
-    if let Some(extension) = info.and_then(|info| info.output_ext.as_ref()) {
-        convention.insert("output_ext".to_owned(), json!(extension));
-    }
-    if !convention.is_empty() {
-        contract["output_convention"] = Value::Object(convention);
-    }
-    let criteria = filled(acceptance_criteria);
-    if !criteria.is_empty() {
-        contract["acceptance_criteria"] = json!(criteria);
-    }
-    if contract.to_string().len() <= max {
-        return Fitted { json: contract.to_string(), reduced: false };
-    }
-    contract["parameter_sources"] = fallback();
-    let fitted = fit(contract, &["acceptance_criteria", "output_convention"], max);
+    let fitted = fit(
+        ArtifactIntent { parameter_sources: &fallback, ..contract },
+        &[
+            |it| !std::mem::take(&mut it.acceptance_criteria).is_empty(),
+            |it| it.output_convention.take().is_some(),
+        ],
+        max,
+    );
     Fitted { reduced: true, ..fitted }
 }
 
@@ -137,16 +194,22 @@ fn filled(criteria: &[String]) -> Vec<&String> {
 
 /// Leaves out optional parts, one after the other, until the JSON fits. Ids alone can be too long;
 /// then it is left to the caller to cut the text.
-fn fit(mut contract: Value, optional: &[&str], max: usize) -> Fitted {
-    let mut reduced = false;
-    for key in optional {
-        if contract.to_string().len() <= max {
+fn fit<T: Serialize>(mut contract: T, leave_out: &[fn(&mut T) -> bool], max: usize) -> Fitted {
+    let mut fitted = Fitted { json: text(&contract), reduced: false };
+    for leave_out in leave_out {
+        if fitted.json.len() <= max {
             break;
         }
-        let removed = contract.as_object_mut().and_then(|map| map.shift_remove(*key));
-        reduced |= removed.is_some();
+        if leave_out(&mut contract) {
+            fitted = Fitted { json: text(&contract), reduced: true };
+        }
     }
-    Fitted { json: contract.to_string(), reduced }
+    fitted
+}
+
+/// Nothing of ours is anything that JSON cannot say.
+fn text(contract: &impl Serialize) -> String {
+    serde_json::to_string(contract).unwrap_or_default()
 }
 
 /// Derivation rules as JSON arrays that each fit, in order; and whether a rule had to be cut
@@ -215,6 +278,7 @@ fn longest_string(value: &mut Value) -> Option<&mut String> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use serde_json::json;
 
     use super::*;
 

@@ -9,6 +9,7 @@
 
 use std::collections::HashSet;
 
+use bytes::Bytes;
 use opentelemetry_proto::tonic::common::v1::KeyValue;
 use opentelemetry_proto::tonic::trace::v1::span::{Event, Link, SpanKind};
 use opentelemetry_proto::tonic::trace::v1::{Span, Status, status::StatusCode};
@@ -16,9 +17,10 @@ use serde_json::{Map, Value, json};
 
 use super::attributes::{self, Cutter, boolean, string};
 use super::logs::Source;
-use super::request::{Logs, Traces};
+use super::request::{Logs, Request, Traces};
+use super::split::Packer;
 use super::view;
-use super::{Converter, resource, scope, split};
+use super::{Converter, resource, scope};
 use crate::clock::UnixNanos;
 use crate::config::fault::near;
 use crate::contract::{GateOutcome, Phase, TaskStatus};
@@ -61,16 +63,18 @@ pub struct Trace<'a> {
 impl Converter {
     /// The trace of an emitted export; what is added to it is made `now`.
     pub fn trace<'a>(&'a self, plan: &'a Plan, trace_id: TraceId, now: UnixNanos) -> Trace<'a> {
-        Trace { converter: self, plan, trace_id, now, spans: self.whole_spans(plan, trace_id, now) }
+        let mut spans = Vec::new();
+        self.each_whole_span(plan, trace_id, now, |span| spans.push(span));
+        Trace { converter: self, plan, trace_id, now, spans }
     }
 }
 
 impl Trace<'_> {
     /// One span for each result; one that is there twice is one.
-    pub fn gate_results(&self, results: &[GateResult]) -> Vec<Traces> {
+    pub fn gate_results(&self, results: &[GateResult]) -> Vec<Bytes> {
         let mut seen = HashSet::new();
         let spans = results.iter().map(|result| self.gate(result));
-        self.requests(spans.filter(|span| seen.insert(span.span_id.clone())).collect())
+        self.requests::<Traces>(spans.filter(|span| seen.insert(span.span_id.clone())))
     }
 
     /// Whether the trace has a span for this task.
@@ -122,7 +126,7 @@ impl Trace<'_> {
     ///
     /// # Errors
     /// The trace has no such task.
-    pub fn task_update(&self, update: &TaskUpdate) -> Result<Vec<Traces>, UnknownTask> {
+    pub fn task_update(&self, update: &TaskUpdate) -> Result<Vec<Bytes>, UnknownTask> {
         let task = self.known_task(&update.task_id)?;
         let mut cutter = self.converter.cutter();
         let attributes = vec![
@@ -140,7 +144,8 @@ impl Trace<'_> {
                 "task.status_changed".to_owned()
             }
         };
-        for (key, value) in &self.converter.redaction.apply(&update.attributes) {
+        for (key, value) in self.converter.redaction.of_a_plan().apply(&update.attributes).as_ref()
+        {
             facts.push(cutter.string(key, value.as_str().unwrap_or_default()));
         }
         let reason = update.reason.as_deref();
@@ -157,14 +162,14 @@ impl Trace<'_> {
         let link = ("implements_task", Some(task));
         let facts = (attributes, events, cutter);
         let span = self.added("task.update", span_id, link, facts, (code, reason));
-        Ok(self.requests(vec![span]))
+        Ok(self.requests::<Traces>([span]))
     }
 
     /// The same as log records of the task's span.
     ///
     /// # Errors
     /// The trace has no such task.
-    pub fn task_update_logs(&self, update: &TaskUpdate) -> Result<Vec<Logs>, UnknownTask> {
+    pub fn task_update_logs(&self, update: &TaskUpdate) -> Result<Vec<Bytes>, UnknownTask> {
         let span = self.known_task(&update.task_id)?;
         let resource = self.resource();
         let source = Source { span, resource: &resource, trigger: "task", at: self.now };
@@ -187,8 +192,7 @@ impl Trace<'_> {
             TaskStatus::Blocked => records.push(source.record("task.blocked", &[], &facts)),
             TaskStatus::NotStarted | TaskStatus::InProgress | TaskStatus::Failed => {}
         }
-        let max_bytes = self.converter.spans.max_request_bytes.0;
-        Ok(split::split(&resource, &scope(), records, max_bytes))
+        Ok(self.requests::<Logs>(records))
     }
 
     /// A span below another, and linked to it.
@@ -230,9 +234,13 @@ impl Trace<'_> {
         Event { time_unix_nano, name, attributes, ..Event::default() }
     }
 
-    fn requests(&self, spans: Vec<Span>) -> Vec<Traces> {
-        let max_bytes = self.converter.spans.max_request_bytes.0;
-        split::split(&self.resource(), &scope(), spans, max_bytes)
+    fn requests<R: Request>(&self, records: impl IntoIterator<Item = R::Record>) -> Vec<Bytes> {
+        let max_bytes = self.converter.max_request_bytes();
+        let mut packer = Packer::<R>::new(&self.resource(), &scope(), max_bytes);
+        for record in records {
+            packer.push(&record);
+        }
+        packer.finish().requests
     }
 
     fn resource(&self) -> opentelemetry_proto::tonic::resource::v1::Resource {

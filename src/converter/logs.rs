@@ -41,16 +41,13 @@ const PROGRESS: [(&str, &str); 3] = [
 ];
 
 /// The records of an export, in the order of its spans.
-pub fn records(spans: &[Span], resource: &Resource, t0: UnixNanos) -> Vec<LogRecord> {
-    let mut records = Vec::new();
-    for span in spans {
-        let source = Source { span, resource, trigger: EXPORT, at: t0 };
-        records.push(source.record("task.created", &CREATED, &[]));
-        if attribute(span, "artifact.status").is_none() {
-            records.push(source.record("task.progress_updated", &PROGRESS, &[]));
-        } else if view::text_of(&span.attributes, "artifact.status") == Some("exists") {
-            records.push(source.record("task.completed", &[], &[]));
-        }
+pub fn records(span: &Span, resource: &Resource, t0: UnixNanos) -> Vec<LogRecord> {
+    let source = Source { span, resource, trigger: EXPORT, at: t0 };
+    let mut records = vec![source.record("task.created", &CREATED, &[])];
+    if attribute(span, "artifact.status").is_none() {
+        records.push(source.record("task.progress_updated", &PROGRESS, &[]));
+    } else if view::text_of(&span.attributes, "artifact.status") == Some("exists") {
+        records.push(source.record("task.completed", &[], &[]));
     }
     records
 }

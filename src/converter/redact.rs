@@ -1,5 +1,9 @@
 //! Values of keys that look like secrets never leave the machine.
 
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::collections::HashMap;
+
 use regex_lite::{Regex, RegexBuilder};
 use serde_json::{Map, Value};
 
@@ -38,9 +42,26 @@ impl Redaction {
         self
     }
 
+    /// For one plan, whose artifacts have the same keys over and over.
+    pub fn of_a_plan(&self) -> Redactor<'_> {
+        Redactor { redaction: self, known: RefCell::default() }
+    }
+}
+
+/// Redaction that looks at each key once.
+#[derive(Debug)]
+pub struct Redactor<'a> {
+    redaction: &'a Redaction,
+    known: RefCell<HashMap<&'a str, bool>>,
+}
+
+impl<'a> Redactor<'a> {
     /// The parameters with every secret replaced. A null holds no secret and stays null.
-    pub fn apply(&self, parameters: &Map<String, Value>) -> Map<String, Value> {
-        let replace = |(key, value): (&String, &Value)| {
+    pub fn apply(&self, parameters: &'a Map<String, Value>) -> Cow<'a, Map<String, Value>> {
+        if !self.has_secret(parameters) {
+            return Cow::Borrowed(parameters);
+        }
+        let replace = |(key, value): (&'a String, &'a Value)| {
             let value = match value {
                 Value::Null => Value::Null,
                 _ if self.is_secret(key) => Value::from(REDACTED),
@@ -48,19 +69,32 @@ impl Redaction {
             };
             (key.clone(), value)
         };
-        parameters.iter().map(replace).collect()
+        Cow::Owned(parameters.iter().map(replace).collect())
     }
 
-    fn apply_within(&self, value: &Value) -> Value {
+    fn apply_within(&self, value: &'a Value) -> Value {
         match value {
-            Value::Object(map) => Value::Object(self.apply(map)),
+            Value::Object(map) => Value::Object(self.apply(map).into_owned()),
             Value::Array(items) => items.iter().map(|item| self.apply_within(item)).collect(),
             scalar => scalar.clone(),
         }
     }
 
-    fn is_secret(&self, key: &str) -> bool {
-        self.secrets.iter().any(|pattern| pattern.is_match(key))
+    fn has_secret(&self, parameters: &'a Map<String, Value>) -> bool {
+        parameters.iter().any(|(key, value)| self.is_secret(key) || self.has_secret_within(value))
+    }
+
+    fn has_secret_within(&self, value: &'a Value) -> bool {
+        match value {
+            Value::Object(map) => self.has_secret(map),
+            Value::Array(items) => items.iter().any(|item| self.has_secret_within(item)),
+            _ => false,
+        }
+    }
+
+    fn is_secret(&self, key: &'a str) -> bool {
+        let is_match = || self.redaction.secrets.iter().any(|pattern| pattern.is_match(key));
+        *self.known.borrow_mut().entry(key).or_insert_with(is_match)
     }
 }
 
@@ -92,7 +126,11 @@ mod tests {
             "deep": [{"privateKey": "[redacted]", "ok": 1}],
         });
         let map = parameters.as_object().expect("a map");
-        assert_eq!(Value::Object(redaction.apply(map)), expected);
+        let redactor = redaction.of_a_plan();
+        assert_eq!(Value::Object(redactor.apply(map).into_owned()), expected);
+        let plain = json!({"plain": [{"ok": 1}]});
+        let plain = plain.as_object().expect("a map");
+        assert!(matches!(redactor.apply(plain), Cow::Borrowed(same) if same == plain));
     }
 
     #[test]

@@ -18,6 +18,7 @@ use super::contracts::{PHASE, SpanContract};
 use super::draft::Draft;
 use super::expected::Expected;
 use super::hierarchy::{Hierarchy, Story, hierarchy};
+use super::redact::Redactor;
 use super::{ContractPlacement, Converter, events, order, parameters};
 use crate::clock::UnixNanos;
 use crate::ids::{TaskId, TaskType, TraceId};
@@ -72,6 +73,7 @@ pub struct Builder<'a> {
     hierarchy: Hierarchy<'a>,
     ranks: Vec<u64>,
     epic_id: TaskId,
+    redactor: Redactor<'a>,
 }
 
 impl<'a> Builder<'a> {
@@ -101,22 +103,20 @@ impl<'a> Builder<'a> {
             ranks: order::ranks(&dependencies),
             epic_id: TaskId::new(format!("{}-artifact-generation", plan.project.id)),
             context: Context { plan, trace_id },
+            redactor: converter.redaction.of_a_plan(),
             artifacts,
             index_of,
         }
     }
 
     /// The epic, then each story followed by its tasks.
-    pub fn all_spans(&self) -> Vec<Span> {
-        let mut spans = Vec::with_capacity(1 + self.hierarchy.stories.len() + self.artifacts.len());
-        spans.push(self.epic());
-        for story in &self.hierarchy.stories {
-            spans.push(self.story(story));
-            if story.is_leaf {
-                spans.extend(story.tasks.iter().map(|&task| self.task(task)));
-            }
-        }
-        spans
+    pub fn spans(&self) -> impl Iterator<Item = Span> {
+        let stories = self.hierarchy.stories.iter().flat_map(|story| {
+            let tasks: &[usize] = if story.is_leaf { &story.tasks } else { &[] };
+            let tasks = tasks.iter().map(|&task| self.task(task));
+            std::iter::once_with(|| self.story(story)).chain(tasks)
+        });
+        std::iter::once_with(|| self.epic()).chain(stories)
     }
 
     fn epic(&self) -> Span {
@@ -216,7 +216,7 @@ impl<'a> Builder<'a> {
         let times = (start, start.plus_micros(1));
         let (id, title) = (artifact.id.clone(), artifact.name.clone());
         let mut draft = self.draft(TaskType::Task, id, title, parent, times, figures);
-        let parameters = self.converter.redaction.apply(&artifact.parameters);
+        let parameters = self.redactor.apply(&artifact.parameters);
 
         draft.string("artifact.id", artifact.id.as_str());
         draft.string("artifact.type", &artifact.kind);
@@ -230,7 +230,7 @@ impl<'a> Builder<'a> {
         draft.known_string("artifact.existing_path", artifact.existing_path.as_deref());
         draft.known_string("task.mapped_id", artifact.mapped_id.as_deref());
         expected.describe(&mut draft);
-        for (key, value) in &parameters {
+        for (key, value) in parameters.as_ref() {
             let key = format!("artifact.parameters.{key}");
             draft.attributes.extend(parameters::attribute(&mut draft.cutter, &key, value));
         }

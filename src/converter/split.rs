@@ -4,47 +4,109 @@
 //! resource + scope + [record, record, …] ─▶ [resource + scope + records] … each ≤ max bytes
 //! ```
 
+use std::marker::PhantomData;
+
 use bytes::Bytes;
 use opentelemetry_proto::tonic::common::v1::InstrumentationScope;
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use prost::Message;
 use prost::encoding::{
-    DecodeContext, WireType, decode_key, decode_varint, encoded_len_varint, skip_field,
+    DecodeContext, WireType, decode_key, decode_varint, encode_key, encode_varint,
+    encoded_len_varint, message, skip_field,
 };
 
 use super::request::{Logs, Request, Traces};
 use crate::signal::Signal;
 
-/// Field tags and lengths of the two enclosing messages, at their largest.
-const ENVELOPE_BYTES: usize = 2 * (1 + 10);
+/// Packs records in their order into encoded requests, as they come. One that is larger than the
+/// limit goes alone: it is for the receiver to refuse it, not for us to drop it.
+#[derive(Debug)]
+pub struct Packer<R> {
+    /// The resource and the scope as fields of the messages around the records.
+    resource: Vec<u8>,
+    scope: Vec<u8>,
+    max_bytes: usize,
+    /// The records of the request that is being made, as fields.
+    batch: Vec<u8>,
+    packed: Packed,
+    kind: PhantomData<R>,
+}
 
-/// Packs records in their order. One that is larger than the limit goes alone: it is for the
-/// receiver to refuse it, not for us to drop it.
-pub fn split<R: Request>(
-    resource: &Resource,
-    scope: &InstrumentationScope,
-    records: Vec<R::Record>,
-    max_bytes: u64,
-) -> Vec<R> {
-    let max_bytes = usize::try_from(max_bytes).unwrap_or(usize::MAX);
-    let request = |records| R::of(resource.clone(), scope.clone(), records);
-    let fixed = request(Vec::new()).encoded_len() + ENVELOPE_BYTES;
-    let mut requests = Vec::new();
-    let mut batch: Vec<R::Record> = Vec::new();
-    let mut batch_bytes = fixed;
-    for record in records {
-        let bytes = framed_len(&record);
-        if !batch.is_empty() && batch_bytes.saturating_add(bytes) > max_bytes {
-            requests.push(request(std::mem::take(&mut batch)));
-            batch_bytes = fixed;
+/// What became of all records.
+#[derive(Debug, Default)]
+pub struct Packed {
+    pub requests: Vec<Bytes>,
+    pub count: usize,
+    /// Of the records alone.
+    pub bytes: u64,
+}
+
+/// In a request the groups, in a group the resource, in a scope group the scope.
+const FIRST: u32 = 1;
+/// In a group the scope groups, in a scope group the records.
+const SECOND: u32 = 2;
+
+impl<R: Request> Packer<R> {
+    pub fn new(resource: &Resource, scope: &InstrumentationScope, max_bytes: usize) -> Packer<R> {
+        let (mut of_group, mut of_scope) = (Vec::new(), Vec::new());
+        message::encode(FIRST, resource, &mut of_group);
+        message::encode(FIRST, scope, &mut of_scope);
+        Packer {
+            resource: of_group,
+            scope: of_scope,
+            max_bytes,
+            batch: Vec::new(),
+            packed: Packed::default(),
+            kind: PhantomData,
         }
-        batch_bytes += bytes;
-        batch.push(record);
     }
-    if !batch.is_empty() {
-        requests.push(request(batch));
+
+    /// Adds a record; returns the bytes of all so far.
+    pub fn push(&mut self, record: &R::Record) -> u64 {
+        let bytes = record.encoded_len();
+        let framed = 1 + encoded_len_varint(bytes as u64) + bytes;
+        if !self.batch.is_empty() && self.request_len(self.batch.len() + framed) > self.max_bytes {
+            self.close();
+        }
+        encode_key(SECOND, WireType::LengthDelimited, &mut self.batch);
+        encode_varint(bytes as u64, &mut self.batch);
+        record.encode_raw(&mut self.batch);
+        self.packed.count += 1;
+        self.packed.bytes += bytes as u64;
+        self.packed.bytes
     }
-    requests
+
+    pub fn finish(mut self) -> Packed {
+        if !self.batch.is_empty() {
+            self.close();
+        }
+        self.packed
+    }
+
+    /// The scope group, the group around it, and the request, for records of so many bytes.
+    fn lens(&self, records: usize) -> [usize; 2] {
+        let in_scope = self.scope.len() + records;
+        let framed = 1 + encoded_len_varint(in_scope as u64) + in_scope;
+        [in_scope, self.resource.len() + framed]
+    }
+
+    fn request_len(&self, records: usize) -> usize {
+        let [_, in_group] = self.lens(records);
+        1 + encoded_len_varint(in_group as u64) + in_group
+    }
+
+    fn close(&mut self) {
+        let [in_scope, in_group] = self.lens(self.batch.len());
+        let mut request = Vec::with_capacity(self.request_len(self.batch.len()));
+        encode_key(FIRST, WireType::LengthDelimited, &mut request);
+        encode_varint(in_group as u64, &mut request);
+        request.extend_from_slice(&self.resource);
+        encode_key(SECOND, WireType::LengthDelimited, &mut request);
+        encode_varint(in_scope as u64, &mut request);
+        request.extend_from_slice(&self.scope);
+        request.append(&mut self.batch);
+        self.packed.requests.push(request.into());
+    }
 }
 
 /// Two halves of an encoded request that was refused for its size; none when it holds but one
@@ -91,12 +153,6 @@ pub fn count(encoded: &[u8]) -> u64 {
     walk(encoded, &PATH).unwrap_or_default()
 }
 
-/// A record as it stands within its list: tag, length, content.
-fn framed_len(record: &impl Message) -> usize {
-    let len = record.encoded_len();
-    1 + encoded_len_varint(len as u64) + len
-}
-
 #[cfg(test)]
 mod tests {
     use opentelemetry_proto::tonic::logs::v1::LogRecord;
@@ -109,6 +165,19 @@ mod tests {
         Span { name: "x".repeat(size), flags: number as u32, ..Span::default() }
     }
 
+    fn packed(
+        resource: &Resource,
+        scope: &InstrumentationScope,
+        spans: &[Span],
+        max: usize,
+    ) -> Packed {
+        let mut packer = Packer::<Traces>::new(resource, scope, max);
+        for span in spans {
+            packer.push(span);
+        }
+        packer.finish()
+    }
+
     fn numbers(requests: &[Traces]) -> Vec<u32> {
         let groups = requests.iter().flat_map(|request| &request.resource_spans);
         let scopes = groups.flat_map(|group| &group.scope_spans);
@@ -119,17 +188,29 @@ mod tests {
         #[test]
         fn keeps_every_span_in_order_and_stays_under_the_limit(
             sizes in prop::collection::vec(0_usize..3_000, 0..60),
-            max in 4_000_u64..20_000,
+            max in 4_000_usize..20_000,
+            service in ".{0,40}",
         ) {
             let spans: Vec<Span> = sizes.iter().enumerate().map(|(n, &s)| span(n, s)).collect();
             let expected: Vec<u32> = (0..u32::try_from(spans.len()).expect("few")).collect();
-            let (resource, scope) = Default::default();
-            let requests: Vec<Traces> = split(&resource, &scope, spans, max);
-            prop_assert_eq!(numbers(&requests), expected.clone());
-            let counts = requests.iter().map(|request| count(&request.encode_to_vec()));
+            let resource = Resource {
+                attributes: vec![crate::converter::attributes::string("service.name", &service)],
+                ..Resource::default()
+            };
+            let scope = crate::converter::scope();
+            let packed = packed(&resource, &scope, &spans, max);
+            prop_assert_eq!(packed.count, spans.len());
+            let bytes: usize = spans.iter().map(Message::encoded_len).sum();
+            prop_assert_eq!(packed.bytes, bytes as u64);
+            let counts = packed.requests.iter().map(|request| count(request));
             prop_assert_eq!(counts.sum::<u64>(), expected.len() as u64);
-            for request in &requests {
-                prop_assert!(request.encoded_len() as u64 <= max);
+            let requests: Vec<Traces> =
+                packed.requests.iter().map(|it| Traces::decode(it.clone()).expect("ours")).collect();
+            prop_assert_eq!(numbers(&requests), expected);
+            for (request, encoded) in requests.iter().zip(&packed.requests) {
+                prop_assert!(encoded.len() <= max);
+                // To the byte what the message would be.
+                prop_assert_eq!(&request.encode_to_vec(), encoded);
                 let group = &request.resource_spans[0];
                 prop_assert!(group.resource.is_some() && group.scope_spans[0].scope.is_some());
                 prop_assert!(!group.scope_spans[0].spans.is_empty());
@@ -156,7 +237,7 @@ mod tests {
     fn a_span_over_the_limit_goes_alone() {
         let spans = vec![span(0, 10), span(1, 9_000), span(2, 10)];
         let (resource, scope) = Default::default();
-        assert_eq!(split::<Traces>(&resource, &scope, spans, 4_000).len(), 3);
+        assert_eq!(packed(&resource, &scope, &spans, 4_000).requests.len(), 3);
     }
 
     #[test]

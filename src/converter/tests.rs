@@ -57,9 +57,9 @@ fn trace_id() -> TraceId {
 
 const T0: UnixNanos = UnixNanos(1_795_414_500_000_000_000);
 
-fn spans(conversion: &Conversion) -> Vec<&Span> {
-    let groups = conversion.requests.iter().flat_map(|request| &request.resource_spans);
-    groups.flat_map(|group| &group.scope_spans).flat_map(|scope| &scope.spans).collect()
+fn spans(conversion: &Conversion) -> Vec<Span> {
+    let groups = conversion.traces().into_iter().flat_map(|request| request.resource_spans);
+    groups.flat_map(|group| group.scope_spans).flat_map(|scope| scope.spans).collect()
 }
 
 fn event_names(span: &Span) -> Vec<&str> {
@@ -111,7 +111,7 @@ proptest! {
         let conversion = converter.convert(&plan, trace_id(), T0);
         let spans = spans(&conversion);
         let by_id: HashMap<&[u8], &Span> =
-            spans.iter().map(|span| (span.span_id.as_slice(), *span)).collect();
+            spans.iter().map(|span| (span.span_id.as_slice(), span)).collect();
         prop_assert_eq!(by_id.len(), spans.len(), "span ids are unique");
         prop_assert_eq!(conversion.span_count, spans.len());
 
@@ -140,10 +140,7 @@ proptest! {
 
     #[test]
     fn the_same_plan_gives_the_same_bytes(plan in any_plan()) {
-        let encode = || -> Vec<Vec<u8>> {
-            let conversion = converter().convert(&plan, trace_id(), T0);
-            conversion.requests.iter().map(Message::encode_to_vec).collect()
-        };
+        let encode = || converter().convert(&plan, trace_id(), T0).requests;
         prop_assert_eq!(encode(), encode());
     }
 }
@@ -164,10 +161,10 @@ fn a_trace_over_the_limit_keeps_each_contract_once() {
     let full = converter.convert(&plan, trace_id(), T0);
     assert!(spans(&full)[2..].iter().all(|task| event_names(task).contains(&"task.contract")));
 
-    converter.spans.max_trace_bytes = ByteSize(full.trace_bytes as u64 - 1);
+    converter.spans.max_trace_bytes = ByteSize(full.trace_bytes - 1);
     let slim = converter.convert(&plan, trace_id(), T0);
     let slim_spans = spans(&slim);
-    assert!(event_names(slim_spans[1]).contains(&"task.contract"));
+    assert!(event_names(&slim_spans[1]).contains(&"task.contract"));
     assert!(slim_spans[2..].iter().all(|task| !event_names(task).contains(&"task.contract")));
     assert_eq!((slim.span_count, slim.warnings.len()), (full.span_count, 0));
 
@@ -207,12 +204,13 @@ fn existing_artifacts_can_be_left_out() {
     let mut converter = converter();
     converter.spans.include_existing = false;
     let conversion = converter.convert(&plan, trace_id(), T0);
-    let names: Vec<&str> = spans(&conversion).iter().map(|span| span.name.as_str()).collect();
+    let spans = spans(&conversion);
+    let names: Vec<&str> = spans.iter().map(|span| span.name.as_str()).collect();
     assert_eq!(
         names,
         ["Project Observability Artifact Generation", "Runbook Artifacts", "waiting"]
     );
-    assert!(spans(&conversion)[2].links.is_empty(), "there is no span to link to");
+    assert!(spans[2].links.is_empty(), "there is no span to link to");
 }
 
 #[test]

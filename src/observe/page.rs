@@ -140,7 +140,7 @@ pub fn plan(
 ) -> String {
     let id = known.trace_id.as_deref().unwrap_or_default();
     let trace_id = TraceId::from_hex(id);
-    let trees = trace_id.map(|id| view::trees(&converter.convert(plan, id, UnixNanos(0)).requests));
+    let trees = trace_id.map(|id| view::trees(&converter.convert(plan, id, UnixNanos(0)).traces()));
     let mut body = format!(
         "<header><p><a href=\"/\">all exports</a></p><h1>{}</h1><p>{} <code>{}</code>{}</p>\
          <p class=\"path\">{}</p></header><h2>Plan</h2>",

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::{Event, Mode, Observer, Orders, Pipelines, Source, StageDied};
 use crate::clock::UnixNanos;
 use crate::converter::followup::Trace;
-use crate::converter::{Logs, Traces, encoded};
+use crate::converter::split;
 use crate::ids::TraceId;
 use crate::plan::{Emitted, NotEmitted, read_emitted};
 use crate::queue::{Accepted, Delivery, Location, OpenError, Queue};
@@ -21,8 +21,8 @@ use crate::writeback::config::WriteBackMode;
 /// What is added, already of one trace.
 #[derive(Clone, Debug, Default)]
 pub struct Addition {
-    pub traces: Vec<Traces>,
-    pub logs: Vec<Logs>,
+    pub traces: Vec<Bytes>,
+    pub logs: Vec<Bytes>,
     pub spans: usize,
 }
 
@@ -54,8 +54,8 @@ impl Pipelines {
         &self,
         metadata: &Path,
         emitted: &Emitted,
-        make: impl FnOnce(&Trace<'_>) -> Result<Vec<Traces>, E>,
-        make_logs: impl FnOnce(&Trace<'_>) -> Result<Vec<Logs>, E>,
+        make: impl FnOnce(&Trace<'_>) -> Result<Vec<Bytes>, E>,
+        make_logs: impl FnOnce(&Trace<'_>) -> Result<Vec<Bytes>, E>,
     ) -> Result<Addition, E> {
         let Some(source) = self.source_of(metadata) else { return Ok(Addition::default()) };
         let now = UnixNanos::now();
@@ -65,8 +65,8 @@ impl Pipelines {
             Some(logs) => make_logs(&logs.trace(&emitted.plan, emitted.trace_id, now))?,
             None => Vec::new(),
         };
-        let groups = traces.iter().flat_map(|request| &request.resource_spans);
-        let spans = groups.flat_map(|group| &group.scope_spans).map(|it| it.spans.len()).sum();
+        let spans: u64 = traces.iter().map(|request| split::count(request)).sum();
+        let spans = usize::try_from(spans).unwrap_or(usize::MAX);
         Ok(Addition { traces, logs, spans })
     }
 
@@ -86,7 +86,7 @@ impl Pipelines {
         let destinations = self.source_of(metadata).map(|source| source.destinations.clone());
         let destinations = destinations.unwrap_or_default();
         let ready = Queue::open(Location::Memory, &self.capacities, None)?;
-        let requests = encoded(&addition.traces);
+        let requests = addition.traces;
         let delivery = Delivery {
             trace_id: emitted.trace_id,
             addition: Some(key(emitted.trace_id, &requests)),
@@ -95,7 +95,7 @@ impl Pipelines {
             span_count: addition.spans,
             made_at: UnixNanos::now(),
             requests,
-            logs: encoded(&addition.logs),
+            logs: addition.logs,
             write_back: WriteBackMode::Off,
         };
         // The queue in memory is empty, and so it takes one.

@@ -20,7 +20,7 @@ use super::event::{Event, Observer};
 use super::files::{InWork, Quiet};
 use super::{Common, Mode, Source, StageDied};
 use crate::clock::UnixNanos;
-use crate::converter::{Converter, encoded};
+use crate::converter::Converter;
 use crate::ids::TraceId;
 use crate::plan::gate::{GateError, GateFile, GateResult};
 use crate::plan::{Emitted, NotEmitted, ReadOptions, read_emitted};
@@ -456,7 +456,7 @@ fn additions(
             project_id: emitted.plan.project.id.clone(),
             span_count: 1,
             made_at: now,
-            requests: encoded(&trace.gate_results(std::slice::from_ref(result))),
+            requests: trace.gate_results(std::slice::from_ref(result)),
             logs: Vec::new(),
             write_back: WriteBackMode::Off,
         };

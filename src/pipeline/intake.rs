@@ -18,7 +18,7 @@ use super::event::{Event, Observer};
 use super::files::{self, InWork, Quiet};
 use super::{Common, Mode, StageDied};
 use crate::clock::UnixNanos;
-use crate::converter::{Converter, encoded, state};
+use crate::converter::{Converter, state};
 use crate::ids::TraceId;
 use crate::plan::{self, Export, Fresh, PlanError, ReadOptions};
 use crate::queue::{Accepted, Delivery, Destination, Queue};
@@ -221,7 +221,7 @@ impl Shared {
         let (made_at, started) = (UnixNanos::now(), Instant::now());
         let conversion = self.converter.convert(&fresh.plan, fresh.trace_id, made_at);
         if self.makes_state_files
-            && let Err(error) = task_state::check(&state::states(&conversion.requests))
+            && let Err(error) = task_state::check(&state::states(&conversion.traces()))
         {
             let path = path.to_owned();
             return Seen::Refused(PlanError::Unfit { path, reason: error.to_string() });
@@ -238,8 +238,8 @@ impl Shared {
             project_id: fresh.plan.project.id,
             span_count: conversion.span_count,
             made_at,
-            requests: encoded(&conversion.requests),
-            logs: encoded(&logs.unwrap_or_default()),
+            requests: conversion.requests,
+            logs: logs.unwrap_or_default(),
             write_back: self.write_back,
         };
         Seen::Ready { delivery: Box::new(delivery), warnings, conversion: started.elapsed() }

@@ -215,7 +215,7 @@ impl States {
             return;
         }
         let conversion = self.converter.convert(&fresh.plan, trace_id, self.made_at);
-        let written = task_state::write(&self.files, &state::states(&conversion.requests));
+        let written = task_state::write(&self.files, &state::states(&conversion.traces()));
         if let Err(error) = written {
             let path = source.path.display();
             tracing::warn!(%path, "no state files: {error}");

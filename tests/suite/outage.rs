@@ -6,7 +6,6 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use prost::Message;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use taskspan::clock::UnixNanos;
@@ -392,7 +391,7 @@ async fn accepted_two_hours_ago(outage: &Outage, snapshot: &Snapshot, in_doubt: 
     };
     let made_at = UnixNanos(UnixNanos::now().0 - 7_200_000_000_000);
     let conversion = converter.convert(&fresh.plan, fresh.trace_id, made_at);
-    let encoded = conversion.requests.iter().map(|it| it.encode_to_vec().into());
+    let encoded = conversion.requests.iter().cloned();
     let delivery = Delivery {
         trace_id: fresh.trace_id,
         addition: None,

@@ -34,7 +34,7 @@ fn trace(group_by: GroupBy) -> String {
     let conversion = converter.convert(&fresh.plan, trace_id, T0);
     assert_eq!(conversion.warnings, []);
     let mut text = String::new();
-    for group in conversion.requests.iter().flat_map(|request| &request.resource_spans) {
+    for group in conversion.traces().iter().flat_map(|request| &request.resource_spans) {
         writeln!(text, "resource").unwrap();
         attributes(&mut text, "  ", &group.resource.as_ref().unwrap().attributes);
         for span in group.scope_spans.iter().flat_map(|scope| &scope.spans) {
