@@ -23,6 +23,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::UnixNanos;
+use crate::config::service::listening;
 use crate::config::{Config, ExtensionConfig, HealthCheckConfig};
 use crate::converter::Converter;
 use crate::grafana::Grafana;
@@ -245,8 +246,6 @@ impl Subject {
 }
 
 async fn bind(what: &'static str, address: &str) -> Result<TcpListener, BindError> {
-    // As the Collector reads it: any address of this machine.
-    let full = if address.starts_with(':') { format!("0.0.0.0{address}") } else { address.into() };
-    let address = address.to_owned();
-    TcpListener::bind(&full).await.map_err(|source| BindError { what, address, source })
+    let bound = TcpListener::bind(listening(address).as_ref()).await;
+    bound.map_err(|source| BindError { what, address: address.to_owned(), source })
 }

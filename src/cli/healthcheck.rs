@@ -43,7 +43,9 @@ async fn ask(url: &Uri) -> anyhow::Result<(u16, String)> {
     let Some(authority) = url.authority().filter(|_| url.scheme_str() == Some("http")) else {
         bail!("has to begin with http://host:port");
     };
-    let stream = TcpStream::connect((authority.host(), authority.port_u16().unwrap_or(80))).await?;
+    // An IPv6 address stands in brackets in a URL, and nowhere else.
+    let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+    let stream = TcpStream::connect((host, authority.port_u16().unwrap_or(80))).await?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     // It ends with the answer.

@@ -1,7 +1,9 @@
 //! Log lines on standard error: text for people, JSON for machines.
 
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use super::Global;
 use crate::config::{LogEncoding, LogsConfig};
@@ -14,22 +16,30 @@ pub fn start(global: &Global, config: &LogsConfig) {
         1 => configured.max(LevelFilter::DEBUG),
         _ => LevelFilter::TRACE,
     };
-    let filter = match std::env::var("RUST_LOG") {
-        Ok(directives) if !directives.is_empty() => EnvFilter::new(directives),
-        _ if level == LevelFilter::OFF => EnvFilter::new("off"),
-        // The libraries below speak up only when asked by name.
-        _ => EnvFilter::new(format!("warn,taskspan={level}")),
+    // The libraries below speak up only when asked by name.
+    let ours =
+        Targets::new().with_default(level.min(LevelFilter::WARN)).with_target("taskspan", level);
+    let asked = std::env::var("RUST_LOG").ok().filter(|directives| !directives.is_empty());
+    let (filter, bad) = match asked.map(|directives| directives.parse::<Targets>()) {
+        Some(Ok(targets)) => (targets, None),
+        Some(Err(error)) => (ours, Some(error)),
+        None => (ours, None),
     };
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_target(false)
         // It would be told where nothing can be told.
         .log_internal_errors(false)
         .with_ansi(super::is_rich(&std::io::stderr()));
+    let registry = tracing_subscriber::registry();
     // A second start, in a test say, keeps the first.
     let _ = match global.log_format.unwrap_or(config.encoding) {
-        LogEncoding::Text => builder.try_init(),
-        LogEncoding::Json => builder.json().flatten_event(true).try_init(),
+        LogEncoding::Text => registry.with(lines.with_filter(filter)).try_init(),
+        LogEncoding::Json => {
+            registry.with(lines.json().flatten_event(true).with_filter(filter)).try_init()
+        }
     };
+    if let Some(error) = bad {
+        tracing::warn!("RUST_LOG is ignored: {error}");
+    }
 }

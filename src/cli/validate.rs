@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 use super::exit::Failure;
 use super::setup::Setup;
 use super::{ConfigArgs, Exit};
+use crate::config::service::listening;
 use crate::config::{Config, ExporterConfig, ExtensionConfig, Fault, Faults, ProcessorConfig};
 use crate::converter::options::RedactionConfig;
 use crate::pipeline::Pipelines;
@@ -44,7 +45,9 @@ impl Validate {
         }
         let pipelines = setup.build()?;
         let mut faults = faults_of_files(&setup.config);
-        faults.0.extend(fault_of_the_queue(setup.location()));
+        if let Some(trouble) = trouble_of_the_queue(setup.location()) {
+            super::say(&format!("warning: {trouble}"));
+        }
         faults.0.extend(faults_of_addresses(&setup.config));
         if !faults.is_empty() {
             return Err(faults.into());
@@ -60,42 +63,61 @@ impl Validate {
     }
 }
 
-/// Files that are made later have to have a place.
+/// Files that are made later have to have a place, and those that are there have to take more.
 fn faults_of_files(config: &Config) -> Faults {
     let mut faults = Faults::default();
     for (id, exporter) in &config.exporters {
         let ExporterConfig::File(file) = exporter else { continue };
+        let path = file.path.display();
         let parent = file.path.parent().filter(|parent| !parent.as_os_str().is_empty());
         let parent = parent.unwrap_or(Path::new("."));
-        if !parent.is_dir() {
-            let parent = parent.display();
-            faults.0.push(Fault::nowhere(format!("exporter `{id}`: {parent}: no such directory")));
-        }
+        let trouble = if !parent.is_dir() {
+            format!("{}: no such directory", parent.display())
+        } else if file.path.is_dir() {
+            format!("{path}: is a directory")
+        } else if file.path.exists() {
+            match access(&file.path, Access::WRITE_OK) {
+                Ok(()) => continue,
+                Err(error) => format!("{path}: {error}"),
+            }
+        } else {
+            match may_write_below(parent) {
+                Ok(()) => continue,
+                Err(error) => error,
+            }
+        };
+        faults.0.push(Fault::nowhere(format!("exporter `{id}`: {trouble}")));
     }
     faults
 }
 
-/// The queue's directory is made when it is needed, where there is one to make it in.
-fn fault_of_the_queue(location: Option<Location>) -> Option<Fault> {
-    let message = match location {
+/// Whether something can be made in this directory, or in the place where it would be made.
+fn may_write_below(directory: &Path) -> Result<(), String> {
+    let existing = directory.ancestors().find(|it| it.exists());
+    let existing = existing.filter(|it| !it.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let is_usable =
+        existing.is_dir() && access(existing, Access::WRITE_OK | Access::EXEC_OK).is_ok();
+    match is_usable {
+        true => Ok(()),
+        false => Err(format!("{} is no directory to write to", existing.display())),
+    }
+}
+
+/// The queue's directory is made when it is needed. It may be that of another machine.
+fn trouble_of_the_queue(location: Option<Location>) -> Option<String> {
+    match location {
         Some(Location::Directory(directory)) => {
-            let existing = directory.ancestors().find(|it| it.exists()).unwrap_or(Path::new("."));
-            let is_usable =
-                existing.is_dir() && access(existing, Access::WRITE_OK | Access::EXEC_OK).is_ok();
-            if is_usable {
-                return None;
-            }
-            let (directory, existing) = (directory.display(), existing.display());
-            format!("the queue cannot be in {directory}: {existing} is no directory to write to")
+            let error = may_write_below(&directory).err()?;
+            Some(format!("the queue cannot be in {} here: {error}", directory.display()))
         }
-        Some(Location::Existing(_) | Location::Memory) => return None,
+        Some(Location::Existing(_) | Location::Memory) => None,
         None => {
-            "there is no place for the queue: neither XDG_STATE_HOME nor HOME is set; name one \
-                 with --state-dir or a file_storage extension"
-                .to_owned()
+            let message = "there is no place for the queue here: neither XDG_STATE_HOME nor HOME \
+                           is set; `run` needs one of them, --state-dir, or a file_storage \
+                           extension";
+            Some(message.to_owned())
         }
-    };
-    Some(Fault::nowhere(message))
+    }
 }
 
 /// Addresses to listen on. One that is taken may be taken by the taskspan that is to be reloaded.
@@ -108,18 +130,12 @@ fn faults_of_addresses(config: &Config) -> Vec<Fault> {
     let metrics = config.service.telemetry.metrics.iter();
     let metrics = metrics.map(|it| ("service.telemetry.metrics", &it.address));
     let mut faults = Vec::new();
-    let mut listening = Vec::new();
+    // Kept until the end: two of them cannot have one address.
+    let mut ours = Vec::new();
     for (what, address) in health.chain(metrics) {
-        let port_is_free = address.ends_with(":0");
-        if listening.contains(&address) && !port_is_free {
-            let message = format!("{what}: something else of this file listens on {address}");
-            faults.push(Fault::nowhere(message));
-            continue;
-        }
-        listening.push(address);
-        match TcpListener::bind(address) {
-            Ok(_) => {}
-            Err(error) if error.kind() == ErrorKind::AddrInUse => {
+        match TcpListener::bind(listening(address).as_ref()) {
+            Ok(listener) => ours.push(listener),
+            Err(error) if error.kind() == ErrorKind::AddrInUse && !is_ours(&ours, address) => {
                 super::say(&format!("warning: {what}: {address} is in use at this moment"));
             }
             Err(error) => {
@@ -129,6 +145,13 @@ fn faults_of_addresses(config: &Config) -> Vec<Fault> {
         }
     }
     faults
+}
+
+/// Whether it is one of these that is in the way.
+fn is_ours(ours: &[TcpListener], address: &str) -> bool {
+    let port = address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+    let mut ports = ours.iter().filter_map(|it| it.local_addr().ok()).map(|it| it.port());
+    ports.any(|it| Some(it) == port)
 }
 
 /// What is in effect and no key of the file, as comments: the text stays a configuration.

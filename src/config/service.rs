@@ -1,5 +1,6 @@
 //! The `service` section, and the extensions it switches on.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 
 use indexmap::IndexMap;
@@ -119,10 +120,12 @@ impl Service {
 
     /// Reports what is out of range: key path, message.
     pub fn check(&self, at: &mut dyn FnMut(&str, String)) {
-        if let Some(Err(message)) =
-            self.grafana_url.as_deref().map(|url| check_endpoint(url, Protocol::HttpProtobuf))
-        {
-            at("grafana_url", message);
+        if let Some(url) = &self.grafana_url {
+            if let Err(message) = check_endpoint(url, Protocol::HttpProtobuf) {
+                at("grafana_url", message);
+            } else if url.contains(['?', '#']) {
+                at("grafana_url", "goes in front of a path, and so has no ? and no #".into());
+            }
         }
         if let Some(metrics) = &self.telemetry.metrics {
             check_address(&metrics.address, &mut |message| {
@@ -174,6 +177,14 @@ impl HealthCheckConfig {
         if self.unhealthy_after.is_zero() {
             at("unhealthy_after", "has to be more than 0".into());
         }
+    }
+}
+
+/// Where to listen. `:8888` is every IPv4 address of this machine, as the Collector reads it.
+pub fn listening(address: &str) -> Cow<'_, str> {
+    match address.starts_with(':') {
+        true => format!("0.0.0.0{address}").into(),
+        false => address.into(),
     }
 }
 

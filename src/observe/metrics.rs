@@ -150,7 +150,7 @@ impl Default for Metrics {
             rejected: make.both("rejected", "that a server refused for good."),
             write_backs: make.counters(
                 "taskspan_write_backs_total",
-                "Write-backs by outcome: written, superseded, gone, failed.",
+                "Write-backs by outcome: written, superseded, gone, failed (once a reason, not a try).",
                 &["outcome"],
             ),
             exports: make.gauges("taskspan_exports", "Exports in the queue.", &["state"]),
@@ -275,7 +275,16 @@ impl Metrics {
         for (state, count) in states {
             self.exports.with_label_values(&[state]).set(number(count));
         }
+        // An exporter that a reload took away has no queue any more.
+        for gauges in [&self.queue_items, &self.queue_bytes, &self.queue_capacity] {
+            gauges.reset();
+        }
         for lane in queue.lanes() {
+            // A rate wants to see the 0 before the first.
+            for counters in [&self.sent, &self.failed, &self.rejected] {
+                let of = usize::from(lane.exporter.ends_with(" (logs)"));
+                let _ = counters[of].with_label_values(&[&lane.exporter]);
+            }
             let labels = [lane.exporter.as_str()];
             self.queue_items.with_label_values(&labels).set(number(lane.items as u64));
             self.queue_bytes.with_label_values(&labels).set(number(lane.bytes));
@@ -283,6 +292,9 @@ impl Metrics {
             if lane.capacity < u64::MAX {
                 self.queue_capacity.with_label_values(&labels).set(number(lane.capacity));
             }
+        }
+        for outcome in ["written", "superseded", "gone", "failed"] {
+            let _ = self.write_backs.with_label_values(&[outcome]);
         }
         let now = UnixNanos::now();
         let oldest = queue.troubles().undelivered;

@@ -71,7 +71,10 @@ fn exports_table(body: &mut String, overview: &Overview<'_>) {
     for known in overview.exports {
         let Known { path, state, reason, trace_id, plan, .. } = known;
         let state = state.as_str();
-        let _ = write!(body, "<tr><td><span class=\"mark {state}\">{state}</span></td><td>");
+        let _ = write!(
+            body,
+            "<tr><td><span class=\"mark {state}\">{state}</span></td><td class=\"name\">"
+        );
         if let Some(plan) = plan {
             let _ = write!(body, "{}", escaped(&plan.project.name));
         }
@@ -124,8 +127,10 @@ fn bar(plan: &Plan) -> String {
     let gaps = plan.coverage.total_gaps;
     match plan.coverage.percent {
         Some(percent) => format!(
-            "<meter min=\"0\" max=\"100\" value=\"{:.1}\"></meter> {percent:.1} %, {gaps} to build",
-            percent.clamp(0.0, 100.0)
+            "<meter min=\"0\" max=\"100\" value=\"{:.1}\"></meter> {:.1} %, {gaps} to build",
+            percent.clamp(0.0, 100.0),
+            // The exporter counts more than 100 % at times; what is far off is a slip of its file.
+            percent.clamp(-9_999.0, 9_999.0)
         ),
         None => format!("{gaps} to build"),
     }
@@ -142,7 +147,7 @@ pub fn plan(
     let trace_id = TraceId::from_hex(id);
     let trees = trace_id.map(|id| view::trees(&converter.convert(plan, id, UnixNanos(0)).traces()));
     let mut body = format!(
-        "<header><p><a href=\"/\">all exports</a></p><h1>{}</h1><p>{} <code>{}</code>{}</p>\
+        "<header><p><a href=\"/\">all exports</a></p><h1 class=\"path\">{}</h1><p>{} <code>{}</code>{}</p>\
          <p class=\"path\">{}</p></header><h2>Plan</h2>",
         escaped(&plan.project.name),
         bar(plan),

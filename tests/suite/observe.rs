@@ -283,7 +283,8 @@ async fn the_page_shows_what_is_known() {
     assert!(answer.contains("content-security-policy: default-src 'none'"), "{answer}");
     let rebound = "GET / HTTP/1.1\r\nHost: evil.example.com\r\nConnection: close\r\n\r\n";
     assert_eq!(request(&sidecar.metrics, rebound).0, 403);
-    looks_right(&format!("http://{}/plan/{id}", sidecar.metrics));
+    looks_right(&sidecar.metrics, &format!("/plan/{id}"), &["<svg", "cart-rules"]);
+    looks_right(&sidecar.metrics, "/", &["class=\"mark written\""]);
     sidecar.stop();
 }
 
@@ -293,7 +294,10 @@ async fn the_page_bears_many_exports_and_a_large_one() {
     let workspace = Workspace::new();
     let server = FakeOtlp::builder().start().await;
     let sidecar = Sidecar::start(workspace.configured("run", &observed(&workspace, &server)));
-    for n in 0..50 {
+    looks_right(&sidecar.metrics, "/", &["There are none"]);
+    let long = ExportBuilder::new(&"long-name".repeat(20)).artifact(Artifact::new("a", "b"));
+    workspace.export("long", &long).snapshot.wait_for_trace_id(PATIENCE).await;
+    for n in 0..49 {
         workspace.export(&format!("job-{n}"), &presets::typical());
     }
     let large = (0..7_000).fold(ExportBuilder::new("large"), |export, n| {
@@ -306,11 +310,14 @@ async fn the_page_bears_many_exports_and_a_large_one() {
     let (_, plan) = get(&sidecar.metrics, &format!("/plan/{id}"));
     assert!(plan.contains("artifact-6999") && plan.contains("too many to draw"));
     assert!(plan.contains("<details><summary>"), "7,000 lines are not shown at once");
+    looks_right(&sidecar.metrics, "/", &["job-48", "long-name"]);
+    looks_right(&sidecar.metrics, &format!("/plan/{id}"), &["artifact-6999"]);
     sidecar.stop();
 }
 
-/// In a browser, when there is one.
-fn looks_right(url: &str) {
+/// In a browser of 1280 by 800, when there is one: nothing is complained of, and nothing stands
+/// outside of the window.
+fn looks_right(address: &str, path: &str, shows: &[&str]) {
     let names = ["chromium", "chromium-browser", "google-chrome"];
     let paths = std::env::var_os("PATH").unwrap_or_default();
     let browser = std::env::split_paths(&paths)
@@ -321,19 +328,40 @@ fn looks_right(url: &str) {
         return;
     };
     let profile = tempfile::tempdir().unwrap();
-    let output = std::process::Command::new(browser)
-        .args(["--headless", "--no-sandbox", "--disable-gpu", "--window-size=1280,800"])
-        // What the page says to its console, and nothing to the world.
-        .args(["--enable-logging=stderr", "--disable-quic", "--no-first-run"])
-        .args(["--disable-background-networking", "--disable-component-update", "--disable-sync"])
-        .arg(format!("--user-data-dir={}", profile.path().display()))
-        .args(["--dump-dom", url])
-        .output()
-        .unwrap();
-    let dom = String::from_utf8_lossy(&output.stdout);
-    assert!(dom.contains("<svg") && dom.contains("cart-rules"), "{dom}");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(!said.contains("CONSOLE") && !said.contains("Content Security Policy"), "{said}");
+    let dom = |url: &str| {
+        let output = std::process::Command::new(&browser)
+            .args(["--headless", "--no-sandbox", "--disable-gpu", "--window-size=1280,800"])
+            // What the page says to its console, and nothing to the world.
+            .args(["--enable-logging=stderr", "--disable-quic", "--no-first-run"])
+            .args(["--disable-background-networking", "--disable-component-update"])
+            .args(["--disable-sync", "--dump-dom", url])
+            .arg(format!("--user-data-dir={}", profile.path().display()))
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!said.contains("CONSOLE") && !said.contains("Content Security Policy"), "{said}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let page = dom(&format!("http://{address}{path}"));
+    for text in shows {
+        assert!(page.contains(text), "no {text} in {path}");
+    }
+    // The page allows no script, so a copy of it measures itself.
+    let (_, copy) = get(address, path);
+    let measure = "<script>document.title = 'as wide as ' + document.documentElement.scrollWidth \
+                   + ', in a window of ' + window.innerWidth</script></body>";
+    let copied = profile.path().join("copy.html");
+    fs::write(&copied, copy.replace("</body>", measure)).unwrap();
+    let measured = dom(&format!("file://{}", copied.display()));
+    let widths: Vec<u32> = measured
+        .split("<title>as wide as ")
+        .nth(1)
+        .and_then(|rest| rest.split('<').next())
+        .unwrap_or_else(|| panic!("not measured: {path}"))
+        .split(", in a window of ")
+        .map(|width| width.parse().unwrap())
+        .collect();
+    assert!(widths[0] <= widths[1], "{path} is {widths:?} wide");
 }
 
 /// What is refused for good is not well, and what is switched off answers its probes.

@@ -93,6 +93,9 @@ async fn validate_shows_what_is_in_effect_and_connects_when_asked() {
     file["exporters"]["file"] = json!({"path": workspace.root().join("none/x.jsonl")});
     let run = workspace.configured("validate", &file).run().expect_code(2);
     run.expect_said(&["exporter `file`", "no such directory"]);
+    file["exporters"]["file"] = json!({"path": workspace.root()});
+    let run = workspace.configured("validate", &file).run().expect_code(2);
+    run.expect_said(&["exporter `file`", "is a directory"]);
 }
 
 /// What the environment adds is shown, and what would fail at the start fails here.
@@ -124,7 +127,7 @@ async fn validate_tries_what_run_will_need() {
     let file = workspace.root().join("file");
     fs::write(&file, "").unwrap();
     let queue = file.join("queue");
-    let run = validate(&plain).arg("--state-dir").arg(&queue).run().expect_code(2);
+    let run = validate(&plain).arg("--state-dir").arg(&queue).run().expect_code(0);
     run.expect_said(&["the queue cannot be in", "is no directory to write to"]);
     assert!(!queue.exists());
 
@@ -132,9 +135,20 @@ async fn validate_tries_what_run_will_need() {
     let taken = server.address().to_string();
     listening["service"]["telemetry"] = json!({"metrics": {"address": taken}});
     validate(&listening).run().expect_code(0).expect_said(&["is in use at this moment"]);
+    listening["service"]["telemetry"] = json!({"metrics": {"address": ":0"}});
+    validate(&listening).run().expect_code(0);
     listening["service"]["telemetry"] = json!({"metrics": {"address": "192.0.2.1:8888"}});
     let run = validate(&listening).run().expect_code(2);
     run.expect_said(&["service.telemetry.metrics cannot listen on 192.0.2.1:8888"]);
+
+    // Both of one file, at one address written in two ways.
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut same = plain.clone();
+    same["extensions"] = json!({"health_check": {"endpoint": format!("127.0.0.1:{free}")}});
+    same["service"]["extensions"] = json!(["health_check"]);
+    same["service"]["telemetry"] = json!({"metrics": {"address": format!(":{free}")}});
+    let run = validate(&same).run().expect_code(2);
+    run.expect_said(&["service.telemetry.metrics cannot listen on"]);
 
     let mut twice = plain.clone();
     twice["extensions"] = json!({"health_check/a": null, "health_check/b": null});
