@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use regex_lite::Regex;
 use serde_json::Value;
 
 use crate::support::workspace::Workspace;
@@ -212,6 +213,39 @@ fn the_messages_of_the_troubleshooting_page_are_in_the_source() {
         }
     }
     assert!(checked > 150, "{checked}");
+}
+
+/// The other way round: errors and warnings of the source are on the page.
+#[test]
+fn the_troubleshooting_page_has_every_error_and_warning() {
+    let literal = r#""((?:[^"\\]|\\.)*)""#;
+    let shown = [r"#\[error\(", r"tracing::(?:warn|error)!\([^\x22]*", r"(?:anyhow|bail)!\("];
+    let shown = shown.map(|what| Regex::new(&format!("{what}{literal}")).unwrap());
+    let (broken, value) = (Regex::new(r"\\\n\s*").unwrap(), Regex::new(r"\{[^}]*\}").unwrap());
+    let page = read("docs/troubleshooting.md");
+    let named: Vec<&str> = page.split('`').skip(1).step_by(2).map(str::trim).collect();
+    let named: Vec<&str> = named.into_iter().filter(|it| it.len() >= 8).collect();
+    let mut checked = 0;
+    for path in files(&root().join("src"), &["rs"]) {
+        let source = fs::read_to_string(&path).unwrap();
+        let source = source.split("\nmod tests {").next().unwrap();
+        let source = broken.replace_all(source, "");
+        for found in shown.iter().flat_map(|what| what.captures_iter(&source)) {
+            let message = found[1].replace("\\\"", "\"");
+            let parts: Vec<&str> = value.split(&message).map(str::trim).collect();
+            let parts: Vec<&str> = parts.into_iter().filter(|it| it.len() >= 12).collect();
+            let is_named = named
+                .iter()
+                .any(|it| message.contains(it) || parts.iter().any(|part| it.contains(part)));
+            assert!(
+                is_named || parts.is_empty(),
+                "not on the page: {message} ({})",
+                path.display()
+            );
+            checked += usize::from(!parts.is_empty());
+        }
+    }
+    assert!(checked > 70, "{checked}");
 }
 
 #[test]
