@@ -83,6 +83,14 @@ pub struct Loaded {
     pub bytes: Vec<u8>,
 }
 
+/// The same without an identity that outlasts it.
+#[derive(Debug)]
+pub(crate) struct Content {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) stamp: Stamp,
+    pub(crate) file: File,
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
     #[error("{}: there is no such file", path.display())]
@@ -211,13 +219,24 @@ impl Directory {
 
     /// Reads a file below this directory, by a path without links, and leaves it open.
     pub(crate) fn load(&self, name: &Path, max: u64) -> Result<(Loaded, File), SourceError> {
-        match self.load_once(name, max) {
-            Err(SourceError::Changed { .. }) => self.load_once(name, max),
+        let Content { bytes, stamp, file } = self.read(name, max)?;
+        let Stamp { device, inode, size, mtime_ns } = stamp;
+        let path = self.canonical.join(name);
+        let sha256 = Sha256::digest(&bytes).into();
+        let canonical = path.clone();
+        let source = Source { path, canonical, device, inode, size, mtime_ns, sha256 };
+        Ok((Loaded { source, bytes }, file))
+    }
+
+    /// The same for whoever has the bytes to compare it with.
+    pub(crate) fn read(&self, name: &Path, max: u64) -> Result<Content, SourceError> {
+        match self.read_once(name, max) {
+            Err(SourceError::Changed { .. }) => self.read_once(name, max),
             done => done,
         }
     }
 
-    fn load_once(&self, relative: &Path, max: u64) -> Result<(Loaded, File), SourceError> {
+    fn read_once(&self, relative: &Path, max: u64) -> Result<Content, SourceError> {
         let path = self.canonical.join(relative);
         let failed = |errno: Errno| SourceError::from_io(&path, errno.into());
         let Some(name) = relative.file_name() else {
@@ -250,7 +269,8 @@ impl Directory {
         }
 
         let file = File::from(fd);
-        let mut bytes = Vec::new();
+        // One more, so that the end is found without growing.
+        let mut bytes = Vec::with_capacity(usize::try_from(stamp.size).unwrap_or(0) + 1);
         (&file)
             .take(max.saturating_add(1))
             .read_to_end(&mut bytes)
@@ -264,11 +284,7 @@ impl Directory {
             return Err(SourceError::Changed { path });
         }
 
-        let Stamp { device, inode, size, mtime_ns } = stamp;
-        let sha256 = Sha256::digest(&bytes).into();
-        let canonical = path.clone();
-        let source = Source { path, canonical, device, inode, size, mtime_ns, sha256 };
-        Ok((Loaded { source, bytes }, file))
+        Ok(Content { bytes, stamp, file })
     }
 }
 

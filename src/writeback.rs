@@ -24,7 +24,7 @@ use std::time::UNIX_EPOCH;
 use rustix::fs::Timespec;
 
 use crate::ids::TraceId;
-use crate::source::{self, Loaded, Source};
+use crate::source::{self, Loaded, Source, Stamp};
 pub use beside::{id_beside, id_beside_of, is_beside_name, write_beside};
 use config::WriteBackMode;
 pub use error::WriteBackError;
@@ -53,6 +53,12 @@ fn time_of(timestamp: &str) -> Option<Timespec> {
 pub fn carries(source: &Source, trace_id: TraceId, mode: WriteBackMode) -> bool {
     let path = &source.canonical;
     let id = match mode {
+        // A write-back puts another file there. What is as it was read carries what it carried.
+        WriteBackMode::InPlace
+            if rustix::fs::lstat(path).is_ok_and(|it| Stamp::from(&it) == source.stamp()) =>
+        {
+            None
+        }
         // Only the two keys were added to what was read; anything larger is another version.
         WriteBackMode::InPlace => id_within(path, source.size.saturating_add(ROOM_FOR_KEYS)),
         WriteBackMode::Beside => id_beside(path),

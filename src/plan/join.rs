@@ -26,23 +26,28 @@ pub type ManifestInput = Result<Manifest, ManifestUse>;
 
 /// Joins the three files. `project_id` overrides what the export says (R5.5).
 pub fn join(
-    onboarding: Onboarding,
+    mut onboarding: Onboarding,
     manifest: ManifestInput,
     context: ProjectContext,
     project_id: Option<&str>,
 ) -> Plan {
-    let mut warnings = onboarding.warnings.clone();
+    let mut warnings = std::mem::take(&mut onboarding.warnings);
     let (manifest, manifest_use) = match manifest {
         Ok(manifest) => (Some(manifest), ManifestUse::Used),
         Err(reason) => (None, reason),
     };
     let id = choose_project_id(&onboarding, manifest.as_ref(), project_id, &mut warnings);
+    let types = types(&onboarding);
+    // What is each artifact's own is moved to it, and not copied.
+    let own = Own {
+        graph: std::mem::take(&mut onboarding.graph),
+        parameters: std::mem::take(&mut onboarding.parameters),
+    };
     let lookup = Lookup::new(&onboarding);
     let artifacts = match manifest {
-        Some(manifest) => from_manifest(manifest, &lookup, &mut warnings),
-        None => from_metadata_alone(&lookup),
+        Some(manifest) => from_manifest(manifest, own, &lookup, &mut warnings),
+        None => from_metadata_alone(own, &lookup),
     };
-    let types = types(&onboarding);
     Plan {
         project: Project {
             name: context.name.unwrap_or_else(|| id.clone()),
@@ -82,6 +87,29 @@ fn choose_project_id(
         })
 }
 
+/// What the metadata file says of each artifact alone.
+struct Own {
+    graph: IndexMap<String, Vec<String>>,
+    parameters: IndexMap<String, Map<String, Value>>,
+}
+
+impl Own {
+    /// The graph has the last word on what an artifact waits for.
+    fn depends_on(&mut self, id: &str, of_manifest: Vec<String>) -> Vec<TaskId> {
+        let list = self.graph.get_mut(id).map_or(of_manifest, std::mem::take);
+        list.into_iter().map(TaskId::new).collect()
+    }
+
+    fn parameters(&mut self, id: &str, mut of_manifest: Map<String, Value>) -> Map<String, Value> {
+        let resolved = self.parameters.get_mut(id).map(std::mem::take).unwrap_or_default();
+        if of_manifest.is_empty() {
+            return resolved;
+        }
+        of_manifest.extend(resolved);
+        of_manifest
+    }
+}
+
 /// The metadata file by artifact id.
 struct Lookup<'a> {
     onboarding: &'a Onboarding,
@@ -102,7 +130,13 @@ impl<'a> Lookup<'a> {
     }
 
     /// An artifact from its manifest entry, completed from the metadata.
-    fn artifact(&self, id: String, entry: Entry, warnings: &mut Vec<Warning>) -> Artifact {
+    fn artifact(
+        &self,
+        id: String,
+        entry: Entry,
+        own: &mut Own,
+        warnings: &mut Vec<Warning>,
+    ) -> Artifact {
         let owned = self.onboarding.ownership.get(&id);
         let kind =
             entry.kind.filter(|it| filled(it)).or_else(|| owned.and_then(|(_, kind)| kind.clone()));
@@ -117,8 +151,8 @@ impl<'a> Lookup<'a> {
             target: target.unwrap_or_else(unknown),
             priority: entry.priority.filter(|it| filled(it)).unwrap_or_else(|| self.priority(&id)),
             status,
-            depends_on: self.depends_on(&id, entry.depends_on),
-            parameters: self.parameters(&id, entry.parameters),
+            depends_on: own.depends_on(&id, entry.depends_on),
+            parameters: own.parameters(&id, entry.parameters),
             derived_from: entry.derived_from,
             output_path: output_path.or_else(|| owned.map(|(path, _)| path.clone())),
             existing_path: entry.existing_path.filter(|it| filled(it)),
@@ -149,19 +183,6 @@ impl<'a> Lookup<'a> {
         };
         priority.to_owned()
     }
-
-    /// The graph has the last word on what an artifact waits for.
-    fn depends_on(&self, id: &str, of_manifest: Vec<String>) -> Vec<TaskId> {
-        let list = self.onboarding.graph.get(id).cloned().unwrap_or(of_manifest);
-        list.into_iter().map(TaskId::new).collect()
-    }
-
-    fn parameters(&self, id: &str, mut of_manifest: Map<String, Value>) -> Map<String, Value> {
-        if let Some(resolved) = self.onboarding.parameters.get(id) {
-            of_manifest.extend(resolved.clone());
-        }
-        of_manifest
-    }
 }
 
 /// What is empty is as good as not there.
@@ -176,6 +197,7 @@ fn unknown() -> String {
 /// Every entry of the manifest once, then the gaps that it does not list (R1.3).
 fn from_manifest(
     manifest: Manifest,
+    mut own: Own,
     lookup: &Lookup<'_>,
     warnings: &mut Vec<Warning>,
 ) -> Vec<Artifact> {
@@ -190,22 +212,23 @@ fn from_manifest(
             warnings.push(Warning::DuplicateArtifact { id: TaskId::new(id) });
             continue;
         }
-        artifacts.push(lookup.artifact(id, entry, warnings));
+        artifacts.push(lookup.artifact(id, entry, &mut own, warnings));
     }
     for gap in &lookup.onboarding.gaps {
         if filled(gap) && seen.insert(gap.clone()) {
-            artifacts.push(lookup.artifact(gap.clone(), Entry::default(), warnings));
+            artifacts.push(lookup.artifact(gap.clone(), Entry::default(), &mut own, warnings));
         }
     }
     artifacts
 }
 
-fn from_metadata_alone(lookup: &Lookup<'_>) -> Vec<Artifact> {
-    let Onboarding { gaps, parameters, graph, .. } = lookup.onboarding;
+fn from_metadata_alone(mut own: Own, lookup: &Lookup<'_>) -> Vec<Artifact> {
     let mut seen = HashSet::new();
-    let ids = gaps.iter().chain(parameters.keys()).chain(graph.keys());
-    ids.filter(|id| filled(id) && seen.insert(id.as_str()))
-        .map(|id| lookup.artifact(id.clone(), Entry::default(), &mut Vec::new()))
+    let ids = lookup.onboarding.gaps.iter().chain(own.parameters.keys()).chain(own.graph.keys());
+    let ids: Vec<String> =
+        ids.filter(|id| filled(id) && seen.insert(id.as_str())).cloned().collect();
+    ids.into_iter()
+        .map(|id| lookup.artifact(id, Entry::default(), &mut own, &mut Vec::new()))
         .collect()
 }
 

@@ -114,7 +114,7 @@ pub fn read(path: &Path, options: &ReadOptions) -> Result<Export, PlanError> {
     let onboarding = Onboarding::parse(&loaded.bytes)
         .map_err(|error| PlanError::Onboarding { path: path.to_owned(), error })?;
     let carries = onboarding.task_trace_id.clone();
-    let is_our_write = writeback::is_as_left(&loaded.source, &loaded.bytes);
+    let is_our_write = carries.is_some() && writeback::is_as_left(&loaded.source, &loaded.bytes);
     if let Some(task_trace_id) = carries.clone().filter(|_| !options.emit_existing) {
         return Ok(Export::Emitted { task_trace_id });
     }

@@ -50,7 +50,7 @@ use std::time::Duration;
 use rustix::fs::{RenameFlags, Timespec, Timestamps, UTIME_OMIT};
 use rustix::io::Errno;
 
-use super::splice::{existing, splice};
+use super::splice::{parse, splice_into};
 use super::temp::Temp;
 use super::{EMITTED_AT, TRACE_ID, WriteBackError, attributes};
 use crate::source::{Directory, Source, SourceError, Stamp};
@@ -111,14 +111,19 @@ fn write_back_with(
         Err(SourceError::Missing { .. }) => return Ok(Outcome::Gone),
         loaded => loaded?,
     };
-    if existing(&current.bytes, TRACE_ID).as_deref() == Some(trace_id) {
+    let members = parse(&current.bytes);
+    let id = members.as_ref().ok().and_then(|it| it.text(TRACE_ID));
+    if id.as_deref() == Some(trace_id) {
         return Ok(Outcome::Written);
     }
     if !current.source.same_version(source) {
         return Ok(Outcome::Superseded);
     }
-    let text = splice(&current.bytes, &[(TRACE_ID, trace_id), (EMITTED_AT, emitted_at)])
-        .map_err(|source| WriteBackError::Splice { path: path.clone(), source })?;
+    let members = members
+        .map_err(|source| WriteBackError::Splice { path: path.clone(), source: source.into() })?;
+    let entries = [(TRACE_ID, trace_id), (EMITTED_AT, emitted_at)];
+    let text = splice_into(&current.bytes, &members, &entries);
+    drop(members);
 
     if let Ok(stat) = rustix::fs::fstat(&original)
         && stat.st_nlink > 1
@@ -136,8 +141,9 @@ fn write_back_with(
             rustix::fs::futimens(new, &times).map_err(|errno| failed(path, "set its time", errno))
         })
     })?;
+    drop(text);
     drop(original); // NFS would keep a replaced file that is open under yet another name
-    Swap { dir: &dir, name, temp, placed, before }.replace(source, max_bytes)
+    Swap { dir: &dir, name, temp, placed, before }.replace(source, &current.bytes, max_bytes)
 }
 
 /// A temp file about to change places with the file called `name`.
@@ -151,7 +157,13 @@ pub(super) struct Swap<'a> {
 }
 
 impl Swap<'_> {
-    fn replace(mut self, source: &Source, max_bytes: u64) -> Result<Outcome, WriteBackError> {
+    /// `read`: the bytes that were read of this version.
+    fn replace(
+        mut self,
+        source: &Source,
+        read: &[u8],
+        max_bytes: u64,
+    ) -> Result<Outcome, WriteBackError> {
         match self.exchange(Step::Exchange) {
             Ok(()) => {}
             Err(Errno::NOENT) if self.target_is_gone() => return Ok(Outcome::Gone),
@@ -162,11 +174,11 @@ impl Swap<'_> {
         }
         // From here on the temp file may be somebody's newer export.
         self.temp.disposable = false;
-        let untouched = match self.came_out_as_read(Step::Look, source, max_bytes) {
+        let untouched = match self.came_out_as_read(Step::Look, source, read, max_bytes) {
             Ok(true) => {
                 self.sync();
                 grace();
-                self.came_out_as_read(Step::LookAgain, source, max_bytes)
+                self.came_out_as_read(Step::LookAgain, source, read, max_bytes)
             }
             other => other,
         };
@@ -184,12 +196,13 @@ impl Swap<'_> {
         &mut self,
         step: Step,
         source: &Source,
+        read: &[u8],
         max_bytes: u64,
     ) -> Result<bool, SourceError> {
         let unreadable = |errno: Errno| SourceError::from_io(&self.temp.path(), errno.into());
         (self.before)(step).map_err(unreadable)?;
-        match self.dir.load(&self.temp.name, max_bytes) {
-            Ok((out, _)) => Ok(out.source.same_version(source)),
+        match self.dir.read(&self.temp.name, max_bytes) {
+            Ok(out) => Ok(out.stamp.looks_like(source) && out.bytes == read),
             Err(error @ SourceError::Unreadable { .. }) => Err(error),
             // Somebody clears the directory out. Nothing is left that could be put back.
             Err(SourceError::Missing { .. }) => Ok(true),

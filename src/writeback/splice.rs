@@ -8,18 +8,31 @@
 //!                    └ key, after the lead ───────┘ so new lines look like the line above
 //! ```
 //!
-//! `serde_json` judges the text as a whole, and refuses what is nested too deep; the scan that
-//! finds the last member keeps a counter instead of recursing and may rely on valid input.
+//! `serde_json` judges the text as a whole, refuses what is nested too deep, and says where each
+//! value stands; all else is found from there.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::ops::Range;
 
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 /// What stands at the top level, as it is written.
-pub(super) type Members<'a> = HashMap<Cow<'a, str>, &'a RawValue>;
+#[derive(Debug)]
+pub(super) struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+
+impl<'a> Members<'a> {
+    /// Of several with one key, the last counts, as it does for whoever reads the export.
+    fn get(&self, key: &str) -> Option<&'a RawValue> {
+        self.0.iter().rev().find(|(known, _)| known == key).map(|(_, value)| *value)
+    }
+
+    /// The string that stands under `key`.
+    pub(super) fn text(&self, key: &str) -> Option<String> {
+        serde_json::from_str(self.get(key)?.get()).ok()
+    }
+}
 
 #[derive(Debug, thiserror::Error)]
 pub enum SpliceError {
@@ -30,19 +43,27 @@ pub enum SpliceError {
 /// `original` with each entry as a string member: in place of the value that the key has, else added
 /// before the closing brace, in order.
 pub fn splice(original: &[u8], entries: &[(&str, &str)]) -> Result<Vec<u8>, SpliceError> {
-    let object = parse(original)?;
-    let last = Last::find(original);
+    Ok(splice_into(original, &parse(original)?, entries))
+}
+
+/// The same where the members are known.
+pub(super) fn splice_into(
+    original: &[u8],
+    object: &Members<'_>,
+    entries: &[(&str, &str)],
+) -> Vec<u8> {
+    let last = Last::find(original, object);
     let style = last.style(original);
     let mut edits: Vec<(Range<usize>, String)> = Vec::new();
     let mut added = String::new();
     for (key, value) in entries {
-        if let Some(present) = object.get(*key) {
+        if let Some(present) = object.get(key) {
             let mut quoted = String::new();
             push_quoted(&mut quoted, value);
             edits.push((place_of(present, original), quoted));
             continue;
         }
-        let comma = if added.is_empty() && object.is_empty() { "" } else { "," };
+        let comma = if added.is_empty() && object.0.is_empty() { "" } else { "," };
         added.push_str(comma);
         added.push_str(if comma.is_empty() { &style.first_lead } else { &style.lead });
         push_quoted(&mut added, key);
@@ -59,7 +80,7 @@ pub fn splice(original: &[u8], entries: &[(&str, &str)]) -> Result<Vec<u8>, Spli
         copied = place.end;
     }
     out.extend_from_slice(&original[copied..]);
-    Ok(out)
+    out
 }
 
 /// Where a value stands in the text that it was borrowed from.
@@ -70,7 +91,7 @@ fn place_of(value: &RawValue, text: &[u8]) -> Range<usize> {
 
 /// The string that stands under `key` in the top-level object, if this is one and has it.
 pub fn existing(original: &[u8], key: &str) -> Option<String> {
-    serde_json::from_str(parse(original).ok()?.get(key)?.get()).ok()
+    parse(original).ok()?.text(key)
 }
 
 /// The members of the top level, each judged for its form alone: a number too large for any type,
@@ -79,6 +100,34 @@ pub(super) fn parse(original: &[u8]) -> Result<Members<'_>, serde_json::Error> {
     const BOM: &[u8] = b"\xef\xbb\xbf";
     serde_json::from_slice(original.strip_prefix(BOM).unwrap_or(original))
 }
+
+impl<'de> Deserialize<'de> for Members<'de> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Object;
+
+        impl<'de> Visitor<'de> for Object {
+            type Value = Members<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
+                let mut members = Vec::new();
+                while let Some(member) = map.next_entry::<Key<'de>, &RawValue>()? {
+                    members.push((member.0.0, member.1));
+                }
+                Ok(Members(members))
+            }
+        }
+
+        from.deserialize_map(Object)
+    }
+}
+
+/// A key that is borrowed where it has no escapes.
+#[derive(serde::Deserialize)]
+struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// Where the last member of the top-level object lies, as offsets into the text.
 struct Last {
@@ -95,41 +144,21 @@ struct Last {
 }
 
 impl Last {
-    fn find(text: &[u8]) -> Last {
-        let mut last = Last { start: 0, colon: None, end: 0, close: text.len(), only: true };
-        let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
-        for (at, &byte) in text.iter().enumerate() {
-            if in_string {
-                in_string = escaped || byte != b'"';
-                escaped = !escaped && byte == b'\\';
-                continue;
-            }
-            match byte {
-                b'"' => in_string = true,
-                b'{' | b'[' => {
-                    depth += 1;
-                    if depth == 1 {
-                        last.start = at + 1;
-                    }
-                }
-                b'}' | b']' => {
-                    depth = depth.saturating_sub(1);
-                    if depth == 0 {
-                        last.close = at;
-                        break;
-                    }
-                }
-                b',' if depth == 1 => {
-                    last.only = false;
-                    last.start = at + 1;
-                    last.colon = None;
-                }
-                b':' if depth == 1 => last.colon = Some(at),
-                _ => {}
-            }
-        }
-        last.end = last.start + text[last.start..last.close].trim_ascii_end().len();
-        last
+    fn find(text: &[u8], members: &Members<'_>) -> Last {
+        let open = text.iter().position(|byte| *byte == b'{').map_or(0, |at| at + 1);
+        let close = text.iter().rposition(|byte| *byte == b'}').unwrap_or(text.len());
+        let only = members.0.len() < 2;
+        let mut values = members.0.iter().rev().map(|(_, value)| place_of(value, text));
+        let Some(value) = values.next() else {
+            return Last { start: open, colon: None, end: open, close, only };
+        };
+        // Between two values there is a comma, then a key in quotes.
+        let start = values.next().map_or(open, |before| {
+            let comma = text[before.end..].iter().position(|byte| *byte == b',');
+            comma.map_or(before.end, |at| before.end + at + 1)
+        });
+        let colon = text[..value.start].iter().rposition(|byte| *byte == b':');
+        Last { start, colon, end: value.end, close, only }
     }
 
     fn style(&self, text: &[u8]) -> Style {
