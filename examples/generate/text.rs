@@ -40,18 +40,6 @@ impl<'a, W: Write> Object<'a, W> {
         inner.end()
     }
 
-    /// An object whose members are objects under way themselves.
-    pub fn nested(
-        &mut self,
-        key: &str,
-        fill: impl FnOnce(&mut Object<'_, W>) -> io::Result<()>,
-    ) -> io::Result<()> {
-        self.key(key)?;
-        let mut inner = Object::begin(self.out, self.depth + 1)?;
-        fill(&mut inner)?;
-        inner.end()
-    }
-
     /// A list whose items come one by one.
     pub fn list(&mut self, key: &str, items: impl IntoIterator<Item = Value>) -> io::Result<()> {
         self.key(key)?;
