@@ -9,7 +9,7 @@ use std::process::{Command, Output};
 const CHECKED: [&str; 3] = ["ARCHITECTURE.md", "CONTRIBUTING.md", "docs/requirements.md"];
 
 /// What a path in backticks begins with, unless it is a file of the root.
-const PLACES: [&str; 5] = ["src/", "tests/", "docs/", "deploy/", "examples/"];
+const PLACES: [&str; 6] = ["src/", "tests/", "docs/", "deploy/", "examples/", "benches/"];
 
 /// How many rows each group of requirements has, R1 first.
 const REQUIREMENTS: [usize; 7] = [7, 6, 3, 5, 5, 4, 4];
@@ -102,6 +102,7 @@ fn every_link_leads_somewhere() {
         "ARCHITECTURE.md",
         "CHANGELOG.md",
         "CONTRIBUTING.md",
+        "benches/README.md",
         "docs/README.md",
         "docs/comparison.md",
         "docs/configuration.md",

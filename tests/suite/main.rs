@@ -13,6 +13,7 @@ mod environment;
 mod exec;
 mod files;
 mod followup;
+mod generate;
 mod kill;
 mod lifecycle;
 mod logs;

@@ -1,0 +1,110 @@
+//! What the benches measure, step by step, on exports that the generator made.
+//!
+//! ```text
+//! bytes ─▶ onboarding, manifest, context ─▶ join ─▶ convert ─▶ encode        bytes ─▶ splice
+//! ```
+
+#[path = "../../examples/generate/export.rs"]
+pub mod export;
+
+use std::hint::black_box;
+use std::path::Path;
+
+use bytes::Bytes;
+use serde_json::Value;
+use taskspan::clock::UnixNanos;
+use taskspan::config::otel_env::SpanLimits;
+use taskspan::converter::options::{RedactionConfig, ResourceConfig, SpanOptions};
+use taskspan::converter::{Conversion, Converter, Redaction, Traces, encoded};
+use taskspan::ids::TraceId;
+use taskspan::plan::{Manifest, Onboarding, Plan, ProjectContext, join};
+use taskspan::writeback::splice::splice;
+
+use export::{Export, Files, Language};
+
+/// Any moment; the spans carry it.
+pub const NOW: UnixNanos = UnixNanos(1_795_000_000_000_000_000);
+
+/// What the three files of an export become.
+#[derive(Clone)]
+pub struct Parsed {
+    pub onboarding: Onboarding,
+    pub manifest: Manifest,
+    pub context: ProjectContext,
+}
+
+/// One export in memory.
+pub struct Case {
+    pub files: Files,
+    manifest_name: String,
+}
+
+impl Case {
+    pub fn new(artifacts: usize, language: Language) -> Case {
+        let export = Export::new(artifacts, 1, language);
+        Case { files: export.files().unwrap(), manifest_name: export.manifest_name() }
+    }
+
+    pub fn onboarding(&self) -> Onboarding {
+        Onboarding::parse(&self.files.metadata).unwrap()
+    }
+
+    pub fn manifest(&self) -> Manifest {
+        Manifest::parse(&self.manifest_name, &self.files.manifest).unwrap()
+    }
+
+    pub fn parsed(&self) -> Parsed {
+        let context = ProjectContext::parse(&self.files.context).unwrap();
+        Parsed { onboarding: self.onboarding(), manifest: self.manifest(), context }
+    }
+
+    pub fn trace_id(&self) -> TraceId {
+        TraceId::of_export(Path::new("/exports/onboarding-metadata.json"), 0, &self.files.metadata)
+    }
+
+    /// What the two libraries take to make values of both files: the least that reading an export
+    /// can cost with them, whatever is done with the values.
+    pub fn floor(&self) -> (Value, Value) {
+        let metadata = serde_json::from_slice(&self.files.metadata).unwrap();
+        let manifest = if self.manifest_name.ends_with(".json") {
+            serde_json::from_slice(&self.files.manifest).unwrap()
+        } else {
+            let text = std::str::from_utf8(&self.files.manifest).unwrap();
+            // Its limits are for texts of strangers, and smaller than this one.
+            let options = serde_saphyr::options! { budget: None };
+            serde_saphyr::from_str_with_options(text, options).unwrap()
+        };
+        (metadata, manifest)
+    }
+
+    pub fn spliced(&self) -> Vec<u8> {
+        let entries = [
+            ("task_trace_id", "5a8a995303723658ab07faaa5146489f"),
+            ("task_emission_timestamp", "2026-11-23T08:14:55.572Z"),
+        ];
+        splice(black_box(&self.files.metadata), &entries).unwrap()
+    }
+}
+
+pub fn joined(parsed: Parsed) -> Plan {
+    join::join(parsed.onboarding, Ok(parsed.manifest), parsed.context, None)
+}
+
+/// With everything as it is unless somebody sets it.
+pub fn converter() -> Converter {
+    Converter {
+        spans: SpanOptions::default(),
+        redaction: Redaction::new(&RedactionConfig::default()).unwrap(),
+        resource: ResourceConfig::default(),
+        limits: SpanLimits::default(),
+        triggered_by: None,
+    }
+}
+
+pub fn converted(converter: &Converter, plan: &Plan, trace_id: TraceId) -> Conversion {
+    converter.convert(plan, trace_id, NOW)
+}
+
+pub fn encode(requests: &[Traces]) -> Vec<Bytes> {
+    encoded(requests)
+}

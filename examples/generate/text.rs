@@ -1,0 +1,197 @@
+//! Values as text, in the style of the libraries that the exporter writes with: Python's
+//! `json.dump(indent=2)` and PyYAML. Lists of any length go out one by one.
+
+use std::io::{self, Write};
+
+use serde_json::Value;
+
+/// An object under way; what is in it need never be in memory at once.
+pub struct Object<'a, W> {
+    out: &'a mut W,
+    depth: usize,
+    is_empty: bool,
+}
+
+impl<'a, W: Write> Object<'a, W> {
+    /// The members of the object follow; `end` closes it.
+    pub fn begin(out: &'a mut W, depth: usize) -> io::Result<Self> {
+        out.write_all(b"{")?;
+        Ok(Self { out, depth, is_empty: true })
+    }
+
+    pub fn member(&mut self, key: &str, value: &Value) -> io::Result<()> {
+        let mut text = String::new();
+        json(value, self.depth + 1, &mut text);
+        self.key(key)?;
+        self.out.write_all(text.as_bytes())
+    }
+
+    /// An object whose members come one by one.
+    pub fn object(
+        &mut self,
+        key: &str,
+        members: impl IntoIterator<Item = (String, Value)>,
+    ) -> io::Result<()> {
+        self.key(key)?;
+        let mut inner = Object::begin(self.out, self.depth + 1)?;
+        for (key, value) in members {
+            inner.member(&key, &value)?;
+        }
+        inner.end()
+    }
+
+    /// A list whose items come one by one.
+    pub fn list(&mut self, key: &str, items: impl IntoIterator<Item = Value>) -> io::Result<()> {
+        self.key(key)?;
+        self.out.write_all(b"[")?;
+        let mut text = String::new();
+        let mut is_empty = true;
+        for item in items {
+            text.clear();
+            text.push_str(if is_empty { "" } else { "," });
+            line(self.depth + 2, &mut text);
+            json(&item, self.depth + 2, &mut text);
+            self.out.write_all(text.as_bytes())?;
+            is_empty = false;
+        }
+        text.clear();
+        if !is_empty {
+            line(self.depth + 1, &mut text);
+        }
+        write!(self.out, "{text}]")
+    }
+
+    pub fn end(self) -> io::Result<()> {
+        let mut text = String::new();
+        if !self.is_empty {
+            line(self.depth, &mut text);
+        }
+        write!(self.out, "{text}}}")
+    }
+
+    fn key(&mut self, key: &str) -> io::Result<()> {
+        let mut text = String::from(if self.is_empty { "" } else { "," });
+        self.is_empty = false;
+        line(self.depth + 1, &mut text);
+        quoted(key, &mut text);
+        write!(self.out, "{text}: ")
+    }
+}
+
+fn line(depth: usize, out: &mut String) {
+    out.push('\n');
+    (0..depth).for_each(|_| out.push_str("  "));
+}
+
+fn json(value: &Value, depth: usize, out: &mut String) {
+    match value {
+        Value::Object(map) if !map.is_empty() => {
+            for (index, (key, value)) in map.iter().enumerate() {
+                out.push(if index == 0 { '{' } else { ',' });
+                line(depth + 1, out);
+                quoted(key, out);
+                out.push_str(": ");
+                json(value, depth + 1, out);
+            }
+            line(depth, out);
+            out.push('}');
+        }
+        Value::Array(items) if !items.is_empty() => {
+            for (index, item) in items.iter().enumerate() {
+                out.push(if index == 0 { '[' } else { ',' });
+                line(depth + 1, out);
+                json(item, depth + 1, out);
+            }
+            line(depth, out);
+            out.push(']');
+        }
+        Value::String(text) => quoted(text, out),
+        other => out.push_str(&other.to_string()),
+    }
+}
+
+/// A string in ASCII alone, as Python writes it unless told otherwise. YAML reads it as well.
+fn quoted(text: &str, out: &mut String) {
+    out.push('"');
+    for c in text.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            ' '..='~' => out.push(c),
+            _ => {
+                for unit in c.encode_utf16(&mut [0; 2]) {
+                    out.push_str(&format!("\\u{unit:04x}"));
+                }
+            }
+        }
+    }
+    out.push('"');
+}
+
+/// A value in block style, on lines of its own.
+pub fn yaml(value: &Value, depth: usize, out: &mut String) {
+    match value {
+        Value::Object(map) if !map.is_empty() => {
+            for (index, (key, value)) in map.iter().enumerate() {
+                // The first one may stand behind the dash of a list.
+                if index > 0 || !out.ends_with("- ") {
+                    out.extend(std::iter::repeat_n(' ', depth));
+                }
+                plain(key, out);
+                out.push(':');
+                // Lists stay at the depth of their key.
+                yaml_nested(value, if value.is_array() { depth } else { depth + 2 }, out);
+            }
+        }
+        Value::Array(items) if !items.is_empty() => {
+            for item in items {
+                out.extend(std::iter::repeat_n(' ', depth));
+                out.push_str("- ");
+                yaml(item, depth + 2, out);
+            }
+        }
+        scalar => {
+            yaml_scalar(scalar, out);
+            out.push('\n');
+        }
+    }
+}
+
+fn yaml_nested(value: &Value, depth: usize, out: &mut String) {
+    let is_block = match value {
+        Value::Object(map) => !map.is_empty(),
+        Value::Array(items) => !items.is_empty(),
+        _ => false,
+    };
+    out.push(if is_block { '\n' } else { ' ' });
+    yaml(value, depth, out);
+}
+
+fn yaml_scalar(value: &Value, out: &mut String) {
+    match value {
+        Value::String(text) => plain(text, out),
+        // The others read the same in both languages.
+        other => out.push_str(&other.to_string()),
+    }
+}
+
+/// Without quotes where nothing else could be meant.
+fn plain(text: &str, out: &mut String) {
+    const WORDS: [&str; 9] = ["y", "n", "yes", "no", "on", "off", "true", "false", "null"];
+    if !text.chars().all(|c| (' '..='~').contains(&c)) {
+        return quoted(text, out);
+    }
+    let begins = text.starts_with(|c: char| c.is_ascii_alphanumeric() || "./".contains(c));
+    let is_number = !text.contains(|c: char| !c.is_ascii_digit() && !"._:+-eETZ".contains(c));
+    let has_meaning = is_number && text.contains(|c: char| c.is_ascii_digit())
+        || WORDS.contains(&text.to_ascii_lowercase().as_str());
+    let is_split = text.contains(": ") || text.contains(" #") || text.ends_with([':', ' ']);
+    if begins && !has_meaning && !is_split {
+        out.push_str(text);
+    } else {
+        out.push('\'');
+        out.push_str(&text.replace('\'', "''"));
+        out.push('\'');
+    }
+}
