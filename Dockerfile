@@ -20,6 +20,8 @@ RUN apk add --no-cache binutils ca-certificates gcc musl-dev
 WORKDIR /src
 COPY Cargo.toml Cargo.lock pipeline.schema.json ./
 COPY src src
+# Cargo wants the files of every target that its manifest names.
+COPY benches benches
 # The sample that `taskspan demo` carries within it.
 COPY examples/sample-export examples/sample-export
 # Rust on Alpine builds for …-unknown-linux-musl, which is static unless told otherwise; the third line makes sure.

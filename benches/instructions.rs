@@ -33,15 +33,8 @@ const TOLERANCE: f64 = 3.0;
 
 const COUNTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/instructions.txt");
 
-const CASES: [&str; 7] = [
-    "read_metadata",
-    "read_manifest_yaml",
-    "read_manifest_json",
-    "join",
-    "convert",
-    "encode",
-    "splice",
-];
+const CASES: [&str; 6] =
+    ["read_metadata", "read_manifest_yaml", "read_manifest_json", "join", "convert", "splice"];
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -101,11 +94,7 @@ fn run(case: &str, is_whole: bool) {
             }
             let (plan, trace_id) = (cases::joined(parsed), export.trace_id());
             let converter = cases::converter();
-            if case == "convert" {
-                return only(is_whole, || cases::converted(&converter, &plan, trace_id));
-            }
-            let conversion = cases::converted(&converter, &plan, trace_id);
-            only(is_whole, || cases::encode(&conversion.requests));
+            only(is_whole, || cases::converted(&converter, &plan, trace_id));
         }
     }
     // Also what the set-up made: the same in both runs.

@@ -84,15 +84,6 @@ fn convert(bencher: Bencher<'_, '_>, artifacts: usize) {
     bencher.bench_local(|| cases::converted(&converter, black_box(&plan), trace_id));
 }
 
-#[bench(args = SIZES)]
-fn encode(bencher: Bencher<'_, '_>, artifacts: usize) {
-    let case = Case::new(artifacts, Language::Yaml);
-    let plan = cases::joined(case.parsed());
-    let conversion = cases::converted(&cases::converter(), &plan, case.trace_id());
-    let bencher = bencher.counter(BytesCount::new(conversion.trace_bytes));
-    bencher.bench_local(|| cases::encode(black_box(&conversion.requests)));
-}
-
 /// To be compared with the floor.
 #[bench(args = SIZES)]
 fn join_convert_encode(bencher: Bencher<'_, '_>, artifacts: usize) {
@@ -101,7 +92,7 @@ fn join_convert_encode(bencher: Bencher<'_, '_>, artifacts: usize) {
     let converter = cases::converter();
     bencher.with_inputs(|| parsed.clone()).bench_local_values(|parsed| {
         let plan = cases::joined(parsed);
-        cases::encode(&cases::converted(&converter, &plan, trace_id).requests)
+        cases::converted(&converter, &plan, trace_id)
     });
 }
 
@@ -118,7 +109,7 @@ fn queue_commit(bencher: Bencher<'_, '_>, artifacts: usize) {
     let case = Case::new(artifacts, Language::Yaml);
     let plan = cases::joined(case.parsed());
     let conversion = cases::converted(&cases::converter(), &plan, case.trace_id());
-    let requests = cases::encode(&conversion.requests);
+    let requests = conversion.requests;
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("any");
     std::fs::write(&path, "x").unwrap();

@@ -1,7 +1,7 @@
 //! What the benches measure, step by step, on exports that the generator made.
 //!
 //! ```text
-//! bytes ─▶ onboarding, manifest, context ─▶ join ─▶ convert ─▶ encode        bytes ─▶ splice
+//! bytes ─▶ onboarding, manifest, context ─▶ join ─▶ convert, encode        bytes ─▶ splice
 //! ```
 
 #[path = "../../examples/generate/export.rs"]
@@ -10,12 +10,11 @@ pub mod export;
 use std::hint::black_box;
 use std::path::Path;
 
-use bytes::Bytes;
 use serde_json::Value;
 use taskspan::clock::UnixNanos;
 use taskspan::config::otel_env::SpanLimits;
 use taskspan::converter::options::{RedactionConfig, ResourceConfig, SpanOptions};
-use taskspan::converter::{Conversion, Converter, Redaction, Traces, encoded};
+use taskspan::converter::{Conversion, Converter, Redaction};
 use taskspan::ids::TraceId;
 use taskspan::plan::{Manifest, Onboarding, Plan, ProjectContext, join};
 use taskspan::writeback::splice::splice;
@@ -103,8 +102,4 @@ pub fn converter() -> Converter {
 
 pub fn converted(converter: &Converter, plan: &Plan, trace_id: TraceId) -> Conversion {
     converter.convert(plan, trace_id, NOW)
-}
-
-pub fn encode(requests: &[Traces]) -> Vec<Bytes> {
-    encoded(requests)
 }

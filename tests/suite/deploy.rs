@@ -93,6 +93,7 @@ fn the_dockerfile_copies_what_the_build_reads() {
         let path = path.trim_matches('"');
         assert!(context.iter().any(|it| Path::new(path).starts_with(it)), "{path}");
     }
+    assert!(!manifest.contains("[[bench]]") || context.contains(&"benches"));
 }
 
 /// Every string under a key that holds a query.
