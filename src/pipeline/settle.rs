@@ -1,8 +1,11 @@
 //! What every required exporter is done with: write the id back, or say why not.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +23,13 @@ use crate::task_state::{self, TaskStateConfig};
 use crate::writeback::config::WriteBackMode;
 use crate::writeback::{self, WriteBackError, write_back, write_beside};
 
+/// Exports that are written back at the same time: most of a write-back is waiting, for the disk and
+/// for late writers.
+const AT_A_TIME: u32 = 16;
+
+/// One that is larger takes the room of several, so that memory stays bounded.
+const LARGE: u64 = 1 << 20;
+
 /// How often an id that could not be written is tried again, when nothing else says so.
 const TRY_AGAIN: Duration = Duration::from_secs(30);
 
@@ -30,13 +40,16 @@ pub struct Settler {
     /// How what is written back was found and converted.
     sources: Vec<(ExportDirConfig, Converter)>,
     mode: Mode,
+    room: Semaphore,
 }
 
 impl Settler {
     pub(super) fn new(common: &Common, sources: &[Source]) -> Settler {
         let Common { queue, claims, observer, mode, .. } = common.clone();
         let of = |source: &Source| (source.config.clone(), source.converter.clone());
-        Settler { claims, queue, observer, sources: sources.iter().map(of).collect(), mode }
+        let (sources, room) =
+            (sources.iter().map(of).collect(), Semaphore::new(AT_A_TIME as usize));
+        Settler { claims, queue, observer, sources, mode, room }
     }
 
     /// Settles until nothing more can come: the queue is closed and empty, or delivery has ended.
@@ -48,22 +61,35 @@ impl Settler {
         let mut again = tokio::time::interval(interval.unwrap_or(TRY_AGAIN));
         again.set_missed_tick_behavior(MissedTickBehavior::Delay);
         again.reset();
+        let this = Arc::new(self);
+        let mut at_work = JoinSet::new();
         loop {
+            let may_take = at_work.len() < AT_A_TIME as usize;
+            let settler = Arc::clone(&this);
             tokio::select! {
                 biased;
-                settlement = self.queue.settlement() => match settlement {
-                    Some(settlement) => unwritten.extend(self.settle(settlement).await),
-                    None => return Ok(()),
+                Some(ended) = at_work.join_next() => unwritten.extend(ended?),
+                settlement = this.queue.settlement(), if may_take => match settlement {
+                    Some(settlement) => {
+                        at_work.spawn(async move { settler.settle(settlement).await });
+                    }
+                    None => break,
                 },
                 // What is unwritten stays on disk; the next run writes it back.
-                () = delivered.cancelled() => return Ok(()),
+                () = delivered.cancelled(), if at_work.is_empty() => break,
                 _ = again.tick(), if !unwritten.is_empty() => {
                     for (settlement, at) in std::mem::take(&mut unwritten) {
-                        unwritten.extend(self.write(settlement, at, true).await);
+                        let settler = Arc::clone(&this);
+                        at_work.spawn(async move { settler.write(settlement, at, true).await });
                     }
                 }
             }
         }
+        // The last of them have recorded what they did, and have yet to tell it.
+        while let Some(ended) = at_work.join_next().await {
+            ended?;
+        }
+        Ok(())
     }
 
     async fn settle(&self, settlement: Settlement) -> Option<(Settlement, UnixNanos)> {
@@ -124,6 +150,9 @@ impl Settler {
             None => done,
         };
         let key = head.key();
+        let size = u32::try_from(head.source.size / LARGE).unwrap_or(AT_A_TIME);
+        // Nobody closes it.
+        let _room = self.room.acquire_many(size.clamp(1, AT_A_TIME)).await;
         let written = tokio::task::spawn_blocking(move || write.run());
         let failure = match written.await {
             Ok(Ok((outcome, is_done))) => {
