@@ -85,10 +85,10 @@ pub struct Loaded {
 
 /// The same without an identity that outlasts it.
 #[derive(Debug)]
-pub(crate) struct Content {
-    pub(crate) bytes: Vec<u8>,
-    pub(crate) stamp: Stamp,
-    pub(crate) file: File,
+struct Content {
+    bytes: Vec<u8>,
+    stamp: Stamp,
+    file: File,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -219,7 +219,10 @@ impl Directory {
 
     /// Reads a file below this directory, by a path without links, and leaves it open.
     pub(crate) fn load(&self, name: &Path, max: u64) -> Result<(Loaded, File), SourceError> {
-        let Content { bytes, stamp, file } = self.read(name, max)?;
+        let Content { bytes, stamp, file } = match self.read_once(name, max) {
+            Err(SourceError::Changed { .. }) => self.read_once(name, max),
+            done => done,
+        }?;
         let Stamp { device, inode, size, mtime_ns } = stamp;
         let path = self.canonical.join(name);
         let sha256 = Sha256::digest(&bytes).into();
@@ -228,15 +231,58 @@ impl Directory {
         Ok((Loaded { source, bytes }, file))
     }
 
-    /// The same for whoever has the bytes to compare it with.
-    pub(crate) fn read(&self, name: &Path, max: u64) -> Result<Content, SourceError> {
-        match self.read_once(name, max) {
-            Err(SourceError::Changed { .. }) => self.read_once(name, max),
-            done => done,
+    /// Whether a file is this version, of which these bytes were read. Holds but a part of it.
+    pub(crate) fn is_still(
+        &self,
+        name: &Path,
+        version: &Source,
+        read: &[u8],
+    ) -> Result<bool, SourceError> {
+        let (file, stamp) = self.open_regular(name)?;
+        if !stamp.looks_like(version) {
+            return Ok(false);
+        }
+        let failed = |error| SourceError::from_io(&self.canonical.join(name), error);
+        let (mut left, mut part) = (read, vec![0; 64 * 1024]);
+        loop {
+            let count = (&file).read(&mut part).map_err(failed)?;
+            match left.split_at_checked(count) {
+                Some((expected, rest)) if *expected == part[..count] => left = rest,
+                _ => return Ok(false),
+            }
+            if count == 0 {
+                let after = rustix::fs::fstat(&file).map_err(|errno| failed(errno.into()))?;
+                return Ok(left.is_empty() && Stamp::from(&after) == stamp);
+            }
         }
     }
 
     fn read_once(&self, relative: &Path, max: u64) -> Result<Content, SourceError> {
+        let path = self.canonical.join(relative);
+        let (file, stamp) = self.open_regular(relative)?;
+        if stamp.size > max {
+            return Err(SourceError::TooLarge { path, size: stamp.size, limit: max });
+        }
+        // One more, so that the end is found without growing.
+        let mut bytes = Vec::with_capacity(usize::try_from(stamp.size).unwrap_or(0) + 1);
+        (&file)
+            .take(max.saturating_add(1))
+            .read_to_end(&mut bytes)
+            .map_err(|error| SourceError::from_io(&path, error))?;
+        let size = bytes.len() as u64;
+        if size > max {
+            return Err(SourceError::TooLarge { path, size, limit: max });
+        }
+        let after =
+            rustix::fs::fstat(&file).map_err(|errno| SourceError::from_io(&path, errno.into()))?;
+        if Stamp::from(&after) != stamp || stamp.size != size {
+            return Err(SourceError::Changed { path });
+        }
+        Ok(Content { bytes, stamp, file })
+    }
+
+    /// Opens a file by a path without links, if it is one.
+    fn open_regular(&self, relative: &Path) -> Result<(File, Stamp), SourceError> {
         let path = self.canonical.join(relative);
         let failed = |errno: Errno| SourceError::from_io(&path, errno.into());
         let Some(name) = relative.file_name() else {
@@ -263,28 +309,7 @@ impl Directory {
             })?;
         let before = rustix::fs::fstat(&fd).map_err(failed)?;
         require_regular(&path, &before)?;
-        let stamp = Stamp::from(&before);
-        if stamp.size > max {
-            return Err(SourceError::TooLarge { path, size: stamp.size, limit: max });
-        }
-
-        let file = File::from(fd);
-        // One more, so that the end is found without growing.
-        let mut bytes = Vec::with_capacity(usize::try_from(stamp.size).unwrap_or(0) + 1);
-        (&file)
-            .take(max.saturating_add(1))
-            .read_to_end(&mut bytes)
-            .map_err(|error| SourceError::from_io(&path, error))?;
-        let size = bytes.len() as u64;
-        if size > max {
-            return Err(SourceError::TooLarge { path, size, limit: max });
-        }
-        let after = rustix::fs::fstat(&file).map_err(failed)?;
-        if Stamp::from(&after) != stamp || stamp.size != size {
-            return Err(SourceError::Changed { path });
-        }
-
-        Ok(Content { bytes, stamp, file })
+        Ok((File::from(fd), Stamp::from(&before)))
     }
 }
 

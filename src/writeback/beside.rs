@@ -84,7 +84,7 @@ pub fn write_beside(
 
     let beside = beside_name(name);
     let (mut temp, _) =
-        Temp::create(&dir, beside.as_os_str(), &source.sha256, &text, |new, path| {
+        Temp::create(&dir, beside.as_os_str(), &source.sha256, &[text.into()], |new, path| {
             // It belongs to us; who may read the export may read it.
             let mode = rustix::fs::fstat(&original)
                 .map(|stat| Mode::from_raw_mode(stat.st_mode & 0o666 | 0o200))

@@ -123,7 +123,6 @@ fn write_back_with(
         .map_err(|source| WriteBackError::Splice { path: path.clone(), source: source.into() })?;
     let entries = [(TRACE_ID, trace_id), (EMITTED_AT, emitted_at)];
     let text = splice_into(&current.bytes, &members, &entries);
-    drop(members);
 
     if let Ok(stat) = rustix::fs::fstat(&original)
         && stat.st_nlink > 1
@@ -141,7 +140,6 @@ fn write_back_with(
             rustix::fs::futimens(new, &times).map_err(|errno| failed(path, "set its time", errno))
         })
     })?;
-    drop(text);
     drop(original); // NFS would keep a replaced file that is open under yet another name
     Swap { dir: &dir, name, temp, placed, before }.replace(source, &current.bytes, max_bytes)
 }
@@ -174,11 +172,11 @@ impl Swap<'_> {
         }
         // From here on the temp file may be somebody's newer export.
         self.temp.disposable = false;
-        let untouched = match self.came_out_as_read(Step::Look, source, read, max_bytes) {
+        let untouched = match self.came_out_as_read(Step::Look, source, read) {
             Ok(true) => {
                 self.sync();
                 grace();
-                self.came_out_as_read(Step::LookAgain, source, read, max_bytes)
+                self.came_out_as_read(Step::LookAgain, source, read)
             }
             other => other,
         };
@@ -197,12 +195,11 @@ impl Swap<'_> {
         step: Step,
         source: &Source,
         read: &[u8],
-        max_bytes: u64,
     ) -> Result<bool, SourceError> {
         let unreadable = |errno: Errno| SourceError::from_io(&self.temp.path(), errno.into());
         (self.before)(step).map_err(unreadable)?;
-        match self.dir.read(&self.temp.name, max_bytes) {
-            Ok(out) => Ok(out.stamp.looks_like(source) && out.bytes == read),
+        match self.dir.is_still(&self.temp.name, source, read) {
+            Ok(is_still) => Ok(is_still),
             Err(error @ SourceError::Unreadable { .. }) => Err(error),
             // Somebody clears the directory out. Nothing is left that could be put back.
             Err(SourceError::Missing { .. }) => Ok(true),

@@ -43,15 +43,15 @@ pub enum SpliceError {
 /// `original` with each entry as a string member: in place of the value that the key has, else added
 /// before the closing brace, in order.
 pub fn splice(original: &[u8], entries: &[(&str, &str)]) -> Result<Vec<u8>, SpliceError> {
-    Ok(splice_into(original, &parse(original)?, entries))
+    Ok(splice_into(original, &parse(original)?, entries).concat())
 }
 
-/// The same where the members are known.
-pub(super) fn splice_into(
-    original: &[u8],
+/// The same where the members are known, as parts: a large export is not held a second time.
+pub(super) fn splice_into<'a>(
+    original: &'a [u8],
     object: &Members<'_>,
     entries: &[(&str, &str)],
-) -> Vec<u8> {
+) -> Vec<Cow<'a, [u8]>> {
     let last = Last::find(original, object);
     let style = last.style(original);
     let mut edits: Vec<(Range<usize>, String)> = Vec::new();
@@ -72,15 +72,15 @@ pub(super) fn splice_into(
     }
     edits.push((last.end..last.end, added));
     edits.sort_by_key(|(place, _)| (place.start, place.end));
-    let mut out = Vec::with_capacity(original.len() + 128);
+    let mut parts: Vec<Cow<'a, [u8]>> = Vec::new();
     let mut copied = 0;
     for (place, text) in edits {
-        out.extend_from_slice(&original[copied..place.start]);
-        out.extend_from_slice(text.as_bytes());
+        parts.push(original[copied..place.start].into());
+        parts.push(text.into_bytes().into());
         copied = place.end;
     }
-    out.extend_from_slice(&original[copied..]);
-    out
+    parts.push(original[copied..].into());
+    parts
 }
 
 /// Where a value stands in the text that it was borrowed from.

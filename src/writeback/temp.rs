@@ -11,6 +11,7 @@
 //! place, what was displaced, or something else, that nobody has read yet. It carries its own time
 //! because an exchange leaves the file's times as they were, on some file systems even the ctime.
 
+use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
@@ -42,12 +43,13 @@ pub(super) struct TempName {
 const MARK: &str = ".taskspan-";
 
 impl TempName {
-    fn new(target: &OsStr, original: &[u8; 32], prepared: &[u8]) -> Self {
+    fn new(target: &OsStr, original: &[u8; 32], prepared: &[Cow<'_, [u8]>]) -> Self {
+        let digest = prepared.iter().fold(Sha256::new(), |sum, part| sum.chain_update(part));
         TempName {
             target: target.to_string_lossy().into_owned(),
             born: seconds(SystemTime::now()),
             original: short(original),
-            prepared: short(&Sha256::digest(prepared).into()),
+            prepared: short(&digest.finalize().into()),
             // Two names must differ, no more: the file is created exclusively.
             random: RandomState::new().hash_one(()) as u32,
         }
@@ -98,7 +100,7 @@ impl<'a> Temp<'a> {
         dir: &'a Directory,
         target: &OsStr,
         digest: &[u8; 32],
-        text: &[u8],
+        text: &[Cow<'_, [u8]>],
         dress: impl FnOnce(&File, &Path) -> Result<(), WriteBackError>,
     ) -> Result<(Self, Stamp), WriteBackError> {
         let path = dir.canonical.join(target);
@@ -114,7 +116,9 @@ impl<'a> Temp<'a> {
         let temp = Temp::adopt(dir, name);
 
         let mut file = File::from(fd);
-        file.write_all(text).map_err(failed("write the new file"))?;
+        for part in text {
+            file.write_all(part).map_err(failed("write the new file"))?;
+        }
         dress(&file, &path)?;
         file.sync_all().map_err(failed("bring the new file to the disk"))?;
         let stamp = rustix::fs::fstat(&file)
@@ -147,7 +151,8 @@ mod tests {
 
     #[test]
     fn names_are_recognised_and_nothing_else_is() {
-        let name = TempName::new(OsStr::new("onboarding-metadata.json"), &[0xab; 32], b"{}");
+        let name =
+            TempName::new(OsStr::new("onboarding-metadata.json"), &[0xab; 32], &[b"{}".into()]);
         assert_eq!(TempName::parse(OsStr::new(&name.text())), Some(name));
         assert!(is_temp_name(".o.json.taskspan-1-2-3-4.tmp"));
         for other in [
