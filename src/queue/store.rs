@@ -1,10 +1,10 @@
 //! The transactional store on disk. It and its `error` are the only files that name `redb`.
 //!
 //! ```text
-//! heads  seq         ─▶ the export, as JSON
-//! items  (seq, n)    ─▶ its way to the n-th exporter, as JSON: each is written by one lease alone
-//! blobs  (seq, blob) ─▶ one encoded request
-//! forgotten  trace id: dropped by a person
+//! heads     seq         ─▶ the export, as JSON
+//! items     (seq, n)    ─▶ its way to the n-th exporter, as JSON: each is written by one lease alone
+//! requests  (seq, blob) ─▶ one encoded request, compressed: what a disk takes longest with is bytes
+//! forgotten trace id: dropped by a person
 //! ```
 //!
 //! A transaction is on disk, fsynced, before `apply` returns. A file that cannot be opened is set
@@ -18,6 +18,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use lz4_flex::block::{compress_prepend_size, decompress, uncompressed_size};
 use redb::backends::InMemoryBackend;
 use redb::{Builder, Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::Serialize;
@@ -33,7 +34,7 @@ pub use files::is_there;
 const HEADS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("heads");
 const ITEMS: TableDefinition<'_, (u64, u32), &[u8]> = TableDefinition::new("items");
 const FORGOTTEN: TableDefinition<'_, &str, ()> = TableDefinition::new("forgotten");
-const BLOBS: TableDefinition<'_, (u64, u32), &[u8]> = TableDefinition::new("blobs");
+const BLOBS: TableDefinition<'_, (u64, u32), &[u8]> = TableDefinition::new("requests");
 
 /// The store's own cache in bytes. Requests are read once and sent, so there is little to keep.
 const CACHE_BYTES: usize = 4 << 20;
@@ -282,7 +283,8 @@ impl Store {
                     }
                     Op::PutBlob { seq, blob, bytes } => {
                         let key = (seq.0, blob.0);
-                        blobs.insert(key, bytes.as_ref()).map_err(redb::Error::from)?;
+                        let packed = compress_prepend_size(bytes);
+                        blobs.insert(key, packed.as_slice()).map_err(redb::Error::from)?;
                     }
                     Op::RemoveBlob { seq, blob } => {
                         blobs.remove((seq.0, blob.0)).map_err(redb::Error::from)?;
@@ -321,8 +323,19 @@ impl Store {
             Err(error) => return Err(redb::Error::from(error).into()),
         };
         let found = blobs.get((seq.0, blob.0)).map_err(redb::Error::from)?;
-        Ok(found.map(|bytes| Bytes::copy_from_slice(bytes.value())))
+        let unpacked = found.map(|packed| unpacked(packed.value())).transpose();
+        Ok(unpacked.map_err(redb::Error::Corrupted)?)
     }
+}
+
+/// A length that no text of this size can stand for is not believed.
+fn unpacked(packed: &[u8]) -> Result<Bytes, String> {
+    const MAX_RATIO: usize = 255;
+    let (len, text) = uncompressed_size(packed).map_err(|error| error.to_string())?;
+    if len > text.len().saturating_mul(MAX_RATIO) {
+        return Err(format!("{} bytes cannot be a request of {len}", text.len()));
+    }
+    decompress(text, len).map(Bytes::from).map_err(|error| error.to_string())
 }
 
 /// Everything but the requests, in order of arrival.
