@@ -109,10 +109,26 @@ pub struct Artifact {
     pub depends_on: Vec<TaskId>,
     /// Resolved values over those of the manifest.
     pub parameters: Map<String, Value>,
-    pub derived_from: Vec<Value>,
+    pub derived_from: Vec<Rule>,
     pub output_path: Option<String>,
     pub existing_path: Option<String>,
     pub mapped_id: Option<String>,
+}
+
+/// Why a thing is as it is: passed through as JSON, and so kept as its text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule(Box<str>);
+
+impl Rule {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&Value> for Rule {
+    fn from(value: &Value) -> Rule {
+        Rule(value.to_string().into())
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -149,7 +165,7 @@ impl Status {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TypeInfo {
     pub contract: Option<Map<String, Value>>,
-    pub rules: Vec<Value>,
+    pub rules: Vec<Rule>,
     pub parameter_sources: Option<Map<String, Value>>,
     pub output_ext: Option<String>,
 }

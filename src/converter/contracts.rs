@@ -3,13 +3,15 @@
 //! A string that is too long for a backend would be cut by it and stop being JSON, so everything
 //! here is made to fit while it stays valid: optional parts are left out, lists are spread.
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::attributes::cut;
 use super::spans::{Context, Figures};
 use crate::ids::{SpanId, TaskId};
-use crate::plan::{Artifact, Status};
+use crate::plan::{Artifact, Rule, Status};
 
 /// The phase in which an export stands (TaskSpanContract, `task.phase`).
 pub const PHASE: &str = "EXPORT_CONTRACT";
@@ -208,21 +210,26 @@ fn fit<T: Serialize>(mut contract: T, leave_out: &[fn(&mut T) -> bool], max: usi
 }
 
 /// Nothing of ours is anything that JSON cannot say.
-fn text(contract: &impl Serialize) -> String {
+pub fn text(contract: &impl Serialize) -> String {
     serde_json::to_string(contract).unwrap_or_default()
 }
 
 /// Derivation rules as JSON arrays that each fit, in order; and whether a rule had to be cut
 /// within, which happens only to one that is too long by itself.
-pub fn rule_arrays(rules: &[Value], max: usize) -> (Vec<String>, bool) {
+pub fn rule_arrays<'a>(
+    rules: impl IntoIterator<Item = &'a Rule>,
+    max: usize,
+) -> (Vec<String>, bool) {
     const BRACKETS: usize = 2;
     let mut arrays = Vec::new();
     let mut reduced = false;
     let mut batch = String::new();
     for rule in rules {
-        let mut json = rule.to_string();
+        let mut json = Cow::from(rule.as_str());
         if json.len() + BRACKETS > max {
-            json = shrink(rule.clone(), max.saturating_sub(BRACKETS)).to_string();
+            // It was made from a value, so it reads as one.
+            let value = serde_json::from_str(&json).unwrap_or_default();
+            json = shrink(value, max.saturating_sub(BRACKETS)).to_string().into();
             reduced = true;
         }
         if !batch.is_empty() && batch.len() + 1 + json.len() + BRACKETS > max {
@@ -294,7 +301,8 @@ mod tests {
         ) {
             let rules: Vec<Value> =
                 texts.iter().map(|text| json!({"property": "p", "rationale": text})).collect();
-            let (arrays, reduced) = rule_arrays(&rules, max);
+            let texts: Vec<Rule> = rules.iter().map(Rule::from).collect();
+            let (arrays, reduced) = rule_arrays(&texts, max);
             let mut back = Vec::new();
             for array in &arrays {
                 prop_assert!(array.len() <= max);
@@ -319,7 +327,7 @@ mod tests {
     #[test]
     fn one_long_rule_stays_valid_json() {
         let rule = json!({"property": "title", "rationale": "r".repeat(3_000)});
-        let (arrays, reduced) = rule_arrays(&[rule], 2_048);
+        let (arrays, reduced) = rule_arrays(&[Rule::from(&rule)], 2_048);
         assert!(reduced);
         assert_eq!(arrays.len(), 1);
         assert_eq!(elements(&arrays[0])[0]["property"], "title");

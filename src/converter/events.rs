@@ -9,7 +9,7 @@ use super::contracts::{self, SpanContract};
 use super::spans::Context;
 use crate::clock::UnixNanos;
 use crate::ids::{TaskId, TaskType};
-use crate::plan::{Artifact, TypeInfo};
+use crate::plan::{Artifact, Rule, TypeInfo};
 
 /// The export command that defined the work.
 const SOURCE: &str = "contextcore.manifest.export";
@@ -40,10 +40,10 @@ pub fn created(
 
 /// `task.contract`: why a thing exists and what a valid one looks like (R2.4, R2.5). Rules that
 /// do not fit one value are spread over several events.
-pub fn contract(
+pub fn contract<'a>(
     cutter: &mut Cutter,
     time: UnixNanos,
-    rules: &[Value],
+    rules: impl IntoIterator<Item = &'a Rule>,
     contract: Option<&Map<String, Value>>,
     artifact_type: Option<&str>,
 ) -> Vec<Event> {
@@ -62,7 +62,7 @@ pub fn contract(
                 attributes.push(cutter.string("derivation_rules", array));
             }
             if let Some(contract) = contract.filter(|_| index == 0) {
-                let json = Value::Object(contract.clone()).to_string();
+                let json = contracts::text(contract);
                 attributes.push(cutter.string("expected_output_contract", &json));
             }
             if parts > 1 {
@@ -74,7 +74,7 @@ pub fn contract(
 }
 
 /// The rules of an artifact: its own, else those of its type.
-pub fn rules_of<'a>(artifact: &'a Artifact, info: Option<&'a TypeInfo>) -> &'a [Value] {
+pub fn rules_of<'a>(artifact: &'a Artifact, info: Option<&'a TypeInfo>) -> &'a [Rule] {
     if artifact.derived_from.is_empty() {
         info.map(|info| info.rules.as_slice()).unwrap_or_default()
     } else {

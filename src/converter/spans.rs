@@ -22,7 +22,7 @@ use super::redact::Redactor;
 use super::{ContractPlacement, Converter, events, order, parameters};
 use crate::clock::UnixNanos;
 use crate::ids::{TaskId, TaskType, TraceId};
-use crate::plan::{Artifact, Plan, Status, TypeInfo};
+use crate::plan::{Artifact, Plan, Rule, Status, TypeInfo};
 
 /// What every span of a trace is made from.
 pub struct Context<'a> {
@@ -184,7 +184,7 @@ impl<'a> Builder<'a> {
 
     /// One contract for each type below the story, in place of one for each task.
     fn contracts_of_types(&self, draft: &mut Draft, story: &Story<'_>) {
-        let mut kinds: IndexMap<&str, Vec<&Value>> = IndexMap::new();
+        let mut kinds: IndexMap<&str, Vec<&Rule>> = IndexMap::new();
         for artifact in story.tasks.iter().map(|&task| self.artifacts[task]) {
             let info = self.context.plan.types.get(&artifact.kind);
             let of_type = info.map(|info| info.rules.as_slice()).unwrap_or_default();
@@ -194,13 +194,12 @@ impl<'a> Builder<'a> {
         for (kind, rules) in kinds {
             // Every rule once: those of the type, then those that an artifact alone has.
             let mut seen = HashSet::new();
-            let rules: Vec<Value> =
-                rules.into_iter().filter(|rule| seen.insert(rule.to_string())).cloned().collect();
+            let rules = rules.into_iter().filter(|rule| seen.insert(rule.as_str()));
             let info = self.context.plan.types.get(kind);
             let contract = info.and_then(|info| info.contract.as_ref());
             // A story of one type says so in its attributes already.
             let named = story.kind.is_none().then_some(kind);
-            let events = events::contract(&mut draft.cutter, draft.start, &rules, contract, named);
+            let events = events::contract(&mut draft.cutter, draft.start, rules, contract, named);
             draft.events.extend(events);
         }
     }

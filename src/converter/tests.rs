@@ -5,13 +5,13 @@ use std::collections::{HashMap, HashSet};
 use indexmap::IndexMap;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use proptest::prelude::*;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, json};
 
 use super::*;
 use crate::config::values::ByteSize;
 use crate::converter::options::{GroupBy, RedactionConfig};
 use crate::ids::TaskId;
-use crate::plan::{Artifact, Coverage, ExportInfo, Project, Status, TypeInfo};
+use crate::plan::{Artifact, Coverage, ExportInfo, Project, Rule, Status, TypeInfo};
 
 pub(crate) fn artifact(id: &str, kind: &str, target: &str) -> Artifact {
     Artifact {
@@ -147,8 +147,8 @@ proptest! {
 
 fn plan_with_contracts(count: usize) -> Plan {
     let artifacts = (0..count).map(|n| artifact(&format!("a{n}"), "dashboard", "api")).collect();
-    let rules: Vec<Value> =
-        (0..4).map(|n| json!({"property": n, "why": "x".repeat(300)})).collect();
+    let rules: Vec<Rule> =
+        (0..4).map(|n| Rule::from(&json!({"property": n, "why": "x".repeat(300)}))).collect();
     let contract = json!({"expected_depth": "standard", "max_lines": 10, "fields": ["a"]});
     let info = TypeInfo { contract: contract.as_object().cloned(), rules, ..TypeInfo::default() };
     Plan { types: [("dashboard".to_owned(), info)].into(), ..plan(artifacts) }

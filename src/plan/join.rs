@@ -12,8 +12,8 @@ use serde_json::{Map, Value};
 
 use super::manifest::Entry;
 use super::{
-    Artifact, ExportInfo, Manifest, ManifestUse, Onboarding, Plan, Project, ProjectContext, Status,
-    TypeInfo, Warning, json,
+    Artifact, ExportInfo, Manifest, ManifestUse, Onboarding, Plan, Project, ProjectContext, Rule,
+    Status, TypeInfo, Warning, json,
 };
 use crate::ids::TaskId;
 
@@ -239,8 +239,8 @@ fn types(onboarding: &Onboarding) -> IndexMap<String, TypeInfo> {
         types.entry(kind.clone()).or_default().contract = contract.cloned();
     }
     for (kind, rules) in &onboarding.rules {
-        let rules = rules.as_array().cloned().unwrap_or_default();
-        types.entry(kind.clone()).or_default().rules = rules;
+        let rules = rules.as_array().map(Vec::as_slice).unwrap_or_default();
+        types.entry(kind.clone()).or_default().rules = rules.iter().map(Rule::from).collect();
     }
     for (kind, info) in &onboarding.artifact_types {
         let entry = types.entry(kind.clone()).or_default();

@@ -1,8 +1,13 @@
 //! The artifact manifest: every artifact with its title, type, status and dependencies.
 
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, SeqAccess, Visitor};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use super::{json, yaml};
+use super::{Rule, json, yaml};
 
 /// The artifact manifest as far as taskspan reads it; unknown keys are normal.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -21,7 +26,7 @@ pub struct Entry {
     pub priority: Option<String>,
     pub status: Option<String>,
     pub parameters: Map<String, Value>,
-    pub derived_from: Vec<Value>,
+    pub derived_from: Vec<Rule>,
     pub depends_on: Vec<String>,
     pub output_path: Option<String>,
     pub existing_path: Option<String>,
@@ -35,22 +40,69 @@ impl Manifest {
     /// What is wrong and where, ready to stand behind the file's path.
     pub fn parse(name: &str, bytes: &[u8]) -> Result<Manifest, String> {
         let bytes = json::without_bom(bytes);
-        let value: Value = if name.ends_with(".json") {
-            serde_json::from_slice(bytes).map_err(|error| error.to_string())?
+        // Each artifact as it comes: all of them as values are several times the size of their text.
+        let mut artifacts = Vec::new();
+        let each = |value| artifacts.push(Entry::read(value));
+        let metadata = if name.ends_with(".json") {
+            read_json(bytes, each)?
         } else {
             let text = std::str::from_utf8(bytes).map_err(|error| format!("not UTF-8: {error}"))?;
-            yaml::parse(text).map_err(|error| error.to_string())?
+            read_yaml(text, each)?
         };
-        let Value::Object(mut document) = value else {
-            return Err("it is empty, or no map".to_owned());
-        };
-        let Some(Value::Array(artifacts)) = document.remove("artifacts") else {
-            return Err("it has no list `artifacts`".to_owned());
-        };
-        let metadata = document.get("metadata").and_then(Value::as_object);
+        let metadata = metadata.as_ref().and_then(Value::as_object);
         let project_id =
             metadata.and_then(|it| json::word(json::any(it, &["projectId", "project_id"])));
-        Ok(Manifest { project_id, artifacts: artifacts.into_iter().map(Entry::read).collect() })
+        Ok(Manifest { project_id, artifacts })
+    }
+}
+
+const NO_LIST: &str = "it has no list `artifacts`";
+
+/// Hands over the artifacts, and gives the metadata back.
+fn read_json(bytes: &[u8], each: impl FnMut(Value)) -> Result<Option<Value>, String> {
+    #[derive(Deserialize)]
+    struct Document<'a> {
+        #[serde(borrow)]
+        artifacts: Option<&'a RawValue>,
+        metadata: Option<Value>,
+    }
+    let document: Document = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    let list = document.artifacts.map(RawValue::get).filter(|text| text.starts_with('['));
+    let mut list = serde_json::Deserializer::from_str(list.ok_or(NO_LIST)?);
+    list.deserialize_seq(Items(each)).map_err(|error| error.to_string())?;
+    Ok(document.metadata)
+}
+
+/// The items of a list, one at a time.
+struct Items<F>(F);
+
+impl<'de, F: FnMut(Value)> Visitor<'de> for Items<F> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut items: A) -> Result<(), A::Error> {
+        while let Some(item) = items.next_element()? {
+            (self.0)(item);
+        }
+        Ok(())
+    }
+}
+
+/// The same.
+fn read_yaml(text: &str, mut each: impl FnMut(Value)) -> Result<Option<Value>, String> {
+    let document = yaml::parse_with_list(text, "artifacts", &mut each);
+    match document.map_err(|error| error.to_string())? {
+        Value::Object(mut document) => match document.remove("artifacts") {
+            Some(Value::Array(left)) => {
+                left.into_iter().for_each(each);
+                Ok(document.remove("metadata"))
+            }
+            _ => Err(NO_LIST.to_owned()),
+        },
+        _ => Err("it is empty, or no map".to_owned()),
     }
 }
 
@@ -82,7 +134,7 @@ impl Entry {
             existing_path: word(&["existingPath", "existing_path"]),
             depends_on: depends_on.iter().filter_map(|id| json::word(Some(id))).collect(),
             parameters,
-            derived_from,
+            derived_from: derived_from.iter().map(Rule::from).collect(),
         }
     }
 }
@@ -101,6 +153,27 @@ mod tests {
         let from_json = Manifest::parse("m.json", json.as_bytes()).expect("JSON");
         assert_eq!(from_yaml, from_json);
         assert_eq!(from_yaml.artifacts[0].parameters["f"], 1.0);
+    }
+
+    #[test]
+    fn the_list_may_stand_anywhere_and_be_written_in_any_way() {
+        for yaml in [
+            "artifacts: [{id: a}, {id: b}]\nmetadata: {projectId: p}\n",
+            "metadata: {projectId: p}\nartifacts: &x\n- id: a\n- {id: b}\nagain: *x\n",
+            "base: &base {artifacts: [{id: a}, {id: b}]}\n<<: *base\nmetadata: {projectId: p}\n",
+            "inner: {artifacts: [1]}\nartifacts: [{id: &i a}, {id: b, name: *i}]\n\
+             metadata: {projectId: p}\n",
+        ] {
+            let manifest = Manifest::parse("m.yaml", yaml.as_bytes()).expect(yaml);
+            let ids: Vec<_> = manifest.artifacts.iter().map(|it| it.id.as_deref()).collect();
+            assert_eq!(
+                (ids, manifest.project_id.as_deref()),
+                (vec![Some("a"), Some("b")], Some("p"))
+            );
+        }
+        for twice in ["artifacts: []\nartifacts: []", "artifacts: 5\nartifacts: []"] {
+            assert!(Manifest::parse("m.yaml", twice.as_bytes()).is_err(), "{twice}");
+        }
     }
 
     #[test]

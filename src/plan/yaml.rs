@@ -40,8 +40,17 @@ impl fmt::Display for YamlError {
 
 /// Reads one document; an empty one is null.
 pub fn parse(text: &str) -> Result<Value, YamlError> {
-    let parser = Parser::new_from_str_with_options(text, granit::options! { emit_comments: false });
-    Reader { parser, anchors: HashMap::new(), left: budget(text) }.document()
+    reader(text, None).document()
+}
+
+/// The same, but the items of the list under `key`, at the top, go to `each` one at a time, and an
+/// empty list is left in their place.
+pub fn parse_with_list(
+    text: &str,
+    key: &'static str,
+    each: &mut dyn FnMut(Value),
+) -> Result<Value, YamlError> {
+    reader(text, Some(List { key, each })).document()
 }
 
 struct Reader<'a> {
@@ -49,6 +58,18 @@ struct Reader<'a> {
     anchors: HashMap<usize, (Value, usize)>,
     /// How many more values there may be.
     left: usize,
+    list: Option<List<'a>>,
+}
+
+/// A list that is handed over item by item.
+struct List<'a> {
+    key: &'static str,
+    each: &'a mut dyn FnMut(Value),
+}
+
+fn reader<'a>(text: &'a str, list: Option<List<'a>>) -> Reader<'a> {
+    let parser = Parser::new_from_str_with_options(text, granit::options! { emit_comments: false });
+    Reader { parser, anchors: HashMap::new(), left: budget(text), list }
 }
 
 type Next<'a> = Option<(Event<'a>, Span)>;
@@ -146,6 +167,15 @@ impl<'a> Reader<'a> {
                 _ => return Err(at(&key_span, "a key that is no text")),
             };
             let (event, value_span) = self.inner(span)?;
+            if depth == 0
+                && matches!(event, Event::SequenceStart(_, 0, _))
+                && !map.contains_key(&key)
+                && let Some(list) = self.list.take_if(|list| list.key == key)
+            {
+                self.items(list, &value_span)?;
+                map.insert(key, Value::Array(Vec::new()));
+                continue;
+            }
             let (value, its_size) = self.value(event, &value_span, depth + 1)?;
             size += 1 + its_size;
             match value {
@@ -161,6 +191,18 @@ impl<'a> Reader<'a> {
             map.entry(key).or_insert(value);
         }
         Ok((map, size))
+    }
+
+    /// What an alias could repeat is read as a whole instead; it has an anchor.
+    fn items(&mut self, list: List<'_>, span: &Span) -> Result<(), YamlError> {
+        loop {
+            let (event, inner) = self.inner(span)?;
+            if event == Event::SequenceEnd {
+                return Ok(());
+            }
+            let (item, _) = self.value(event, &inner, 2)?;
+            (list.each)(item);
+        }
     }
 
     fn spend(&mut self, count: usize, span: &Span) -> Result<(), YamlError> {
