@@ -30,7 +30,7 @@ pub struct SpanContract<'a> {
     pub parent_id: Option<&'a TaskId>,
     pub completed: bool,
     pub figures: Figures,
-    pub acceptance_criteria: &'a [String],
+    pub acceptance_criteria: &'a [&'a str],
 }
 
 /// A TaskSpanContract v1, in the order that its schema has.
@@ -46,7 +46,7 @@ struct TaskSpanContract<'a> {
     phase: &'static str,
     status: &'static str,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    acceptance_criteria: Vec<&'a String>,
+    acceptance_criteria: Vec<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     checksums: Option<Checksums<'a>>,
     metrics: Metrics,
@@ -128,7 +128,7 @@ struct ArtifactIntent<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     output_convention: Option<OutputConvention<'a>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    acceptance_criteria: Vec<&'a String>,
+    acceptance_criteria: Vec<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -145,7 +145,7 @@ pub fn artifact_intent(
     artifact: &Artifact,
     parameters: &Map<String, Value>,
     intent: &str,
-    acceptance_criteria: &[String],
+    acceptance_criteria: &[&str],
     max: usize,
 ) -> Fitted {
     let info = context.plan.types.get(&artifact.kind);
@@ -190,8 +190,8 @@ fn owner<'a>(context: &'a Context<'_>, parameters: &'a Map<String, Value>) -> &'
 }
 
 /// The schemas want every criterion to say something.
-fn filled(criteria: &[String]) -> Vec<&String> {
-    criteria.iter().filter(|text| !text.is_empty()).collect()
+fn filled<'a>(criteria: &[&'a str]) -> Vec<&'a str> {
+    criteria.iter().filter(|text| !text.is_empty()).copied().collect()
 }
 
 /// Leaves out optional parts, one after the other, until the JSON fits. Ids alone can be too long;

@@ -109,7 +109,7 @@ pub fn intent(
     time: UnixNanos,
     artifact: &Artifact,
     parameters: &Map<String, Value>,
-    acceptance_criteria: &[String],
+    acceptance_criteria: &[&str],
 ) -> Option<Event> {
     let intent = contracts::intent_of(artifact.status)?;
     let max = cutter.max_bytes();

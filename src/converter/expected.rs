@@ -12,8 +12,8 @@ pub struct Expected<'a> {
     pub depth: Option<&'a str>,
     pub max_lines: Option<i64>,
     max_tokens: Option<i64>,
-    pub markers: Vec<String>,
-    fields: Vec<String>,
+    pub markers: Vec<&'a str>,
+    fields: Vec<&'a str>,
     present: bool,
 }
 
@@ -26,7 +26,7 @@ impl<'a> Expected<'a> {
         let strings = |key: &str| {
             let items = contract.get(key).and_then(Value::as_array);
             let items = items.map(Vec::as_slice).unwrap_or_default();
-            items.iter().filter_map(Value::as_str).map(str::to_owned).collect()
+            items.iter().filter_map(Value::as_str).collect()
         };
         Expected {
             depth: contract.get("expected_depth").and_then(Value::as_str),
@@ -50,7 +50,7 @@ impl<'a> Expected<'a> {
             ("expected_output.fields", &self.fields),
         ] {
             if self.present && !list.is_empty() {
-                let attribute = draft.cutter.strings(key, list.iter().map(String::as_str));
+                let attribute = draft.cutter.strings(key, list.iter().copied());
                 draft.attributes.push(attribute);
             }
         }

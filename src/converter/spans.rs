@@ -244,7 +244,7 @@ impl<'a> Builder<'a> {
         artifact: &Artifact,
         info: Option<&TypeInfo>,
         parameters: &Map<String, Value>,
-        markers: &[String],
+        markers: &[&str],
     ) {
         let (cutter, start) = (&mut draft.cutter, draft.start);
         draft.events.push(events::created(cutter, start, TaskType::Task, Some(artifact)));
@@ -347,7 +347,7 @@ impl<'a> Builder<'a> {
     }
 
     /// Adds what needs the whole span, and applies the limits of the environment.
-    fn finish(&self, mut draft: Draft, figures: Figures, criteria: &[String]) -> Span {
+    fn finish(&self, mut draft: Draft, figures: Figures, criteria: &[&str]) -> Span {
         let trace_id = self.context.trace_id;
         let span_id = trace_id.span(draft.task_type, &draft.task_id);
         let contract = SpanContract {
