@@ -53,6 +53,10 @@ pub struct Deliverer {
     proving: JoinSet<(Lease, Result<Proof, Stop>)>,
     /// What other processes work on. These hold a bounded number of locks each.
     busy: JoinSet<Lease>,
+    /// What is being recorded of exports that are worked on no more. The journal keeps the order of
+    /// what it is given, so this is on disk before the next export is on its way, in one go with
+    /// the note that it is.
+    settling: JoinSet<Result<(), Lost>>,
 }
 
 /// Why an export is not delivered, for now or for good.
@@ -85,8 +89,19 @@ impl Deliverer {
             Arc::new(Prover { verifier, reach, stopping: stopping.clone() })
         });
         let reach = reach(exporter.destination());
-        let (proving, busy) = (JoinSet::new(), JoinSet::new());
-        Deliverer { exporter, queue, observer, stopping, claims, reach, prover, proving, busy }
+        let (proving, busy, settling) = (JoinSet::new(), JoinSet::new(), JoinSet::new());
+        Deliverer {
+            exporter,
+            queue,
+            observer,
+            stopping,
+            claims,
+            reach,
+            prover,
+            proving,
+            busy,
+            settling,
+        }
     }
 
     pub async fn run(mut self) -> Result<(), StageDied> {
@@ -96,13 +111,23 @@ impl Deliverer {
             let may_lease = self.proving.len() < MAX_PROVING;
             let (mut lease, proof) = tokio::select! {
                 biased;
+                Some(settled) = self.settling.join_next() => {
+                    if settled?.is_err() {
+                        // The store began anew, or is about to: there is no hurry to ask it again.
+                        tracing::warn!(exporter = id, "the export left the queue while it was sent");
+                        if self.stopping.sleep(AFTER_LOSS).await.is_err() {
+                            break;
+                        }
+                    }
+                    continue;
+                }
                 // What is being looked for stays in the queue, acknowledged.
-                () = stop.cancelled() => return Ok(()),
+                () = stop.cancelled() => break,
                 Some(proved) = self.proving.join_next() => proved?,
                 Some(lease) = self.busy.join_next() => (lease?, Ok(Proof::Lost(Vec::new()))),
                 lease = queue.lease(&id), if may_lease => match lease {
                     Some(lease) => (lease, Ok(Proof::Lost(Vec::new()))),
-                    None => return Ok(()),
+                    None => break,
                 },
             };
             match self.turn(&lease).await {
@@ -154,17 +179,23 @@ impl Deliverer {
                     Settling::Lost
                 }
             };
-            let settled = tokio::select! {
+            // Its first step gives the journal what is to be recorded, before anything that comes next.
+            let mut settling = Box::pin(tokio::task::unconstrained(settling.run()));
+            tokio::select! {
                 biased;
-                settled = settling.run() => settled,
+                settled = &mut settling => drop(self.settling.spawn(async move { settled })),
+                () = std::future::ready(()) => drop(self.settling.spawn(settling)),
+            }
+        }
+        // What was acknowledged is recorded, unless the store keeps us from stopping.
+        loop {
+            tokio::select! {
+                biased;
+                settled = self.settling.join_next() => match settled {
+                    Some(settled) => drop(settled?),
+                    None => return Ok(()),
+                },
                 () = abort.cancelled() => return Ok(()),
-            };
-            if settled.is_err() {
-                // The store began anew, or is about to: there is no hurry to ask it again.
-                tracing::warn!(exporter = id, "the export left the queue while it was sent");
-                if self.stopping.sleep(AFTER_LOSS).await.is_err() {
-                    return Ok(());
-                }
             }
         }
     }
@@ -217,6 +248,12 @@ impl Deliverer {
             let answer = self.exporter.send(request.clone()).await;
             self.tell(&answer, &request);
             match answer.reply {
+                // That is recorded together with the delivery: one wait for the disk less.
+                Reply::Accepted if self.is_delivered_with(lease) => {
+                    (self.observer)(&Event::Acknowledged { trace_id: lease.head().trace_id });
+                    self.reach.is_up();
+                    return Ok(());
+                }
                 Reply::Accepted => self.acknowledged(lease, None).await?,
                 Reply::Partial { rejected, message } => {
                     let lost = (rejected > 0).then(|| {
@@ -248,6 +285,12 @@ impl Deliverer {
             self.reach.is_up();
             retry = Retry::new(&self.exporter.retry);
         }
+    }
+
+    /// Whether nothing is left to do after the request that is on its way.
+    fn is_delivered_with(&self, lease: &Lease) -> bool {
+        let item = lease.item();
+        item.pending.len() == 1 && item.lost_spans.is_none() && self.prover.is_none()
     }
 
     fn tell(&self, answer: &Answer, request: &[u8]) {

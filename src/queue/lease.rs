@@ -186,7 +186,7 @@ impl Lease {
         self.save(item, ops).await
     }
 
-    /// Everything was acknowledged, the last at this time.
+    /// Everything was acknowledged, the last at this time, which need not have been recorded before.
     ///
     /// # Errors
     /// The export is lost.
@@ -203,11 +203,16 @@ impl Lease {
     }
 
     async fn finish(&mut self, state: ItemState) -> Result<(), Lost> {
-        let refused = u32::from(matches!(state, ItemState::Rejected(_)));
-        let attempts = self.leased.item.attempts.saturating_add(refused);
-        let mut item = Item { state, attempts, next_attempt: None, ..self.leased.item.clone() };
+        let is_refused = matches!(state, ItemState::Rejected(_));
+        let before = &self.leased.item;
+        let ends_with_a_request =
+            before.state == ItemState::Delivering && !before.pending.is_empty();
+        let attempts = before.attempts.saturating_add(u32::from(is_refused || ends_with_a_request));
+        let mut item = Item { state, attempts, next_attempt: None, ..before.clone() };
         if item.is_delivered() {
             item.pending.clear();
+            item.touched |= ends_with_a_request;
+            item.last_error = None;
         }
         self.save(item, Vec::new()).await?;
         self.queue.tidy(self.leased.seq).await;
