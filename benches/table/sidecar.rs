@@ -218,7 +218,7 @@ pub fn sustained() -> Vec<Row> {
     };
     let row = |is_durable: bool, what: &str, wanted: f64| {
         let (taken_in, sent) = (accepted(is_durable), delivered(is_durable));
-        let figure = format!("{taken_in:.0} a second; {sent:.0} delivered and written back");
+        let figure = format!("{taken_in:.0} a second; {sent:.0} delivered");
         Row::new(what, &format!("over {wanted} a second"), figure, taken_in > wanted)
     };
     vec![
