@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::ids::TraceId;
@@ -28,6 +29,9 @@ const MAX_QUESTION_BYTES: u64 = 64 * 1024;
 /// The list of very many exports.
 const MAX_ANSWER_BYTES: u64 = 256 << 20;
 /// How long the other side may take.
+/// How long exporters have to give back what a person drops.
+const HANDED_BACK: Duration = Duration::from_secs(2);
+
 const PATIENCE: Duration = Duration::from_secs(30);
 const MAX_CONNECTIONS: usize = 8;
 /// Before the next connection is taken when the last one could not be.
@@ -82,8 +86,9 @@ pub async fn answer(queue: &Queue, question: Question) -> Answer {
             }
         }
         Question::Drop { ids, force } => {
+            let until = Instant::now() + HANDED_BACK;
             for id in ids {
-                match queue.discard(id, force).await {
+                match queue.discard(id, force, until).await {
                     Ok(true) => done.push(id),
                     Ok(false) => {}
                     Err(error) => return Answer::Failed(error),

@@ -245,7 +245,10 @@ impl Directory {
         let failed = |error| SourceError::from_io(&self.canonical.join(name), error);
         let (mut left, mut part) = (read, vec![0; 64 * 1024]);
         loop {
-            let count = (&file).read(&mut part).map_err(failed)?;
+            let count = match (&file).read(&mut part) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                read => read.map_err(failed)?,
+            };
             match left.split_at_checked(count) {
                 Some((expected, rest)) if *expected == part[..count] => left = rest,
                 _ => return Ok(false),

@@ -51,14 +51,18 @@ fn time_of(timestamp: &str) -> Option<Timespec> {
 
 /// Whether the id of this trace is where it belongs already.
 pub fn carries(source: &Source, trace_id: TraceId, mode: WriteBackMode) -> bool {
+    // A write-back puts another file there. What is as it was read carries what it carried.
+    let as_read = || {
+        let stat = rustix::fs::lstat(&source.canonical);
+        stat.is_ok_and(|stat| Stamp::from(&stat) == source.stamp())
+    };
+    !(mode == WriteBackMode::InPlace && as_read()) && carries_by_content(source, trace_id, mode)
+}
+
+/// The same for whoever knows better than to trust the looks of the file.
+pub fn carries_by_content(source: &Source, trace_id: TraceId, mode: WriteBackMode) -> bool {
     let path = &source.canonical;
     let id = match mode {
-        // A write-back puts another file there. What is as it was read carries what it carried.
-        WriteBackMode::InPlace
-            if rustix::fs::lstat(path).is_ok_and(|it| Stamp::from(&it) == source.stamp()) =>
-        {
-            None
-        }
         // Only the two keys were added to what was read; anything larger is another version.
         WriteBackMode::InPlace => id_within(path, source.size.saturating_add(ROOM_FOR_KEYS)),
         WriteBackMode::Beside => id_beside(path),

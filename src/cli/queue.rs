@@ -94,7 +94,14 @@ impl QueueCommand {
                 let (ids, force) = (which.ids(&listed, *force)?, *force);
                 let done = source.change(Question::Drop { ids: ids.clone(), force }).await?;
                 self.print(&done, || format!("{} export(s) forgotten\n", done.len()))?;
-                let left: Vec<_> = ids.iter().filter(|id| !done.contains(id)).collect();
+                let source = Source::find(&self.directory()?).await?;
+                let held = match source.ask(Question::List).await? {
+                    Answer::Listed(listed) => listed,
+                    other => return Err(unexpected(other).into()),
+                };
+                // What was delivered in the meantime is nothing to complain of.
+                let is_held = |id: &u64| held.iter().any(|one| one.id == *id);
+                let left: Vec<u64> = ids.into_iter().filter(is_held).collect();
                 if !left.is_empty() {
                     return Err(anyhow!("{left:?}: being sent at this moment; try again").into());
                 }

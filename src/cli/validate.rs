@@ -138,6 +138,15 @@ fn faults_of_addresses(config: &Config) -> Vec<Fault> {
             Err(error) if error.kind() == ErrorKind::AddrInUse && !is_ours(&ours, address) => {
                 super::say(&format!("warning: {what}: {address} is in use at this moment"));
             }
+            // An address of the machine that it is meant for, or a port that is not for everybody.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::AddrNotAvailable | ErrorKind::PermissionDenied
+                ) =>
+            {
+                super::say(&format!("warning: {what} cannot listen on {address} here: {error}"));
+            }
             Err(error) => {
                 let message = format!("{what} cannot listen on {address}: {error}");
                 faults.push(Fault::nowhere(message));

@@ -242,6 +242,8 @@ impl Metrics {
 
     /// All of it, now.
     pub fn text<'a>(&self, queue: &Queue, watching: impl Iterator<Item = &'a Watching>) -> String {
+        // One scrape at a time, so that none finds what another is just setting anew.
+        let mut last = self.receivers.lock().unwrap_or_else(PoisonError::into_inner);
         self.look_at(queue);
         let (mut modes, mut scans, mut overflows) = ([0_u64; 2], 0, 0);
         for receiver in watching {
@@ -252,12 +254,10 @@ impl Metrics {
         for (mode, count) in ["events", "polling"].iter().zip(modes) {
             self.watch_mode.with_label_values(&[mode]).set(number(count));
         }
-        let mut last = self.receivers.lock().unwrap_or_else(PoisonError::into_inner);
         let more = |now: u64, before: u64| if now >= before { now - before } else { now };
         self.scans.inc_by(more(scans, last.0));
         self.overflows.inc_by(more(overflows, last.1));
         *last = (scans, overflows);
-        drop(last);
         self.uptime.set(self.started.elapsed().as_secs_f64());
 
         let mut text = Vec::new();

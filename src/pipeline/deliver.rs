@@ -25,7 +25,7 @@ use crate::converter::{rework, split};
 use crate::exporter::classify::Delivery as Arrival;
 use crate::exporter::retry::Retry;
 use crate::exporter::{Answer, Exporter, Reply};
-use crate::queue::{Lease, Lost, Queue, Rejection, RejectionKind};
+use crate::queue::{Health, Lease, Lost, Queue, Rejection, RejectionKind};
 use crate::signal::Signal;
 
 /// What was made longer ago than this is sent as of now, if nothing of it was sent before: a
@@ -108,7 +108,10 @@ impl Deliverer {
         let (queue, id) = (self.queue.clone(), self.exporter.id.clone());
         let Stopping { stop, abort, .. } = self.stopping.clone();
         loop {
-            let may_lease = self.proving.len() < MAX_PROVING;
+            // A store that fails is tried again by each for itself, and so not in order.
+            let is_failing = matches!(*queue.health().borrow(), Health::Failing(_));
+            let is_in_order = !is_failing || self.settling.is_empty();
+            let may_lease = self.proving.len() < MAX_PROVING && is_in_order;
             let (mut lease, proof) = tokio::select! {
                 biased;
                 Some(settled) = self.settling.join_next() => {

@@ -61,27 +61,30 @@ impl Settler {
         let mut again = tokio::time::interval(interval.unwrap_or(TRY_AGAIN));
         again.set_missed_tick_behavior(MissedTickBehavior::Delay);
         again.reset();
+        // State files are of tasks, and the latest export of a task has the last word on it.
+        let in_order = self.sources.iter().any(|(config, _)| config.task_state.is_some());
+        let at_a_time = if in_order { 1 } else { AT_A_TIME as usize };
         let this = Arc::new(self);
         let mut at_work = JoinSet::new();
         loop {
-            let may_take = at_work.len() < AT_A_TIME as usize;
+            let may_take = at_work.len() < at_a_time;
             let settler = Arc::clone(&this);
             tokio::select! {
                 biased;
-                Some(ended) = at_work.join_next() => unwritten.extend(ended?),
+                Some(ended) = at_work.join_next() => unwritten.append(&mut ended?),
                 settlement = this.queue.settlement(), if may_take => match settlement {
                     Some(settlement) => {
-                        at_work.spawn(async move { settler.settle(settlement).await });
+                        at_work.spawn(async move {
+                            Vec::from_iter(settler.settle(settlement).await)
+                        });
                     }
                     None => break,
                 },
                 // What is unwritten stays on disk; the next run writes it back.
                 () = delivered.cancelled(), if at_work.is_empty() => break,
                 _ = again.tick(), if !unwritten.is_empty() => {
-                    for (settlement, at) in std::mem::take(&mut unwritten) {
-                        let settler = Arc::clone(&this);
-                        at_work.spawn(async move { settler.write(settlement, at, true).await });
-                    }
+                    let unwritten = std::mem::take(&mut unwritten);
+                    at_work.spawn(async move { settler.write_again(unwritten).await });
                 }
             }
         }
@@ -90,6 +93,18 @@ impl Settler {
             ended?;
         }
         Ok(())
+    }
+
+    /// What could not be written before; gives back what cannot be written still.
+    async fn write_again(
+        &self,
+        unwritten: Vec<(Settlement, UnixNanos)>,
+    ) -> Vec<(Settlement, UnixNanos)> {
+        let mut still = Vec::new();
+        for (settlement, at) in unwritten {
+            still.extend(self.write(settlement, at, true).await);
+        }
+        still
     }
 
     async fn settle(&self, settlement: Settlement) -> Option<(Settlement, UnixNanos)> {

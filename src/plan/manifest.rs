@@ -2,8 +2,7 @@
 
 use std::fmt;
 
-use serde::Deserialize;
-use serde::de::{Deserializer, SeqAccess, Visitor};
+use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
@@ -56,21 +55,48 @@ impl Manifest {
     }
 }
 
+const NO_MAP: &str = "it is empty, or no map";
 const NO_LIST: &str = "it has no list `artifacts`";
 
 /// Hands over the artifacts, and gives the metadata back.
 fn read_json(bytes: &[u8], each: impl FnMut(Value)) -> Result<Option<Value>, String> {
-    #[derive(Deserialize)]
-    struct Document<'a> {
-        #[serde(borrow)]
-        artifacts: Option<&'a RawValue>,
-        metadata: Option<Value>,
-    }
-    let document: Document = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    let mut reader = serde_json::Deserializer::from_slice(bytes);
+    let document = reader.deserialize_map(Document::default());
+    let document = document.and_then(|document| reader.end().map(|()| document));
+    let document = document.map_err(|error| match error.is_data() {
+        true => NO_MAP.to_owned(),
+        false => error.to_string(),
+    })?;
     let list = document.artifacts.map(RawValue::get).filter(|text| text.starts_with('['));
     let mut list = serde_json::Deserializer::from_str(list.ok_or(NO_LIST)?);
     list.deserialize_seq(Items(each)).map_err(|error| error.to_string())?;
     Ok(document.metadata)
+}
+
+/// The two members that are wanted; of several with one key, the last counts.
+#[derive(Default)]
+struct Document<'a> {
+    artifacts: Option<&'a RawValue>,
+    metadata: Option<Value>,
+}
+
+impl<'de> Visitor<'de> for Document<'de> {
+    type Value = Document<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a map")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<Self, A::Error> {
+        while let Some(key) = map.next_key::<String>()? {
+            match key.as_str() {
+                "artifacts" => self.artifacts = Some(map.next_value()?),
+                "metadata" => self.metadata = Some(map.next_value()?),
+                _ => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        Ok(self)
+    }
 }
 
 /// The items of a list, one at a time.
@@ -102,7 +128,7 @@ fn read_yaml(text: &str, mut each: impl FnMut(Value)) -> Result<Option<Value>, S
             }
             _ => Err(NO_LIST.to_owned()),
         },
-        _ => Err("it is empty, or no map".to_owned()),
+        _ => Err(NO_MAP.to_owned()),
     }
 }
 
@@ -169,6 +195,17 @@ mod tests {
             assert_eq!(
                 (ids, manifest.project_id.as_deref()),
                 (vec![Some("a"), Some("b")], Some("p"))
+            );
+        }
+        let json = r#"{"artifacts": [], "metadata": 5, "x": [1e999], "metadata": {"projectId": "p"},
+            "artifacts": [{"id": "a"}]}"#;
+        let last = Manifest::parse("m.json", json.as_bytes()).expect("the last counts");
+        assert_eq!((last.artifacts.len(), last.project_id.as_deref()), (1, Some("p")));
+        for none in ["null", "[[{}], {}]", "5", "\"artifacts\""] {
+            assert_eq!(
+                Manifest::parse("m.json", none.as_bytes()),
+                Err(NO_MAP.to_owned()),
+                "{none}"
             );
         }
         for twice in ["artifacts: []\nartifacts: []", "artifacts: 5\nartifacts: []"] {

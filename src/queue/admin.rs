@@ -1,9 +1,9 @@
 //! Looking into the queue, and telling it what to do with dead letters.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use super::Queue;
 use super::record::{Blob, Item, Record, RejectionKind, Seq, State as ItemState};
@@ -11,8 +11,26 @@ use super::state::Entry;
 use super::store::{Op, StoreError};
 use crate::clock::UnixNanos;
 
-/// How long an exporter has to give back what a person drops.
-const HANDED_BACK: Duration = Duration::from_secs(2);
+/// An export that is to be dropped. When that comes to nothing, exporters may have it again.
+struct Wanted<'a> {
+    queue: &'a Queue,
+    seq: Seq,
+    is_taken: bool,
+}
+
+impl Drop for Wanted<'_> {
+    fn drop(&mut self) {
+        let is_taken = self.is_taken;
+        // One that was dropped is not there any more.
+        self.queue.state().change(self.seq, |entry| {
+            entry.wanted = false;
+            if is_taken {
+                entry.leased.fill(false);
+            }
+        });
+        self.queue.shared.changed.notify_waiters();
+    }
+}
 
 /// One export, as a person sees it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -179,11 +197,11 @@ impl Queue {
 
     /// Forgets a dead letter, for good: its file stays as it is and is not read again until it
     /// changes. By `force` any other export too. False when it is none, or while an exporter
-    /// sends it: one that waits for its next try gives it back.
+    /// sends it: one that waits for its next try gives it back, and has time for it `until` then.
     ///
     /// # Errors
     /// The disk failed.
-    pub async fn discard(&self, id: u64, force: bool) -> Result<bool, String> {
+    pub async fn discard(&self, id: u64, force: bool, until: Instant) -> Result<bool, String> {
         let seq = Seq(id);
         let _alone = self.shared.admin.lock().await;
         let may_go = |entry: &mut Entry| {
@@ -193,6 +211,7 @@ impl Queue {
         if !self.state().change(seq, may_go).unwrap_or(false) {
             return Ok(false);
         }
+        let mut wanted = Wanted { queue: self, seq, is_taken: false };
         self.shared.changed.notify_waiters();
         let take = self.when(|state| {
             let taken = state.change(seq, |entry| {
@@ -206,18 +225,11 @@ impl Queue {
             // It may have left the queue in the meantime.
             taken.map_or(Some(None), |taken| taken.map(Some))
         });
-        let taken = tokio::time::timeout(HANDED_BACK, take).await.ok().flatten();
-        self.state().change(seq, |entry| entry.wanted = false);
-        let Some((key, generation)) = taken else {
-            self.shared.changed.notify_waiters();
-            return Ok(false);
-        };
+        let taken = tokio::time::timeout_at(until, take).await.ok().flatten();
+        let Some((key, generation)) = taken else { return Ok(false) };
+        wanted.is_taken = true;
         let ops = vec![Op::Forget { trace_id: key }, Op::Remove { seq }];
-        if let Err(error) = self.shared.journal.write(ops, generation).await {
-            self.state().change(seq, |entry| entry.leased.fill(false));
-            self.shared.changed.notify_waiters();
-            return Err(error.to_string());
-        }
+        self.shared.journal.write(ops, generation).await.map_err(|error| error.to_string())?;
         let mut state = self.state();
         state.forgotten.insert(key);
         state.remove(seq);

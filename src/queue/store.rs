@@ -3,7 +3,7 @@
 //! ```text
 //! heads     seq         ─▶ the export, as JSON
 //! items     (seq, n)    ─▶ its way to the n-th exporter, as JSON: each is written by one lease alone
-//! requests  (seq, blob) ─▶ one encoded request, compressed: what a disk takes longest with is bytes
+//! blobs     (seq, blob) ─▶ one encoded request, compressed: what a disk takes longest with is bytes
 //! forgotten trace id: dropped by a person
 //! ```
 //!
@@ -12,13 +12,13 @@
 
 mod error;
 mod files;
+mod packed;
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use lz4_flex::block::{compress_prepend_size, decompress, uncompressed_size};
 use redb::backends::InMemoryBackend;
 use redb::{Builder, Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::Serialize;
@@ -30,11 +30,12 @@ use error::Refusal;
 pub use error::{OpenError, StoreError};
 pub(super) use files::Files;
 pub use files::is_there;
+use packed::{packed, unpacked};
 
 const HEADS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("heads");
 const ITEMS: TableDefinition<'_, (u64, u32), &[u8]> = TableDefinition::new("items");
 const FORGOTTEN: TableDefinition<'_, &str, ()> = TableDefinition::new("forgotten");
-const BLOBS: TableDefinition<'_, (u64, u32), &[u8]> = TableDefinition::new("requests");
+const BLOBS: TableDefinition<'_, (u64, u32), &[u8]> = TableDefinition::new("blobs");
 
 /// The store's own cache in bytes. Requests are read once and sent, so there is little to keep.
 const CACHE_BYTES: usize = 4 << 20;
@@ -283,8 +284,7 @@ impl Store {
                     }
                     Op::PutBlob { seq, blob, bytes } => {
                         let key = (seq.0, blob.0);
-                        let packed = compress_prepend_size(bytes);
-                        blobs.insert(key, packed.as_slice()).map_err(redb::Error::from)?;
+                        blobs.insert(key, packed(bytes).as_slice()).map_err(redb::Error::from)?;
                     }
                     Op::RemoveBlob { seq, blob } => {
                         blobs.remove((seq.0, blob.0)).map_err(redb::Error::from)?;
@@ -326,16 +326,6 @@ impl Store {
         let unpacked = found.map(|packed| unpacked(packed.value())).transpose();
         Ok(unpacked.map_err(redb::Error::Corrupted)?)
     }
-}
-
-/// A length that no text of this size can stand for is not believed.
-fn unpacked(packed: &[u8]) -> Result<Bytes, String> {
-    const MAX_RATIO: usize = 255;
-    let (len, text) = uncompressed_size(packed).map_err(|error| error.to_string())?;
-    if len > text.len().saturating_mul(MAX_RATIO) {
-        return Err(format!("{} bytes cannot be a request of {len}", text.len()));
-    }
-    decompress(text, len).map(Bytes::from).map_err(|error| error.to_string())
 }
 
 /// Everything but the requests, in order of arrival.

@@ -61,6 +61,10 @@ fn no() -> Rejection {
     Rejection { reason: "no".into(), kind: RejectionKind::Refused }
 }
 
+fn soon() -> tokio::time::Instant {
+    tokio::time::Instant::now() + std::time::Duration::from_secs(5)
+}
+
 #[tokio::test]
 async fn all_required_exporters_settle_an_export() {
     let queue = in_memory(100);
@@ -102,6 +106,26 @@ async fn a_dropped_lease_is_deferred_and_keeps_what_was_acknowledged() {
     assert_eq!(lease.next_request().await.expect("held").as_deref(), Some(b"y".as_slice()));
 }
 
+/// Whoever asked to drop it has gone in the middle of it, or had no more time.
+#[tokio::test]
+async fn what_was_not_dropped_in_time_is_worked_on_as_before() {
+    let queue = in_memory(100);
+    queue.accept(&delivery(1, &["x"]), &to(&["a"])).await;
+    let lease = queue.lease("a").await.expect("waiting");
+    assert!(at_once(queue.discard(0, true, soon())).await.is_none(), "it is in somebody's hands");
+    assert_eq!(queue.discard(0, true, tokio::time::Instant::now()).await, Ok(false));
+    drop(lease);
+    let lease = at_once(queue.lease("a")).await.flatten().expect("deferred");
+    let waiting = tokio::spawn({
+        let queue = queue.clone();
+        async move { queue.discard(0, true, soon()).await }
+    });
+    lease.wanted().await;
+    drop(lease);
+    assert_eq!(waiting.await.expect("no panic"), Ok(true));
+    assert!(at_once(queue.lease("a")).await.is_none(), "it is gone");
+}
+
 #[tokio::test]
 async fn a_refusal_is_a_dead_letter_that_can_be_retried_or_dropped() {
     let queue = in_memory(100);
@@ -122,7 +146,7 @@ async fn a_refusal_is_a_dead_letter_that_can_be_retried_or_dropped() {
     assert!(queue.settlement().await.is_some(), "it is told again");
 
     assert_eq!(
-        (queue.discard(0, false).await, queue.discard(0, false).await),
+        (queue.discard(0, false, soon()).await, queue.discard(0, false, soon()).await),
         (Ok(true), Ok(false))
     );
     assert_eq!(queue.list(), []);
@@ -244,8 +268,8 @@ async fn an_exporter_that_is_gone_keeps_no_id_from_being_written() {
     let mut lease = ready.queue.lease("b").await.expect("back again");
     assert_eq!(lease.next_request().await.expect("held").as_deref(), Some(b"x".as_slice()));
     drop(lease);
-    assert_eq!(ready.queue.discard(0, false).await, Ok(false), "it was not refused");
-    assert_eq!(ready.queue.discard(0, true).await, Ok(true));
+    assert_eq!(ready.queue.discard(0, false, soon()).await, Ok(false), "it was not refused");
+    assert_eq!(ready.queue.discard(0, true, soon()).await, Ok(true));
     assert_eq!(ready.queue.list(), []);
 }
 

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::Mode;
 
-use super::replace::{failed, sync};
+use super::replace::{alone, failed, sync};
 use super::temp::Temp;
 use super::{EMITTED_AT, Outcome, TRACE_ID, WriteBackError, splice};
 use crate::source::{self, Directory, Source, SourceError};
@@ -60,6 +60,7 @@ pub fn write_beside(
     max_bytes: u64,
 ) -> Result<Outcome, WriteBackError> {
     let path = &source.canonical;
+    let _alone = alone(path);
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Ok(Outcome::Gone);
     };

@@ -44,7 +44,9 @@
 //! ```
 
 use std::ffi::OsStr;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::fs::{RenameFlags, Timespec, Timestamps, UTIME_OMIT};
@@ -75,7 +77,21 @@ pub fn write_back(
     task_emission_timestamp: &str,
     max_bytes: u64,
 ) -> Result<Outcome, WriteBackError> {
+    let _alone = alone(&source.canonical);
     write_back_with(source, task_trace_id, task_emission_timestamp, max_bytes, &mut |_| Ok(()))
+}
+
+/// How many paths may be written at the same time without one waiting for another by chance.
+const STRIPES: usize = 64;
+
+/// One write-back of a path at a time in this process: two that put each other's versions back could
+/// end with the older one in place. Blocks.
+pub(super) fn alone(path: &Path) -> MutexGuard<'static, ()> {
+    static PATHS: [Mutex<()>; STRIPES] = [const { Mutex::new(()) }; STRIPES];
+    let mut hasher = DefaultHasher::new();
+    path.hash(&mut hasher);
+    let stripe = usize::try_from(hasher.finish()).unwrap_or_default() % STRIPES;
+    PATHS[stripe].lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A system call about to be made. Tests hook in here: to meddle with the files just before it, or

@@ -380,3 +380,19 @@ fn the_id_of_another_trace_is_replaced_where_it_stands() {
     case.holds(r#"{"task_trace_id": "0af7", "a": 1, "task_emission_timestamp": "now"}"#);
     assert_eq!(case.stray(), None);
 }
+
+/// Two that put each other's versions back could end with the older one in place.
+#[test]
+fn one_write_back_of_a_path_at_a_time() {
+    let path = Path::new("/x/onboarding-metadata.json");
+    let guard = alone(path);
+    let (begun, has_begun) = std::sync::mpsc::channel();
+    let second = std::thread::spawn(move || {
+        begun.send(()).unwrap();
+        drop(alone(path));
+    });
+    has_begun.recv().unwrap();
+    assert!(!second.is_finished());
+    drop(guard);
+    second.join().unwrap();
+}

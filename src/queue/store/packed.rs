@@ -1,0 +1,53 @@
+//! A request as it lies on disk.
+
+use bytes::Bytes;
+use lz4_flex::block::{compress_prepend_size, decompress, uncompressed_size};
+
+/// What a compressed request begins with, and no message does: there is no field 0. One without it is
+/// as an earlier version wrote it.
+const PACKED: u8 = 0;
+
+pub fn packed(request: &[u8]) -> Vec<u8> {
+    let mut packed = vec![PACKED];
+    packed.append(&mut compress_prepend_size(request));
+    packed
+}
+
+/// A length that no text of this size can stand for is not believed.
+pub fn unpacked(stored: &[u8]) -> Result<Bytes, String> {
+    const MAX_RATIO: usize = 255;
+    let Some((&PACKED, packed)) = stored.split_first() else {
+        return Ok(Bytes::copy_from_slice(stored));
+    };
+    let (len, text) = uncompressed_size(packed).map_err(|error| error.to_string())?;
+    if len > text.len().saturating_mul(MAX_RATIO) {
+        return Err(format!("{} bytes cannot be a request of {len}", text.len()));
+    }
+    let request = decompress(text, len).map_err(|error| error.to_string())?;
+    match request.len() == len {
+        true => Ok(request.into()),
+        false => Err(format!("a request of {len} bytes has {} left", request.len())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_packed_comes_back_and_what_is_damaged_does_not() {
+        for request in [&b""[..], b"\x0a\x00", &[10; 100_000]] {
+            assert_eq!(unpacked(&packed(request)).as_deref(), Ok(request));
+        }
+        assert_eq!(unpacked(b"\x0a\x03abc").as_deref(), Ok(&b"\x0a\x03abc"[..]), "as it was once");
+        let mut damaged = packed(&[10; 100_000]);
+        damaged[1] = damaged[1].wrapping_add(1);
+        assert!(unpacked(&damaged).is_err(), "another length");
+        damaged[4] = 0x7f;
+        assert!(unpacked(&damaged).is_err(), "a length beyond reason");
+        let whole = packed(b"one two three four five six seven");
+        for end in 1..whole.len() {
+            assert!(unpacked(&whole[..end]).is_err(), "{end}");
+        }
+    }
+}
