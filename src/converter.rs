@@ -40,6 +40,7 @@ use crate::ids::{TraceId, TraceParent};
 use crate::plan::Plan;
 use options::{ResourceConfig, SpanOptions};
 use split::{Packed, Packer};
+use view::SpanView;
 
 pub use redact::{BadPattern, Redaction};
 pub use request::{Logs, Traces};
@@ -126,6 +127,18 @@ impl Converter {
         packer.finish().requests
     }
 
+    /// The plan as a tree that says what there is and how far it is, and no more: a person looks at
+    /// it, while exports go by.
+    pub fn outline(&self, plan: &Plan, trace_id: TraceId) -> Vec<SpanView> {
+        let mut spans = Vec::new();
+        self.each_whole_span(plan, trace_id, UnixNanos(0), |mut span| {
+            span.attributes.retain(|it| is_of_the_outline(&it.key));
+            span.attributes.shrink_to_fit();
+            spans.push(Span { events: Vec::new(), links: Vec::new(), ..span });
+        });
+        view::trees_of(&spans.iter().collect::<Vec<_>>())
+    }
+
     /// Every span before a limit for spans takes something away.
     fn each_whole_span(
         &self,
@@ -146,6 +159,11 @@ impl Converter {
     fn cutter(&self) -> attributes::Cutter {
         attributes::Cutter::new(self.spans.max_attribute_bytes, self.limits.attribute_value_length)
     }
+}
+
+fn is_of_the_outline(key: &str) -> bool {
+    let whole = ["task.", "coverage.", "artifact."];
+    whole.iter().any(|it| key.starts_with(it)) && !key.starts_with("artifact.parameters.")
 }
 
 /// Who made the records: this program.

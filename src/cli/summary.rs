@@ -3,9 +3,8 @@
 use std::fmt::Write;
 
 use super::preview::mermaid;
-use crate::clock::UnixNanos;
 use crate::converter::Converter;
-use crate::converter::view::{self, SpanView};
+use crate::converter::view::SpanView;
 use crate::grafana::Grafana;
 use crate::ids::TraceId;
 use crate::plan::{Plan, Status};
@@ -38,9 +37,7 @@ pub fn markdown(exports: &[Emitted], grafana: Option<&Grafana>) -> String {
 
 fn section(text: &mut String, export: &Emitted, grafana: Option<&Grafana>) -> std::fmt::Result {
     let Emitted { path, trace_id, plan, .. } = export;
-    let trees = plan.as_ref().map(|(plan, converter)| {
-        view::trees(&converter.convert(plan, *trace_id, UnixNanos(0)).traces())
-    });
+    let trees = plan.as_ref().map(|(plan, converter)| converter.outline(plan, *trace_id));
     let epic = trees.as_ref().and_then(|trees| trees.first());
     let title = epic.map_or(path.as_str(), |epic| epic.text("task.title"));
     writeln!(text, "## {}\n", plain(title))?;

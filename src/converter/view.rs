@@ -52,8 +52,12 @@ impl SpanView {
 /// there counts as a root.
 pub fn trees(requests: &[ExportTraceServiceRequest]) -> Vec<SpanView> {
     let groups = requests.iter().flat_map(|request| &request.resource_spans);
-    let spans: Vec<&Span> =
-        groups.flat_map(|group| &group.scope_spans).flat_map(|scope| &scope.spans).collect();
+    let scopes = groups.flat_map(|group| &group.scope_spans);
+    trees_of(&scopes.flat_map(|scope| &scope.spans).collect::<Vec<_>>())
+}
+
+/// The same from the spans.
+pub(super) fn trees_of(spans: &[&Span]) -> Vec<SpanView> {
     let ids: HashMap<&[u8], usize> =
         spans.iter().enumerate().map(|(index, span)| (span.span_id.as_slice(), index)).collect();
     let mut children: HashMap<usize, Vec<usize>> = HashMap::new();
@@ -64,7 +68,7 @@ pub fn trees(requests: &[ExportTraceServiceRequest]) -> Vec<SpanView> {
             _ => roots.push(index),
         }
     }
-    roots.into_iter().map(|root| view(root, &spans, &children)).collect()
+    roots.into_iter().map(|root| view(root, spans, &children)).collect()
 }
 
 /// One request that holds them all, with the groups as they are.

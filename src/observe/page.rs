@@ -6,7 +6,7 @@ use std::fmt::Write;
 use super::graph;
 use crate::clock::UnixNanos;
 use crate::converter::Converter;
-use crate::converter::view::{self, SpanView};
+use crate::converter::view::SpanView;
 use crate::grafana::Grafana;
 use crate::ids::TraceId;
 use crate::pipeline::status::Known;
@@ -145,7 +145,7 @@ pub fn plan(
 ) -> String {
     let id = known.trace_id.as_deref().unwrap_or_default();
     let trace_id = TraceId::from_hex(id);
-    let trees = trace_id.map(|id| view::trees(&converter.convert(plan, id, UnixNanos(0)).traces()));
+    let trees = trace_id.map(|id| converter.outline(plan, id));
     let mut body = format!(
         "<header><p><a href=\"/\">all exports</a></p><h1 class=\"path\">{}</h1><p>{} <code>{}</code>{}</p>\
          <p class=\"path\">{}</p></header><h2>Plan</h2>",
