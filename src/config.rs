@@ -126,6 +126,15 @@ impl Config {
         }
     }
 
+    /// The health check that runs; there is one at most.
+    pub fn health_check(&self) -> Option<&HealthCheckConfig> {
+        let mut used = self.service.extensions.iter().filter_map(|id| self.extensions.get(id));
+        used.find_map(|extension| match extension {
+            ExtensionConfig::HealthCheck(health) => Some(health),
+            ExtensionConfig::FileStorage(_) => None,
+        })
+    }
+
     fn from_tree(root: &Node, report: &mut Report) -> Self {
         const SECTIONS: [&str; 5] =
             ["receivers", "processors", "exporters", "extensions", "service"];

@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::UnixNanos;
 use crate::config::service::listening;
-use crate::config::{Config, ExtensionConfig, HealthCheckConfig};
+use crate::config::{Config, HealthCheckConfig};
 use crate::converter::Converter;
 use crate::grafana::Grafana;
 use crate::pipeline::event::Event;
@@ -88,15 +88,10 @@ impl Observe {
             Some(served) => Some(bind("service.telemetry.metrics", &served.address).await?),
             None => None,
         };
-        let mut used = config.service.extensions.iter().filter_map(|id| config.extensions.get(id));
-        let health = used.find_map(|extension| match extension {
-            ExtensionConfig::HealthCheck(health) => Some(health.clone()),
-            ExtensionConfig::FileStorage(_) => None,
-        });
-        let health = match health {
+        let health = match config.health_check() {
             Some(health) => {
                 let listener = bind("health_check", &health.endpoint).await?;
-                Some((health, listener))
+                Some((health.clone(), listener))
             }
             None => None,
         };

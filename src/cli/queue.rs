@@ -75,10 +75,7 @@ pub(super) enum Format {
 impl QueueCommand {
     pub async fn run(self) -> Result<Exit, Failure> {
         let source = Source::find(&self.directory()?).await?;
-        let listed = match source.ask(Question::List).await? {
-            Answer::Listed(listed) => listed,
-            other => return Err(anyhow!("an unexpected answer: {other:?}").into()),
-        };
+        let listed = source.list().await?;
         match &self.action {
             Action::List => self.print(&listed, || table(&listed))?,
             Action::Show { id } => {
@@ -94,11 +91,7 @@ impl QueueCommand {
                 let (ids, force) = (which.ids(&listed, *force)?, *force);
                 let done = source.change(Question::Drop { ids: ids.clone(), force }).await?;
                 self.print(&done, || format!("{} export(s) forgotten\n", done.len()))?;
-                let source = Source::find(&self.directory()?).await?;
-                let held = match source.ask(Question::List).await? {
-                    Answer::Listed(listed) => listed,
-                    other => return Err(unexpected(other).into()),
-                };
+                let held = Source::find(&self.directory()?).await?.list().await?;
                 // What was delivered in the meantime is nothing to complain of.
                 let is_held = |id: &u64| held.iter().any(|one| one.id == *id);
                 let left: Vec<u64> = ids.into_iter().filter(is_held).collect();
@@ -202,6 +195,13 @@ impl Source {
                 .await?
                 .context("taskspan has just stopped; ask again"),
             Source::Opened(queue, _) => Ok(control::answer(queue, question).await),
+        }
+    }
+
+    async fn list(&self) -> anyhow::Result<Vec<Listed>> {
+        match self.ask(Question::List).await? {
+            Answer::Listed(listed) => Ok(listed),
+            other => Err(unexpected(other)),
         }
     }
 

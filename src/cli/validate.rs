@@ -14,7 +14,7 @@ use super::exit::Failure;
 use super::setup::Setup;
 use super::{ConfigArgs, Exit};
 use crate::config::service::listening;
-use crate::config::{Config, ExporterConfig, ExtensionConfig, Fault, Faults, ProcessorConfig};
+use crate::config::{Config, ExporterConfig, Fault, Faults, ProcessorConfig};
 use crate::converter::options::RedactionConfig;
 use crate::pipeline::Pipelines;
 use crate::queue::Location;
@@ -122,11 +122,7 @@ fn trouble_of_the_queue(location: Option<Location>) -> Option<String> {
 
 /// Addresses to listen on. One that is taken may be taken by the taskspan that is to be reloaded.
 fn faults_of_addresses(config: &Config) -> Vec<Fault> {
-    let used = config.service.extensions.iter().filter_map(|id| config.extensions.get(id));
-    let health = used.filter_map(|extension| match extension {
-        ExtensionConfig::HealthCheck(health) => Some(("health_check", &health.endpoint)),
-        ExtensionConfig::FileStorage(_) => None,
-    });
+    let health = config.health_check().into_iter().map(|it| ("health_check", &it.endpoint));
     let metrics = config.service.telemetry.metrics.iter();
     let metrics = metrics.map(|it| ("service.telemetry.metrics", &it.address));
     let mut faults = Vec::new();

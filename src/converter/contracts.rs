@@ -4,6 +4,7 @@
 //! here is made to fit while it stays valid: optional parts are left out, lists are spread.
 
 use std::borrow::Cow;
+use std::sync::LazyLock;
 
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -139,6 +140,10 @@ struct OutputConvention<'a> {
     output_ext: Option<&'a String>,
 }
 
+/// What stands for the sources of parameters where there are none, or too many.
+static NO_SOURCES: LazyLock<Map<String, Value>> =
+    LazyLock::new(|| Map::from_iter([("source".to_owned(), Value::from("onboarding-metadata"))]));
+
 /// An ArtifactIntent v1 (R4.2).
 pub fn artifact_intent(
     context: &Context<'_>,
@@ -149,7 +154,6 @@ pub fn artifact_intent(
     max: usize,
 ) -> Fitted {
     let info = context.plan.types.get(&artifact.kind);
-    let fallback = Map::from_iter([("source".to_owned(), Value::from("onboarding-metadata"))]);
     let convention = OutputConvention {
         output_path: artifact.output_path.as_ref(),
         output_ext: info.and_then(|info| info.output_ext.as_ref()),
@@ -163,7 +167,7 @@ pub fn artifact_intent(
         intent,
         owner: owner(context, parameters),
         task_id: &artifact.id,
-        parameter_sources: sources.unwrap_or(&fallback),
+        parameter_sources: sources.unwrap_or(&NO_SOURCES),
         output_convention: has_convention.then_some(convention),
         acceptance_criteria: filled(acceptance_criteria),
     };
@@ -172,7 +176,7 @@ pub fn artifact_intent(
         return Fitted { json, reduced: false };
     }
     let fitted = fit(
-        ArtifactIntent { parameter_sources: &fallback, ..contract },
+        ArtifactIntent { parameter_sources: &NO_SOURCES, ..contract },
         &[
             |it| !std::mem::take(&mut it.acceptance_criteria).is_empty(),
             |it| it.output_convention.take().is_some(),

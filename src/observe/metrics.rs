@@ -122,6 +122,15 @@ impl Default for Metrics {
         let make = Maker { registry: Registry::new() };
         let info = make.gauges("taskspan_build_info", "What is running.", &["version"]);
         info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1.0);
+        let write_backs = make.counters(
+            "taskspan_write_backs_total",
+            "Write-backs by outcome: written, superseded, gone, failed (once a reason, not a try).",
+            &["outcome"],
+        );
+        // A rate wants to see the 0 before the first.
+        for outcome in ["written", "superseded", "gone", "failed"] {
+            let _ = write_backs.with_label_values(&[outcome]);
+        }
         Metrics {
             accepted_exports: make
                 .counter("taskspan_receiver_accepted_exports_total", "Exports taken in."),
@@ -148,11 +157,7 @@ impl Default for Metrics {
             sent: make.both("sent", "that were acknowledged."),
             failed: make.both("send_failed", "in requests that failed for now."),
             rejected: make.both("rejected", "that a server refused for good."),
-            write_backs: make.counters(
-                "taskspan_write_backs_total",
-                "Write-backs by outcome: written, superseded, gone, failed (once a reason, not a try).",
-                &["outcome"],
-            ),
+            write_backs,
             exports: make.gauges("taskspan_exports", "Exports in the queue.", &["state"]),
             queue_items: make.gauges(
                 "taskspan_exporter_queue_items",
@@ -280,7 +285,7 @@ impl Metrics {
             gauges.reset();
         }
         for lane in queue.lanes() {
-            // A rate wants to see the 0 before the first.
+            // As above; which exporters there are is known here.
             for counters in [&self.sent, &self.failed, &self.rejected] {
                 let of = usize::from(lane.exporter.ends_with(" (logs)"));
                 let _ = counters[of].with_label_values(&[&lane.exporter]);
@@ -292,9 +297,6 @@ impl Metrics {
             if lane.capacity < u64::MAX {
                 self.queue_capacity.with_label_values(&labels).set(number(lane.capacity));
             }
-        }
-        for outcome in ["written", "superseded", "gone", "failed"] {
-            let _ = self.write_backs.with_label_values(&[outcome]);
         }
         let now = UnixNanos::now();
         let oldest = queue.troubles().undelivered;

@@ -55,6 +55,20 @@ impl Held {
         running.output(code).expect_code(0);
     }
 
+    /// Starts the sidecar again while the endpoint is well, until it has done all there is.
+    async fn deliver_what_is_left(&mut self, sidecar: Sidecar) -> FakeOtlp {
+        if sidecar == Sidecar::Running {
+            self.stop();
+        }
+        let server = FakeOtlp::builder().at(self.address).start().await;
+        // The last that the first scan comes upon.
+        let last = self.workspace.export("z", &presets::one()).snapshot;
+        self.running = Some(self.workspace.configured("run", &self.pipeline).spawn());
+        last.wait_for_trace_id(PATIENCE).await;
+        self.stop();
+        server
+    }
+
     fn queue(&self, args: &[&str]) -> Output {
         self.workspace.program("queue").args(args).run()
     }
@@ -202,15 +216,7 @@ async fn what_was_dropped_stays_dropped() {
     for sidecar in EITHER_WAY {
         let mut held = Held::new(sidecar).await;
         held.queue(&["drop", "--all"]).expect_code(0);
-        if sidecar == Sidecar::Running {
-            held.stop();
-        }
-        let server = FakeOtlp::builder().at(held.address).start().await;
-        // The last that the first scan comes upon.
-        let last = held.workspace.export("z", &presets::one()).snapshot;
-        held.running = Some(held.workspace.configured("run", &held.pipeline).spawn());
-        last.wait_for_trace_id(PATIENCE).await;
-        held.stop();
+        let server = held.deliver_what_is_left(sidecar).await;
         assert!(of_trace(&server.accepted(), &held.refused.trace_id()).is_empty());
         assert!(held.refused.is_untouched());
     }
@@ -225,14 +231,7 @@ async fn what_waits_can_be_dropped_by_force() {
         let output = held.queue(&["drop", "--force", &held.waiting.trace_id()]).expect_code(0);
         assert_eq!(output.stdout, "1 export(s) forgotten\n");
         assert_eq!(held.states().len(), 1);
-        if sidecar == Sidecar::Running {
-            held.stop();
-        }
-        let server = FakeOtlp::builder().at(held.address).start().await;
-        let last = held.workspace.export("z", &presets::one()).snapshot;
-        held.running = Some(held.workspace.configured("run", &held.pipeline).spawn());
-        last.wait_for_trace_id(PATIENCE).await;
-        held.stop();
+        let server = held.deliver_what_is_left(sidecar).await;
         assert!(of_trace(&server.accepted(), &held.waiting.trace_id()).is_empty());
         assert!(held.waiting.is_untouched());
     }
