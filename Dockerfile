@@ -20,6 +20,7 @@ RUN apk add --no-cache binutils ca-certificates gcc musl-dev
 WORKDIR /src
 COPY Cargo.toml Cargo.lock pipeline.schema.json ./
 COPY src src
+COPY yaml yaml
 # Cargo wants the files of every target that its manifest names.
 COPY benches benches
 # The sample that `taskspan demo` carries within it.

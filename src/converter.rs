@@ -29,6 +29,8 @@ pub mod split;
 pub mod state;
 pub mod view;
 
+use std::ops::ControlFlow;
+
 use bytes::Bytes;
 use opentelemetry_proto::tonic::common::v1::InstrumentationScope;
 use opentelemetry_proto::tonic::trace::v1::Span;
@@ -37,9 +39,11 @@ use prost::Message;
 use crate::clock::UnixNanos;
 use crate::config::otel_env::SpanLimits;
 use crate::ids::{TraceId, TraceParent};
+use crate::parallel;
 use crate::plan::Plan;
 use options::{ResourceConfig, SpanOptions};
-use split::{Packed, Packer};
+use spans::Part;
+use split::{Fields, Packed, Packer};
 use view::SpanView;
 
 pub use redact::{BadPattern, Redaction};
@@ -85,6 +89,12 @@ pub enum ConversionWarning {
     TraceTooLarge { bytes: u64, limit: u64 },
 }
 
+/// How many spans are made at a time.
+const BLOCK: usize = 32;
+
+/// The usual size of a task's span, in bytes.
+const USUAL_TASK: u64 = 2_000;
+
 /// Where the `task.contract` events stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ContractPlacement {
@@ -100,13 +110,28 @@ impl Converter {
         let resource = resource::resource(&self.resource, &plan.project, self.cutter());
         let pack = |placement, at_most| {
             let builder = spans::Builder::new(self, plan, trace_id, t0, placement);
+            let parts = builder.parts();
+            let blocks: Vec<&[Part<'_>]> = parts.chunks(BLOCK).collect();
             let mut packer = Packer::<Traces>::new(&resource, &scope(), self.max_request_bytes());
-            // One span at a time: a trace is held once, as bytes.
-            let fits = builder.spans().all(|span| packer.push(&span) <= at_most);
+            let mut fits = true;
+            // A few spans at a time: a trace is held once, as bytes.
+            let encode = |block: usize| Fields::of(builder.spans(blocks[block]));
+            parallel::in_order(blocks.len(), encode, |fields| {
+                fits = packer.push(&fields) <= at_most;
+                if fits { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            });
             fits.then(|| packer.finish())
         };
-        let whole = pack(ContractPlacement::OnTasks, limit);
-        let packed = whole.or_else(|| pack(ContractPlacement::OnStories, u64::MAX));
+        let whole = || pack(ContractPlacement::OnTasks, limit);
+        let slim = || pack(ContractPlacement::OnStories, u64::MAX);
+        // Of two attempts the one that is kept comes first, as far as that can be told before.
+        let packed = match plan.artifacts.len() as u64 * USUAL_TASK > limit {
+            true => match slim() {
+                Some(slim) if slim.bytes > limit + limit / 4 => Some(slim),
+                slim => whole().or(slim),
+            },
+            false => whole().or_else(slim),
+        };
         let Packed { requests, count, bytes } = packed.unwrap_or_default();
         let mut warnings = Vec::new();
         if bytes > limit {
@@ -120,9 +145,7 @@ impl Converter {
         let resource = resource::resource(&self.resource, &plan.project, self.cutter());
         let mut packer = Packer::<Logs>::new(&resource, &scope(), self.max_request_bytes());
         self.each_whole_span(plan, trace_id, t0, |span| {
-            for record in logs::records(&span, &resource, t0) {
-                packer.push(&record);
-            }
+            packer.push(&Fields::of(logs::records(&span, &resource, t0)));
         });
         packer.finish().requests
     }
@@ -149,7 +172,8 @@ impl Converter {
     ) {
         let unlimited = Converter { limits: SpanLimits::default(), ..self.clone() };
         let placement = ContractPlacement::OnStories;
-        spans::Builder::new(&unlimited, plan, trace_id, t0, placement).spans().for_each(each);
+        let builder = spans::Builder::new(&unlimited, plan, trace_id, t0, placement);
+        builder.spans(&builder.parts()).for_each(each);
     }
 
     fn max_request_bytes(&self) -> usize {

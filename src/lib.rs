@@ -22,6 +22,7 @@ pub mod exporter;
 pub mod grafana;
 pub mod ids;
 pub mod observe;
+pub mod parallel;
 pub mod pipeline;
 pub mod plan;
 pub mod queue;

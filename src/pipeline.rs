@@ -43,6 +43,7 @@ pub use addition::{Addition, SendError};
 pub use build::PipelineError;
 use claims::Claims;
 use event::{Event, Observer};
+use files::AsLeft;
 pub use stop::StageDied;
 use stop::{Stopping, guarded, join_all};
 
@@ -99,6 +100,7 @@ struct Common {
     observer: Observer,
     mode: Mode,
     stopping: Stopping,
+    as_left: AsLeft,
 }
 
 /// Pipelines, built and not started. All share one queue, in which every exporter has its part.
@@ -168,7 +170,8 @@ impl Pipelines {
     ) -> Result<(), StageDied> {
         let Orders { stop, abort, finish } = orders;
         let stopping = Stopping::new(stop, abort, self.shutdown_timeout);
-        let common = Common { queue, claims: Claims::default(), observer, mode, stopping };
+        let (claims, as_left) = (Claims::default(), AsLeft::default());
+        let common = Common { queue, claims, observer, mode, stopping, as_left };
         let Common { queue, observer, stopping, .. } = common.clone();
 
         let delivered = CancellationToken::new();

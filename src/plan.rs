@@ -13,7 +13,6 @@ mod json;
 mod manifest;
 mod onboarding;
 mod project_context;
-mod yaml;
 
 pub mod gate;
 pub mod join;

@@ -19,7 +19,7 @@ pub mod store;
 mod journal;
 mod state;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -250,7 +250,7 @@ impl Queue {
             Ok(place) => place,
             Err(answer) => return answer,
         };
-        let prepared = Record::of_delivery(place.seq, delivery, destinations);
+        let prepared = Record::of_delivery(place.seq, delivery, destinations, &place.at_once);
         let (record, ops) = match prepared {
             Ok(prepared) => prepared,
             Err(error) => return Accepted::Impossible(error.to_string()),
@@ -294,8 +294,9 @@ impl Queue {
                 }
                 return None;
             }
+            let at_once = state.idle(destinations);
             let seq = state.reserve(delivery, destinations);
-            Some(Ok(Place { queue: self, seq, delivery, destinations }))
+            Some(Ok(Place { queue: self, seq, delivery, destinations, at_once }))
         })
         .await
     }
@@ -492,6 +493,8 @@ struct Place<'a> {
     seq: Seq,
     delivery: &'a Delivery,
     destinations: &'a [Destination],
+    /// The exporters that wait for nothing but this.
+    at_once: HashSet<String>,
 }
 
 impl Place<'_> {
@@ -500,7 +503,7 @@ impl Place<'_> {
         let mut state = self.queue.state();
         let present = generation >= state.generation;
         if present {
-            state.insert(self.seq, record.clone(), generation);
+            state.insert(self.seq, Box::new(record.clone()), generation);
         }
         present
     }

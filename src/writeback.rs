@@ -41,8 +41,8 @@ pub fn is_as_left(source: &Source, bytes: &[u8]) -> bool {
     })
 }
 
-/// The point in time that a timestamp stands for, as a file's time.
-fn time_of(timestamp: &str) -> Option<Timespec> {
+/// The point in time that a timestamp stands for, as the time that its file is given.
+pub fn time_of(timestamp: &str) -> Option<Timespec> {
     let time = humantime::parse_rfc3339(timestamp).ok()?;
     let since = time.duration_since(UNIX_EPOCH).ok()?;
     let tv_sec = i64::try_from(since.as_secs()).ok()?;

@@ -1,7 +1,7 @@
 //! YAML text as a tree in which every value knows where it was written.
 //!
 //! ```text
-//! text ──granit_parser──▶ events with positions ──Builder──▶ Node
+//! text ──taskspan_yaml──▶ events with positions ──Builder──▶ Node
 //!                                                   │
 //!             aliases copied, size and depth bounded ┘  duplicate keys reported
 //! ```
@@ -11,7 +11,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use serde_saphyr::granit_parser::{self as granit, Event, Parser, ScalarStyle};
+use taskspan_yaml::{Event, Events, ScalarStyle};
 
 pub use super::fault::Mark;
 use super::fault::Report;
@@ -134,7 +134,7 @@ impl Node {
 struct Stopped;
 
 struct Builder<'a> {
-    parser: Parser<'a, granit::StrInput<'a>>,
+    events: Events<'a>,
     file: &'a Arc<str>,
     report: &'a mut Report,
     anchors: HashMap<usize, Node>,
@@ -143,9 +143,7 @@ struct Builder<'a> {
 
 impl<'a> Builder<'a> {
     fn new(file: &'a Arc<str>, text: &'a str, report: &'a mut Report) -> Self {
-        let options = granit::options! { emit_comments: false };
-        let parser = Parser::new_from_str_with_options(text, options);
-        Self { parser, file, report, anchors: HashMap::new(), nodes: 0 }
+        Self { events: Events::of(text), file, report, anchors: HashMap::new(), nodes: 0 }
     }
 
     fn document(mut self) -> Option<Node> {
@@ -166,16 +164,15 @@ impl<'a> Builder<'a> {
     }
 
     fn next(&mut self) -> Result<Option<(Event<'a>, Mark)>, Stopped> {
-        let place = |at: &granit::Marker| Mark {
-            file: self.file.clone(),
-            line: at.line(),
-            column: at.col() + 1,
-        };
-        match self.parser.next_event() {
+        let place = |line, column| Mark { file: self.file.clone(), line, column };
+        match self.events.next() {
             None => Ok(None),
-            Some(Ok((event, span))) => Ok(Some((event, place(&span.start)))),
+            Some(Ok((event, span))) => {
+                Ok(Some((event, place(span.start.line(), span.start.col() + 1))))
+            }
             Some(Err(error)) => {
-                self.report.fault(&place(error.marker()), format!("not YAML: {}", error.info()));
+                let mark = place(error.line, error.column);
+                self.report.fault(&mark, format!("not YAML: {}", error.message));
                 Err(Stopped)
             }
         }

@@ -18,7 +18,7 @@ use serde_json::{Map, Value, json};
 use super::attributes::{self, Cutter, boolean, string};
 use super::logs::Source;
 use super::request::{Logs, Request, Traces};
-use super::split::Packer;
+use super::split::{Fields, Packer};
 use super::view;
 use super::{Converter, resource, scope};
 use crate::clock::UnixNanos;
@@ -237,9 +237,7 @@ impl Trace<'_> {
     fn requests<R: Request>(&self, records: impl IntoIterator<Item = R::Record>) -> Vec<Bytes> {
         let max_bytes = self.converter.max_request_bytes();
         let mut packer = Packer::<R>::new(&self.resource(), &scope(), max_bytes);
-        for record in records {
-            packer.push(&record);
-        }
+        packer.push(&Fields::of(records));
         packer.finish().requests
     }
 

@@ -62,6 +62,14 @@ impl Figures {
     }
 }
 
+/// What a span stands for.
+pub enum Part<'a> {
+    Epic,
+    Story(&'a Story<'a>),
+    /// By its place among the artifacts.
+    Task(usize),
+}
+
 pub struct Builder<'a> {
     converter: &'a Converter,
     context: Context<'a>,
@@ -73,7 +81,6 @@ pub struct Builder<'a> {
     hierarchy: Hierarchy<'a>,
     ranks: Vec<u64>,
     epic_id: TaskId,
-    redactor: Redactor<'a>,
 }
 
 impl<'a> Builder<'a> {
@@ -103,20 +110,28 @@ impl<'a> Builder<'a> {
             ranks: order::ranks(&dependencies),
             epic_id: TaskId::new(format!("{}-artifact-generation", plan.project.id)),
             context: Context { plan, trace_id },
-            redactor: converter.redaction.of_a_plan(),
             artifacts,
             index_of,
         }
     }
 
     /// The epic, then each story followed by its tasks.
-    pub fn spans(&self) -> impl Iterator<Item = Span> {
+    pub fn parts(&self) -> Vec<Part<'_>> {
         let stories = self.hierarchy.stories.iter().flat_map(|story| {
             let tasks: &[usize] = if story.is_leaf { &story.tasks } else { &[] };
-            let tasks = tasks.iter().map(|&task| self.task(task));
-            std::iter::once_with(|| self.story(story)).chain(tasks)
+            std::iter::once(Part::Story(story)).chain(tasks.iter().copied().map(Part::Task))
         });
-        std::iter::once_with(|| self.epic()).chain(stories)
+        std::iter::once(Part::Epic).chain(stories).collect()
+    }
+
+    /// Some of them as spans.
+    pub fn spans<'b>(&'b self, parts: &'b [Part<'b>]) -> impl Iterator<Item = Span> + use<'b, 'a> {
+        let redactor = self.converter.redaction.of_a_plan();
+        parts.iter().map(move |part| match part {
+            Part::Epic => self.epic(),
+            Part::Story(story) => self.story(story),
+            Part::Task(task) => self.task(*task, &redactor),
+        })
     }
 
     fn epic(&self) -> Span {
@@ -204,7 +219,7 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn task(&self, index: usize) -> Span {
+    fn task<'b>(&'b self, index: usize, redactor: &Redactor<'b>) -> Span {
         let artifact = self.artifacts[index];
         let figures = Figures::of(std::iter::once(artifact));
         let info = self.context.plan.types.get(&artifact.kind);
@@ -215,7 +230,7 @@ impl<'a> Builder<'a> {
         let times = (start, start.plus_micros(1));
         let (id, title) = (artifact.id.clone(), artifact.name.clone());
         let mut draft = self.draft(TaskType::Task, id, title, parent, times, figures);
-        let parameters = self.redactor.apply(&artifact.parameters);
+        let parameters = redactor.apply(&artifact.parameters);
 
         draft.string("artifact.id", artifact.id.as_str());
         draft.string("artifact.type", &artifact.kind);

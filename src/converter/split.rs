@@ -18,6 +18,33 @@ use prost::encoding::{
 use super::request::{Logs, Request, Traces};
 use crate::signal::Signal;
 
+/// Records in their order, each encoded as the field that it is in a request.
+#[derive(Debug)]
+pub struct Fields<R> {
+    encoded: Vec<u8>,
+    /// Where each of them ends.
+    ends: Vec<usize>,
+    /// Of the records alone.
+    bytes: u64,
+    kind: PhantomData<R>,
+}
+
+impl<R: Request> Fields<R> {
+    pub fn of(records: impl IntoIterator<Item = R::Record>) -> Fields<R> {
+        let mut fields =
+            Fields { encoded: Vec::new(), ends: Vec::new(), bytes: 0, kind: PhantomData };
+        for record in records {
+            let bytes = record.encoded_len() as u64;
+            encode_key(SECOND, WireType::LengthDelimited, &mut fields.encoded);
+            encode_varint(bytes, &mut fields.encoded);
+            record.encode_raw(&mut fields.encoded);
+            fields.ends.push(fields.encoded.len());
+            fields.bytes += bytes;
+        }
+        fields
+    }
+}
+
 /// Packs records in their order into encoded requests, as they come. One that is larger than the
 /// limit goes alone: it is for the receiver to refuse it, not for us to drop it.
 #[derive(Debug)]
@@ -61,18 +88,19 @@ impl<R: Request> Packer<R> {
         }
     }
 
-    /// Adds a record; returns the bytes of all so far.
-    pub fn push(&mut self, record: &R::Record) -> u64 {
-        let bytes = record.encoded_len();
-        let framed = 1 + encoded_len_varint(bytes as u64) + bytes;
-        if !self.batch.is_empty() && self.request_len(self.batch.len() + framed) > self.max_bytes {
-            self.close();
+    /// Adds records; returns the bytes of all so far.
+    pub fn push(&mut self, fields: &Fields<R>) -> u64 {
+        let mut start = 0;
+        for &end in &fields.ends {
+            let full = self.request_len(self.batch.len() + end - start) > self.max_bytes;
+            if full && !self.batch.is_empty() {
+                self.close();
+            }
+            self.batch.extend_from_slice(&fields.encoded[start..end]);
+            start = end;
         }
-        encode_key(SECOND, WireType::LengthDelimited, &mut self.batch);
-        encode_varint(bytes as u64, &mut self.batch);
-        record.encode_raw(&mut self.batch);
-        self.packed.count += 1;
-        self.packed.bytes += bytes as u64;
+        self.packed.count += fields.ends.len();
+        self.packed.bytes += fields.bytes;
         self.packed.bytes
     }
 
@@ -172,8 +200,8 @@ mod tests {
         max: usize,
     ) -> Packed {
         let mut packer = Packer::<Traces>::new(resource, scope, max);
-        for span in spans {
-            packer.push(span);
+        for spans in spans.chunks(7) {
+            packer.push(&Fields::of(spans.iter().cloned()));
         }
         packer.finish()
     }

@@ -173,6 +173,25 @@ fn a_trace_over_the_limit_keeps_each_contract_once() {
     assert!(matches!(warned.warnings[..], [ConversionWarning::TraceTooLarge { limit: 1_000, .. }]));
 }
 
+/// Which of the two forms is tried first is a guess; which one is kept is not.
+#[test]
+fn contracts_stay_on_tasks_exactly_as_long_as_the_trace_fits() {
+    // Spans far below and far above the usual size, so that the guess is wrong as well.
+    for plan in [plan(plan_with_contracts(90).artifacts), plan_with_contracts(90)] {
+        let with_limit = |limit: u64| {
+            let mut converter = converter();
+            converter.spans.max_trace_bytes = ByteSize(limit);
+            converter.convert(&plan, trace_id(), T0)
+        };
+        let (whole, slim) = (with_limit(u64::MAX / 2), with_limit(1));
+        let (most, least) = (whole.trace_bytes, slim.trace_bytes);
+        for limit in [least / 2, least - 1, least, least.midpoint(most), most - 1, most, most * 2] {
+            let expected = if limit >= most { &whole } else { &slim };
+            assert_eq!(with_limit(limit).requests, expected.requests, "{least} {limit} {most}");
+        }
+    }
+}
+
 #[test]
 fn the_limits_of_the_environment_are_obeyed_and_counted() {
     let mut first = artifact("a", "dashboard", "api");

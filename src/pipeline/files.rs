@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::mpsc;
@@ -12,8 +13,11 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::StageDied;
+use crate::clock::UnixNanos;
 use crate::receiver::Candidate;
+use crate::receiver::scan::Stamp;
 use crate::receiver::settle::quiet_since;
+use crate::writeback;
 
 /// What tells versions of a file apart well enough to say something about each once.
 pub fn version(path: &Path) -> Option<(SystemTime, u64)> {
@@ -93,6 +97,35 @@ impl InWork {
     }
 }
 
+/// Versions of files that are as a write-back left them: that they changed is news to nobody.
+#[derive(Clone, Debug, Default)]
+pub struct AsLeft {
+    versions: Arc<Mutex<HashMap<PathBuf, Stamp>>>,
+}
+
+/// How many of them are remembered until somebody tells of the change. Others are read again.
+const MAX_AS_LEFT: usize = 1_024;
+
+impl AsLeft {
+    /// Remembers a file that was written just now, if it still has the time that it was given.
+    pub fn note(&self, path: &Path, at: UnixNanos) {
+        let Ok(metadata) = fs::symlink_metadata(path) else { return };
+        let is_ours = writeback::time_of(&at.rfc3339())
+            .is_some_and(|at| (at.tv_sec, at.tv_nsec) == (metadata.mtime(), metadata.mtime_nsec()));
+        let mut versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_ours && versions.len() < MAX_AS_LEFT {
+            versions.insert(path.to_owned(), Stamp::from(&metadata));
+        }
+    }
+
+    /// Whether a file is one of these. It is asked for once each time it was left.
+    pub fn take(&self, path: &Path) -> bool {
+        let known = self.versions.lock().unwrap_or_else(PoisonError::into_inner).remove(path);
+        let metadata = known.and_then(|known| Some((known, fs::symlink_metadata(path).ok()?)));
+        metadata.is_some_and(|(known, metadata)| known == Stamp::from(&metadata))
+    }
+}
+
 /// How long nothing has changed about an export: by the file's times, and, since those may lie,
 /// by what was seen here.
 pub struct Quiet<'a> {
@@ -131,5 +164,57 @@ impl<'a> Quiet<'a> {
 
     pub fn waited(&self) -> Duration {
         self.since.elapsed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use super::*;
+
+    fn set_time(path: &Path, at: UnixNanos) {
+        let time = UNIX_EPOCH + Duration::from_nanos(at.0);
+        fs::File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
+    }
+
+    #[test]
+    fn what_we_left_is_known_until_anybody_touches_it() {
+        const AT: UnixNanos = UnixNanos(1_795_414_500_123_000_000);
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("export");
+        let written = || {
+            fs::write(&path, "ours").unwrap();
+            set_time(&path, AT);
+        };
+        let as_left = AsLeft::default();
+        assert!(!as_left.take(&path), "nothing was left there");
+
+        written();
+        as_left.note(&path, AT);
+        assert!(as_left.take(&path));
+        assert!(!as_left.take(&path), "whoever asks again reads it");
+
+        as_left.note(&path, AT);
+        fs::write(&path, "newer").unwrap();
+        assert!(!as_left.take(&path));
+
+        // Not even the same size and the old time make another file ours.
+        written();
+        as_left.note(&path, AT);
+        let before = fs::symlink_metadata(&path).unwrap();
+        while fs::symlink_metadata(&path).unwrap().ctime_nsec() == before.ctime_nsec() {
+            fs::write(&path, "them").unwrap();
+            set_time(&path, AT);
+        }
+        assert!(!as_left.take(&path));
+
+        // Nor is what somebody put there before we could look.
+        fs::write(&path, "newer").unwrap();
+        as_left.note(&path, AT);
+        assert!(!as_left.take(&path));
+        fs::remove_file(&path).unwrap();
+        as_left.note(&path, AT);
+        assert!(!as_left.take(&path));
     }
 }

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::claims::{Claims, Turn};
 use super::event::{Event, Observer};
-use super::files::{self, InWork, Quiet};
+use super::files::{self, AsLeft, InWork, Quiet};
 use super::{Common, Mode, StageDied};
 use crate::clock::UnixNanos;
 use crate::converter::{Converter, state};
@@ -55,6 +55,7 @@ struct Shared {
     /// Bounds how many exports are in memory at once.
     concurrency: Semaphore,
     in_work: InWork,
+    as_left: AsLeft,
 }
 
 /// A version of a file, and why it was refused.
@@ -71,7 +72,7 @@ enum Seen {
 impl Intake {
     pub(super) fn new(source: super::Source, common: &Common) -> Intake {
         let super::Source { config, converter, logs, destinations, .. } = source;
-        let Common { queue, claims, observer, mode, .. } = common.clone();
+        let Common { queue, claims, observer, mode, as_left, .. } = common.clone();
         let shared = Shared {
             directories: config.directories.clone(),
             look_again: config.rescan_interval.0,
@@ -88,6 +89,7 @@ impl Intake {
             makes_state_files: config.task_state.is_some(),
             concurrency: Semaphore::new(config.max_concurrent_exports),
             in_work: InWork::default(),
+            as_left,
         };
         Intake { shared: Arc::new(shared) }
     }
@@ -131,6 +133,11 @@ impl Shared {
         loop {
             while let Some(wait) = self.settling.before_reading(quiet.now(), quiet.waited()) {
                 tokio::time::sleep(wait).await;
+            }
+            // Our own write-back changed it, and nobody has since: it need not be read to know that.
+            if self.as_left.take(path) {
+                (self.observer)(&Event::AlreadyEmitted { path: path.to_owned() });
+                return;
             }
             let Ok(permit) = self.concurrency.acquire().await else {
                 return;

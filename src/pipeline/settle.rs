@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::claims::Claims;
 use super::event::{Event, Observer};
+use super::files::AsLeft;
 use super::{Common, Mode, Source, StageDied};
 use crate::clock::UnixNanos;
 use crate::converter::{Converter, state};
@@ -40,16 +41,17 @@ pub struct Settler {
     /// How what is written back was found and converted.
     sources: Vec<(ExportDirConfig, Converter)>,
     mode: Mode,
+    as_left: AsLeft,
     room: Semaphore,
 }
 
 impl Settler {
     pub(super) fn new(common: &Common, sources: &[Source]) -> Settler {
-        let Common { queue, claims, observer, mode, .. } = common.clone();
+        let Common { queue, claims, observer, mode, as_left, .. } = common.clone();
         let of = |source: &Source| (source.config.clone(), source.converter.clone());
         let (sources, room) =
             (sources.iter().map(of).collect(), Semaphore::new(AT_A_TIME as usize));
-        Settler { claims, queue, observer, sources, mode, room }
+        Settler { claims, queue, observer, sources, mode, as_left, room }
     }
 
     /// Settles until nothing more can come: the queue is closed and empty, or delivery has ended.
@@ -148,6 +150,7 @@ impl Settler {
             key: head.key(),
             states,
             at,
+            as_left: self.as_left.clone(),
             max_bytes: config.map_or(u64::MAX, |config| config.max_file_size.0),
             emits_existing: config
                 .is_some_and(|config| config.on_existing_trace_id == ExistingTraceId::Emit),
@@ -213,6 +216,7 @@ struct Write {
     key: TraceId,
     states: Option<States>,
     at: UnixNanos,
+    as_left: AsLeft,
     max_bytes: u64,
     /// An id in the file does not keep it from being taken in again.
     emits_existing: bool,
@@ -221,14 +225,17 @@ struct Write {
 impl Write {
     /// What came of it, and the version of the file that is not to be taken for a new export.
     fn run(self) -> Result<(writeback::Outcome, Option<TraceId>), WriteBackError> {
-        let Write { mode, source, trace_id, key, states, at, max_bytes, emits_existing } = self;
-        let (id, at) = (trace_id.to_string(), at.rfc3339());
+        let Write { mode, source, trace_id, key, states, max_bytes, emits_existing, .. } = self;
+        let (id, at) = (trace_id.to_string(), self.at.rfc3339());
         if let Some(states) = states {
             states.write(&source, trace_id);
         }
         match mode {
             WriteBackMode::InPlace => {
                 let outcome = write_back(&source, &id, &at, max_bytes)?;
+                if outcome == writeback::Outcome::Written {
+                    self.as_left.note(&source.path, self.at);
+                }
                 let ours = emits_existing.then(|| writeback::version_with(&source, &id, max_bytes));
                 Ok((outcome, ours.flatten()))
             }

@@ -1,6 +1,9 @@
 //! Small readers over loosely typed values: older and newer exports spell the same thing
 //! differently, leave sections out, or put `{"_omitted": …}` in their place.
 
+use std::fmt;
+
+use serde::de::{MapAccess, Visitor};
 use serde_json::{Map, Value};
 
 /// A string that says something.
@@ -27,9 +30,31 @@ pub fn strings(value: Option<&Value>) -> Vec<String> {
     items.iter().filter_map(Value::as_str).map(str::to_owned).collect()
 }
 
-/// Whether the exporter replaced this section by a note that it left it out.
+/// The key of the note that stands in place of a section that the exporter left out.
+pub const OMITTED: &str = "_omitted";
+
+/// Whether the exporter replaced this section by such a note.
 pub fn is_omitted(map: &Map<String, Value>) -> bool {
-    map.contains_key("_omitted")
+    map.contains_key(OMITTED)
+}
+
+/// The members of an object, one at a time: all of them as values take several times the room of
+/// their text.
+pub struct Members<F>(pub F);
+
+impl<'de, F: FnMut(String, Value)> Visitor<'de> for Members<F> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut members: A) -> Result<(), A::Error> {
+        while let Some((key, value)) = members.next_entry()? {
+            (self.0)(key, value);
+        }
+        Ok(())
+    }
 }
 
 /// The bytes without a UTF-8 byte order mark, which JSON and YAML parsers trip over.

@@ -6,7 +6,7 @@ use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use super::{Rule, json, yaml};
+use super::{Rule, json};
 
 /// The artifact manifest as far as taskspan reads it; unknown keys are normal.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -119,7 +119,7 @@ impl<'de, F: FnMut(Value)> Visitor<'de> for Items<F> {
 
 /// The same.
 fn read_yaml(text: &str, mut each: impl FnMut(Value)) -> Result<Option<Value>, String> {
-    let document = yaml::parse_with_list(text, "artifacts", &mut each);
+    let document = taskspan_yaml::parse_with_list(text, "artifacts", &mut each);
     match document.map_err(|error| error.to_string())? {
         Value::Object(mut document) => match document.remove("artifacts") {
             Some(Value::Array(left)) => {

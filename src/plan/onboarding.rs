@@ -5,6 +5,8 @@
 
 use indexmap::IndexMap;
 use serde::Deserialize;
+use serde::de::Deserializer;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use super::{Coverage, Warning, json};
@@ -55,25 +57,169 @@ pub enum OnboardingError {
 
 /// The keys as they stand in the file. Everything else is skipped without being kept.
 #[derive(Deserialize)]
-struct Raw {
-    project_id: Option<Value>,
-    artifact_manifest_path: Option<Value>,
-    project_context_path: Option<Value>,
-    artifact_manifest_checksum: Option<Value>,
-    project_context_checksum: Option<Value>,
-    source_checksum: Option<Value>,
-    generated_at: Option<Value>,
-    schema_version: Option<Value>,
-    generation_profile: Option<Value>,
-    coverage: Option<Value>,
-    artifact_dependency_graph: Option<Value>,
-    resolved_artifact_parameters: Option<Value>,
-    expected_output_contracts: Option<Value>,
-    derivation_rules: Option<Value>,
-    artifact_types: Option<Value>,
-    artifact_task_mapping: Option<Value>,
-    file_ownership: Option<Value>,
-    task_trace_id: Option<Value>,
+struct Raw<T> {
+    project_id: Option<T>,
+    artifact_manifest_path: Option<T>,
+    project_context_path: Option<T>,
+    artifact_manifest_checksum: Option<T>,
+    project_context_checksum: Option<T>,
+    source_checksum: Option<T>,
+    generated_at: Option<T>,
+    schema_version: Option<T>,
+    generation_profile: Option<T>,
+    coverage: Option<T>,
+    artifact_dependency_graph: Option<T>,
+    resolved_artifact_parameters: Option<T>,
+    expected_output_contracts: Option<T>,
+    derivation_rules: Option<T>,
+    artifact_types: Option<T>,
+    artifact_task_mapping: Option<T>,
+    file_ownership: Option<T>,
+    task_trace_id: Option<T>,
+}
+
+/// A metadata file that is JSON, with its sections still as text: what it names can be fetched while
+/// they are read.
+pub struct Sections<'a> {
+    text: &'a str,
+    raw: Raw<&'a RawValue>,
+}
+
+impl<'a> Sections<'a> {
+    /// Finds the sections in the metadata file's bytes.
+    ///
+    /// # Errors
+    /// Not JSON (with line and column), or not an object.
+    pub fn of(bytes: &'a [u8]) -> Result<Sections<'a>, OnboardingError> {
+        let bytes = json::without_bom(bytes);
+        // ASCII in UTF-16 is UTF-8 too, by its form; but no JSON text has a zero byte in front.
+        let is_utf16 = bytes.iter().take(2).any(|byte| *byte == 0);
+        match std::str::from_utf8(bytes) {
+            Ok(text) if !is_utf16 => Ok(Sections { text, raw: parse_object(text)? }),
+            _ => Err(OnboardingError::NotUtf8),
+        }
+    }
+
+    pub fn task_trace_id(&self) -> Option<String> {
+        short_text(self.raw.task_trace_id)
+    }
+
+    pub fn artifact_manifest_path(&self) -> Option<String> {
+        short_text(self.raw.artifact_manifest_path)
+    }
+
+    pub fn artifact_manifest_checksum(&self) -> Option<String> {
+        short_text(self.raw.artifact_manifest_checksum)
+    }
+
+    /// Reads them all.
+    ///
+    /// # Errors
+    /// A value that is none (with line and column), or no `coverage.gaps`.
+    pub fn read(&self) -> Result<Onboarding, OnboardingError> {
+        let raw = &self.raw;
+        if !raw.coverage.is_some_and(|coverage| coverage.get().starts_with('{')) {
+            let expected = "an object";
+            return Err(OnboardingError::MissingKey { key: "coverage", expected });
+        }
+        let warnings = &mut Vec::new();
+        let whole = |map: &mut Map<String, Value>, key, value| drop(map.insert(key, value));
+        let coverage = self.section("coverage", raw.coverage, warnings, whole)?;
+        let gaps = gaps(&coverage)?;
+        let (figures, by_target) = (figures(&coverage, gaps.len()), by_target(&coverage));
+        drop(coverage);
+        let graph = self.section(
+            "artifact_dependency_graph",
+            raw.artifact_dependency_graph,
+            warnings,
+            |graph: &mut IndexMap<_, _>, id, deps| {
+                graph.insert(id, json::strings(Some(&deps)));
+            },
+        )?;
+        let parameters = self.section(
+            "resolved_artifact_parameters",
+            raw.resolved_artifact_parameters,
+            warnings,
+            |parameters: &mut IndexMap<_, _>, id, value| {
+                let own = match value {
+                    Value::Object(map) if !json::is_omitted(&map) => map,
+                    // The key alone says that there is such an artifact.
+                    _ => Map::new(),
+                };
+                parameters.insert(id, own);
+            },
+        )?;
+        let mut whole =
+            |name: &str, raw: Option<&RawValue>| self.section(name, raw, warnings, whole);
+        let contracts = whole("expected_output_contracts", raw.expected_output_contracts)?;
+        let rules = whole("derivation_rules", raw.derivation_rules)?;
+        let artifact_types = whole("artifact_types", raw.artifact_types)?;
+        let task_mapping = whole("artifact_task_mapping", raw.artifact_task_mapping)?;
+        let ownership = self.section("file_ownership", raw.file_ownership, warnings, owners)?;
+        let text = |raw: Option<&RawValue>| {
+            let value: Option<Value> = raw.map(|raw| self.value(raw)).transpose()?;
+            Ok(json::text(value.as_ref()))
+        };
+        Ok(Onboarding {
+            project_id: text(raw.project_id)?,
+            artifact_manifest_path: text(raw.artifact_manifest_path)?,
+            project_context_path: text(raw.project_context_path)?,
+            artifact_manifest_checksum: text(raw.artifact_manifest_checksum)?,
+            project_context_checksum: text(raw.project_context_checksum)?,
+            source_checksum: text(raw.source_checksum)?,
+            generated_at: text(raw.generated_at)?,
+            schema_version: text(raw.schema_version)?,
+            generation_profile: text(raw.generation_profile)?,
+            coverage: figures,
+            gaps,
+            by_target,
+            graph,
+            parameters,
+            contracts,
+            rules,
+            artifact_types,
+            task_mapping,
+            ownership,
+            task_trace_id: text(raw.task_trace_id)?,
+            warnings: std::mem::take(warnings),
+        })
+    }
+
+    /// A section, member by member. One that the exporter left out, or that is none, is empty.
+    fn section<T: Default>(
+        &self,
+        name: &str,
+        raw: Option<&RawValue>,
+        warnings: &mut Vec<Warning>,
+        mut add: impl FnMut(&mut T, String, Value),
+    ) -> Result<T, OnboardingError> {
+        let Some(raw) = raw else { return Ok(T::default()) };
+        if !raw.get().starts_with('{') {
+            warnings.push(Warning::MalformedSection { section: name.to_owned() });
+            return Ok(T::default());
+        }
+        let (mut section, mut is_omitted) = (T::default(), false);
+        let members = json::Members(|key: String, value| {
+            is_omitted |= key == json::OMITTED;
+            add(&mut section, key, value);
+        });
+        let read = serde_json::Deserializer::from_str(raw.get()).deserialize_map(members);
+        read.map_err(|error| self.fault(&error))?;
+        Ok(if is_omitted { T::default() } else { section })
+    }
+
+    fn value(&self, raw: &RawValue) -> Result<Value, OnboardingError> {
+        serde_json::from_str(raw.get()).map_err(|error| self.fault(&error))
+    }
+
+    /// It has the form of JSON and cannot be read all the same: an escape that is none, a number out
+    /// of range, nesting too deep. Where that is, only a reader of the whole file can tell.
+    fn fault(&self, error: &serde_json::Error) -> OnboardingError {
+        match parse_object::<Raw<Value>>(self.text) {
+            Err(error) => error,
+            Ok(_) => syntax(error),
+        }
+    }
 }
 
 impl Onboarding {
@@ -82,65 +228,18 @@ impl Onboarding {
     /// # Errors
     /// Not JSON (with line and column), not an object, or no `coverage.gaps`.
     pub fn parse(bytes: &[u8]) -> Result<Onboarding, OnboardingError> {
-        let bytes = json::without_bom(bytes);
-        // ASCII in UTF-16 is UTF-8 too, by its form; but no JSON text has a zero byte in front.
-        let is_utf16 = bytes.iter().take(2).any(|byte| *byte == 0);
-        if is_utf16 || std::str::from_utf8(bytes).is_err() {
-            return Err(OnboardingError::NotUtf8);
-        }
-        let raw = parse_object(bytes)?;
-        let mut warnings = Vec::new();
-        let mut section = |name: &str, value: Option<Value>| object(name, value, &mut warnings);
-
-        if !raw.coverage.as_ref().is_some_and(Value::is_object) {
-            let expected = "an object";
-            return Err(OnboardingError::MissingKey { key: "coverage", expected });
-        }
-        let coverage = section("coverage", raw.coverage);
-        let graph = section("artifact_dependency_graph", raw.artifact_dependency_graph);
-        let parameters = section("resolved_artifact_parameters", raw.resolved_artifact_parameters);
-        let contracts = section("expected_output_contracts", raw.expected_output_contracts);
-        let rules = section("derivation_rules", raw.derivation_rules);
-        let artifact_types = section("artifact_types", raw.artifact_types);
-        let task_mapping = section("artifact_task_mapping", raw.artifact_task_mapping);
-        let ownership = section("file_ownership", raw.file_ownership);
-
-        let gaps = gaps(&coverage)?;
-        Ok(Onboarding {
-            project_id: json::text(raw.project_id.as_ref()),
-            artifact_manifest_path: json::text(raw.artifact_manifest_path.as_ref()),
-            project_context_path: json::text(raw.project_context_path.as_ref()),
-            artifact_manifest_checksum: json::text(raw.artifact_manifest_checksum.as_ref()),
-            project_context_checksum: json::text(raw.project_context_checksum.as_ref()),
-            source_checksum: json::text(raw.source_checksum.as_ref()),
-            generated_at: json::text(raw.generated_at.as_ref()),
-            schema_version: json::text(raw.schema_version.as_ref()),
-            generation_profile: json::text(raw.generation_profile.as_ref()),
-            coverage: figures(&coverage, gaps.len()),
-            gaps,
-            by_target: by_target(&coverage),
-            graph: graph.iter().map(|(id, deps)| (id.clone(), json::strings(Some(deps)))).collect(),
-            parameters: parameters
-                .into_iter()
-                .map(|(id, value)| match value {
-                    Value::Object(map) if !json::is_omitted(&map) => (id, map),
-                    // The key alone says that there is such an artifact.
-                    _ => (id, Map::new()),
-                })
-                .collect(),
-            contracts,
-            rules,
-            artifact_types,
-            task_mapping,
-            ownership: owners(&ownership),
-            warnings,
-            task_trace_id: json::text(raw.task_trace_id.as_ref()),
-        })
+        Sections::of(bytes)?.read()
     }
 }
 
-fn parse_object(bytes: &[u8]) -> Result<Raw, OnboardingError> {
-    let found = match bytes.iter().find(|byte| !byte.is_ascii_whitespace()) {
+/// A text that is asked for before the rest is read; what is wrong with it is said then.
+fn short_text(raw: Option<&RawValue>) -> Option<String> {
+    let value: Option<Value> = raw.and_then(|raw| serde_json::from_str(raw.get()).ok());
+    json::text(value.as_ref())
+}
+
+fn parse_object<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, OnboardingError> {
+    let found = match text.bytes().find(|byte| !byte.is_ascii_whitespace()) {
         Some(b'[') => Some("an array"),
         Some(b'"') => Some("a string"),
         Some(b't' | b'f') => Some("a boolean"),
@@ -148,18 +247,20 @@ fn parse_object(bytes: &[u8]) -> Result<Raw, OnboardingError> {
         Some(b'-' | b'0'..=b'9') => Some("a number"),
         _ => None,
     };
-    let parsed = serde_json::from_slice(bytes);
+    let parsed = serde_json::from_str(text);
     // An array of the right length would pass for the struct, so what stands first decides.
     match (parsed, found) {
         (Ok(raw), None) => Ok(raw),
-        (Err(error), found) if found.is_none() || !error.is_data() => {
-            Err(OnboardingError::Syntax {
-                line: error.line(),
-                column: error.column().max(1),
-                message: without_position(&error),
-            })
-        }
+        (Err(error), found) if found.is_none() || !error.is_data() => Err(syntax(&error)),
         (_, found) => Err(OnboardingError::NotAnObject { found: found.unwrap_or("no object") }),
+    }
+}
+
+fn syntax(error: &serde_json::Error) -> OnboardingError {
+    OnboardingError::Syntax {
+        line: error.line(),
+        column: error.column().max(1),
+        message: without_position(error),
     }
 }
 
@@ -169,17 +270,6 @@ fn without_position(error: &serde_json::Error) -> String {
     match text.rfind(" at line ") {
         Some(end) => text[..end].to_owned(),
         None => text,
-    }
-}
-
-fn object(name: &str, value: Option<Value>, warnings: &mut Vec<Warning>) -> Map<String, Value> {
-    match value {
-        Some(Value::Object(map)) if !json::is_omitted(&map) => map,
-        Some(Value::Object(_) | Value::Null) | None => Map::new(),
-        Some(_) => {
-            warnings.push(Warning::MalformedSection { section: name.to_owned() });
-            Map::new()
-        }
     }
 }
 
@@ -216,18 +306,14 @@ fn by_target(coverage: &Map<String, Value>) -> Vec<(String, Vec<String>)> {
 }
 
 /// `file_ownership` is keyed by path; it is wanted by artifact.
-fn owners(ownership: &Map<String, Value>) -> IndexMap<String, (String, Option<String>)> {
-    let mut owners = IndexMap::new();
-    for (path, entry) in ownership {
-        let ids = json::strings(entry.get("artifact_ids"));
-        let types = json::strings(entry.get("artifact_types"));
-        for (index, id) in ids.iter().enumerate() {
-            // The types are listed per artifact, or once for all of them.
-            let kind = if types.len() == ids.len() { types.get(index) } else { types.first() };
-            owners.entry(id.clone()).or_insert_with(|| (path.clone(), kind.cloned()));
-        }
+fn owners(owners: &mut IndexMap<String, (String, Option<String>)>, path: String, entry: Value) {
+    let ids = json::strings(entry.get("artifact_ids"));
+    let types = json::strings(entry.get("artifact_types"));
+    for (index, id) in ids.iter().enumerate() {
+        // The types are listed per artifact, or once for all of them.
+        let kind = if types.len() == ids.len() { types.get(index) } else { types.first() };
+        owners.entry(id.clone()).or_insert_with(|| (path.clone(), kind.cloned()));
     }
-    owners
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The ProjectContext: the project's name and its owner.
 
-use super::{json, yaml};
+use super::json;
 
 /// The ProjectContext as far as taskspan reads it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,7 +17,7 @@ impl ProjectContext {
     pub fn parse(bytes: &[u8]) -> Result<ProjectContext, String> {
         let text = std::str::from_utf8(json::without_bom(bytes))
             .map_err(|error| format!("not UTF-8: {error}"))?;
-        let value = yaml::parse(text).map_err(|error| error.to_string())?;
+        let value = taskspan_yaml::parse(text).map_err(|error| error.to_string())?;
         Ok(ProjectContext {
             name: json::word(value.pointer("/spec/project/name")),
             owner: json::word(value.pointer("/spec/business/owner")),

@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use super::onboarding::OnboardingError;
+use super::onboarding::{OnboardingError, Sections};
 use super::{Manifest, ManifestUse, Onboarding, Plan, ProjectContext, Warning, join};
 use crate::ids::TraceId;
+use crate::parallel;
 use crate::source::{self, Source, SourceError};
 use crate::text::hex;
 use crate::writeback;
@@ -25,6 +26,9 @@ pub struct ReadOptions {
     /// One that carries `task_trace_id` is an export like any other.
     pub emit_existing: bool,
 }
+
+/// From how many bytes of metadata on a second thread saves more than it costs.
+const WORTH_A_THREAD: usize = 256 << 10;
 
 /// What a metadata file turned out to be.
 #[derive(Clone, Debug)]
@@ -111,20 +115,32 @@ impl std::error::Error for PlanError {}
 /// The metadata file cannot be read, is too large, or is not an export.
 pub fn read(path: &Path, options: &ReadOptions) -> Result<Export, PlanError> {
     let loaded = source::load(path, options.max_file_size).map_err(PlanError::Source)?;
-    let onboarding = Onboarding::parse(&loaded.bytes)
-        .map_err(|error| PlanError::Onboarding { path: path.to_owned(), error })?;
-    let carries = onboarding.task_trace_id.clone();
+    let refused = |error| PlanError::Onboarding { path: path.to_owned(), error };
+    let sections = Sections::of(&loaded.bytes).map_err(refused)?;
+    let carries = sections.task_trace_id();
     let is_our_write = carries.is_some() && writeback::is_as_left(&loaded.source, &loaded.bytes);
     if let Some(task_trace_id) = carries.clone().filter(|_| !options.emit_existing) {
-        return Ok(Export::Emitted { task_trace_id });
+        return sections.read().map_err(refused).map(|_| Export::Emitted { task_trace_id });
     }
     let source = loaded.source;
-    let trace_id = TraceId::of_export(&source.canonical, source.mtime_ns, &loaded.bytes);
+    let directory = path.parent().unwrap_or(Path::new("."));
+    let (manifest, (onboarding, trace_id)) = parallel::both(
+        loaded.bytes.len() > WORTH_A_THREAD,
+        || read_manifest(directory, &sections, options),
+        || {
+            let of_export =
+                || TraceId::of_export(&source.canonical, source.mtime_ns, &loaded.bytes);
+            (sections.read(), of_export())
+        },
+    );
+    let onboarding = onboarding.map_err(refused)?;
     drop(loaded.bytes);
 
-    let directory = path.parent().unwrap_or(Path::new("."));
     let mut warnings = Vec::new();
-    let manifest = read_manifest(directory, &onboarding, options, &mut warnings);
+    let manifest = manifest.map_err(|(manifest_use, reason)| {
+        warnings.push(Warning::ManifestNotUsed { reason });
+        manifest_use
+    });
     let context = read_context(directory, &onboarding, options, &mut warnings);
     let provisional = (manifest.is_err() && onboarding.artifact_manifest_path.is_some())
         || (context.is_none() && onboarding.project_context_path.is_some());
@@ -146,39 +162,35 @@ pub fn read(path: &Path, options: &ReadOptions) -> Result<Export, PlanError> {
     })))
 }
 
+/// The manifest, or what became of it and why.
 fn read_manifest(
     directory: &Path,
-    onboarding: &Onboarding,
+    sections: &Sections<'_>,
     options: &ReadOptions,
-    warnings: &mut Vec<Warning>,
-) -> join::ManifestInput {
-    let mut refuse = |manifest_use: ManifestUse, reason: String| {
-        warnings.push(Warning::ManifestNotUsed { reason });
-        Err(manifest_use)
+) -> Result<Manifest, (ManifestUse, String)> {
+    let Some(name) = sections.artifact_manifest_path() else {
+        return Err((ManifestUse::Missing, "the metadata names none".to_owned()));
     };
-    let Some(name) = &onboarding.artifact_manifest_path else {
-        return refuse(ManifestUse::Missing, "the metadata names none".to_owned());
-    };
-    let path = directory.join(name);
-    let bytes = match source::load_sibling(directory, name, options.max_file_size) {
+    let path = directory.join(&name);
+    let bytes = match source::load_sibling(directory, &name, options.max_file_size) {
         Ok(bytes) => bytes,
         Err(error @ SourceError::Missing { .. }) => {
-            return refuse(ManifestUse::Missing, error.to_string());
+            return Err((ManifestUse::Missing, error.to_string()));
         }
-        Err(error) => return refuse(ManifestUse::Unreadable, error.to_string()),
+        Err(error) => return Err((ManifestUse::Unreadable, error.to_string())),
     };
-    if let Some(expected) = &onboarding.artifact_manifest_checksum {
+    if let Some(expected) = sections.artifact_manifest_checksum() {
         let actual = hex(&Sha256::digest(&bytes));
-        if !actual.eq_ignore_ascii_case(expected) {
+        if !actual.eq_ignore_ascii_case(&expected) {
             let reason = format!(
                 "{}: checksum mismatch: its SHA-256 is {actual}, the metadata says {expected}",
                 path.display()
             );
-            return refuse(ManifestUse::ChecksumMismatch, reason);
+            return Err((ManifestUse::ChecksumMismatch, reason));
         }
     }
-    Manifest::parse(name, &bytes)
-        .or_else(|error| refuse(ManifestUse::Unreadable, format!("{}: {error}", path.display())))
+    Manifest::parse(&name, &bytes)
+        .map_err(|error| (ManifestUse::Unreadable, format!("{}: {error}", path.display())))
 }
 
 /// None when there is none, or none that can be used.

@@ -173,7 +173,7 @@ impl Queue {
         let (again, generation) = {
             let state = self.state();
             let Some(entry) = state.get(seq) else { return Ok(false) };
-            let Record { head, items } = &entry.record;
+            let Record { head, items } = &*entry.record;
             let refused = items.iter().enumerate().filter(|(_, item)| which(item));
             let again = refused.map(|(index, item)| (index, item.again(head)));
             (again.collect::<Vec<_>>(), entry.generation)

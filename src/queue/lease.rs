@@ -99,7 +99,10 @@ impl Lease {
             return Ok(());
         }
         let item = Item { state: ItemState::Delivering, ..self.leased.item.clone() };
-        self.save(item, Vec::new()).await
+        match item.announced {
+            true => self.remember(item),
+            false => self.save(item, Vec::new()).await,
+        }
     }
 
     /// The request was acknowledged: it is never sent again.
@@ -237,6 +240,7 @@ impl Lease {
 
     /// To disk, then to memory. Tries until the disk takes it: what happened did happen.
     async fn save(&mut self, item: Item, mut ops: Vec<Op>) -> Result<(), Lost> {
+        let item = Item { announced: false, ..item };
         ops.push(Op::put_item(self.leased.seq, self.leased.index, &item).map_err(|_| Lost)?);
         loop {
             match self.queue.shared.journal.write(ops.clone(), self.leased.generation).await {
@@ -247,6 +251,11 @@ impl Lease {
                 Err(error) => self.queue.store_failed(error, self.leased.generation).await?,
             }
         }
+        self.remember(item)
+    }
+
+    /// What is on disk.
+    fn remember(&mut self, item: Item) -> Result<(), Lost> {
         let saved = self.queue.state().change(self.leased.seq, |entry| {
             if let Some(known) = entry.record.items.get_mut(self.leased.index) {
                 known.clone_from(&item);

@@ -6,6 +6,8 @@
 //!                └─▶ rejected: a dead letter, until a person retries or drops it
 //! ```
 
+use std::collections::HashSet;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -113,6 +115,10 @@ pub struct Item {
     pub next_attempt: Option<UnixNanos>,
     /// Spans that the server took and rejected, and what it said.
     pub lost_spans: Option<String>,
+    /// The store has it as on its way already, though it is not: its exporter had nothing else to
+    /// do when it was taken in, and so waits for the disk once, and not twice.
+    #[serde(skip)]
+    pub announced: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -180,6 +186,7 @@ impl Item {
             last_error: None,
             next_attempt: None,
             lost_spans: None,
+            announced: false,
         }
     }
 
@@ -211,7 +218,8 @@ impl Item {
             (_, Some(_)) => (None, head.blobs(self.signal).collect()),
             (_, None) => (None, self.pending.clone()),
         };
-        Item { state: State::Accepted, resent: false, lost_spans, pending, ..self.clone() }
+        let state = State::Accepted;
+        Item { state, resent: false, lost_spans, pending, announced: false, ..self.clone() }
     }
 
     /// After a crash nobody knows whether the request on its way arrived.
@@ -257,7 +265,8 @@ impl Record {
         self.items.iter().any(Item::is_rejected)
     }
 
-    /// The record of a delivery, and all that has to be written for it.
+    /// The record of a delivery, and all that has to be written for it. `at_once`: the exporters
+    /// that will turn to it as soon as it is there.
     ///
     /// # Errors
     /// Its path is not UTF-8, say.
@@ -265,6 +274,7 @@ impl Record {
         seq: Seq,
         delivery: &Delivery,
         destinations: &[Destination],
+        at_once: &HashSet<String>,
     ) -> Result<(Record, Vec<Op>), StoreError> {
         let count = |requests: &[Bytes]| u32::try_from(requests.len()).unwrap_or(u32::MAX);
         let head = Head {
@@ -282,12 +292,16 @@ impl Record {
             write_back: delivery.write_back,
             not_written: None,
         };
-        let items = destinations.iter().enumerate().map(|(index, to)| Item::new(to, index, &head));
+        let items = destinations.iter().enumerate().map(|(index, to)| {
+            let announced = at_once.contains(&to.exporter);
+            Item { announced, ..Item::new(to, index, &head) }
+        });
         let record = Record { items: items.collect(), head };
         // Should anything of an earlier export of this name be there, it goes first.
         let mut ops = vec![Op::Remove { seq }, Op::put_head(seq, &record.head)?];
         for (index, item) in record.items.iter().enumerate() {
-            ops.push(Op::put_item(seq, index, item)?);
+            let state = if item.announced { State::Delivering } else { State::Accepted };
+            ops.push(Op::put_item(seq, index, &Item { state, ..item.clone() })?);
         }
         for (blob, bytes) in (0..).map(Blob).zip(delivery.requests.iter().chain(&delivery.logs)) {
             ops.push(Op::PutBlob { seq, blob, bytes: bytes.clone() });

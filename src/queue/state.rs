@@ -59,7 +59,8 @@ struct Lane {
 
 #[derive(Debug)]
 pub struct Entry {
-    pub record: Record,
+    /// Elsewhere: the map has room for more entries than it holds.
+    pub record: Box<Record>,
     /// The store that has it.
     pub generation: Generation,
     /// By item: in somebody's hands.
@@ -114,7 +115,7 @@ impl State {
         self.entries.get(&seq)
     }
 
-    pub fn insert(&mut self, seq: Seq, record: Record, generation: Generation) {
+    pub fn insert(&mut self, seq: Seq, record: Box<Record>, generation: Generation) {
         // One whose exporters are all gone does not stand in the way of the same trace.
         if self.knows_an_exporter_of(&record) {
             self.by_key.insert(record.head.key(), seq);
@@ -172,6 +173,17 @@ impl State {
             let untouched = entry.record.items.iter().all(|it| !it.touched && !it.is_finished());
             Some(Leased { seq, index, generation: entry.generation, head, item, untouched })
         })?
+    }
+
+    /// The exporters that have nothing before them, and nothing on its way to them.
+    pub fn idle(&self, destinations: &[Destination]) -> HashSet<String> {
+        let names = destinations.iter().map(|to| &to.exporter);
+        let idle = |name: &&String| self.lanes.get(*name).is_some_and(|it| it.unfinished == 0);
+        if self.accepting.is_empty() {
+            names.filter(idle).cloned().collect()
+        } else {
+            HashSet::new()
+        }
     }
 
     /// Nothing is left for this exporter.

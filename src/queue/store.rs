@@ -38,7 +38,7 @@ const FORGOTTEN: TableDefinition<'_, &str, ()> = TableDefinition::new("forgotten
 const BLOBS: TableDefinition<'_, (u64, u32), &[u8]> = TableDefinition::new("blobs");
 
 /// The store's own cache in bytes. Requests are read once and sent, so there is little to keep.
-const CACHE_BYTES: usize = 4 << 20;
+const CACHE_BYTES: usize = 1 << 20;
 
 /// Where a store lives.
 #[derive(Clone, Debug)]
@@ -125,7 +125,7 @@ pub struct Store {
 #[derive(Debug)]
 pub struct Opened {
     pub store: Store,
-    pub records: Vec<(Seq, Record)>,
+    pub records: Vec<(Seq, Box<Record>)>,
     /// Traces that a person dropped.
     pub forgotten: Vec<TraceId>,
     /// Where a corrupt file was put, and what was wrong with it.
@@ -329,7 +329,7 @@ impl Store {
 }
 
 /// Everything but the requests, in order of arrival.
-fn records(database: &Database) -> Result<Vec<(Seq, Record)>, redb::Error> {
+fn records(database: &Database) -> Result<Vec<(Seq, Box<Record>)>, redb::Error> {
     let transaction = database.begin_read()?;
     let heads = match transaction.open_table(HEADS) {
         Ok(heads) => heads,
@@ -346,7 +346,9 @@ fn records(database: &Database) -> Result<Vec<(Seq, Record)>, redb::Error> {
         for entry in items.range((seq, u32::MIN)..=(seq, u32::MAX))? {
             own.push(decode::<Item>(entry?.1.value())?);
         }
-        records.push((Seq(seq), Record { head, items: own }));
+        // There may be very many, and a list has room for more than it holds.
+        own.shrink_to_fit();
+        records.push((Seq(seq), Box::new(Record { head, items: own })));
     }
     Ok(records)
 }

@@ -191,8 +191,9 @@ fn the_configuration_page_has_every_option() {
 /// A message that is not printed any more helps nobody who looks for one that is.
 #[test]
 fn the_messages_of_the_troubleshooting_page_are_in_the_source() {
-    let source: String = files(&root().join("src"), &["rs"])
+    let source: String = [root().join("src"), root().join("yaml/src")]
         .iter()
+        .flat_map(|directory| files(directory, &["rs"]))
         .map(|it| fs::read_to_string(it).unwrap())
         .collect();
     // A literal may go over several lines.

@@ -151,9 +151,9 @@ async fn a_disk_that_the_queue_has_filled_is_emptied_again() {
 
     disk.full.store(true, Ordering::Release);
     let mut lease = queue.lease("a").await.expect("waiting");
-    lease.begin().await.expect("on the room that was kept");
+    lease.begin().await.expect("held");
+    lease.acknowledged(None).await.expect("on the room that was kept");
     assert!(!reserve.exists());
-    lease.acknowledged(None).await.expect("held");
     lease.delivered(AT).await.expect("held");
     queue.settlement().await.expect("done").written(None).await;
     assert_eq!(queue.list(), []);

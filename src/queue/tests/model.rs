@@ -42,6 +42,8 @@ struct Modelled {
     number: u8,
     acknowledged: usize,
     touched: bool,
+    /// On disk it is on its way since it was taken in, which comes out after the next start.
+    announced: bool,
     delivered: bool,
     rejected: bool,
 }
@@ -75,7 +77,9 @@ async fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
                 let accepted = queue.accept(&delivery(number, &REQUESTS), &to(&["a"])).await;
                 prop_assert_eq!(accepted == Accepted::New, !known);
                 if !known {
-                    model.held.insert(model.next, Modelled { number, ..Modelled::default() });
+                    let announced = model.waiting().is_none();
+                    let one = Modelled { number, announced, ..Modelled::default() };
+                    model.held.insert(model.next, one);
                     model.next += 1;
                 }
             }
@@ -84,6 +88,7 @@ async fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
                 let mut lease = queue.lease("a").await.expect("the model has one");
                 lease.begin().await.expect("held");
                 one.touched = true;
+                one.announced = false;
                 for _ in 0..count {
                     if lease.next_request().await.expect("held").is_none() {
                         break;
@@ -107,6 +112,7 @@ async fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
             Step::Reject => {
                 let Some(one) = model.waiting() else { continue };
                 one.rejected = true;
+                one.announced = false;
                 let lease = queue.lease("a").await.expect("the model has one");
                 lease.rejected(no()).await.expect("held");
             }
@@ -148,6 +154,8 @@ async fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
                     }
                     // A store that closes in peace writes; what it writes is not there any more.
                 }
+                let announced = model.held.values_mut().filter(|one| one.announced);
+                announced.for_each(|one| one.touched = true);
                 drop(queue);
                 end(ready);
                 disk = found;

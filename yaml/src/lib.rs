@@ -8,12 +8,19 @@
 //! Exports are written by PyYAML, which leaves a text such as `1e3`, `08` or `y` without quotes
 //! because it is no number or boolean to it. A reader with the rules of YAML 1.2 would change their
 //! type, so plain scalars are resolved here, on top of the parser that serde-saphyr brings along.
+//!
+//! A crate of its own for one reason: that parser is generic, so it is compiled where it is used,
+//! and the rest of the program is built for size.
+
+#![forbid(unsafe_code)]
 
 use std::collections::HashMap;
 use std::fmt;
 
 use serde_json::{Map, Value};
-use serde_saphyr::granit_parser::{self as granit, Event, Parser, ScalarStyle, Span};
+use serde_saphyr::granit_parser::{self as granit, Parser};
+
+pub use serde_saphyr::granit_parser::{Event, ScalarStyle, Span};
 
 /// Levels of nesting; reading and dropping a value recurses as deep.
 const MAX_DEPTH: usize = 128;
@@ -27,10 +34,14 @@ fn budget(text: &str) -> usize {
 /// What is wrong with a document, and where.
 #[derive(Debug, PartialEq, Eq)]
 pub struct YamlError {
-    line: usize,
-    column: usize,
-    message: String,
+    /// From 1.
+    pub line: usize,
+    /// From 1, in characters.
+    pub column: usize,
+    pub message: String,
 }
+
+impl std::error::Error for YamlError {}
 
 impl fmt::Display for YamlError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -53,8 +64,38 @@ pub fn parse_with_list(
     reader(text, Some(List { key, each })).document()
 }
 
-struct Reader<'a> {
+/// The events of a text, for readers that want something else than values.
+pub struct Events<'a> {
     parser: Parser<'a, granit::StrInput<'a>>,
+}
+
+impl fmt::Debug for Events<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Events").finish_non_exhaustive()
+    }
+}
+
+impl<'a> Events<'a> {
+    pub fn of(text: &'a str) -> Events<'a> {
+        let options = granit::options! { emit_comments: false };
+        Events { parser: Parser::new_from_str_with_options(text, options) }
+    }
+}
+
+impl<'a> Iterator for Events<'a> {
+    type Item = Result<(Event<'a>, Span), YamlError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let event = self.parser.next_event()?;
+        Some(event.map_err(|error| {
+            let (marker, message) = (error.marker(), error.info().to_string());
+            YamlError { line: marker.line(), column: marker.col() + 1, message }
+        }))
+    }
+}
+
+struct Reader<'a> {
+    events: Events<'a>,
     anchors: HashMap<usize, (Value, usize)>,
     /// How many more values there may be.
     left: usize,
@@ -68,16 +109,13 @@ struct List<'a> {
 }
 
 fn reader<'a>(text: &'a str, list: Option<List<'a>>) -> Reader<'a> {
-    let parser = Parser::new_from_str_with_options(text, granit::options! { emit_comments: false });
-    Reader { parser, anchors: HashMap::new(), left: budget(text), list }
+    Reader { events: Events::of(text), anchors: HashMap::new(), left: budget(text), list }
 }
-
-type Next<'a> = Option<(Event<'a>, Span)>;
 
 impl<'a> Reader<'a> {
     fn document(mut self) -> Result<Value, YamlError> {
         let mut root = None;
-        while let Some((event, span)) = self.next()? {
+        while let Some((event, span)) = self.events.next().transpose()? {
             match event {
                 Event::StreamEnd => break,
                 Event::StreamStart | Event::DocumentStart(..) | Event::DocumentEnd => {}
@@ -88,19 +126,8 @@ impl<'a> Reader<'a> {
         Ok(root.unwrap_or(Value::Null))
     }
 
-    fn next(&mut self) -> Result<Next<'a>, YamlError> {
-        match self.parser.next_event().transpose() {
-            Ok(next) => Ok(next),
-            Err(error) => {
-                let marker = error.marker();
-                let (line, column) = (marker.line(), marker.col() + 1);
-                Err(YamlError { line, column, message: error.info().to_string() })
-            }
-        }
-    }
-
     fn inner(&mut self, start: &Span) -> Result<(Event<'a>, Span), YamlError> {
-        self.next()?.ok_or_else(|| at(start, "this never ends"))
+        self.events.next().transpose()?.ok_or_else(|| at(start, "this never ends"))
     }
 
     /// A value, and of how many it consists.

@@ -1,0 +1,132 @@
+//! Work on several cores, with the results in order.
+//!
+//! ```text
+//! block 0 1 2 3 … ─▶ a thread for each core, every n-th block ─▶ taken 0 1 2 3 …
+//! ```
+//!
+//! No thread outlives the call, and each is at most two blocks ahead of what was taken.
+
+use std::ops::ControlFlow;
+use std::sync::LazyLock;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::thread::{self, Builder};
+
+/// More would only hold more blocks: what takes them is one thread.
+const MAX_THREADS: usize = 4;
+
+static THREADS: LazyLock<usize> =
+    LazyLock::new(|| thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS));
+
+/// Makes `count` blocks and hands them over in order, until there are no more or no more are wanted.
+pub fn in_order<T: Send>(
+    count: usize,
+    make: impl Fn(usize) -> T + Sync,
+    mut take: impl FnMut(T) -> ControlFlow<()>,
+) {
+    let threads = (*THREADS).min(count);
+    if threads < 2 {
+        let _ = (0..count).try_for_each(|block| take(make(block)));
+        return;
+    }
+    let make = &make;
+    thread::scope(|scope| {
+        let start = |first: usize| {
+            let (sender, receiver) = sync_channel(1);
+            let work = move || {
+                let mut blocks = (first..count).step_by(threads);
+                // Nobody takes any more: that is the end of it.
+                let _ = blocks.try_for_each(|block| sender.send(make(block)));
+            };
+            Builder::new().spawn_scoped(scope, work).ok().map(|_| receiver)
+        };
+        let workers: Vec<Option<Receiver<T>>> = (0..threads).map(start).collect();
+        for block in 0..count {
+            let made = match &workers[block % threads] {
+                Some(worker) => worker.recv(),
+                // There was no thread to be had.
+                None => Ok(make(block)),
+            };
+            // A worker that is gone has panicked, and the scope passes that on.
+            if made.map_or(true, |made| take(made).is_break()) {
+                return;
+            }
+        }
+    });
+}
+
+/// Does both, at the same time if that is `worth` a thread.
+pub fn both<A: Send, B>(
+    worth: bool,
+    first: impl Fn() -> A + Sync,
+    second: impl FnOnce() -> B,
+) -> (A, B) {
+    if !worth || *THREADS < 2 {
+        return (first(), second());
+    }
+    thread::scope(|scope| {
+        let other = Builder::new().spawn_scoped(scope, &first);
+        let here = second();
+        let there = match other {
+            Ok(other) => other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            // There was no thread to be had.
+            Err(_) => first(),
+        };
+        (there, here)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn blocks_come_in_order_whatever_each_takes() {
+        for count in [0, 1, 2, 3, 100] {
+            let mut taken = Vec::new();
+            let make = |block: usize| {
+                // Some take longer than others.
+                let spin = (0..(block * 7919 % 13) * 1_000).fold(0_usize, usize::wrapping_add);
+                (block, std::hint::black_box(spin))
+            };
+            in_order(count, make, |(block, _)| {
+                taken.push(block);
+                ControlFlow::Continue(())
+            });
+            assert_eq!(taken, (0..count).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn who_wants_no_more_gets_no_more() {
+        let (made, mut taken) = (AtomicUsize::new(0), 0);
+        in_order(
+            10_000,
+            |_| made.fetch_add(1, Ordering::Relaxed),
+            |_| {
+                taken += 1;
+                if taken == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            },
+        );
+        assert_eq!(taken, 3);
+        assert!(made.into_inner() <= 3 + 3 * MAX_THREADS);
+    }
+
+    #[test]
+    fn both_are_done() {
+        for worth in [false, true] {
+            let mut text = String::new();
+            let sum = both(worth, || 1 + 1, || text.push('x'));
+            assert_eq!((sum, text.as_str()), ((2, ()), "x"));
+        }
+    }
+
+    #[test]
+    fn a_panic_is_passed_on() {
+        let panics = || in_order(10, |block| assert!(block != 5), |()| ControlFlow::Continue(()));
+        assert!(std::panic::catch_unwind(panics).is_err());
+        let panics = || both(true, || assert!(std::hint::black_box(1) == 2), || ());
+        assert!(std::panic::catch_unwind(panics).is_err());
+    }
+}
