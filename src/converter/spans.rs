@@ -62,6 +62,9 @@ impl Figures {
     }
 }
 
+/// Room for the attributes of a usual task.
+const USUAL_ATTRIBUTES: usize = 32;
+
 /// What a span stands for.
 pub enum Part<'a> {
     Epic,
@@ -330,7 +333,7 @@ impl<'a> Builder<'a> {
             end,
             done: if task_type == TaskType::Task { figures.completed == 1 } else { done },
             cutter: self.converter.cutter(),
-            attributes: Vec::new(),
+            attributes: Vec::with_capacity(USUAL_ATTRIBUTES),
             fixed: 0,
             events: Vec::new(),
             links: Vec::new(),
