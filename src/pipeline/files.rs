@@ -162,6 +162,11 @@ impl<'a> Quiet<'a> {
         self.last
     }
 
+    /// What was seen at the last look: another one is another version.
+    pub fn version(&self) -> Vec<SystemTime> {
+        self.changes.clone()
+    }
+
     pub fn waited(&self) -> Duration {
         self.since.elapsed()
     }

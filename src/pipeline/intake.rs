@@ -52,7 +52,8 @@ struct Shared {
     mode: Mode,
     write_back: WriteBackMode,
     makes_state_files: bool,
-    /// Bounds how many exports are in memory at once.
+    /// How many exports are in memory at once, at most.
+    at_a_time: usize,
     concurrency: Semaphore,
     in_work: InWork,
     as_left: AsLeft,
@@ -87,6 +88,7 @@ impl Intake {
             mode,
             write_back: config.write_back.mode,
             makes_state_files: config.task_state.is_some(),
+            at_a_time: config.max_concurrent_exports,
             concurrency: Semaphore::new(config.max_concurrent_exports),
             in_work: InWork::default(),
             as_left,
@@ -131,7 +133,7 @@ impl Shared {
         let mut quiet = Quiet::new(path);
         let (mut looks, mut is_told) = (0, false);
         loop {
-            while let Some(wait) = self.settling.before_reading(quiet.now(), quiet.waited()) {
+            while let Some(wait) = self.before_reading(&mut quiet) {
                 tokio::time::sleep(wait).await;
             }
             // Our own write-back changed it, and nobody has since: it need not be read to know that.
@@ -142,9 +144,22 @@ impl Shared {
             let Ok(permit) = self.concurrency.acquire().await else {
                 return;
             };
+            let is_ahead = self.is_ahead(&quiet);
+            let version = quiet.version();
+            let seen = self.look(path).await;
+            if is_ahead {
+                while let Some(wait) = self.settling.before_reading(quiet.now(), quiet.waited()) {
+                    tokio::time::sleep(wait).await;
+                }
+                if quiet.version() != version {
+                    if let Seen::Ready { delivery, .. } = &seen {
+                        self.release_unless_held(delivery);
+                    }
+                    continue;
+                }
+            }
             looks += 1;
             let last_look = |look| self.settling.before_next_look(look, looks, quiet.last());
-            let seen = self.look(path).await;
             let wait = match &seen {
                 Seen::Later(look) => last_look(*look),
                 Seen::Ready { .. } | Seen::AlreadyEmitted | Seen::Refused(_) => None,
@@ -179,6 +194,26 @@ impl Shared {
             }
             self.conclude(path, seen).await;
             return;
+        }
+    }
+
+    /// Who is alone is read while the rest of the quiet time passes.
+    fn before_reading(&self, quiet: &mut Quiet<'_>) -> Option<Duration> {
+        let (quiet, waited) = (quiet.now(), quiet.waited());
+        match self.concurrency.available_permits() == self.at_a_time {
+            true => self.settling.before_reading_ahead(quiet, waited),
+            false => self.settling.before_reading(quiet, waited),
+        }
+    }
+
+    /// Whether it is read before it was quiet for as long as it has to be.
+    fn is_ahead(&self, quiet: &Quiet<'_>) -> bool {
+        self.settling.before_reading(quiet.last(), quiet.waited()).is_some()
+    }
+
+    fn release_unless_held(&self, delivery: &Delivery) {
+        if !self.queue.holds(delivery.trace_id) {
+            self.claims.release(delivery.trace_id);
         }
     }
 
@@ -291,9 +326,7 @@ impl Shared {
                     conversion,
                 };
                 let accepted = self.queue.accept(&delivery, &self.destinations).await;
-                if !self.queue.holds(delivery.trace_id) {
-                    self.claims.release(delivery.trace_id);
-                }
+                self.release_unless_held(&delivery);
                 match accepted {
                     Accepted::New => {
                         for warning in warnings {

@@ -1,15 +1,18 @@
 //! When an export is taken: pure decisions about times.
 //!
 //! ```text
-//! changed ──settle──▶ read ──ok──▶ take
-//!                      │ torn, or its manifest is not there yet
-//!                      └──▶ read again, until it has been quiet for long enough ─▶ final
+//! changed ──most of settle──▶ read ──rest of it──▶ the same still? ──ok──▶ take
+//!                              │ torn, or its manifest is not there yet
+//!                              └──▶ read again, until it has been quiet for long enough ─▶ final
 //! ```
 
 use std::time::{Duration, SystemTime};
 
 /// How often an export whose siblings do not fit is looked at again.
 const SECOND_LOOKS: u32 = 4;
+
+/// How long before its time an export is read at the earliest: as long as that takes, as a rule.
+const AHEAD: Duration = Duration::from_millis(20);
 
 /// The times to wait, from the configuration.
 #[derive(Clone, Copy, Debug)]
@@ -33,10 +36,20 @@ impl Settling {
     /// How long to wait before the first look. `quiet` is the time since the last change; a
     /// directory that is never quiet cannot put it off for ever.
     pub fn before_reading(&self, quiet: Duration, waited: Duration) -> Option<Duration> {
+        self.until(self.settle, quiet, waited)
+    }
+
+    /// The same for whoever has nothing else to do, and takes what was read only if nothing changed
+    /// until the time to read it. What changes in between has another time than what was read.
+    pub fn before_reading_ahead(&self, quiet: Duration, waited: Duration) -> Option<Duration> {
+        self.until(self.settle - (self.settle / 5).min(AHEAD), quiet, waited)
+    }
+
+    fn until(&self, settled: Duration, quiet: Duration, waited: Duration) -> Option<Duration> {
         if waited >= self.timeout {
             return None;
         }
-        self.settle.checked_sub(quiet).filter(|left| !left.is_zero())
+        settled.checked_sub(quiet).filter(|left| !left.is_zero())
     }
 
     /// How long to wait before the next look; none when this one is final. `looks` counts those
@@ -82,7 +95,10 @@ mod tests {
         ];
         for (quiet, waited, left) in cases {
             assert_eq!(SETTLING.before_reading(quiet, waited), left, "{quiet:?} {waited:?}");
+            let ahead = left.map(|left| left - ms(20)).filter(|left| !left.is_zero());
+            assert_eq!(SETTLING.before_reading_ahead(quiet, waited), ahead, "{quiet:?} {waited:?}");
         }
+        assert_eq!(SETTLING.before_reading_ahead(ms(80), ms(0)), None);
     }
 
     #[test]
