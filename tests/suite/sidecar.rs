@@ -1,8 +1,11 @@
 //! `taskspan run` beside jobs that write exports: every one gets its id, whatever happens.
 
 use std::fs;
+use std::path::PathBuf;
 use std::time::Duration;
 
+use notify::event::AccessKind;
+use notify::{EventKind, RecursiveMode, Watcher};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -128,6 +131,43 @@ async fn half_a_file_is_waited_out() {
     assert_eq!(snapshot.check_written_back(), [""; 0]);
     terminate(running);
     assert_delivered(&server, &[beside, snapshot]);
+}
+
+/// Scenario: an export is replaced while it is read, shortly before it was quiet for long enough.
+/// Guarantees: only what was quiet is taken; nothing of the former version is sent.
+#[tokio::test]
+async fn what_changes_while_it_is_read_ahead_is_not_taken() {
+    let workspace = Workspace::new();
+    let server = FakeOtlp::builder().start().await;
+    // It takes a while to read, even where much else is going on.
+    let former = workspace.export("out", &presets::many(4_000)).snapshot;
+    fs::remove_file(&former.path).unwrap();
+    let (opened, is_opened) = std::sync::mpsc::channel();
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        let event = event.unwrap();
+        let is_open = matches!(event.kind, EventKind::Access(AccessKind::Open(_)));
+        let is_manifest = |path: &PathBuf| path.to_string_lossy().contains("-artifact-manifest.");
+        if is_open && event.paths.iter().any(is_manifest) {
+            let _ = opened.send(());
+        }
+    })
+    .unwrap();
+    watcher.watch(former.path.parent().unwrap(), RecursiveMode::NonRecursive).unwrap();
+    let running = sidecar(&workspace, &server).spawn();
+    // The sidecar is at work, and has nothing else to do.
+    workspace.export("beside", &presets::one()).snapshot.wait_for_trace_id(PATIENCE).await;
+
+    let aside = former.path.with_extension("aside");
+    fs::write(&aside, &former.bytes).unwrap();
+    fs::rename(&aside, &former.path).unwrap();
+    tokio::task::spawn_blocking(move || is_opened.recv_timeout(PATIENCE).unwrap()).await.unwrap();
+    let former = Snapshot::of(&former.path);
+    let latter = workspace.export("out", &presets::typical()).snapshot;
+    let id = latter.wait_for_trace_id(PATIENCE).await;
+    terminate(running);
+    assert_eq!(id, latter.trace_id());
+    assert!(of_trace(&server.accepted(), &former.trace_id()).is_empty());
+    assert_delivered(&server, &[latter]);
 }
 
 #[tokio::test]
