@@ -41,7 +41,7 @@ use crate::config::otel_env::SpanLimits;
 use crate::ids::{TraceId, TraceParent};
 use crate::parallel;
 use crate::plan::Plan;
-use options::{ResourceConfig, SpanOptions};
+use options::{GroupBy, ResourceConfig, SpanOptions};
 use spans::Part;
 use split::{Fields, Packed, Packer};
 use view::SpanView;
@@ -124,8 +124,11 @@ impl Converter {
         };
         let whole = || pack(ContractPlacement::OnTasks, limit);
         let slim = || pack(ContractPlacement::OnStories, u64::MAX);
-        // Of two attempts the one that is kept comes first, as far as that can be told before.
-        let packed = match plan.artifacts.len() as u64 * USUAL_TASK > limit {
+        // Of two attempts the one that is kept comes first, as far as that can be told before. With a
+        // story for each type, there are few, so that contracts on tasks take more room, not less.
+        let is_likely_large = plan.artifacts.len() as u64 * USUAL_TASK > limit
+            && self.spans.group_by == GroupBy::Type;
+        let packed = match is_likely_large {
             true => match slim() {
                 Some(slim) if slim.bytes > limit + limit / 4 => Some(slim),
                 slim => whole().or(slim),

@@ -7,8 +7,9 @@
 //! No thread outlives the call, and each is at most two blocks ahead of what was taken.
 
 use std::ops::ControlFlow;
+use std::panic::resume_unwind;
 use std::sync::LazyLock;
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::sync_channel;
 use std::thread::{self, Builder};
 
 /// More would only hold more blocks: what takes them is one thread.
@@ -37,17 +38,23 @@ pub fn in_order<T: Send>(
                 // Nobody takes any more: that is the end of it.
                 let _ = blocks.try_for_each(|block| sender.send(make(block)));
             };
-            Builder::new().spawn_scoped(scope, work).ok().map(|_| receiver)
+            Builder::new().spawn_scoped(scope, work).ok().map(|thread| (receiver, thread))
         };
-        let workers: Vec<Option<Receiver<T>>> = (0..threads).map(start).collect();
+        let mut workers: Vec<_> = (0..threads).map(start).collect();
         for block in 0..count {
             let made = match &workers[block % threads] {
-                Some(worker) => worker.recv(),
+                Some((made, _)) => made.recv().ok(),
                 // There was no thread to be had.
-                None => Ok(make(block)),
+                None => Some(make(block)),
             };
-            // A worker that is gone has panicked, and the scope passes that on.
-            if made.map_or(true, |made| take(made).is_break()) {
+            let Some(made) = made else {
+                let gone = workers.swap_remove(block % threads);
+                if let Some(Err(panic)) = gone.map(|(_, thread)| thread.join()) {
+                    resume_unwind(panic);
+                }
+                return;
+            };
+            if take(made).is_break() {
                 return;
             }
         }
@@ -67,7 +74,7 @@ pub fn both<A: Send, B>(
         let other = Builder::new().spawn_scoped(scope, &first);
         let here = second();
         let there = match other {
-            Ok(other) => other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            Ok(other) => other.join().unwrap_or_else(|panic| resume_unwind(panic)),
             // There was no thread to be had.
             Err(_) => first(),
         };
@@ -125,7 +132,8 @@ mod tests {
     #[test]
     fn a_panic_is_passed_on() {
         let panics = || in_order(10, |block| assert!(block != 5), |()| ControlFlow::Continue(()));
-        assert!(std::panic::catch_unwind(panics).is_err());
+        let panic = std::panic::catch_unwind(panics).expect_err("a panic");
+        assert_eq!(panic.downcast_ref(), Some(&"assertion failed: block != 5"));
         let panics = || both(true, || assert!(std::hint::black_box(1) == 2), || ());
         assert!(std::panic::catch_unwind(panics).is_err());
     }

@@ -60,6 +60,9 @@ pub struct Delivery {
     pub logs: Vec<Bytes>,
     /// Where its id is to go in the end.
     pub write_back: WriteBackMode,
+    /// Whoever has nothing else to send turns to it as soon as it is taken in: nobody else works on
+    /// it. Then it is on its way from that moment on.
+    pub at_once: bool,
 }
 
 impl Delivery {
@@ -250,14 +253,16 @@ impl Queue {
             Ok(place) => place,
             Err(answer) => return answer,
         };
-        let prepared = Record::of_delivery(place.seq, delivery, destinations, &place.at_once);
-        let (record, ops) = match prepared {
-            Ok(prepared) => prepared,
-            Err(error) => return Accepted::Impossible(error.to_string()),
-        };
+        // Those who wait for nothing but this now; after a failure they may be at something else.
+        let mut at_once = place.at_once.clone();
         loop {
+            let prepared = Record::of_delivery(place.seq, delivery, destinations, &at_once);
+            let (record, ops) = match prepared {
+                Ok(prepared) => prepared,
+                Err(error) => return Accepted::Impossible(error.to_string()),
+            };
             let before = self.generation();
-            match self.shared.journal.take_in(ops.clone()).await {
+            match self.shared.journal.take_in(ops).await {
                 // Only if the store that has it is still the present one; else once more.
                 Ok(generation) if place.fill(&record, generation) => {
                     self.set_health(Health::Good);
@@ -269,6 +274,7 @@ impl Queue {
                 // Whatever became of the store, the next round tries again, under the same name.
                 Err(error) => drop(self.store_failed(error, before).await),
             }
+            at_once.clear();
         }
     }
 
@@ -294,7 +300,8 @@ impl Queue {
                 }
                 return None;
             }
-            let at_once = state.idle(destinations);
+            let idle = state.idle(destinations);
+            let at_once = if delivery.at_once { idle } else { HashSet::new() };
             let seq = state.reserve(delivery, destinations);
             Some(Ok(Place { queue: self, seq, delivery, destinations, at_once }))
         })

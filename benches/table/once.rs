@@ -143,7 +143,7 @@ pub fn parse_ratio() -> Vec<Row> {
     rows.into()
 }
 
-/// What this thread works for something, without what it takes to let go of it.
+/// What this process works for something, without what it takes to let go of it.
 fn taken<T>(work: impl FnOnce() -> T) -> Duration {
     let before = own_cpu();
     let done = std::hint::black_box(work());

@@ -12,6 +12,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+use rustix::time::{ClockId, clock_gettime};
 use serde_json::Value;
 
 /// Longer than anything takes that is not stuck.
@@ -195,9 +196,7 @@ fn times(path: &str, first: usize) -> Duration {
     Duration::from_millis(ticks * 1_000 / TICKS)
 }
 
-/// What this thread has had of a processor so far.
+/// What this process has had of the processors so far, with all its threads.
 pub fn own_cpu() -> Duration {
-    let schedstat = fs::read_to_string("/proc/thread-self/schedstat").unwrap();
-    let nanos = schedstat.split(' ').next().and_then(|field| field.parse().ok());
-    Duration::from_nanos(nanos.unwrap())
+    clock_gettime(ClockId::ProcessCPUTime).try_into().unwrap()
 }

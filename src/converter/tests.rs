@@ -176,8 +176,12 @@ fn a_trace_over_the_limit_keeps_each_contract_once() {
 /// Which of the two forms is tried first is a guess; which one is kept is not.
 #[test]
 fn contracts_stay_on_tasks_exactly_as_long_as_the_trace_fits() {
-    // Spans far below and far above the usual size, so that the guess is wrong as well.
-    for plan in [plan(plan_with_contracts(90).artifacts), plan_with_contracts(90)] {
+    let large = plan_with_contracts(90);
+    let mut small = plan(large.artifacts.clone());
+    let contract = json!({"max_lines": 1}).as_object().cloned();
+    small.types.insert("dashboard".into(), TypeInfo { contract, ..TypeInfo::default() });
+    // Spans below and above the usual size, so that the guess is wrong as well.
+    for (plan, is_small) in [(small, true), (large, false)] {
         let with_limit = |limit: u64| {
             let mut converter = converter();
             converter.spans.max_trace_bytes = ByteSize(limit);
@@ -185,6 +189,7 @@ fn contracts_stay_on_tasks_exactly_as_long_as_the_trace_fits() {
         };
         let (whole, slim) = (with_limit(u64::MAX / 2), with_limit(1));
         let (most, least) = (whole.trace_bytes, slim.trace_bytes);
+        assert!(least < most && (most < 90 * USUAL_TASK) == is_small, "{least} {most}");
         for limit in [least / 2, least - 1, least, least.midpoint(most), most - 1, most, most * 2] {
             let expected = if limit >= most { &whole } else { &slim };
             assert_eq!(with_limit(limit).requests, expected.requests, "{least} {limit} {most}");

@@ -28,7 +28,7 @@ use crate::exporter::{Answer, Exporter, Reply};
 use crate::queue::{Health, Lease, Lost, Queue, Rejection, RejectionKind};
 use crate::signal::Signal;
 
-/// What was made longer ago than this is sent as of now, if nothing of it was sent before: a
+/// What was made longer ago than this is sent as of now, if it was never on its way before: a
 /// backend finds nothing by times that are minutes old.
 const STALE: Duration = Duration::from_secs(60);
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::fs;
+use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -113,7 +113,11 @@ impl AsLeft {
         let is_ours = writeback::time_of(&at.rfc3339())
             .is_some_and(|at| (at.tv_sec, at.tv_nsec) == (metadata.mtime(), metadata.mtime_nsec()));
         let mut versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
-        if is_ours && versions.len() < MAX_AS_LEFT {
+        if is_ours {
+            if versions.len() >= MAX_AS_LEFT {
+                // Nobody asked for them, since the files are gone, say.
+                versions.clear();
+            }
             versions.insert(path.to_owned(), Stamp::from(&metadata));
         }
     }
@@ -132,6 +136,7 @@ pub struct Quiet<'a> {
     path: &'a Path,
     since: Instant,
     changes: Vec<SystemTime>,
+    version: Vec<Stamp>,
     seen_change: Instant,
     last: Duration,
 }
@@ -139,19 +144,19 @@ pub struct Quiet<'a> {
 impl<'a> Quiet<'a> {
     pub fn new(path: &'a Path) -> Quiet<'a> {
         let now = Instant::now();
-        Quiet { path, since: now, changes: Vec::new(), seen_change: now, last: Duration::ZERO }
+        let (changes, version) = (Vec::new(), Vec::new());
+        Quiet { path, since: now, changes, version, seen_change: now, last: Duration::ZERO }
     }
 
     /// Looks again.
     pub fn now(&mut self) -> Duration {
-        let changes: Vec<SystemTime> = [Some(self.path), self.path.parent()]
-            .into_iter()
-            .flatten()
-            .filter_map(|path| fs::symlink_metadata(path).ok()?.modified().ok())
-            .collect();
+        let paths = [Some(self.path), self.path.parent()].into_iter().flatten();
+        let found: Vec<Metadata> = paths.filter_map(|it| fs::symlink_metadata(it).ok()).collect();
+        let changes: Vec<SystemTime> = found.iter().filter_map(|it| it.modified().ok()).collect();
         if changes != self.changes {
             self.seen_change = Instant::now();
         }
+        self.version = found.iter().map(Stamp::from).collect();
         let by_times = quiet_since(&changes, SystemTime::now());
         self.changes = changes;
         self.last = by_times.max(self.seen_change.elapsed());
@@ -162,9 +167,9 @@ impl<'a> Quiet<'a> {
         self.last
     }
 
-    /// What was seen at the last look: another one is another version.
-    pub fn version(&self) -> Vec<SystemTime> {
-        self.changes.clone()
+    /// What tells the version that was seen at the last look from others.
+    pub fn version(&self) -> Vec<Stamp> {
+        self.version.clone()
     }
 
     pub fn waited(&self) -> Duration {

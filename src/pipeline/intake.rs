@@ -1,9 +1,9 @@
 //! From a file that was noticed to a delivery in the queue.
 //!
 //! ```text
-//! Candidate ─▶ quiet? ─▶ read, join ─▶ convert, encode ─▶ queue
-//!                ▲          │ torn, or inconsistent
-//!                └──────────┘ later
+//! Candidate ─▶ quiet? ─▶ read, join ─▶ convert, encode ─▶ the same still? ─▶ queue
+//!                ▲          │ torn, or inconsistent             │ no
+//!                └──────────┴────────────── later ──────────────┘
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -148,7 +148,9 @@ impl Shared {
             let version = quiet.version();
             let seen = self.look(path).await;
             if is_ahead {
-                while let Some(wait) = self.settling.before_reading(quiet.now(), quiet.waited()) {
+                while let Some(wait) = self.settling.before_reading(quiet.now(), quiet.waited())
+                    && quiet.version() == version
+                {
                     tokio::time::sleep(wait).await;
                 }
                 if quiet.version() != version {
@@ -283,6 +285,7 @@ impl Shared {
             requests: conversion.requests,
             logs: logs.unwrap_or_default(),
             write_back: self.write_back,
+            at_once: turn == Turn::Ours,
         };
         Seen::Ready { delivery: Box::new(delivery), warnings, conversion: started.elapsed() }
     }

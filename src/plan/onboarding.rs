@@ -95,7 +95,10 @@ impl<'a> Sections<'a> {
         // ASCII in UTF-16 is UTF-8 too, by its form; but no JSON text has a zero byte in front.
         let is_utf16 = bytes.iter().take(2).any(|byte| *byte == 0);
         match std::str::from_utf8(bytes) {
-            Ok(text) if !is_utf16 => Ok(Sections { text, raw: parse_object(text)? }),
+            Ok(text) if !is_utf16 => match parse_object(text) {
+                Ok(raw) => Ok(Sections { text, raw }),
+                Err(error) => Err(whole_fault(text).unwrap_or(error)),
+            },
             _ => Err(OnboardingError::NotUtf8),
         }
     }
@@ -117,6 +120,10 @@ impl<'a> Sections<'a> {
     /// # Errors
     /// A value that is none (with line and column), or no `coverage.gaps`.
     pub fn read(&self) -> Result<Onboarding, OnboardingError> {
+        self.read_each().map_err(|error| whole_fault(self.text).unwrap_or(error))
+    }
+
+    fn read_each(&self) -> Result<Onboarding, OnboardingError> {
         let raw = &self.raw;
         if !raw.coverage.is_some_and(|coverage| coverage.get().starts_with('{')) {
             let expected = "an object";
@@ -195,6 +202,7 @@ impl<'a> Sections<'a> {
     ) -> Result<T, OnboardingError> {
         let Some(raw) = raw else { return Ok(T::default()) };
         if !raw.get().starts_with('{') {
+            self.value(raw)?;
             warnings.push(Warning::MalformedSection { section: name.to_owned() });
             return Ok(T::default());
         }
@@ -204,22 +212,19 @@ impl<'a> Sections<'a> {
             add(&mut section, key, value);
         });
         let read = serde_json::Deserializer::from_str(raw.get()).deserialize_map(members);
-        read.map_err(|error| self.fault(&error))?;
+        read.map_err(|error| syntax(&error))?;
         Ok(if is_omitted { T::default() } else { section })
     }
 
     fn value(&self, raw: &RawValue) -> Result<Value, OnboardingError> {
-        serde_json::from_str(raw.get()).map_err(|error| self.fault(&error))
+        serde_json::from_str(raw.get()).map_err(|error| syntax(&error))
     }
+}
 
-    /// It has the form of JSON and cannot be read all the same: an escape that is none, a number out
-    /// of range, nesting too deep. Where that is, only a reader of the whole file can tell.
-    fn fault(&self, error: &serde_json::Error) -> OnboardingError {
-        match parse_object::<Raw<Value>>(self.text) {
-            Err(error) => error,
-            Ok(_) => syntax(error),
-        }
-    }
+/// What a reader of all values at once has to say: it knows where in the file a fault is, and has
+/// better words for it than one that passes over values.
+fn whole_fault(text: &str) -> Option<OnboardingError> {
+    parse_object::<Raw<Value>>(text).err()
 }
 
 impl Onboarding {
@@ -355,6 +360,12 @@ mod tests {
             ("5", "the top level is a number, not an object"),
             ("{\"coverage\": NaN}", "1:14: not valid JSON: expected value"),
             ("{} x", "1:4: not valid JSON: trailing characters"),
+            ("{\"coverage\": {\"a\": 1,}}", "1:22: not valid JSON: trailing comma"),
+            ("{\"coverage\":\n {\"a\": 1e999}}", "2:12: not valid JSON: number out of range"),
+            (
+                "{\"coverage\": {},\n\"artifact_types\": \"\\ud800\"}",
+                "2:26: not valid JSON: unexpected end of hex escape",
+            ),
             ("{}", "the key `coverage` is missing or not an object"),
             (
                 r#"{"coverage": {}}"#,

@@ -28,7 +28,7 @@ pub struct ExportDirConfig {
     /// What is not looked at, directories with all below them. Default: `**/.git`,
     /// `**/node_modules`, `**/target`.
     pub exclude: Vec<String>,
-    /// How long a file has to stay unchanged before it is read. More than 0, at most
+    /// How long a file has to stay unchanged before it is taken. More than 0, at most
     /// `settle_timeout`. Default: 100ms.
     pub settle: HumanDuration,
     /// When a file that never stays unchanged is read all the same. Default: 10s.

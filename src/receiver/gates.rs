@@ -23,7 +23,7 @@ pub struct GateResultsConfig {
     pub include: Vec<String>,
     /// What is not looked at. Default: `**/.git`, `**/node_modules`, `**/target`.
     pub exclude: Vec<String>,
-    /// How long a file has to stay unchanged before it is read. More than 0, at most
+    /// How long a file has to stay unchanged before it is taken. More than 0, at most
     /// `settle_timeout`. Default: 100ms.
     pub settle: HumanDuration,
     /// When a file that is not complete is given up. Default: 10s.

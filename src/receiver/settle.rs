@@ -40,7 +40,8 @@ impl Settling {
     }
 
     /// The same for whoever has nothing else to do, and takes what was read only if nothing changed
-    /// until the time to read it. What changes in between has another time than what was read.
+    /// until the time to read it. That is told by the export's file and its directory; a manifest
+    /// that is written over in place shows by its checksum.
     pub fn before_reading_ahead(&self, quiet: Duration, waited: Duration) -> Option<Duration> {
         self.until(self.settle - (self.settle / 5).min(AHEAD), quiet, waited)
     }

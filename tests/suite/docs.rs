@@ -9,7 +9,8 @@ use std::process::{Command, Output};
 const CHECKED: [&str; 3] = ["ARCHITECTURE.md", "CONTRIBUTING.md", "docs/requirements.md"];
 
 /// What a path in backticks begins with, unless it is a file of the root.
-const PLACES: [&str; 6] = ["src/", "tests/", "docs/", "deploy/", "examples/", "benches/"];
+const PLACES: [&str; 8] =
+    ["src/", "yaml/", "tests/", "docs/", "deploy/", "examples/", "benches/", "fuzz/"];
 
 /// How many rows each group of requirements has, R1 first.
 const REQUIREMENTS: [usize; 7] = [7, 6, 3, 5, 5, 4, 4];

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use notify::event::AccessKind;
 use notify::{EventKind, RecursiveMode, Watcher};
@@ -153,20 +153,25 @@ async fn what_changes_while_it_is_read_ahead_is_not_taken() {
     })
     .unwrap();
     watcher.watch(former.path.parent().unwrap(), RecursiveMode::NonRecursive).unwrap();
-    let running = sidecar(&workspace, &server).spawn();
+    let mut pipeline = workspace.pipeline(server.endpoint(), Protocol::Grpc, Value::Null);
+    pipeline["receivers"]["export_dir"]["settle"] = json!("1s");
+    let running = workspace.configured("run", &pipeline).spawn();
     // The sidecar is at work, and has nothing else to do.
     workspace.export("beside", &presets::one()).snapshot.wait_for_trace_id(PATIENCE).await;
 
     let aside = former.path.with_extension("aside");
     fs::write(&aside, &former.bytes).unwrap();
     fs::rename(&aside, &former.path).unwrap();
+    let quiet = Instant::now();
     tokio::task::spawn_blocking(move || is_opened.recv_timeout(PATIENCE).unwrap()).await.unwrap();
     let former = Snapshot::of(&former.path);
     let latter = workspace.export("out", &presets::typical()).snapshot;
+    let was_quiet = quiet.elapsed() >= Duration::from_secs(1);
     let id = latter.wait_for_trace_id(PATIENCE).await;
     terminate(running);
     assert_eq!(id, latter.trace_id());
-    assert!(of_trace(&server.accepted(), &former.trace_id()).is_empty());
+    // Where everything is so slow that it was quiet for long enough, it is taken by right.
+    assert!(was_quiet || of_trace(&server.accepted(), &former.trace_id()).is_empty());
     assert_delivered(&server, &[latter]);
 }
 
