@@ -28,10 +28,9 @@ const FILE: &str = "control.sock";
 const MAX_QUESTION_BYTES: u64 = 64 * 1024;
 /// The list of very many exports.
 const MAX_ANSWER_BYTES: u64 = 256 << 20;
-/// How long the other side may take.
 /// How long exporters have to give back what a person drops.
 const HANDED_BACK: Duration = Duration::from_secs(2);
-
+/// How long the other side may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 const MAX_CONNECTIONS: usize = 8;
 /// Before the next connection is taken when the last one could not be.

@@ -249,12 +249,10 @@ impl Queue {
 
     /// Takes an export in, durably. Waits while the queue is full or its disk fails.
     pub async fn accept(&self, delivery: &Delivery, destinations: &[Destination]) -> Accepted {
-        let place = match self.reserve(delivery, destinations).await {
-            Ok(place) => place,
+        let (place, mut at_once) = match self.reserve(delivery, destinations).await {
+            Ok(reserved) => reserved,
             Err(answer) => return answer,
         };
-        // Those who wait for nothing but this now; after a failure they may be at something else.
-        let mut at_once = place.at_once.clone();
         loop {
             let prepared = Record::of_delivery(place.seq, delivery, destinations, &at_once);
             let (record, ops) = match prepared {
@@ -274,16 +272,17 @@ impl Queue {
                 // Whatever became of the store, the next round tries again, under the same name.
                 Err(error) => drop(self.store_failed(error, before).await),
             }
+            // By then they may be at something else.
             at_once.clear();
         }
     }
 
-    /// A place in the order, as soon as there is room.
+    /// A place in the order, as soon as there is room, and the exporters that wait for nothing else.
     async fn reserve<'a>(
         &'a self,
         delivery: &'a Delivery,
         destinations: &'a [Destination],
-    ) -> Result<Place<'a>, Accepted> {
+    ) -> Result<(Place<'a>, HashSet<String>), Accepted> {
         let key = delivery.key();
         self.when(|state| {
             if state.closed {
@@ -303,7 +302,7 @@ impl Queue {
             let idle = state.idle(destinations);
             let at_once = if delivery.at_once { idle } else { HashSet::new() };
             let seq = state.reserve(delivery, destinations);
-            Some(Ok(Place { queue: self, seq, delivery, destinations, at_once }))
+            Some(Ok((Place { queue: self, seq, delivery, destinations }, at_once)))
         })
         .await
     }
@@ -500,8 +499,6 @@ struct Place<'a> {
     seq: Seq,
     delivery: &'a Delivery,
     destinations: &'a [Destination],
-    /// The exporters that wait for nothing but this.
-    at_once: HashSet<String>,
 }
 
 impl Place<'_> {

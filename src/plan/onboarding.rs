@@ -103,16 +103,18 @@ impl<'a> Sections<'a> {
         }
     }
 
+    // What is wrong with a text that is asked for before the rest is read is said by `read`.
+
     pub fn task_trace_id(&self) -> Option<String> {
-        short_text(self.raw.task_trace_id)
+        self.text(self.raw.task_trace_id).ok()?
     }
 
     pub fn artifact_manifest_path(&self) -> Option<String> {
-        short_text(self.raw.artifact_manifest_path)
+        self.text(self.raw.artifact_manifest_path).ok()?
     }
 
     pub fn artifact_manifest_checksum(&self) -> Option<String> {
-        short_text(self.raw.artifact_manifest_checksum)
+        self.text(self.raw.artifact_manifest_checksum).ok()?
     }
 
     /// Reads them all.
@@ -163,20 +165,16 @@ impl<'a> Sections<'a> {
         let artifact_types = whole("artifact_types", raw.artifact_types)?;
         let task_mapping = whole("artifact_task_mapping", raw.artifact_task_mapping)?;
         let ownership = self.section("file_ownership", raw.file_ownership, warnings, owners)?;
-        let text = |raw: Option<&RawValue>| {
-            let value: Option<Value> = raw.map(|raw| self.value(raw)).transpose()?;
-            Ok(json::text(value.as_ref()))
-        };
         Ok(Onboarding {
-            project_id: text(raw.project_id)?,
-            artifact_manifest_path: text(raw.artifact_manifest_path)?,
-            project_context_path: text(raw.project_context_path)?,
-            artifact_manifest_checksum: text(raw.artifact_manifest_checksum)?,
-            project_context_checksum: text(raw.project_context_checksum)?,
-            source_checksum: text(raw.source_checksum)?,
-            generated_at: text(raw.generated_at)?,
-            schema_version: text(raw.schema_version)?,
-            generation_profile: text(raw.generation_profile)?,
+            project_id: self.text(raw.project_id)?,
+            artifact_manifest_path: self.text(raw.artifact_manifest_path)?,
+            project_context_path: self.text(raw.project_context_path)?,
+            artifact_manifest_checksum: self.text(raw.artifact_manifest_checksum)?,
+            project_context_checksum: self.text(raw.project_context_checksum)?,
+            source_checksum: self.text(raw.source_checksum)?,
+            generated_at: self.text(raw.generated_at)?,
+            schema_version: self.text(raw.schema_version)?,
+            generation_profile: self.text(raw.generation_profile)?,
             coverage: figures,
             gaps,
             by_target,
@@ -187,7 +185,7 @@ impl<'a> Sections<'a> {
             artifact_types,
             task_mapping,
             ownership,
-            task_trace_id: text(raw.task_trace_id)?,
+            task_trace_id: self.text(raw.task_trace_id)?,
             warnings: std::mem::take(warnings),
         })
     }
@@ -216,6 +214,11 @@ impl<'a> Sections<'a> {
         Ok(if is_omitted { T::default() } else { section })
     }
 
+    fn text(&self, raw: Option<&RawValue>) -> Result<Option<String>, OnboardingError> {
+        let value = raw.map(|raw| self.value(raw)).transpose()?;
+        Ok(json::text(value.as_ref()))
+    }
+
     fn value(&self, raw: &RawValue) -> Result<Value, OnboardingError> {
         serde_json::from_str(raw.get()).map_err(|error| syntax(&error))
     }
@@ -235,12 +238,6 @@ impl Onboarding {
     pub fn parse(bytes: &[u8]) -> Result<Onboarding, OnboardingError> {
         Sections::of(bytes)?.read()
     }
-}
-
-/// A text that is asked for before the rest is read; what is wrong with it is said then.
-fn short_text(raw: Option<&RawValue>) -> Option<String> {
-    let value: Option<Value> = raw.and_then(|raw| serde_json::from_str(raw.get()).ok());
-    json::text(value.as_ref())
 }
 
 fn parse_object<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, OnboardingError> {
