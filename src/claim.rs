@@ -37,7 +37,7 @@ pub enum Claim {
 
 /// Tries to become the one that works on this export. Blocks on the disk, and for nobody.
 pub fn claim(source: &Source, trace_id: TraceId, mode: WriteBackMode) -> Claim {
-    let (Some(parent), Some(name)) = (source.canonical.parent(), source.canonical.file_name())
+    let (Some(parent), Some(name)) = (source.canonical().parent(), source.canonical().file_name())
     else {
         return Claim::Ours(None);
     };

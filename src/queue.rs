@@ -20,7 +20,7 @@ mod journal;
 mod state;
 
 use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -379,6 +379,13 @@ impl Queue {
     /// Whether an export of this trace is held, in whatever state.
     pub fn holds(&self, trace_id: TraceId) -> bool {
         self.state().holds(trace_id)
+    }
+
+    /// Whether an export waits that was read from this file, and the file is as it was then: reading
+    /// it again would yield the same.
+    pub fn holds_as_it_is(&self, path: &Path) -> bool {
+        let held = self.state().waiting_from(path).map(|it| (it.source.clone(), it.first_seen));
+        held.is_some_and(|(source, since)| source.is_untouched(path, since))
     }
 
     /// Whether exports are taken in, and every change of it.

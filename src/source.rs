@@ -19,13 +19,16 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::clock::UnixNanos;
+
 /// The identity of one version of one file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Source {
     /// The path as it was found; for people.
     pub path: PathBuf,
-    /// The directory without links, and the name in it; for opening it again.
-    pub canonical: PathBuf,
+    /// The directory without links, and the name in it, where that is another path.
+    #[serde(rename = "canonical", default, skip_serializing_if = "Option::is_none")]
+    pub(crate) elsewhere: Option<PathBuf>,
     pub device: u64,
     pub inode: u64,
     pub size: u64,
@@ -34,11 +37,26 @@ pub struct Source {
 }
 
 impl Source {
+    /// The directory without links, and the name in it; for opening it again.
+    pub fn canonical(&self) -> &Path {
+        self.elsewhere.as_deref().unwrap_or(&self.path)
+    }
+
     /// Whether both are the same version of an export: what its trace id is made of, whatever inode
     /// it lies in.
     pub fn same_version(&self, other: &Source) -> bool {
         let looks = |it: &Source| (it.size, it.mtime_ns);
         looks(self) == looks(other) && self.sha256 == other.sha256
+    }
+
+    /// Whether the file at `path` is this very one, and nothing about it changed since it was read:
+    /// nobody can set the time of the last change.
+    pub fn is_untouched(&self, path: &Path, since: UnixNanos) -> bool {
+        rustix::fs::lstat(path).is_ok_and(|stat| {
+            let changed =
+                i128::from(stat.st_ctime) * 1_000_000_000 + i128::from(stat.st_ctime_nsec);
+            Stamp::from(&stat) == self.stamp() && changed < i128::from(since.0)
+        })
     }
 
     pub(crate) fn stamp(&self) -> Stamp {
@@ -165,7 +183,10 @@ pub fn load(path: &Path, max_bytes: u64) -> Result<Loaded, SourceError> {
     let parent = path.parent().unwrap_or(Path::new(""));
     let name = Path::new(path.file_name().unwrap_or_default());
     let (mut loaded, _) = Directory::open(parent)?.load(name, max_bytes)?;
-    loaded.source.path = path.to_path_buf();
+    if loaded.source.path != path {
+        let canonical = std::mem::replace(&mut loaded.source.path, path.to_path_buf());
+        loaded.source.elsewhere = Some(canonical);
+    }
     Ok(loaded)
 }
 
@@ -226,8 +247,7 @@ impl Directory {
         let Stamp { device, inode, size, mtime_ns } = stamp;
         let path = self.canonical.join(name);
         let sha256 = Sha256::digest(&bytes).into();
-        let canonical = path.clone();
-        let source = Source { path, canonical, device, inode, size, mtime_ns, sha256 };
+        let source = Source { path, elsewhere: None, device, inode, size, mtime_ns, sha256 };
         Ok((Loaded { source, bytes }, file))
     }
 

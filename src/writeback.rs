@@ -53,7 +53,7 @@ pub fn time_of(timestamp: &str) -> Option<Timespec> {
 pub fn carries(source: &Source, trace_id: TraceId, mode: WriteBackMode) -> bool {
     // A write-back puts another file there. What is as it was read carries what it carried.
     let as_read = || {
-        let stat = rustix::fs::lstat(&source.canonical);
+        let stat = rustix::fs::lstat(source.canonical());
         stat.is_ok_and(|stat| Stamp::from(&stat) == source.stamp())
     };
     !(mode == WriteBackMode::InPlace && as_read()) && carries_by_content(source, trace_id, mode)
@@ -61,7 +61,7 @@ pub fn carries(source: &Source, trace_id: TraceId, mode: WriteBackMode) -> bool 
 
 /// The same for whoever knows better than to trust the looks of the file.
 pub fn carries_by_content(source: &Source, trace_id: TraceId, mode: WriteBackMode) -> bool {
-    let path = &source.canonical;
+    let path = source.canonical();
     let id = match mode {
         // Only the two keys were added to what was read; anything larger is another version.
         WriteBackMode::InPlace => id_within(path, source.size.saturating_add(ROOM_FOR_KEYS)),
@@ -81,9 +81,9 @@ fn id_within(path: &Path, max_bytes: u64) -> Option<String> {
 
 /// The trace that the file would be if it were taken for a new export, while it carries this id.
 pub fn version_with(source: &Source, task_trace_id: &str, max_bytes: u64) -> Option<TraceId> {
-    let Loaded { source, bytes } = source::load(&source.canonical, max_bytes).ok()?;
+    let Loaded { source, bytes } = source::load(source.canonical(), max_bytes).ok()?;
     let ours = splice::existing(&bytes, TRACE_ID).as_deref() == Some(task_trace_id);
-    ours.then(|| TraceId::of_export(&source.canonical, source.mtime_ns, &bytes))
+    ours.then(|| TraceId::of_export(source.canonical(), source.mtime_ns, &bytes))
 }
 
 /// The key under which an export carries the id of its trace.

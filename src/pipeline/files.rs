@@ -33,11 +33,12 @@ pub struct InWork {
 }
 
 impl InWork {
-    /// Has every candidate worked on, so many at a time, until there are no more.
+    /// Has every candidate that is news worked on, so many at a time, until there are no more.
     pub async fn work_off<F>(
         &self,
         mut candidates: mpsc::Receiver<Candidate>,
         at_a_time: usize,
+        is_news: impl Fn(&Path) -> bool,
         work: impl Fn(PathBuf) -> F,
     ) -> Result<(), StageDied>
     where
@@ -57,7 +58,7 @@ impl InWork {
                     None => break,
                 },
             };
-            if self.is_new(&path) {
+            if is_news(&path) && self.is_new(&path) {
                 working.spawn(work(path));
             }
         }

@@ -240,7 +240,7 @@ impl GateIntake {
         stop: CancellationToken,
     ) -> Result<(), StageDied> {
         let work = |path| Arc::clone(&self.shared).work(path, stop.clone());
-        self.shared.in_work.work_off(candidates, MAX_WAITING, work).await
+        self.shared.in_work.work_off(candidates, MAX_WAITING, |_| true, work).await
     }
 }
 
@@ -445,7 +445,7 @@ fn additions(
     );
     let delivery = |result: &GateResult| {
         let content = serde_json::Value::Object(result.whole.clone()).to_string();
-        let content_of_file = (&file.source.canonical, file.source.mtime_ns, &content);
+        let content_of_file = (file.source.canonical(), file.source.mtime_ns, &content);
         let version = format!("{content_of_file:?}");
         // One that names its trace cannot be taken for another's.
         let version = result.trace_id.is_none().then(|| TraceId::of_content(version.as_bytes()));

@@ -102,8 +102,10 @@ impl Intake {
         candidates: mpsc::Receiver<Candidate>,
         stop: CancellationToken,
     ) -> Result<(), StageDied> {
+        // After a restart these are many.
+        let is_news = |path: &Path| !self.shared.queue.holds_as_it_is(path);
         let work = |path| Arc::clone(&self.shared).work(path, stop.clone());
-        self.shared.in_work.work_off(candidates, MAX_SETTLING, work).await
+        self.shared.in_work.work_off(candidates, MAX_SETTLING, is_news, work).await
     }
 }
 
@@ -293,7 +295,7 @@ impl Shared {
     /// A directory on the way may have become a link since the scan.
     fn is_within(&self, source: &Source) -> Result<(), SourceError> {
         let roots = self.directories.iter().filter_map(|root| root.canonicalize().ok());
-        if roots.into_iter().any(|root| source.canonical.starts_with(root)) {
+        if roots.into_iter().any(|root| source.canonical().starts_with(root)) {
             return Ok(());
         }
         let why = "a symbolic link leads out of the watched directory";

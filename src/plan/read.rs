@@ -129,7 +129,7 @@ pub fn read(path: &Path, options: &ReadOptions) -> Result<Export, PlanError> {
         || read_manifest(directory, &sections, options),
         || {
             let of_export =
-                || TraceId::of_export(&source.canonical, source.mtime_ns, &loaded.bytes);
+                || TraceId::of_export(source.canonical(), source.mtime_ns, &loaded.bytes);
             (sections.read(), of_export())
         },
     );

@@ -25,7 +25,7 @@ impl Drop for Wanted<'_> {
         self.queue.state().change(self.seq, |entry| {
             entry.wanted = false;
             if is_taken {
-                entry.leased.fill(false);
+                entry.leased.clear();
             }
         });
         self.queue.shared.changed.notify_waiters();
@@ -215,11 +215,11 @@ impl Queue {
         self.shared.changed.notify_waiters();
         let take = self.when(|state| {
             let taken = state.change(seq, |entry| {
-                if entry.leased.contains(&true) {
+                if !entry.leased.is_empty() {
                     return None;
                 }
                 // From here on no exporter takes it.
-                entry.leased.fill(true);
+                entry.leased.extend(0..entry.record.items.len());
                 Some((entry.record.head.key(), entry.generation))
             });
             // It may have left the queue in the meantime.

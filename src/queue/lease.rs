@@ -287,9 +287,7 @@ impl Drop for Lease {
     fn drop(&mut self) {
         let index = self.leased.index;
         self.queue.state().change(self.leased.seq, |entry| {
-            if let Some(leased) = entry.leased.get_mut(index) {
-                *leased = false;
-            }
+            entry.leased.remove(&index);
             if let Some(item) = entry.record.items.get_mut(index) {
                 item.recover();
             }

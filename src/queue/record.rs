@@ -317,7 +317,7 @@ mod tests {
     fn head() -> Head {
         let source = Source {
             path: "/x".into(),
-            canonical: "/x".into(),
+            elsewhere: None,
             device: 0,
             inode: 0,
             size: 0,

@@ -9,7 +9,8 @@
 //! waits is found without looking at all others.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
-use std::path::PathBuf;
+use std::hash::{BuildHasher, RandomState};
+use std::path::{Path, PathBuf};
 
 use super::journal::Generation;
 use super::record::{Head, Item, Record, Seq, State as ItemState};
@@ -26,6 +27,7 @@ pub struct State {
     /// In order of arrival.
     entries: BTreeMap<Seq, Entry>,
     by_key: HashMap<TraceId, Seq>,
+    by_file: ByFile,
     /// By exporter that is there to take a lease.
     lanes: HashMap<String, Lane>,
     /// Where exports have to lie to be worked on; none: anywhere.
@@ -63,8 +65,8 @@ pub struct Entry {
     pub record: Box<Record>,
     /// The store that has it.
     pub generation: Generation,
-    /// By item: in somebody's hands.
-    pub leased: Vec<bool>,
+    /// The items in somebody's hands, by index.
+    pub leased: BTreeSet<usize>,
     /// Whoever has it in hands and only waits is to give it back.
     pub wanted: bool,
     /// Somebody holds the settlement.
@@ -83,6 +85,34 @@ pub struct Leased {
     pub item: Item,
     /// Nothing of the export was sent so far, to nobody.
     pub untouched: bool,
+}
+
+/// Exports by the file that they were read from. There may be very many paths, and each is in its
+/// entry already: here is a digest of it, and whoever asks compares.
+#[derive(Debug, Default)]
+struct ByFile {
+    digests: RandomState,
+    seqs: HashMap<u64, Seq>,
+}
+
+impl ByFile {
+    fn insert(&mut self, head: &Head, seq: Seq) {
+        // What was added to a trace later says nothing about the export.
+        if head.addition.is_none() {
+            self.seqs.insert(self.digests.hash_one(&head.source.path), seq);
+        }
+    }
+
+    fn remove(&mut self, head: &Head, seq: Seq) {
+        let digest = self.digests.hash_one(&head.source.path);
+        if self.seqs.get(&digest) == Some(&seq) {
+            self.seqs.remove(&digest);
+        }
+    }
+
+    fn get(&self, path: &Path) -> Option<Seq> {
+        self.seqs.get(&self.digests.hash_one(path)).copied()
+    }
 }
 
 /// What an entry adds to the lanes.
@@ -119,9 +149,10 @@ impl State {
         // One whose exporters are all gone does not stand in the way of the same trace.
         if self.knows_an_exporter_of(&record) {
             self.by_key.insert(record.head.key(), seq);
+            self.by_file.insert(&record.head, seq);
         }
         self.lost.retain(|path| *path != record.head.source.path);
-        let leased = vec![false; record.items.len()];
+        let leased = BTreeSet::new();
         let reported = matches!(self.outcome(&record), Some(Outcome::Rejected { .. }));
         let entry = Entry { record, generation, leased, wanted: false, settling: false, reported };
         self.next_seq = self.next_seq.max(seq.0.saturating_add(1));
@@ -145,6 +176,7 @@ impl State {
         if self.by_key.get(&entry.record.head.key()) == Some(&seq) {
             self.by_key.remove(&entry.record.head.key());
         }
+        self.by_file.remove(&entry.record.head, seq);
         Some(entry)
     }
 
@@ -163,12 +195,13 @@ impl State {
     pub fn lease(&mut self, exporter: &str) -> Option<Leased> {
         let seq = *self.lanes.get(exporter)?.to_lease.first()?;
         self.change(seq, |entry| {
-            let items = entry.record.items.iter().zip(&mut entry.leased).enumerate();
-            let mut free = items.filter(|(_, (item, leased))| {
-                item.exporter == exporter && item.state == ItemState::Accepted && !**leased
+            let mut free = entry.record.items.iter().enumerate().filter(|(index, item)| {
+                item.exporter == exporter
+                    && item.state == ItemState::Accepted
+                    && !entry.leased.contains(index)
             });
-            let (index, (item, leased)) = free.next()?;
-            *leased = true;
+            let (index, item) = free.next()?;
+            entry.leased.insert(index);
             let (head, item) = (entry.record.head.clone(), item.clone());
             let untouched = entry.record.items.iter().all(|it| !it.touched && !it.is_finished());
             Some(Leased { seq, index, generation: entry.generation, head, item, untouched })
@@ -333,6 +366,13 @@ impl State {
         self.accepting.contains(&trace_id) || self.by_key.contains_key(&trace_id)
     }
 
+    /// The export that waits, of those read from this file the last one.
+    pub fn waiting_from(&self, path: &Path) -> Option<&Head> {
+        let record = &self.entries.get(&self.by_file.get(path)?)?.record;
+        let waits = !matches!(self.outcome(record), Some(Outcome::Rejected { .. }));
+        (waits && record.head.source.path == path).then_some(&record.head)
+    }
+
     pub fn remember(&mut self, trace_id: TraceId) {
         self.delivered.push_front(trace_id);
         self.delivered.truncate(REMEMBERED);
@@ -356,12 +396,12 @@ impl State {
 
     fn marks(&self, entry: &Entry) -> Marks {
         let concerns = self.concerns(&entry.record);
-        let items = entry.record.items.iter().zip(&entry.leased);
-        let lanes = items.map(|(item, leased)| {
+        let lanes = entry.record.items.iter().enumerate().map(|(index, item)| {
+            let is_free = !entry.wanted && !entry.leased.contains(&index);
             let bytes = entry.record.head.bytes_of(item.signal);
             LaneMark {
                 exporter: item.exporter.clone(),
-                to_lease: concerns && item.state == ItemState::Accepted && !leased && !entry.wanted,
+                to_lease: concerns && item.state == ItemState::Accepted && is_free,
                 unfinished: concerns && !item.is_finished(),
                 bytes: if item.is_delivered() { 0 } else { bytes },
                 dead: if item.is_rejected() { bytes } else { 0 },

@@ -7,7 +7,7 @@ use super::*;
 fn delivery(number: u8, requests: &[&'static str]) -> Delivery {
     let source = Source {
         path: format!("/x/{number}").into(),
-        canonical: "/x".into(),
+        elsewhere: None,
         device: 0,
         inode: 0,
         size: 0,
@@ -80,6 +80,42 @@ async fn all_required_exporters_settle_an_export() {
     assert_eq!(queue.list(), []);
     let again = queue.accept(&delivery(1, &["x"]), &to(&["a"])).await;
     assert_eq!(again, Accepted::Delivered);
+}
+
+#[tokio::test]
+async fn a_file_is_held_as_it_is_until_it_changes_or_goes() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("a");
+    std::fs::write(&path, "x").expect("written");
+    let source = crate::source::load(&path, 10).expect("a file").source;
+    let later = UnixNanos(UnixNanos::now().0 + 1_000_000_000);
+    let from_file =
+        |number, made_at| Delivery { source: source.clone(), made_at, ..delivery(number, &["x"]) };
+
+    let queue = in_memory(100);
+    assert!(!queue.holds_as_it_is(&path));
+    queue.accept(&from_file(1, later), &to(&["a"])).await;
+    assert!(queue.holds_as_it_is(&path));
+    assert!(!queue.holds_as_it_is(&directory.path().join("b")));
+
+    queue.lease("a").await.expect("waiting").rejected(no()).await.expect("held");
+    assert!(!queue.holds_as_it_is(&path), "whoever comes upon it is told that it was refused");
+    queue.discard(queue.list()[0].id, true, soon()).await.expect("dropped");
+    queue.accept(&from_file(2, later), &to(&["a"])).await;
+    assert!(queue.holds_as_it_is(&path));
+    queue.lease("a").await.expect("waiting").delivered(AT).await.expect("held");
+    queue.settlement().await.expect("done").written(None).await;
+    assert!(!queue.holds_as_it_is(&path), "it went");
+
+    queue.accept(&from_file(3, UnixNanos(1)), &to(&["a"])).await;
+    assert!(
+        !queue.holds_as_it_is(&path),
+        "it was changed after it was read, whatever its time says"
+    );
+    queue.accept(&from_file(4, later), &to(&["a"])).await;
+    assert!(queue.holds_as_it_is(&path));
+    std::fs::write(&path, "xy").expect("written");
+    assert!(!queue.holds_as_it_is(&path));
 }
 
 #[tokio::test]

@@ -59,7 +59,7 @@ pub fn write_beside(
     task_emission_timestamp: &str,
     max_bytes: u64,
 ) -> Result<Outcome, WriteBackError> {
-    let path = &source.canonical;
+    let path = source.canonical();
     let _alone = alone(path);
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Ok(Outcome::Gone);
@@ -81,7 +81,7 @@ pub fn write_beside(
     let entries =
         [(TRACE_ID, task_trace_id), (EMITTED_AT, task_emission_timestamp), (CHECKSUM, &checksum)];
     let text = splice::splice(b"{\n}\n", &entries)
-        .map_err(|source| WriteBackError::Splice { path: path.clone(), source })?;
+        .map_err(|source| WriteBackError::Splice { path: path.to_path_buf(), source })?;
 
     let beside = beside_name(name);
     let (mut temp, _) =

@@ -77,7 +77,7 @@ pub fn write_back(
     task_emission_timestamp: &str,
     max_bytes: u64,
 ) -> Result<Outcome, WriteBackError> {
-    let _alone = alone(&source.canonical);
+    let _alone = alone(source.canonical());
     write_back_with(source, task_trace_id, task_emission_timestamp, max_bytes, &mut |_| Ok(()))
 }
 
@@ -115,7 +115,7 @@ fn write_back_with(
     max_bytes: u64,
     before: Hook,
 ) -> Result<Outcome, WriteBackError> {
-    let path = &source.canonical;
+    let path = source.canonical();
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Ok(Outcome::Gone);
     };
@@ -135,8 +135,10 @@ fn write_back_with(
     if !current.source.same_version(source) {
         return Ok(Outcome::Superseded);
     }
-    let members = members
-        .map_err(|source| WriteBackError::Splice { path: path.clone(), source: source.into() })?;
+    let members = members.map_err(|source| WriteBackError::Splice {
+        path: path.to_path_buf(),
+        source: source.into(),
+    })?;
     let entries = [(TRACE_ID, trace_id), (EMITTED_AT, emitted_at)];
     let text = splice_into(&current.bytes, &members, &entries);
 
@@ -184,7 +186,7 @@ impl Swap<'_> {
             Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
                 return self.rename(source, max_bytes);
             }
-            Err(errno) => return Err(failed(&source.canonical, "replace it", errno)),
+            Err(errno) => return Err(failed(source.canonical(), "replace it", errno)),
         }
         // From here on the temp file may be somebody's newer export.
         self.temp.disposable = false;
@@ -270,7 +272,7 @@ impl Swap<'_> {
                 let fd = &self.dir.fd;
                 rustix::fs::renameat(fd, &self.temp.name, fd, self.name)
             })
-            .map_err(|errno| failed(&source.canonical, "replace it", errno))?;
+            .map_err(|errno| failed(source.canonical(), "replace it", errno))?;
         self.temp.disposable = false;
         self.sync();
         Ok(Outcome::Written)

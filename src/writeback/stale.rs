@@ -66,7 +66,7 @@ fn settle(
         Some((it, _)) => {
             let placed = it.source.stamp();
             Swap { dir, name: target, temp, placed, before: &mut |_| Ok(()) }.put_back()?;
-            let path = it.source.canonical.display();
+            let path = it.source.canonical().display();
             tracing::warn!(%path, "a newer version that a crash had left aside is back in place");
         }
     }

@@ -2,6 +2,7 @@
 //! the same, in order and once, and the log says what is going on in one line each way.
 
 use std::fs;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -70,6 +71,22 @@ fn terminate(mut running: Running) -> Output {
     running.signal(Signal::TERM);
     let code = running.wait(PATIENCE);
     running.output(code).expect_code(0)
+}
+
+/// Writes over an export in place, and leaves it its size and its time.
+fn change_in_place(snapshot: &Snapshot) -> Snapshot {
+    let before = fs::metadata(&snapshot.path).unwrap();
+    let mut text = snapshot.bytes.clone();
+    // Its first line and its last say how it is written.
+    let mut ends = (0..text.len()).filter(|at| text[*at] == b'\n');
+    let third = ends.nth(2).expect("a line");
+    text[third] = b' ';
+    let mut file = fs::File::options().write(true).open(&snapshot.path).unwrap();
+    file.write_all(&text).unwrap();
+    file.set_modified(before.modified().unwrap()).unwrap();
+    let after = Snapshot::of(&snapshot.path);
+    assert_eq!((after.bytes.len(), after.mtime_ns), (snapshot.bytes.len(), snapshot.mtime_ns));
+    after
 }
 
 /// Each was sent as the conventions say, once, and the file was written back.
@@ -230,6 +247,30 @@ async fn an_exporter_that_is_not_required_is_not_waited_for() {
     terminate(running);
     assert_delivered(&back, std::slice::from_ref(&snapshot));
     assert_delivered(&alive, &[snapshot]);
+}
+
+/// Scenario: three exports wait. While the sidecar is stopped, one of them is changed in place so
+/// that its size and its time stay, and one is replaced.
+/// Guarantees: both versions that came meanwhile are taken in, and the one that stayed goes once.
+#[tokio::test]
+async fn what_changed_while_it_waited_is_read_again() {
+    let outage = Outage::new().await;
+    let running = outage.run();
+    let [same, changed, replaced] =
+        ["same", "changed", "replaced"].map(|name| outage.export(&running, name, &presets::one()));
+    terminate(running);
+    let changed = change_in_place(&changed);
+    let replaced_by = outage.workspace.export("replaced", &presets::typical()).snapshot;
+    assert_ne!(replaced.trace_id(), replaced_by.trace_id());
+
+    let server = outage.end().await;
+    let running = outage.run();
+    let latest = [same, changed, replaced_by];
+    for snapshot in &latest {
+        assert_eq!(snapshot.wait_for_trace_id(PATIENCE).await, snapshot.trace_id());
+    }
+    terminate(running);
+    assert_delivered(&server, &latest);
 }
 
 /// Scenario: five hundred exports while the endpoint is away.
