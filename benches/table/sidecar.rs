@@ -151,6 +151,7 @@ pub fn idle() -> Vec<Row> {
 /// A start with many exports in the queue, while the endpoint is away.
 pub fn backlog() -> Vec<Row> {
     const MANY: usize = 10_000;
+    const QUIET: Duration = Duration::from_secs(3);
     let with = |exports: usize| {
         let place = Place::new();
         place.write(exports, 1);
@@ -161,6 +162,15 @@ pub fn backlog() -> Vec<Row> {
         let began = Instant::now();
         let sidecar = place.start(NOWHERE);
         let ready = sidecar.wait_for(HELD, exports) - began;
+        // The directories are another matter than the queue, and so is the look at all of them.
+        pause(QUIET);
+        let with_directories = status(sidecar.pid(), "VmHWM").unwrap();
+        sidecar.stop();
+        let mut config = place.config(NOWHERE, true);
+        config["receivers"]["export_dir"]["directories"] = json!([place.home.path().join("none")]);
+        let sidecar = Sidecar::start(place.home.path(), &config);
+        sidecar.wait_for(HELD, exports);
+        pause(QUIET);
         let resident = status(sidecar.pid(), "VmHWM").unwrap();
         sidecar.stop();
         let receiver = Receiver::start();
@@ -169,10 +179,10 @@ pub fn backlog() -> Vec<Row> {
         let delivered = receiver.wait_for(1, PATIENCE).at - began;
         let last = receiver.wait_for(exports, PATIENCE).at - began;
         sidecar.stop();
-        (ready, delivered, last, resident, at_work)
+        (ready, delivered, last, [resident, with_directories, at_work])
     };
-    let (_, _, _, few, _) = with(10);
-    let (ready, delivered, last, many, at_work) = with(MANY);
+    let (_, _, _, [few, ..]) = with(10);
+    let (ready, delivered, last, [many, with_directories, at_work]) = with(MANY);
     let what = "10,000 waiting exports";
     let start = format!(
         "{} to its queue, {} to the first delivery, {} to the last",
@@ -181,9 +191,11 @@ pub fn backlog() -> Vec<Row> {
         time(last),
     );
     let flat = format!(
-        "{} beside {} with 10; {} while they were taken in",
+        "{} beside {} with 10; {} when it watches their 10,000 directories as well, {} while \
+         they were taken in",
         memory(many),
         memory(few),
+        memory(with_directories),
         memory(at_work),
     );
     let second = Duration::from_secs(1);

@@ -1,7 +1,6 @@
 //! Figures in the text format of Prometheus. Names are in the Collector's manner; labels are
 //! exporters, states and codes, of which there are few.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -273,11 +272,9 @@ impl Metrics {
     }
 
     fn look_at(&self, queue: &Queue) {
-        let mut states: BTreeMap<&str, u64> = STATES.iter().map(|state| (*state, 0)).collect();
-        for listed in queue.list() {
-            *states.entry(listed.state.as_str()).or_default() += 1;
-        }
-        for (state, count) in states {
+        let counts = queue.count_by_state();
+        for state in STATES {
+            let count = counts.get(state).copied().unwrap_or_default();
             self.exports.with_label_values(&[state]).set(number(count));
         }
         // An exporter that a reload took away has no queue any more.

@@ -1,5 +1,6 @@
 //! Looking into the queue, and telling it what to do with dead letters.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -130,23 +131,31 @@ impl Queue {
             .iter()
             .map(|(seq, entry)| {
                 let record = &entry.record;
-                let exporters: Vec<ListedItem> = record.items.iter().map(listed_item).collect();
                 Listed {
                     id: seq.0,
                     trace_id: record.head.trace_id.to_string(),
                     is_addition: record.head.addition.is_some(),
                     project_id: record.head.project_id.clone(),
                     path: record.head.source.path.clone(),
-                    state: overall(&exporters, record.head.written),
+                    state: overall(record),
                     spans: record.head.span_count,
                     bytes: record.head.bytes + record.head.log_bytes,
                     first_seen: record.head.first_seen.rfc3339(),
                     written_back: record.head.written,
                     not_written: record.head.not_written.clone(),
-                    exporters,
+                    exporters: record.items.iter().map(listed_item).collect(),
                 }
             })
             .collect()
+    }
+
+    /// How many exports are in each state. Makes no list of them: there may be very many.
+    pub fn count_by_state(&self) -> BTreeMap<&'static str, u64> {
+        let mut counts = BTreeMap::new();
+        for (_, entry) in self.state().iter() {
+            *counts.entry(overall(&entry.record).as_str()).or_default() += 1;
+        }
+        counts
     }
 
     /// Gives a dead letter another chance. False when it is none.
@@ -282,19 +291,14 @@ impl Queue {
 }
 
 fn listed_item(item: &Item) -> ListedItem {
-    let (state, rejection) = match &item.state {
-        ItemState::Accepted => (ListedState::Accepted, None),
-        ItemState::Delivering => (ListedState::Delivering, None),
-        ItemState::Delivered { .. } => (ListedState::Delivered, None),
-        ItemState::Rejected(rejection) if rejection.kind == RejectionKind::Incomplete => {
-            (ListedState::Incomplete, Some(rejection.reason.clone()))
-        }
-        ItemState::Rejected(rejection) => (ListedState::Rejected, Some(rejection.reason.clone())),
+    let rejection = match &item.state {
+        ItemState::Rejected(rejection) => Some(rejection.reason.clone()),
+        _ => None,
     };
     ListedItem {
         exporter: item.exporter.clone(),
         required: item.required,
-        state,
+        state: state_of(item),
         requests_waiting: item.pending.len(),
         attempts: item.attempts,
         last_error: rejection.or_else(|| item.last_error.clone()),
@@ -302,17 +306,28 @@ fn listed_item(item: &Item) -> ListedItem {
     }
 }
 
-fn overall(items: &[ListedItem], written: bool) -> ListedState {
-    let any = |state: ListedState| items.iter().any(|item| item.state == state);
+fn state_of(item: &Item) -> ListedState {
+    match &item.state {
+        ItemState::Accepted => ListedState::Accepted,
+        ItemState::Delivering => ListedState::Delivering,
+        ItemState::Delivered { .. } => ListedState::Delivered,
+        ItemState::Rejected(rejection) if rejection.kind == RejectionKind::Incomplete => {
+            ListedState::Incomplete
+        }
+        ItemState::Rejected(_) => ListedState::Rejected,
+    }
+}
+
+fn overall(record: &Record) -> ListedState {
+    let any = |state: ListedState| record.items.iter().any(|item| state_of(item) == state);
     [ListedState::Rejected, ListedState::Incomplete]
         .into_iter()
         .find(|state| any(*state))
         .unwrap_or_else(|| {
-            let all = items.iter().filter(|it| it.required);
-            let mut all = all.map(|item| item.state == ListedState::Delivered);
+            let mut required = record.items.iter().filter(|it| it.required);
             match () {
-                () if written => ListedState::WrittenBack,
-                () if all.all(|delivered| delivered) => ListedState::Delivered,
+                () if record.head.written => ListedState::WrittenBack,
+                () if required.all(Item::is_delivered) => ListedState::Delivered,
                 () if any(ListedState::Delivering) => ListedState::Delivering,
                 () => ListedState::Accepted,
             }
