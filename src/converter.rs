@@ -12,8 +12,8 @@ mod attributes;
 mod contracts;
 mod draft;
 mod events;
-mod expected;
 mod hierarchy;
+mod kind;
 mod logs;
 mod order;
 mod parameters;
@@ -90,10 +90,10 @@ pub enum ConversionWarning {
 }
 
 /// How many spans are made at a time.
-const BLOCK: usize = 32;
+const BLOCK: usize = 128;
 
 /// The usual size of a task's span, in bytes.
-const USUAL_TASK: u64 = 2_000;
+const USUAL_TASK: usize = 2_000;
 
 /// Where the `task.contract` events stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,7 +115,11 @@ impl Converter {
             let mut packer = Packer::<Traces>::new(&resource, &scope(), self.max_request_bytes());
             let mut fits = true;
             // A few spans at a time: a trace is held once, as bytes.
-            let encode = |block: usize| Fields::of(builder.spans(blocks[block]));
+            let encode = |block: usize| {
+                let mut fields = Fields::with_capacity(BLOCK * USUAL_TASK);
+                builder.each_span(blocks[block], |span| fields.push(span));
+                fields
+            };
             parallel::in_order(blocks.len(), encode, |fields| {
                 fits = packer.push(&fields) <= at_most;
                 if fits { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
@@ -126,7 +130,7 @@ impl Converter {
         let slim = || pack(ContractPlacement::OnStories, u64::MAX);
         // Of two attempts the one that is kept comes first, as far as that can be told before. With a
         // story for each type, there are few, so that contracts on tasks take more room, not less.
-        let is_likely_large = plan.artifacts.len() as u64 * USUAL_TASK > limit
+        let is_likely_large = (plan.artifacts.len() * USUAL_TASK) as u64 > limit
             && self.spans.group_by == GroupBy::Type;
         let packed = match is_likely_large {
             true => match slim() {
@@ -171,12 +175,12 @@ impl Converter {
         plan: &Plan,
         trace_id: TraceId,
         t0: UnixNanos,
-        each: impl FnMut(Span),
+        mut each: impl FnMut(Span),
     ) {
         let unlimited = Converter { limits: SpanLimits::default(), ..self.clone() };
         let placement = ContractPlacement::OnStories;
         let builder = spans::Builder::new(&unlimited, plan, trace_id, t0, placement);
-        builder.spans(&builder.parts()).for_each(each);
+        builder.each_span(&builder.parts(), |span| each(std::mem::take(span)));
     }
 
     fn max_request_bytes(&self) -> usize {

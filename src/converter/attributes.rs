@@ -1,5 +1,7 @@
 //! OTLP attributes, typed, and cut before a backend would cut them without a word.
 
+use std::borrow::Cow;
+
 use opentelemetry_proto::tonic::common::v1::{AnyValue, ArrayValue, KeyValue, any_value::Value};
 
 /// What stands at the end of a string that was cut.
@@ -37,25 +39,32 @@ impl Cutter {
         }
     }
 
-    pub fn string(&mut self, key: &str, value: &str) -> KeyValue {
-        let whole = value.len() <= self.max_bytes;
-        if !whole {
-            self.note(key);
-        }
-        let value = if whole { value.to_owned() } else { cut(value, self.max_bytes) };
+    pub fn string<'a>(
+        &mut self,
+        key: impl Into<String>,
+        value: impl Into<Cow<'a, str>>,
+    ) -> KeyValue {
+        let (key, value) = (key.into(), value.into());
+        let value = if value.len() <= self.max_bytes {
+            value.into_owned()
+        } else {
+            self.note(&key);
+            cut(&value, self.max_bytes)
+        };
         attribute(key, Value::StringValue(value))
     }
 
     pub fn strings<'a>(
         &mut self,
-        key: &str,
+        key: impl Into<String>,
         values: impl IntoIterator<Item = &'a str>,
     ) -> KeyValue {
+        let key = key.into();
         let mut elements = Vec::new();
         for value in values {
             let whole = value.len() <= self.max_element_bytes;
             if !whole {
-                self.note(key);
+                self.note(&key);
             }
             let value = if whole { value.to_owned() } else { cut(value, self.max_element_bytes) };
             elements.push(Value::StringValue(value));
@@ -78,7 +87,7 @@ pub fn string(key: &str, value: &str) -> KeyValue {
     attribute(key, Value::StringValue(value.to_owned()))
 }
 
-pub fn int(key: &str, value: i64) -> KeyValue {
+pub fn int(key: impl Into<String>, value: i64) -> KeyValue {
     attribute(key, Value::IntValue(value))
 }
 
@@ -86,23 +95,23 @@ pub fn count(key: &str, value: usize) -> KeyValue {
     int(key, i64::try_from(value).unwrap_or(i64::MAX))
 }
 
-pub fn double(key: &str, value: f64) -> KeyValue {
+pub fn double(key: impl Into<String>, value: f64) -> KeyValue {
     attribute(key, Value::DoubleValue(value))
 }
 
-pub fn boolean(key: &str, value: bool) -> KeyValue {
+pub fn boolean(key: impl Into<String>, value: bool) -> KeyValue {
     attribute(key, Value::BoolValue(value))
 }
 
 /// An array; OTLP wants all elements of one type, which the callers see to.
-pub fn array(key: &str, values: Vec<Value>) -> KeyValue {
+pub fn array(key: impl Into<String>, values: Vec<Value>) -> KeyValue {
     let values = values.into_iter().map(|value| AnyValue { value: Some(value) }).collect();
     attribute(key, Value::ArrayValue(ArrayValue { values }))
 }
 
-fn attribute(key: &str, value: Value) -> KeyValue {
+fn attribute(key: impl Into<String>, value: Value) -> KeyValue {
     KeyValue {
-        key: key.to_owned(),
+        key: key.into(),
         value: Some(AnyValue { value: Some(value) }),
         ..KeyValue::default()
     }

@@ -4,19 +4,25 @@
 //! here is made to fit while it stays valid: optional parts are left out, lists are spread.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use serde::Serialize;
+use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value};
 
 use super::attributes::cut;
+use super::kind::Kind;
 use super::spans::{Context, Figures};
 use crate::ids::{SpanId, TaskId};
-use crate::plan::{Artifact, Rule, Status};
+use crate::plan::{Artifact, ExportInfo, Rule, Status};
 
 /// The phase in which an export stands (TaskSpanContract, `task.phase`).
 pub const PHASE: &str = "EXPORT_CONTRACT";
 const SCHEMA_VERSION: &str = "v1";
+
+/// Room for the JSON of a usual contract, in bytes.
+const USUAL_CONTRACT: usize = 900;
 
 /// JSON that fits, and whether something had to go for it.
 pub struct Fitted {
@@ -31,7 +37,7 @@ pub struct SpanContract<'a> {
     pub parent_id: Option<&'a TaskId>,
     pub completed: bool,
     pub figures: Figures,
-    pub acceptance_criteria: &'a [&'a str],
+    pub acceptance_criteria: Option<&'a RawValue>,
 }
 
 /// A TaskSpanContract v1, in the order that its schema has.
@@ -39,17 +45,17 @@ pub struct SpanContract<'a> {
 struct TaskSpanContract<'a> {
     schema_version: &'static str,
     project_id: &'a str,
-    trace_id: String,
+    trace_id: &'a str,
     span_id: String,
     task_id: &'a TaskId,
     #[serde(skip_serializing_if = "Option::is_none")]
     parent_task_id: Option<&'a TaskId>,
     phase: &'static str,
     status: &'static str,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    acceptance_criteria: Vec<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    checksums: Option<Checksums<'a>>,
+    acceptance_criteria: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    checksums: Option<&'a RawValue>,
     metrics: Metrics,
 }
 
@@ -75,28 +81,25 @@ pub fn task_span_contract(context: &Context<'_>, span: &SpanContract<'_>, max: u
     let contract = TaskSpanContract {
         schema_version: SCHEMA_VERSION,
         project_id: &context.plan.project.id,
-        trace_id: context.trace_id.to_string(),
+        trace_id: &context.trace_hex,
         span_id: span.span_id.to_string(),
         task_id: span.task_id,
         parent_task_id: span.parent_id,
         phase: PHASE,
         status: if span.completed { "completed" } else { "not_started" },
-        acceptance_criteria: filled(span.acceptance_criteria),
-        checksums: checksums(context),
+        acceptance_criteria: span.acceptance_criteria,
+        checksums: context.checksums.as_deref(),
         metrics: Metrics { gap_count: gaps, artifact_count: total },
     };
     fit(
         contract,
-        &[
-            |it| !std::mem::take(&mut it.acceptance_criteria).is_empty(),
-            |it| it.checksums.take().is_some(),
-        ],
+        &[|it| it.acceptance_criteria.take().is_some(), |it| it.checksums.take().is_some()],
         max,
     )
 }
 
-fn checksums<'a>(context: &Context<'a>) -> Option<Checksums<'a>> {
-    let export = &context.plan.export;
+/// What an export says of its files; none when it says nothing.
+pub fn checksums(export: &ExportInfo) -> Option<Box<RawValue>> {
     let all = Checksums {
         source_checksum: export.source_checksum.as_ref(),
         artifact_manifest_checksum: export.artifact_manifest_checksum.as_ref(),
@@ -104,7 +107,7 @@ fn checksums<'a>(context: &Context<'a>) -> Option<Checksums<'a>> {
     };
     let Checksums { source_checksum, artifact_manifest_checksum, project_context_checksum } = &all;
     let known = [source_checksum, artifact_manifest_checksum, project_context_checksum];
-    known.iter().any(|it| it.is_some()).then_some(all)
+    if known.iter().any(|it| it.is_some()) { raw(&all) } else { None }
 }
 
 /// What an artifact that is to be made or renewed is meant to become.
@@ -125,11 +128,11 @@ struct ArtifactIntent<'a> {
     intent: &'a str,
     owner: &'a str,
     task_id: &'a TaskId,
-    parameter_sources: &'a Map<String, Value>,
+    parameter_sources: &'a RawValue,
     #[serde(skip_serializing_if = "Option::is_none")]
     output_convention: Option<OutputConvention<'a>>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    acceptance_criteria: Vec<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    acceptance_criteria: Option<&'a RawValue>,
 }
 
 #[derive(Serialize)]
@@ -141,25 +144,24 @@ struct OutputConvention<'a> {
 }
 
 /// What stands for the sources of parameters where there are none, or too many.
-static NO_SOURCES: LazyLock<Map<String, Value>> =
-    LazyLock::new(|| Map::from_iter([("source".to_owned(), Value::from("onboarding-metadata"))]));
+static NO_SOURCES: LazyLock<Box<RawValue>> = LazyLock::new(|| {
+    to_raw_value(&BTreeMap::from([("source", "onboarding-metadata")])).unwrap_or_default()
+});
 
 /// An ArtifactIntent v1 (R4.2).
 pub fn artifact_intent(
     context: &Context<'_>,
     artifact: &Artifact,
+    kind: &Kind<'_>,
     parameters: &Map<String, Value>,
     intent: &str,
-    acceptance_criteria: &[&str],
     max: usize,
 ) -> Fitted {
-    let info = context.plan.types.get(&artifact.kind);
     let convention = OutputConvention {
         output_path: artifact.output_path.as_ref(),
-        output_ext: info.and_then(|info| info.output_ext.as_ref()),
+        output_ext: kind.output_ext,
     };
     let has_convention = convention.output_path.is_some() || convention.output_ext.is_some();
-    let sources = info.and_then(|info| info.parameter_sources.as_ref());
     let contract = ArtifactIntent {
         schema_version: SCHEMA_VERSION,
         artifact_id: &artifact.id,
@@ -167,9 +169,9 @@ pub fn artifact_intent(
         intent,
         owner: owner(context, parameters),
         task_id: &artifact.id,
-        parameter_sources: sources.unwrap_or(&NO_SOURCES),
+        parameter_sources: kind.parameter_sources.as_deref().unwrap_or(&NO_SOURCES),
         output_convention: has_convention.then_some(convention),
-        acceptance_criteria: filled(acceptance_criteria),
+        acceptance_criteria: kind.criteria.as_deref(),
     };
     let json = text(&contract);
     if json.len() <= max {
@@ -177,10 +179,7 @@ pub fn artifact_intent(
     }
     let fitted = fit(
         ArtifactIntent { parameter_sources: &NO_SOURCES, ..contract },
-        &[
-            |it| !std::mem::take(&mut it.acceptance_criteria).is_empty(),
-            |it| it.output_convention.take().is_some(),
-        ],
+        &[|it| it.acceptance_criteria.take().is_some(), |it| it.output_convention.take().is_some()],
         max,
     );
     Fitted { reduced: true, ..fitted }
@@ -193,9 +192,15 @@ fn owner<'a>(context: &'a Context<'_>, parameters: &'a Map<String, Value>) -> &'
     owner.filter(|owner| !owner.is_empty()).unwrap_or(&context.plan.project.id)
 }
 
-/// The schemas want every criterion to say something.
-fn filled<'a>(criteria: &[&'a str]) -> Vec<&'a str> {
-    criteria.iter().filter(|text| !text.is_empty()).copied().collect()
+/// The schemas want every criterion to say something, and the list not to be empty.
+pub fn criteria(criteria: &[&str]) -> Option<Box<RawValue>> {
+    let filled: Vec<&&str> = criteria.iter().filter(|text| !text.is_empty()).collect();
+    if filled.is_empty() { None } else { raw(&filled) }
+}
+
+/// JSON that stands in many contracts. Nothing of ours is anything that JSON cannot say.
+pub fn raw(value: &impl Serialize) -> Option<Box<RawValue>> {
+    to_raw_value(value).ok()
 }
 
 /// Leaves out optional parts, one after the other, until the JSON fits. Ids alone can be too long;
@@ -213,9 +218,14 @@ fn fit<T: Serialize>(mut contract: T, leave_out: &[fn(&mut T) -> bool], max: usi
     fitted
 }
 
-/// Nothing of ours is anything that JSON cannot say.
+/// As above.
 pub fn text(contract: &impl Serialize) -> String {
-    serde_json::to_string(contract).unwrap_or_default()
+    // Growing as it goes, it would be copied three times.
+    let mut json = Vec::with_capacity(USUAL_CONTRACT);
+    match serde_json::to_writer(&mut json, contract) {
+        Ok(()) => String::from_utf8(json).unwrap_or_default(),
+        Err(_) => String::new(),
+    }
 }
 
 /// Derivation rules as JSON arrays that each fit, in order; and whether a rule had to be cut
@@ -224,29 +234,27 @@ pub fn rule_arrays<'a>(
     rules: impl IntoIterator<Item = &'a Rule>,
     max: usize,
 ) -> (Vec<String>, bool) {
-    const BRACKETS: usize = 2;
     let mut arrays = Vec::new();
     let mut reduced = false;
     let mut batch = String::new();
     for rule in rules {
         let mut json = Cow::from(rule.as_str());
-        if json.len() + BRACKETS > max {
+        if "[]".len() + json.len() > max {
             // It was made from a value, so it reads as one.
             let value = serde_json::from_str(&json).unwrap_or_default();
-            json = shrink(value, max.saturating_sub(BRACKETS)).to_string().into();
+            json = shrink(value, max.saturating_sub("[]".len())).to_string().into();
             reduced = true;
         }
-        if !batch.is_empty() && batch.len() + 1 + json.len() + BRACKETS > max {
-            arrays.push(format!("[{batch}]"));
-            batch.clear();
+        if !batch.is_empty() && batch.len() + ",]".len() + json.len() > max {
+            batch.push(']');
+            arrays.push(std::mem::take(&mut batch));
         }
-        if !batch.is_empty() {
-            batch.push(',');
-        }
+        batch.push(if batch.is_empty() { '[' } else { ',' });
         batch.push_str(&json);
     }
     if !batch.is_empty() {
-        arrays.push(format!("[{batch}]"));
+        batch.push(']');
+        arrays.push(batch);
     }
     (arrays, reduced)
 }

@@ -8,14 +8,15 @@ use super::attributes::Cutter;
 use super::options::SpanNames;
 use crate::clock::UnixNanos;
 use crate::config::otel_env::SpanLimits;
-use crate::ids::{TaskId, TaskType, TraceId};
+use crate::ids::{SpanId, TaskId, TaskType, TraceId};
 
 /// One span on its way, before limits are applied.
-pub struct Draft {
+pub struct Draft<'a> {
     pub task_type: TaskType,
-    pub task_id: TaskId,
-    pub title: String,
-    pub parent: Option<(TaskType, TaskId)>,
+    pub task_id: &'a TaskId,
+    pub span_id: SpanId,
+    pub title: &'a str,
+    pub parent: Option<(TaskType, &'a TaskId)>,
     pub start: UnixNanos,
     pub end: UnixNanos,
     pub done: bool,
@@ -27,7 +28,7 @@ pub struct Draft {
     pub links: Vec<Link>,
 }
 
-impl Draft {
+impl Draft<'_> {
     pub fn string(&mut self, key: &str, value: &str) {
         let attribute = self.cutter.string(key, value);
         self.attributes.push(attribute);
@@ -47,16 +48,15 @@ impl Draft {
             self.attributes.insert(at, truncated);
         }
 
-        let span_id = trace_id.span(self.task_type, &self.task_id);
-        let parent = self.parent.map(|(task_type, id)| trace_id.span(task_type, &id));
+        let parent = self.parent.map(|(task_type, id)| trace_id.span(task_type, id));
         let code = if self.done { StatusCode::Ok } else { StatusCode::Unset };
         Span {
             trace_id: trace_id.bytes().to_vec(),
-            span_id: span_id.bytes().to_vec(),
+            span_id: self.span_id.bytes().to_vec(),
             parent_span_id: parent.map(|id| id.bytes().to_vec()).unwrap_or_default(),
             name: match names {
                 SpanNames::Readable if self.task_type == TaskType::Task => self.task_id.to_string(),
-                SpanNames::Readable => self.title,
+                SpanNames::Readable => self.title.to_owned(),
                 SpanNames::LowCardinality => {
                     format!("contextcore.task.{}", self.task_type.as_str())
                 }

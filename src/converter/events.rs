@@ -6,10 +6,11 @@ use serde_json::{Map, Value};
 
 use super::attributes::{Cutter, count};
 use super::contracts::{self, SpanContract};
+use super::kind::Kind;
 use super::spans::Context;
 use crate::clock::UnixNanos;
 use crate::ids::{TaskId, TaskType};
-use crate::plan::{Artifact, Rule, TypeInfo};
+use crate::plan::{Artifact, Rule};
 
 /// The export command that defined the work.
 const SOURCE: &str = "contextcore.manifest.export";
@@ -44,10 +45,10 @@ pub fn contract<'a>(
     cutter: &mut Cutter,
     time: UnixNanos,
     rules: impl IntoIterator<Item = &'a Rule>,
-    contract: Option<&Map<String, Value>>,
+    contract: Option<&str>,
     artifact_type: Option<&str>,
 ) -> Vec<Event> {
-    let (arrays, reduced) = contracts::rule_arrays(rules, cutter.max_bytes());
+    let (mut arrays, reduced) = contracts::rule_arrays(rules, cutter.max_bytes());
     if reduced {
         cutter.note("derivation_rules");
     }
@@ -58,12 +59,11 @@ pub fn contract<'a>(
             if let Some(kind) = artifact_type {
                 attributes.push(cutter.string("artifact_type", kind));
             }
-            if let Some(array) = arrays.get(index) {
+            if let Some(array) = arrays.get_mut(index).map(std::mem::take) {
                 attributes.push(cutter.string("derivation_rules", array));
             }
             if let Some(contract) = contract.filter(|_| index == 0) {
-                let json = contracts::text(contract);
-                attributes.push(cutter.string("expected_output_contract", &json));
+                attributes.push(cutter.string("expected_output_contract", contract));
             }
             if parts > 1 {
                 attributes.extend([count("part", index + 1), count("parts", parts)]);
@@ -74,12 +74,8 @@ pub fn contract<'a>(
 }
 
 /// The rules of an artifact: its own, else those of its type.
-pub fn rules_of<'a>(artifact: &'a Artifact, info: Option<&'a TypeInfo>) -> &'a [Rule] {
-    if artifact.derived_from.is_empty() {
-        info.map(|info| info.rules.as_slice()).unwrap_or_default()
-    } else {
-        &artifact.derived_from
-    }
+pub fn rules_of<'a>(artifact: &'a Artifact, kind: &Kind<'a>) -> &'a [Rule] {
+    if artifact.derived_from.is_empty() { kind.rules } else { &artifact.derived_from }
 }
 
 /// `task.dependencies`, on tasks that have any.
@@ -108,13 +104,12 @@ pub fn intent(
     cutter: &mut Cutter,
     time: UnixNanos,
     artifact: &Artifact,
+    kind: &Kind<'_>,
     parameters: &Map<String, Value>,
-    acceptance_criteria: &[&str],
 ) -> Option<Event> {
     let intent = contracts::intent_of(artifact.status)?;
     let max = cutter.max_bytes();
-    let fitted =
-        contracts::artifact_intent(context, artifact, parameters, intent, acceptance_criteria, max);
+    let fitted = contracts::artifact_intent(context, artifact, kind, parameters, intent, max);
     if fitted.reduced {
         cutter.note("contract");
     }
@@ -122,7 +117,7 @@ pub fn intent(
         cutter.string("intent", intent),
         cutter.string("artifact_id", artifact.id.as_str()),
         cutter.string("artifact_type", &artifact.kind),
-        cutter.string("contract", &fitted.json),
+        cutter.string("contract", fitted.json),
     ];
     Some(event("artifact.intent", time, attributes))
 }
@@ -139,6 +134,6 @@ pub fn span_contract(
         cutter.note("contract");
     }
     let attributes =
-        vec![cutter.string("schema_version", "v1"), cutter.string("contract", &fitted.json)];
+        vec![cutter.string("schema_version", "v1"), cutter.string("contract", fitted.json)];
     event("task.span_contract", time, attributes)
 }

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::attributes::{Cutter, array, boolean, double, int};
 
 /// The attribute of a value; null has none.
-pub fn attribute(cutter: &mut Cutter, key: &str, value: &Value) -> Option<KeyValue> {
+pub fn attribute(cutter: &mut Cutter, key: String, value: &Value) -> Option<KeyValue> {
     let attribute = match value {
         Value::Null => return None,
         Value::Bool(value) => boolean(key, *value),
@@ -19,13 +19,13 @@ pub fn attribute(cutter: &mut Cutter, key: &str, value: &Value) -> Option<KeyVal
         },
         Value::String(text) => cutter.string(key, text),
         Value::Array(items) => elements(cutter, key, items),
-        Value::Object(_) => cutter.string(key, &value.to_string()),
+        Value::Object(_) => cutter.string(key, value.to_string()),
     };
     Some(attribute)
 }
 
 /// Elements of one type stay what they are; anything else becomes text.
-fn elements(cutter: &mut Cutter, key: &str, items: &[Value]) -> KeyValue {
+fn elements(cutter: &mut Cutter, key: String, items: &[Value]) -> KeyValue {
     let typed =
         |of: fn(&Value) -> Option<AnyValue>| items.iter().map(of).collect::<Option<Vec<_>>>();
     let all = typed(|item| as_int(item).map(AnyValue::IntValue))
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     fn converted(value: Value) -> Option<AnyValue> {
-        attribute(&mut Cutter::new(2_048, None), "k", &value)?.value?.value
+        attribute(&mut Cutter::new(2_048, None), "k".to_owned(), &value)?.value?.value
     }
 
     fn list(values: Vec<AnyValue>) -> Option<AnyValue> {

@@ -6,28 +6,34 @@
 //! task         rank·1 µs, 1 µs long, in dependency order
 //! ```
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use indexmap::IndexMap;
+use opentelemetry_proto::tonic::common::v1::KeyValue;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use opentelemetry_proto::tonic::trace::v1::span::Link;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use super::attributes::{count, double, int, string};
-use super::contracts::{PHASE, SpanContract};
+use super::contracts::{self, PHASE, SpanContract};
 use super::draft::Draft;
-use super::expected::Expected;
 use super::hierarchy::{Hierarchy, Story, hierarchy};
+use super::kind::{Kind, Kinds};
 use super::redact::Redactor;
 use super::{ContractPlacement, Converter, events, order, parameters};
 use crate::clock::UnixNanos;
 use crate::ids::{TaskId, TaskType, TraceId};
-use crate::plan::{Artifact, Plan, Rule, Status, TypeInfo};
+use crate::plan::{Artifact, Plan, Rule, Status};
 
 /// What every span of a trace is made from.
 pub struct Context<'a> {
     pub plan: &'a Plan,
     pub trace_id: TraceId,
+    /// The same in hexadecimal digits.
+    pub trace_hex: String,
+    /// What the export says of its files, as JSON.
+    pub checksums: Option<Box<RawValue>>,
 }
 
 /// How far a span's work is.
@@ -65,6 +71,14 @@ impl Figures {
 /// Room for the attributes of a usual task.
 const USUAL_ATTRIBUTES: usize = 32;
 
+/// What a span is about.
+struct Subject<'a> {
+    task_type: TaskType,
+    id: &'a TaskId,
+    title: &'a str,
+    status: &'static str,
+}
+
 /// What a span stands for.
 pub enum Part<'a> {
     Epic,
@@ -82,8 +96,11 @@ pub struct Builder<'a> {
     artifacts: Vec<&'a Artifact>,
     index_of: HashMap<&'a TaskId, usize>,
     hierarchy: Hierarchy<'a>,
+    /// By task, those that are tasks of this trace as well.
+    dependencies: Vec<Vec<usize>>,
     ranks: Vec<u64>,
     epic_id: TaskId,
+    kinds: Kinds<'a>,
 }
 
 impl<'a> Builder<'a> {
@@ -111,8 +128,15 @@ impl<'a> Builder<'a> {
             placement,
             hierarchy: hierarchy(&plan.project.id, &artifacts, converter.spans.group_by),
             ranks: order::ranks(&dependencies),
+            dependencies,
             epic_id: TaskId::new(format!("{}-artifact-generation", plan.project.id)),
-            context: Context { plan, trace_id },
+            context: Context {
+                plan,
+                trace_id,
+                trace_hex: trace_id.to_string(),
+                checksums: contracts::checksums(&plan.export),
+            },
+            kinds: Kinds::of(plan),
             artifacts,
             index_of,
         }
@@ -127,24 +151,32 @@ impl<'a> Builder<'a> {
         std::iter::once(Part::Epic).chain(stories).collect()
     }
 
-    /// Some of them as spans.
-    pub fn spans<'b>(&'b self, parts: &'b [Part<'b>]) -> impl Iterator<Item = Span> + use<'b, 'a> {
+    /// Some of them as spans, one after the other.
+    pub fn each_span(&self, parts: &[Part<'_>], mut each: impl FnMut(&mut Span)) {
         let redactor = self.converter.redaction.of_a_plan();
-        parts.iter().map(move |part| match part {
-            Part::Epic => self.epic(),
-            Part::Story(story) => self.story(story),
-            Part::Task(task) => self.task(*task, &redactor),
-        })
+        // The longest list of a span serves the next one again.
+        let mut room = Vec::with_capacity(USUAL_ATTRIBUTES);
+        for part in parts {
+            let mut span = match part {
+                Part::Epic => self.epic(room),
+                Part::Story(story) => self.story(story, room),
+                Part::Task(task) => self.task(*task, &redactor, room),
+            };
+            each(&mut span);
+            room = span.attributes;
+            room.clear();
+        }
     }
 
-    fn epic(&self) -> Span {
+    fn epic(&self, room: Vec<KeyValue>) -> Span {
         let Plan { project, coverage, export, .. } = self.context.plan;
         let figures = Figures::of(self.artifacts.iter().copied());
         let figures = Figures { gaps: coverage.total_gaps, ..figures };
         let title = format!("{} Observability Artifact Generation", project.name);
         let end = self.t0.plus_micros(self.ranks.iter().max().map_or(0, |last| last + 1));
-        let mut draft =
-            self.draft(TaskType::Epic, self.epic_id.clone(), title, None, (self.t0, end), figures);
+        let status = if figures.is_done() { "done" } else { "todo" };
+        let epic = Subject { task_type: TaskType::Epic, id: &self.epic_id, title: &title, status };
+        let mut draft = self.draft(epic, None, (self.t0, end), figures, room);
 
         let known_int = |key, value: Option<i64>| value.map(|value| int(key, value));
         draft.attributes.extend(known_int("coverage.total_required", coverage.total_required));
@@ -171,50 +203,50 @@ impl<'a> Builder<'a> {
             attributes: vec![string("link.type", "triggered_by")],
             ..Link::default()
         }));
-        self.finish(draft, figures, &[])
+        self.finish(draft, figures, None)
     }
 
-    fn story(&self, story: &Story<'_>) -> Span {
+    fn story(&self, story: &Story<'_>, room: Vec<KeyValue>) -> Span {
         let figures = Figures::of(story.tasks.iter().map(|&task| self.artifacts[task]));
-        let parent = story.parent.map_or((TaskType::Epic, self.epic_id.clone()), |parent| {
-            (TaskType::Story, self.hierarchy.stories[parent].id.clone())
+        let parent = story.parent.map_or((TaskType::Epic, &self.epic_id), |parent| {
+            (TaskType::Story, &self.hierarchy.stories[parent].id)
         });
         let first = story.tasks.iter().map(|&task| self.ranks[task]).min().unwrap_or(0);
         let last = story.tasks.iter().map(|&task| self.ranks[task]).max().unwrap_or(0);
         let times = (self.t0.plus_micros(first), self.t0.plus_micros(last + 1));
-        let (id, title) = (story.id.clone(), story.title.clone());
-        let mut draft = self.draft(TaskType::Story, id, title, Some(parent), times, figures);
+        let status = if figures.is_done() { "done" } else { "todo" };
+        let (id, title) = (&story.id, story.title.as_str());
+        let story_itself = Subject { task_type: TaskType::Story, id, title, status };
+        let mut draft = self.draft(story_itself, Some(parent), times, figures, room);
 
         draft.known_string("artifact.type", story.kind);
         draft.known_string("artifact.target", story.target);
         draft.attributes.push(int("artifact.gap_count", figures.gaps));
         draft.attributes.push(count("artifact.total_count", figures.total));
-        let expected = Expected::of(story.kind.and_then(|kind| self.context.plan.types.get(kind)));
-        draft.known_string("expected_output.depth", expected.depth);
-        draft.attributes.extend(expected.max_lines.map(|n| int("expected_output.max_lines", n)));
+        let kind = story.kind.map_or(self.kinds.none(), |kind| self.kinds.get(kind));
+        draft.known_string("expected_output.depth", kind.depth);
+        draft.attributes.extend(kind.max_lines.map(|n| int("expected_output.max_lines", n)));
         let start = draft.start;
         draft.events.push(events::created(&mut draft.cutter, start, TaskType::Story, None));
         if self.placement == ContractPlacement::OnStories && story.is_leaf {
             self.contracts_of_types(&mut draft, story);
         }
-        self.finish(draft, figures, &expected.markers)
+        self.finish(draft, figures, kind.criteria.as_deref())
     }
 
     /// One contract for each type below the story, in place of one for each task.
-    fn contracts_of_types(&self, draft: &mut Draft, story: &Story<'_>) {
+    fn contracts_of_types(&self, draft: &mut Draft<'_>, story: &Story<'_>) {
         let mut kinds: IndexMap<&str, Vec<&Rule>> = IndexMap::new();
         for artifact in story.tasks.iter().map(|&task| self.artifacts[task]) {
-            let info = self.context.plan.types.get(&artifact.kind);
-            let of_type = info.map(|info| info.rules.as_slice()).unwrap_or_default();
-            let rules = kinds.entry(&artifact.kind).or_insert_with(|| of_type.iter().collect());
+            let of_type = || self.kinds.get(&artifact.kind).rules.iter().collect();
+            let rules = kinds.entry(&artifact.kind).or_insert_with(of_type);
             rules.extend(&artifact.derived_from);
         }
         for (kind, rules) in kinds {
             // Every rule once: those of the type, then those that an artifact alone has.
             let mut seen = HashSet::new();
             let rules = rules.into_iter().filter(|rule| seen.insert(rule.as_str()));
-            let info = self.context.plan.types.get(kind);
-            let contract = info.and_then(|info| info.contract.as_ref());
+            let contract = self.kinds.get(kind).contract.as_deref();
             // A story of one type says so in its attributes already.
             let named = story.kind.is_none().then_some(kind);
             let events = events::contract(&mut draft.cutter, draft.start, rules, contract, named);
@@ -222,17 +254,22 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn task<'b>(&'b self, index: usize, redactor: &Redactor<'b>) -> Span {
+    fn task<'b>(&'b self, index: usize, redactor: &Redactor<'b>, room: Vec<KeyValue>) -> Span {
         let artifact = self.artifacts[index];
         let figures = Figures::of(std::iter::once(artifact));
-        let info = self.context.plan.types.get(&artifact.kind);
-        let expected = Expected::of(info);
+        let kind = self.kinds.get(&artifact.kind);
         let story = &self.hierarchy.stories[self.hierarchy.story_of[index]];
-        let parent = Some((TaskType::Story, story.id.clone()));
+        let parent = Some((TaskType::Story, &story.id));
         let start = self.t0.plus_micros(self.ranks[index]);
         let times = (start, start.plus_micros(1));
-        let (id, title) = (artifact.id.clone(), artifact.name.clone());
-        let mut draft = self.draft(TaskType::Task, id, title, parent, times, figures);
+        let status = match artifact.status {
+            Status::Exists => "done",
+            Status::Skipped => "cancelled",
+            Status::Needed | Status::Outdated => "todo",
+        };
+        let (id, title) = (&artifact.id, artifact.name.as_str());
+        let task = Subject { task_type: TaskType::Task, id, title, status };
+        let mut draft = self.draft(task, parent, times, figures, room);
         let parameters = redactor.apply(&artifact.parameters);
 
         draft.string("artifact.id", artifact.id.as_str());
@@ -246,51 +283,52 @@ impl<'a> Builder<'a> {
         draft.known_string("artifact.output_path", artifact.output_path.as_deref());
         draft.known_string("artifact.existing_path", artifact.existing_path.as_deref());
         draft.known_string("task.mapped_id", artifact.mapped_id.as_deref());
-        expected.describe(&mut draft);
+        kind.describe(&mut draft);
         for (key, value) in parameters.as_ref() {
             let key = format!("artifact.parameters.{key}");
-            draft.attributes.extend(parameters::attribute(&mut draft.cutter, &key, value));
+            draft.attributes.extend(parameters::attribute(&mut draft.cutter, key, value));
         }
-        self.task_events(&mut draft, artifact, info, &parameters, &expected.markers);
-        self.task_links(&mut draft, artifact);
-        self.finish(draft, figures, &expected.markers)
+        let dependencies = self.dependencies[index].as_slice();
+        self.task_events(&mut draft, artifact, kind, &parameters, dependencies.len());
+        self.task_links(&mut draft, dependencies);
+        self.finish(draft, figures, kind.criteria.as_deref())
     }
 
     fn task_events(
         &self,
-        draft: &mut Draft,
+        draft: &mut Draft<'_>,
         artifact: &Artifact,
-        info: Option<&TypeInfo>,
+        kind: &Kind<'_>,
         parameters: &Map<String, Value>,
-        markers: &[&str],
+        resolved: usize,
     ) {
         let (cutter, start) = (&mut draft.cutter, draft.start);
         draft.events.push(events::created(cutter, start, TaskType::Task, Some(artifact)));
         if self.placement == ContractPlacement::OnTasks {
-            let rules = events::rules_of(artifact, info);
-            let contract = info.and_then(|info| info.contract.as_ref());
+            let rules = events::rules_of(artifact, kind);
+            let contract = kind.contract.as_deref();
             draft.events.extend(events::contract(cutter, start, rules, contract, None));
         }
+        let depends_on = &artifact.depends_on;
         let mut unresolved: Vec<&TaskId> = Vec::new();
-        for id in &artifact.depends_on {
-            if !self.index_of.contains_key(id) && !unresolved.contains(&id) {
-                unresolved.push(id);
+        if resolved < depends_on.len() {
+            for id in depends_on.iter().filter(|id| !self.index_of.contains_key(id)) {
+                if !unresolved.contains(&id) {
+                    unresolved.push(id);
+                }
             }
         }
-        let depends_on = &artifact.depends_on;
         draft.events.extend(events::dependencies(cutter, start, depends_on, &unresolved));
         let context = &self.context;
-        draft.events.extend(events::intent(context, cutter, start, artifact, parameters, markers));
+        draft.events.extend(events::intent(context, cutter, start, artifact, kind, parameters));
     }
 
     /// One link for each edge to a task of this trace (R3.2, R3.3). Ids are computed, so forward
     /// references, cycles and self-edges need no care.
-    fn task_links(&self, draft: &mut Draft, artifact: &Artifact) {
-        let mut linked = HashSet::new();
-        for id in artifact.depends_on.iter().filter(|id| self.index_of.contains_key(id)) {
-            if !linked.insert(id) {
-                continue;
-            }
+    fn task_links(&self, draft: &mut Draft<'_>, dependencies: &[usize]) {
+        let mut linked = BTreeSet::new();
+        for task in dependencies.iter().filter(|task| linked.insert(**task)) {
+            let id = &self.artifacts[*task].id;
             let attributes = vec![
                 draft.cutter.string("link.type", "depends_on"),
                 draft.cutter.string("task.id", id.as_str()),
@@ -304,22 +342,15 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// A span with the attributes that all have.
-    fn draft(
+    /// A span with the attributes that all have; `attributes`: the room for them.
+    fn draft<'b>(
         &self,
-        task_type: TaskType,
-        task_id: TaskId,
-        title: String,
-        parent: Option<(TaskType, TaskId)>,
+        Subject { task_type, id, title, status }: Subject<'b>,
+        parent: Option<(TaskType, &'b TaskId)>,
         (start, end): (UnixNanos, UnixNanos),
         figures: Figures,
-    ) -> Draft {
-        let done = figures.is_done();
-        let status = match task_type {
-            TaskType::Task => self.task_status(&task_id),
-            TaskType::Epic | TaskType::Story if done => "done",
-            TaskType::Epic | TaskType::Story => "todo",
-        };
+        attributes: Vec<KeyValue>,
+    ) -> Draft<'b> {
         // A task has no tasks below it; what it counts for its contract is itself.
         let (below, below_done) = match task_type {
             TaskType::Task => (0, 0),
@@ -327,28 +358,29 @@ impl<'a> Builder<'a> {
         };
         let mut draft = Draft {
             task_type,
-            task_id: task_id.clone(),
-            title: title.clone(),
+            task_id: id,
+            span_id: self.context.trace_id.span(task_type, id),
+            title,
+            parent,
             start,
             end,
-            done: if task_type == TaskType::Task { figures.completed == 1 } else { done },
+            done: match task_type {
+                TaskType::Task => figures.completed == 1,
+                TaskType::Epic | TaskType::Story => figures.is_done(),
+            },
             cutter: self.converter.cutter(),
-            attributes: Vec::with_capacity(USUAL_ATTRIBUTES),
+            attributes,
             fixed: 0,
             events: Vec::new(),
             links: Vec::new(),
-            parent: None,
         };
         draft.string("project.id", &self.context.plan.project.id);
-        draft.string("task.id", task_id.as_str());
+        draft.string("task.id", id.as_str());
         draft.string("task.type", task_type.as_str());
-        draft.string("task.title", &title);
+        draft.string("task.title", title);
         draft.string("task.status", status);
         draft.string("task.phase", PHASE);
-        if let Some((_, parent_id)) = &parent {
-            draft.string("task.parent_id", parent_id.as_str());
-        }
-        draft.parent = parent;
+        draft.known_string("task.parent_id", parent.map(|(_, id)| id.as_str()));
         draft.attributes.push(double("task.percent_complete", figures.percent()));
         draft.attributes.push(count("task.subtask_count", below));
         draft.attributes.push(count("task.subtask_completed", below_done));
@@ -356,22 +388,13 @@ impl<'a> Builder<'a> {
         draft
     }
 
-    fn task_status(&self, id: &TaskId) -> &'static str {
-        match self.index_of.get(id).map(|&index| self.artifacts[index].status) {
-            Some(Status::Exists) => "done",
-            Some(Status::Skipped) => "cancelled",
-            Some(Status::Needed | Status::Outdated) | None => "todo",
-        }
-    }
-
     /// Adds what needs the whole span, and applies the limits of the environment.
-    fn finish(&self, mut draft: Draft, figures: Figures, criteria: &[&str]) -> Span {
+    fn finish(&self, mut draft: Draft<'_>, figures: Figures, criteria: Option<&RawValue>) -> Span {
         let trace_id = self.context.trace_id;
-        let span_id = trace_id.span(draft.task_type, &draft.task_id);
         let contract = SpanContract {
-            task_id: &draft.task_id,
-            span_id,
-            parent_id: draft.parent.as_ref().map(|(_, id)| id),
+            task_id: draft.task_id,
+            span_id: draft.span_id,
+            parent_id: draft.parent.map(|(_, id)| id),
             completed: draft.done,
             figures,
             acceptance_criteria: criteria,

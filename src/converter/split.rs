@@ -30,18 +30,25 @@ pub struct Fields<R> {
 }
 
 impl<R: Request> Fields<R> {
+    /// None so far, with room for so many bytes of them.
+    pub fn with_capacity(bytes: usize) -> Fields<R> {
+        let encoded = Vec::with_capacity(bytes);
+        Fields { encoded, ends: Vec::new(), bytes: 0, kind: PhantomData }
+    }
+
     pub fn of(records: impl IntoIterator<Item = R::Record>) -> Fields<R> {
-        let mut fields =
-            Fields { encoded: Vec::new(), ends: Vec::new(), bytes: 0, kind: PhantomData };
-        for record in records {
-            let bytes = record.encoded_len() as u64;
-            encode_key(SECOND, WireType::LengthDelimited, &mut fields.encoded);
-            encode_varint(bytes, &mut fields.encoded);
-            record.encode_raw(&mut fields.encoded);
-            fields.ends.push(fields.encoded.len());
-            fields.bytes += bytes;
-        }
+        let mut fields = Fields::with_capacity(0);
+        records.into_iter().for_each(|record| fields.push(&record));
         fields
+    }
+
+    pub fn push(&mut self, record: &R::Record) {
+        let bytes = record.encoded_len() as u64;
+        encode_key(SECOND, WireType::LengthDelimited, &mut self.encoded);
+        encode_varint(bytes, &mut self.encoded);
+        record.encode_raw(&mut self.encoded);
+        self.ends.push(self.encoded.len());
+        self.bytes += bytes;
     }
 }
 
@@ -53,8 +60,11 @@ pub struct Packer<R> {
     resource: Vec<u8>,
     scope: Vec<u8>,
     max_bytes: usize,
-    /// The records of the request that is being made, as fields.
-    batch: Vec<u8>,
+    /// The request that is being made: room for what stands before the records, then the records as
+    /// fields.
+    request: Vec<u8>,
+    /// How much of it is that room.
+    before: usize,
     packed: Packed,
     kind: PhantomData<R>,
 }
@@ -68,6 +78,8 @@ pub struct Packed {
     pub bytes: u64,
 }
 
+/// The longest that a length can be, in bytes.
+const MAX_VARINT: usize = 10;
 /// In a request the groups, in a group the resource, in a scope group the scope.
 const FIRST: u32 = 1;
 /// In a group the scope groups, in a scope group the records.
@@ -78,11 +90,14 @@ impl<R: Request> Packer<R> {
         let (mut of_group, mut of_scope) = (Vec::new(), Vec::new());
         message::encode(FIRST, resource, &mut of_group);
         message::encode(FIRST, scope, &mut of_scope);
+        // The resource, the scope, and thrice a key and a length around them.
+        let before = of_group.len() + of_scope.len() + 3 * (1 + MAX_VARINT);
         Packer {
             resource: of_group,
             scope: of_scope,
             max_bytes,
-            batch: Vec::new(),
+            request: vec![0; before],
+            before,
             packed: Packed::default(),
             kind: PhantomData,
         }
@@ -92,11 +107,11 @@ impl<R: Request> Packer<R> {
     pub fn push(&mut self, fields: &Fields<R>) -> u64 {
         let mut start = 0;
         for &end in &fields.ends {
-            let full = self.request_len(self.batch.len() + end - start) > self.max_bytes;
-            if full && !self.batch.is_empty() {
+            let full = self.request_len(self.records() + end - start) > self.max_bytes;
+            if full && self.records() > 0 {
                 self.close();
             }
-            self.batch.extend_from_slice(&fields.encoded[start..end]);
+            self.request.extend_from_slice(&fields.encoded[start..end]);
             start = end;
         }
         self.packed.count += fields.ends.len();
@@ -105,10 +120,15 @@ impl<R: Request> Packer<R> {
     }
 
     pub fn finish(mut self) -> Packed {
-        if !self.batch.is_empty() {
+        if self.records() > 0 {
             self.close();
         }
         self.packed
+    }
+
+    /// Of the request that is being made, in bytes.
+    fn records(&self) -> usize {
+        self.request.len() - self.before
     }
 
     /// The scope group, the group around it, and the request, for records of so many bytes.
@@ -124,16 +144,19 @@ impl<R: Request> Packer<R> {
     }
 
     fn close(&mut self) {
-        let [in_scope, in_group] = self.lens(self.batch.len());
-        let mut request = Vec::with_capacity(self.request_len(self.batch.len()));
-        encode_key(FIRST, WireType::LengthDelimited, &mut request);
-        encode_varint(in_group as u64, &mut request);
-        request.extend_from_slice(&self.resource);
-        encode_key(SECOND, WireType::LengthDelimited, &mut request);
-        encode_varint(in_scope as u64, &mut request);
-        request.extend_from_slice(&self.scope);
-        request.append(&mut self.batch);
-        self.packed.requests.push(request.into());
+        let [in_scope, in_group] = self.lens(self.records());
+        let mut header = Vec::with_capacity(self.before);
+        encode_key(FIRST, WireType::LengthDelimited, &mut header);
+        encode_varint(in_group as u64, &mut header);
+        header.extend_from_slice(&self.resource);
+        encode_key(SECOND, WireType::LengthDelimited, &mut header);
+        encode_varint(in_scope as u64, &mut header);
+        header.extend_from_slice(&self.scope);
+        // It ends where the records begin, so that these stay where they are.
+        let start = self.before - header.len();
+        let mut request = std::mem::replace(&mut self.request, vec![0; self.before]);
+        request[start..self.before].copy_from_slice(&header);
+        self.packed.requests.push(Bytes::from(request).slice(start..));
     }
 }
 

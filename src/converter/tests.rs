@@ -189,7 +189,7 @@ fn contracts_stay_on_tasks_exactly_as_long_as_the_trace_fits() {
         };
         let (whole, slim) = (with_limit(u64::MAX / 2), with_limit(1));
         let (most, least) = (whole.trace_bytes, slim.trace_bytes);
-        assert!(least < most && (most < 90 * USUAL_TASK) == is_small, "{least} {most}");
+        assert!(least < most && (most < 90 * USUAL_TASK as u64) == is_small, "{least} {most}");
         for limit in [least / 2, least - 1, least, least.midpoint(most), most - 1, most, most * 2] {
             let expected = if limit >= most { &whole } else { &slim };
             assert_eq!(with_limit(limit).requests, expected.requests, "{least} {limit} {most}");

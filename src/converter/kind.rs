@@ -1,0 +1,95 @@
+//! What the artifacts of one type have in common, made once for a trace (R2.5, Q4).
+
+use std::collections::HashMap;
+
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::attributes::int;
+use super::contracts;
+use super::draft::Draft;
+use crate::plan::{Plan, Rule, TypeInfo};
+
+/// All types of a plan, by name.
+pub struct Kinds<'a> {
+    known: HashMap<&'a str, Kind<'a>>,
+    /// One that the export says nothing about.
+    unknown: Kind<'a>,
+}
+
+impl<'a> Kinds<'a> {
+    pub fn of(plan: &'a Plan) -> Kinds<'a> {
+        let known = plan.types.iter().map(|(name, info)| (name.as_str(), Kind::of(info)));
+        Kinds { known: known.collect(), unknown: Kind::default() }
+    }
+
+    pub fn get(&self, name: &str) -> &Kind<'a> {
+        self.known.get(name).unwrap_or(&self.unknown)
+    }
+
+    /// For what is not of one type.
+    pub fn none(&self) -> &Kind<'a> {
+        &self.unknown
+    }
+}
+
+#[derive(Default)]
+pub struct Kind<'a> {
+    pub rules: &'a [Rule],
+    /// What says how a valid result looks, as JSON.
+    pub contract: Option<String>,
+    /// Where the values of parameters come from, as JSON.
+    pub parameter_sources: Option<Box<RawValue>>,
+    pub output_ext: Option<&'a String>,
+    /// What has to be there for it to be accepted, as JSON.
+    pub criteria: Option<Box<RawValue>>,
+    /// These are fields of the contract.
+    pub depth: Option<&'a str>,
+    pub max_lines: Option<i64>,
+    max_tokens: Option<i64>,
+    markers: Vec<&'a str>,
+    fields: Vec<&'a str>,
+}
+
+impl<'a> Kind<'a> {
+    fn of(info: &'a TypeInfo) -> Kind<'a> {
+        let field = |key: &str| info.contract.as_ref().and_then(|it| it.get(key));
+        let int = |key: &str| field(key).and_then(Value::as_i64);
+        let strings = |key: &str| -> Vec<&'a str> {
+            let items = field(key).and_then(Value::as_array);
+            items.into_iter().flatten().filter_map(Value::as_str).collect()
+        };
+        let markers = strings("completeness_markers");
+        Kind {
+            rules: &info.rules,
+            contract: info.contract.as_ref().map(contracts::text),
+            parameter_sources: info.parameter_sources.as_ref().and_then(contracts::raw),
+            output_ext: info.output_ext.as_ref(),
+            depth: field("expected_depth").and_then(Value::as_str),
+            max_lines: int("max_lines"),
+            max_tokens: int("max_tokens"),
+            criteria: contracts::criteria(&markers),
+            markers,
+            fields: strings("fields"),
+        }
+    }
+
+    /// As attributes of a task.
+    pub fn describe(&self, draft: &mut Draft<'_>) {
+        draft.known_string("expected_output.depth", self.depth);
+        let numbers = [
+            ("expected_output.max_lines", self.max_lines),
+            ("expected_output.max_tokens", self.max_tokens),
+        ];
+        draft.attributes.extend(numbers.into_iter().filter_map(|(key, n)| Some(int(key, n?))));
+        for (key, list) in [
+            ("expected_output.completeness_markers", &self.markers),
+            ("expected_output.fields", &self.fields),
+        ] {
+            if !list.is_empty() {
+                let attribute = draft.cutter.strings(key, list.iter().copied());
+                draft.attributes.push(attribute);
+            }
+        }
+    }
+}
