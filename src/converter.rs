@@ -89,7 +89,7 @@ pub enum ConversionWarning {
     TraceTooLarge { bytes: u64, limit: u64 },
 }
 
-/// How many spans are made at a time.
+/// How many spans are made at a time. Keys are looked at for secrets once in each block.
 const BLOCK: usize = 128;
 
 /// The usual size of a task's span, in bytes.
@@ -114,9 +114,9 @@ impl Converter {
             let blocks: Vec<&[Part<'_>]> = parts.chunks(BLOCK).collect();
             let mut packer = Packer::<Traces>::new(&resource, &scope(), self.max_request_bytes());
             let mut fits = true;
-            // A few spans at a time: a trace is held once, as bytes.
+            // A part of the spans at a time: a trace is held once, as bytes.
             let encode = |block: usize| {
-                let mut fields = Fields::with_capacity(BLOCK * USUAL_TASK);
+                let mut fields = Fields::with_capacity(blocks[block].len() * USUAL_TASK);
                 builder.each_span(blocks[block], |span| fields.push(span));
                 fields
             };

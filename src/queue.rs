@@ -16,6 +16,7 @@ pub mod lease;
 pub mod record;
 pub mod store;
 
+mod by_file;
 mod journal;
 mod state;
 
@@ -34,7 +35,7 @@ use crate::source::Source;
 use crate::writeback::config::WriteBackMode;
 use journal::{Generation, Journal};
 pub use lease::{Lease, Lost, Settlement};
-use record::{Item, Record, Seq};
+use record::{Head, Item, Record, Seq};
 pub use record::{Outcome, Rejection, RejectionKind};
 use state::State;
 pub use store::{Location, OpenError, is_there};
@@ -381,11 +382,9 @@ impl Queue {
         self.state().holds(trace_id)
     }
 
-    /// Whether an export waits that was read from this file, and the file is as it was then: reading
-    /// it again would yield the same.
-    pub fn holds_as_it_is(&self, path: &Path) -> bool {
-        let held = self.state().waiting_from(path).map(|it| (it.source.clone(), it.first_seen));
-        held.is_some_and(|(source, since)| source.is_untouched(path, since))
+    /// The export that was read from this file and is neither written back nor refused.
+    pub fn waiting_from(&self, path: &Path) -> Option<Head> {
+        self.state().waiting_from(path).cloned()
     }
 
     /// Whether exports are taken in, and every change of it.

@@ -11,6 +11,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::num::NonZeroI64;
 use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
 
@@ -19,12 +20,10 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::clock::UnixNanos;
-
 /// The identity of one version of one file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Source {
-    /// The path as it was found; for people.
+    /// The path as it was found.
     pub path: PathBuf,
     /// The directory without links, and the name in it, where that is another path.
     #[serde(rename = "canonical", default, skip_serializing_if = "Option::is_none")]
@@ -33,6 +32,9 @@ pub struct Source {
     pub inode: u64,
     pub size: u64,
     pub mtime_ns: i128,
+    /// When anything about the file changed last, before it was read. Nobody can set this time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ctime_ns: Option<NonZeroI64>,
     pub sha256: [u8; 32],
 }
 
@@ -49,14 +51,16 @@ impl Source {
         looks(self) == looks(other) && self.sha256 == other.sha256
     }
 
-    /// Whether the file at `path` is this very one, and nothing about it changed since it was read:
-    /// nobody can set the time of the last change.
-    pub fn is_untouched(&self, path: &Path, since: UnixNanos) -> bool {
-        rustix::fs::lstat(path).is_ok_and(|stat| {
-            let changed =
-                i128::from(stat.st_ctime) * 1_000_000_000 + i128::from(stat.st_ctime_nsec);
-            Stamp::from(&stat) == self.stamp() && changed < i128::from(since.0)
-        })
+    /// Whether its paths still lead to the file that was read, and nothing about that changed.
+    pub fn is_untouched(&self) -> bool {
+        let is_it = |path: &Path| {
+            rustix::fs::lstat(path).is_ok_and(|stat| {
+                Stamp::from(&stat) == self.stamp()
+                    && self.ctime_ns.is_some()
+                    && ctime_ns(&stat) == self.ctime_ns
+            })
+        };
+        is_it(&self.path) && self.elsewhere.as_deref().is_none_or(is_it)
     }
 
     pub(crate) fn stamp(&self) -> Stamp {
@@ -94,6 +98,13 @@ impl From<&Stat> for Stamp {
     }
 }
 
+// The widths of these fields differ between platforms.
+#[allow(clippy::unnecessary_cast)]
+fn ctime_ns(stat: &Stat) -> Option<NonZeroI64> {
+    let seconds = (stat.st_ctime as i64).checked_mul(1_000_000_000)?;
+    NonZeroI64::new(seconds.checked_add(stat.st_ctime_nsec as i64)?)
+}
+
 /// A file that was read whole, with the identity of exactly these bytes.
 #[derive(Debug)]
 pub struct Loaded {
@@ -106,6 +117,7 @@ pub struct Loaded {
 struct Content {
     bytes: Vec<u8>,
     stamp: Stamp,
+    ctime_ns: Option<NonZeroI64>,
     file: File,
 }
 
@@ -240,14 +252,15 @@ impl Directory {
 
     /// Reads a file below this directory, by a path without links, and leaves it open.
     pub(crate) fn load(&self, name: &Path, max: u64) -> Result<(Loaded, File), SourceError> {
-        let Content { bytes, stamp, file } = match self.read_once(name, max) {
+        let Content { bytes, stamp, ctime_ns, file } = match self.read_once(name, max) {
             Err(SourceError::Changed { .. }) => self.read_once(name, max),
             done => done,
         }?;
         let Stamp { device, inode, size, mtime_ns } = stamp;
         let path = self.canonical.join(name);
         let sha256 = Sha256::digest(&bytes).into();
-        let source = Source { path, elsewhere: None, device, inode, size, mtime_ns, sha256 };
+        let elsewhere = None;
+        let source = Source { path, elsewhere, device, inode, size, mtime_ns, ctime_ns, sha256 };
         Ok((Loaded { source, bytes }, file))
     }
 
@@ -258,7 +271,8 @@ impl Directory {
         version: &Source,
         read: &[u8],
     ) -> Result<bool, SourceError> {
-        let (file, stamp) = self.open_regular(name)?;
+        let (file, before) = self.open_regular(name)?;
+        let stamp = Stamp::from(&before);
         if !stamp.looks_like(version) {
             return Ok(false);
         }
@@ -282,7 +296,8 @@ impl Directory {
 
     fn read_once(&self, relative: &Path, max: u64) -> Result<Content, SourceError> {
         let path = self.canonical.join(relative);
-        let (file, stamp) = self.open_regular(relative)?;
+        let (file, before) = self.open_regular(relative)?;
+        let stamp = Stamp::from(&before);
         if stamp.size > max {
             return Err(SourceError::TooLarge { path, size: stamp.size, limit: max });
         }
@@ -301,11 +316,12 @@ impl Directory {
         if Stamp::from(&after) != stamp || stamp.size != size {
             return Err(SourceError::Changed { path });
         }
-        Ok(Content { bytes, stamp, file })
+        // As it was before: what came while it was read makes it another.
+        Ok(Content { bytes, stamp, ctime_ns: ctime_ns(&before), file })
     }
 
     /// Opens a file by a path without links, if it is one.
-    fn open_regular(&self, relative: &Path) -> Result<(File, Stamp), SourceError> {
+    fn open_regular(&self, relative: &Path) -> Result<(File, Stat), SourceError> {
         let path = self.canonical.join(relative);
         let failed = |errno: Errno| SourceError::from_io(&path, errno.into());
         let Some(name) = relative.file_name() else {
@@ -332,7 +348,7 @@ impl Directory {
             })?;
         let before = rustix::fs::fstat(&fd).map_err(failed)?;
         require_regular(&path, &before)?;
-        Ok((File::from(fd), Stamp::from(&before)))
+        Ok((File::from(fd), before))
     }
 }
 

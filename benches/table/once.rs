@@ -136,8 +136,11 @@ pub fn parse_ratio() -> Vec<Row> {
             time(floor),
             time(own),
         );
-        let what =
-            format!("join + convert + encode to parsing, CPU, 7,001 artifacts, {language:?}");
+        let name = match language {
+            Language::Yaml => "YAML",
+            Language::Json => "JSON",
+        };
+        let what = format!("join + convert + encode to parsing, CPU, 7,001 artifacts, {name}");
         Row::new(&what, "at most 1", figure, share <= 1.0)
     });
     rows.into()

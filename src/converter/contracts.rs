@@ -198,7 +198,7 @@ pub fn criteria(criteria: &[&str]) -> Option<Box<RawValue>> {
     if filled.is_empty() { None } else { raw(&filled) }
 }
 
-/// JSON that stands in many contracts. Nothing of ours is anything that JSON cannot say.
+/// JSON that stands in many contracts; none for what JSON cannot say, which nothing of ours is.
 pub fn raw(value: &impl Serialize) -> Option<Box<RawValue>> {
     to_raw_value(value).ok()
 }
@@ -218,7 +218,7 @@ fn fit<T: Serialize>(mut contract: T, leave_out: &[fn(&mut T) -> bool], max: usi
     fitted
 }
 
-/// As above.
+/// The JSON of one contract; as above.
 pub fn text(contract: &impl Serialize) -> String {
     // Growing as it goes, it would be copied three times.
     let mut json = Vec::with_capacity(USUAL_CONTRACT);

@@ -43,7 +43,7 @@ pub struct Kind<'a> {
     pub output_ext: Option<&'a String>,
     /// What has to be there for it to be accepted, as JSON.
     pub criteria: Option<Box<RawValue>>,
-    /// These are fields of the contract.
+    /// This and all below are fields of the contract.
     pub depth: Option<&'a str>,
     pub max_lines: Option<i64>,
     max_tokens: Option<i64>,

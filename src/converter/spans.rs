@@ -151,12 +151,13 @@ impl<'a> Builder<'a> {
         std::iter::once(Part::Epic).chain(stories).collect()
     }
 
-    /// Some of them as spans, one after the other.
+    /// Some of them as spans, one after the other. Whoever takes their attributes takes room that
+    /// the next one could have used.
     pub fn each_span(&self, parts: &[Part<'_>], mut each: impl FnMut(&mut Span)) {
         let redactor = self.converter.redaction.of_a_plan();
-        // The longest list of a span serves the next one again.
-        let mut room = Vec::with_capacity(USUAL_ATTRIBUTES);
+        let mut room = Vec::new();
         for part in parts {
+            room.reserve(USUAL_ATTRIBUTES);
             let mut span = match part {
                 Part::Epic => self.epic(room),
                 Part::Story(story) => self.story(story, room),

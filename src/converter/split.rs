@@ -90,8 +90,8 @@ impl<R: Request> Packer<R> {
         let (mut of_group, mut of_scope) = (Vec::new(), Vec::new());
         message::encode(FIRST, resource, &mut of_group);
         message::encode(FIRST, scope, &mut of_scope);
-        // The resource, the scope, and thrice a key and a length around them.
-        let before = of_group.len() + of_scope.len() + 3 * (1 + MAX_VARINT);
+        // The resource and the scope, and before each a key and the length of what it begins.
+        let before = of_group.len() + of_scope.len() + 2 * (1 + MAX_VARINT);
         Packer {
             resource: of_group,
             scope: of_scope,
@@ -154,8 +154,11 @@ impl<R: Request> Packer<R> {
         header.extend_from_slice(&self.scope);
         // It ends where the records begin, so that these stay where they are.
         let start = self.before - header.len();
-        let mut request = std::mem::replace(&mut self.request, vec![0; self.before]);
+        let mut next = Vec::with_capacity(self.request.len());
+        next.resize(self.before, 0);
+        let mut request = std::mem::replace(&mut self.request, next);
         request[start..self.before].copy_from_slice(&header);
+        request.shrink_to_fit();
         self.packed.requests.push(Bytes::from(request).slice(start..));
     }
 }

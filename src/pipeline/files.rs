@@ -33,13 +33,12 @@ pub struct InWork {
 }
 
 impl InWork {
-    /// Has every candidate that is news worked on, so many at a time, until there are no more.
+    /// Has every candidate worked on, so many at a time, until there are no more.
     pub async fn work_off<F>(
         &self,
         mut candidates: mpsc::Receiver<Candidate>,
         at_a_time: usize,
-        is_news: impl Fn(&Path) -> bool,
-        work: impl Fn(PathBuf) -> F,
+        work: impl Fn(Candidate) -> F,
     ) -> Result<(), StageDied>
     where
         F: Future<Output = ()> + Send + 'static,
@@ -47,19 +46,19 @@ impl InWork {
         let mut working = JoinSet::new();
         loop {
             let may_take = working.len() < at_a_time;
-            let path = tokio::select! {
+            let candidate = tokio::select! {
                 biased;
                 Some(ended) = working.join_next() => {
                     ended.map_err(StageDied::from)?;
                     continue;
                 }
                 candidate = candidates.recv(), if may_take => match candidate {
-                    Some(Candidate { path }) => path,
+                    Some(candidate) => candidate,
                     None => break,
                 },
             };
-            if is_news(&path) && self.is_new(&path) {
-                working.spawn(work(path));
+            if self.is_new(&candidate.path) {
+                working.spawn(work(candidate));
             }
         }
         while let Some(ended) = working.join_next().await {

@@ -239,8 +239,8 @@ impl GateIntake {
         candidates: mpsc::Receiver<Candidate>,
         stop: CancellationToken,
     ) -> Result<(), StageDied> {
-        let work = |path| Arc::clone(&self.shared).work(path, stop.clone());
-        self.shared.in_work.work_off(candidates, MAX_WAITING, |_| true, work).await
+        let work = |it: Candidate| Arc::clone(&self.shared).work(it.path, stop.clone());
+        self.shared.in_work.work_off(candidates, MAX_WAITING, work).await
     }
 }
 

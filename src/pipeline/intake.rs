@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! Candidate ─▶ quiet? ─▶ read, join ─▶ convert, encode ─▶ the same still? ─▶ queue
-//!                ▲          │ torn, or inconsistent             │ no
-//!                └──────────┴────────────── later ──────────────┘
+//!  │ waits      ▲          │ torn, or inconsistent             │ no
+//!  ▼ already    └──────────┴────────────── later ──────────────┘
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -102,15 +102,50 @@ impl Intake {
         candidates: mpsc::Receiver<Candidate>,
         stop: CancellationToken,
     ) -> Result<(), StageDied> {
-        // After a restart these are many.
-        let is_news = |path: &Path| !self.shared.queue.holds_as_it_is(path);
-        let work = |path| Arc::clone(&self.shared).work(path, stop.clone());
-        self.shared.in_work.work_off(candidates, MAX_SETTLING, is_news, work).await
+        let work = |candidate| Arc::clone(&self.shared).work(candidate, stop.clone());
+        self.shared.in_work.work_off(candidates, MAX_SETTLING, work).await
     }
 }
 
 impl Shared {
-    async fn work(self: Arc<Self>, path: PathBuf, stop: CancellationToken) {
+    async fn work(self: Arc<Self>, candidate: Candidate, stop: CancellationToken) {
+        let Candidate { path, is_first } = candidate;
+        // After a restart that is so for everything that waits, which may be very much: whatever is
+        // not needed for it is elsewhere.
+        if is_first {
+            let waits = tokio::select! {
+                biased;
+                () = stop.cancelled() => false,
+                waits = self.waits_as_it_is(&path) => waits,
+            };
+            if waits && self.in_work.is_done(&path) {
+                return;
+            }
+        }
+        Box::pin(self.read_until_done(path, stop)).await;
+    }
+
+    /// Whether the export was taken in by an earlier run, and is not to be read again. It is locked
+    /// like one that was.
+    async fn waits_as_it_is(&self, path: &Path) -> bool {
+        // The others look at everything once, and say what became of it.
+        let Some(head) = self.queue.waiting_from(path).filter(|_| self.mode == Mode::Watch) else {
+            return false;
+        };
+        let Ok(_permit) = self.concurrency.acquire().await else { return false };
+        let claims = self.claims.clone();
+        let look = tokio::task::spawn_blocking(move || {
+            head.source.is_untouched()
+                && claims.claim(&head.source, head.trace_id, head.write_back) != Turn::Emitted
+        });
+        let waits = look.await.unwrap_or(false);
+        if waits {
+            tracing::debug!(path = %path.display(), "it waits in the queue, as it was read");
+        }
+        waits
+    }
+
+    async fn read_until_done(self: Arc<Self>, path: PathBuf, stop: CancellationToken) {
         let mut told = None;
         loop {
             // Whatever is interrupted here stays a file without an id: the next scan finds it.

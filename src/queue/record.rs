@@ -322,6 +322,7 @@ mod tests {
             inode: 0,
             size: 0,
             mtime_ns: 0,
+            ctime_ns: None,
             sha256: [0; 32],
         };
         Head {

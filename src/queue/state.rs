@@ -9,9 +9,9 @@
 //! waits is found without looking at all others.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
-use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
 
+use super::by_file::ByFile;
 use super::journal::Generation;
 use super::record::{Head, Item, Record, Seq, State as ItemState};
 use super::{Accepted, Delivery, Destination, Exporters, LaneFigures, Outcome, Troubles};
@@ -85,34 +85,6 @@ pub struct Leased {
     pub item: Item,
     /// Nothing of the export was sent so far, to nobody.
     pub untouched: bool,
-}
-
-/// Exports by the file that they were read from. There may be very many paths, and each is in its
-/// entry already: here is a digest of it, and whoever asks compares.
-#[derive(Debug, Default)]
-struct ByFile {
-    digests: RandomState,
-    seqs: HashMap<u64, Seq>,
-}
-
-impl ByFile {
-    fn insert(&mut self, head: &Head, seq: Seq) {
-        // What was added to a trace later says nothing about the export.
-        if head.addition.is_none() {
-            self.seqs.insert(self.digests.hash_one(&head.source.path), seq);
-        }
-    }
-
-    fn remove(&mut self, head: &Head, seq: Seq) {
-        let digest = self.digests.hash_one(&head.source.path);
-        if self.seqs.get(&digest) == Some(&seq) {
-            self.seqs.remove(&digest);
-        }
-    }
-
-    fn get(&self, path: &Path) -> Option<Seq> {
-        self.seqs.get(&self.digests.hash_one(path)).copied()
-    }
 }
 
 /// What an entry adds to the lanes.
@@ -366,11 +338,13 @@ impl State {
         self.accepting.contains(&trace_id) || self.by_key.contains_key(&trace_id)
     }
 
-    /// The export that waits, of those read from this file the last one.
+    /// The last export that was read from this file, while some exporter is to have it or its id is
+    /// to be written. A refused one does not wait for anything.
     pub fn waiting_from(&self, path: &Path) -> Option<&Head> {
         let record = &self.entries.get(&self.by_file.get(path)?)?.record;
-        let waits = !matches!(self.outcome(record), Some(Outcome::Rejected { .. }));
-        (waits && record.head.source.path == path).then_some(&record.head)
+        let is_refused = matches!(self.outcome(record), Some(Outcome::Rejected { .. }));
+        let head = &record.head;
+        (!is_refused && !head.written && head.source.path == path).then_some(head)
     }
 
     pub fn remember(&mut self, trace_id: TraceId) {

@@ -12,6 +12,7 @@ fn delivery(number: u8, requests: &[&'static str]) -> Delivery {
         inode: 0,
         size: 0,
         mtime_ns: 0,
+        ctime_ns: None,
         sha256: [number; 32],
     };
     Delivery {
@@ -83,39 +84,45 @@ async fn all_required_exporters_settle_an_export() {
 }
 
 #[tokio::test]
-async fn a_file_is_held_as_it_is_until_it_changes_or_goes() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let path = directory.path().join("a");
-    std::fs::write(&path, "x").expect("written");
-    let source = crate::source::load(&path, 10).expect("a file").source;
-    let later = UnixNanos(UnixNanos::now().0 + 1_000_000_000);
-    let from_file =
-        |number, made_at| Delivery { source: source.clone(), made_at, ..delivery(number, &["x"]) };
-
+async fn the_export_that_waits_is_found_by_its_file() {
+    let path = Path::new("/x/file");
+    let from_file = |number| {
+        let it = delivery(number, &["x"]);
+        Delivery { source: Source { path: path.into(), ..it.source.clone() }, ..it }
+    };
     let queue = in_memory(100);
-    assert!(!queue.holds_as_it_is(&path));
-    queue.accept(&from_file(1, later), &to(&["a"])).await;
-    assert!(queue.holds_as_it_is(&path));
-    assert!(!queue.holds_as_it_is(&directory.path().join("b")));
+    let waiting = || queue.waiting_from(path).map(|head| head.trace_id);
+    let trace_id = |number| Some(delivery(number, &[]).trace_id);
+    assert_eq!(waiting(), None);
+    queue.accept(&from_file(1), &to(&["a"])).await;
+    assert_eq!(waiting(), trace_id(1));
+    assert!(queue.waiting_from(Path::new("/x/other")).is_none());
 
     queue.lease("a").await.expect("waiting").rejected(no()).await.expect("held");
-    assert!(!queue.holds_as_it_is(&path), "whoever comes upon it is told that it was refused");
+    assert_eq!(waiting(), None, "whoever comes upon it is told that it was refused");
     queue.discard(queue.list()[0].id, true, soon()).await.expect("dropped");
-    queue.accept(&from_file(2, later), &to(&["a"])).await;
-    assert!(queue.holds_as_it_is(&path));
-    queue.lease("a").await.expect("waiting").delivered(AT).await.expect("held");
+    queue.accept(&from_file(2), &to(&["a", "b"])).await;
+    queue.accept(&from_file(3), &to(&["a", "b"])).await;
+    assert_eq!(waiting(), trace_id(3));
+    for exporter in ["a", "b"] {
+        queue.lease(exporter).await.expect("waiting").delivered(AT).await.expect("held");
+    }
     queue.settlement().await.expect("done").written(None).await;
-    assert!(!queue.holds_as_it_is(&path), "it went");
+    assert_eq!(waiting(), trace_id(3), "the older one went");
 
-    queue.accept(&from_file(3, UnixNanos(1)), &to(&["a"])).await;
-    assert!(
-        !queue.holds_as_it_is(&path),
-        "it was changed after it was read, whatever its time says"
-    );
-    queue.accept(&from_file(4, later), &to(&["a"])).await;
-    assert!(queue.holds_as_it_is(&path));
-    std::fs::write(&path, "xy").expect("written");
-    assert!(!queue.holds_as_it_is(&path));
+    let mut destinations = to(&["a", "b"]);
+    destinations[1].required = false;
+    let optional = Delivery { source: delivery(4, &[]).source, ..delivery(4, &["x"]) };
+    queue.accept(&optional, &destinations).await;
+    for _ in 0..2 {
+        queue.lease("a").await.expect("waiting").delivered(AT).await.expect("held");
+    }
+    queue.settlement().await.expect("done").written(None).await;
+    assert_eq!(queue.list().len(), 2, "b has still to deliver");
+    assert!(queue.waiting_from(Path::new("/x/4")).is_none(), "its id is written");
+    let addition = Delivery { addition: trace_id(9), ..delivery(5, &["x"]) };
+    queue.accept(&addition, &to(&["a"])).await;
+    assert!(queue.waiting_from(Path::new("/x/5")).is_none(), "it is not the export");
 }
 
 #[tokio::test]

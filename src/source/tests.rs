@@ -39,6 +39,49 @@ fn the_directory_may_be_reached_by_a_link() {
     let source = load(&link.join("a.json"), MAX).unwrap().source;
     assert_eq!(source.path, link.join("a.json"));
     assert_eq!(source.canonical(), dir.path().canonicalize().unwrap().join("a.json"));
+    let text = serde_json::to_string(&source).unwrap();
+    assert_eq!(serde_json::from_str::<Source>(&text).unwrap(), source);
+}
+
+#[test]
+fn a_file_is_untouched_until_anything_about_it_changes() {
+    let dir = dir_with("a.json", "{}");
+    let path = dir.path().join("a.json");
+    let source = || load(&path, MAX).unwrap().source;
+    let before = source();
+    assert!(before.is_untouched());
+    assert!(!Source { ctime_ns: None, ..before.clone() }.is_untouched(), "nobody knows");
+
+    // The same size and the same time, but not the time of the change.
+    let time = std::fs::metadata(&path).unwrap().modified().unwrap();
+    while source().ctime_ns == before.ctime_ns {
+        std::fs::write(&path, "[]").unwrap();
+        std::fs::File::options().write(true).open(&path).unwrap().set_modified(time).unwrap();
+    }
+    assert_eq!(source().stamp(), before.stamp());
+    assert!(!before.is_untouched());
+
+    let before = source();
+    std::fs::rename(&path, dir.path().join("b.json")).unwrap();
+    assert!(!before.is_untouched());
+}
+
+#[test]
+fn a_file_that_a_moved_directory_took_along_is_not_where_it_was() {
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let at = |name: &str| dir.path().join(name);
+    std::fs::create_dir(at("v1")).unwrap();
+    std::fs::write(at("v1/a.json"), "{}").unwrap();
+    let link = other.path().join("out");
+    symlink(at("v1"), &link).unwrap();
+    let source = load(&link.join("a.json"), MAX).unwrap().source;
+    assert!(source.is_untouched());
+
+    std::fs::rename(at("v1"), at("v2")).unwrap();
+    std::fs::remove_file(&link).unwrap();
+    symlink(at("v2"), &link).unwrap();
+    assert!(link.join("a.json").exists());
+    assert!(!source.is_untouched());
 }
 
 #[test]

@@ -251,7 +251,8 @@ async fn an_exporter_that_is_not_required_is_not_waited_for() {
 
 /// Scenario: three exports wait. While the sidecar is stopped, one of them is changed in place so
 /// that its size and its time stay, and one is replaced.
-/// Guarantees: both versions that came meanwhile are taken in, and the one that stayed goes once.
+/// Guarantees: both versions that came meanwhile are taken in; the one that stayed is not read again,
+/// and goes once.
 #[tokio::test]
 async fn what_changed_while_it_waited_is_read_again() {
     let outage = Outage::new().await;
@@ -269,8 +270,10 @@ async fn what_changed_while_it_waited_is_read_again() {
     for snapshot in &latest {
         assert_eq!(snapshot.wait_for_trace_id(PATIENCE).await, snapshot.trace_id());
     }
-    terminate(running);
+    let output = terminate(running);
     assert_delivered(&server, &latest);
+    let not_read = lines_with(&output, &["DEBUG", "it waits in the queue"]);
+    assert!(matches!(not_read[..], [line] if line.contains("/same/")), "{not_read:?}");
 }
 
 /// Scenario: five hundred exports while the endpoint is away.
