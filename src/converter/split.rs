@@ -154,11 +154,12 @@ impl<R: Request> Packer<R> {
         header.extend_from_slice(&self.scope);
         // It ends where the records begin, so that these stay where they are.
         let start = self.before - header.len();
-        let mut next = Vec::with_capacity(self.request.len());
+        // As much as one can be: growing, it would have twice what it needs. What is not filled is
+        // never touched, so it takes no memory.
+        let mut next = Vec::with_capacity(self.before + self.max_bytes);
         next.resize(self.before, 0);
         let mut request = std::mem::replace(&mut self.request, next);
         request[start..self.before].copy_from_slice(&header);
-        request.shrink_to_fit();
         self.packed.requests.push(Bytes::from(request).slice(start..));
     }
 }
