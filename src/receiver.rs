@@ -42,8 +42,6 @@ const FALLBACK_POLL: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidate {
     pub path: PathBuf,
-    /// Nothing was seen there before, so that it need not have changed.
-    pub is_first: bool,
 }
 
 /// Looks once, and hands over everything that is there.
@@ -179,12 +177,9 @@ impl Receiver {
         self.scanner = Some(scanner);
         self.forget_what_is_gone(&found);
         for (path, stamp) in found.exports {
-            let before = self.seen.insert(path.clone(), stamp);
-            if before == Some(stamp) {
-                continue;
-            }
-            let candidate = Candidate { path, is_first: before.is_none() };
-            if candidates.send(candidate).await.is_err() {
+            if self.seen.insert(path.clone(), stamp) != Some(stamp)
+                && candidates.send(Candidate { path }).await.is_err()
+            {
                 return;
             }
         }

@@ -32,7 +32,8 @@ pub struct Source {
     pub inode: u64,
     pub size: u64,
     pub mtime_ns: i128,
-    /// When anything about the file changed last, before it was read. Nobody can set this time.
+    /// When anything about the file changed last, before it was read. Nobody can set this time; where
+    /// the file system has but seconds, two changes may have the same, and it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) ctime_ns: Option<NonZeroI64>,
     pub sha256: [u8; 32],
@@ -51,16 +52,17 @@ impl Source {
         looks(self) == looks(other) && self.sha256 == other.sha256
     }
 
-    /// Whether its paths still lead to the file that was read, and nothing about that changed.
+    /// Whether its path still leads to the file that was read, where that was, and nothing about it
+    /// changed.
     pub fn is_untouched(&self) -> bool {
-        let is_it = |path: &Path| {
-            rustix::fs::lstat(path).is_ok_and(|stat| {
+        let canonical = self.canonical();
+        let directory = self.path.parent().and_then(|it| it.canonicalize().ok());
+        directory.as_deref() == canonical.parent()
+            && rustix::fs::lstat(canonical).is_ok_and(|stat| {
                 Stamp::from(&stat) == self.stamp()
                     && self.ctime_ns.is_some()
                     && ctime_ns(&stat) == self.ctime_ns
             })
-        };
-        is_it(&self.path) && self.elsewhere.as_deref().is_none_or(is_it)
     }
 
     pub(crate) fn stamp(&self) -> Stamp {
@@ -101,8 +103,8 @@ impl From<&Stat> for Stamp {
 // The widths of these fields differ between platforms.
 #[allow(clippy::unnecessary_cast)]
 fn ctime_ns(stat: &Stat) -> Option<NonZeroI64> {
-    let seconds = (stat.st_ctime as i64).checked_mul(1_000_000_000)?;
-    NonZeroI64::new(seconds.checked_add(stat.st_ctime_nsec as i64)?)
+    let nanos = NonZeroI64::new(stat.st_ctime_nsec as i64)?.get();
+    NonZeroI64::new((stat.st_ctime as i64).checked_mul(1_000_000_000)?.checked_add(nanos)?)
 }
 
 /// A file that was read whole, with the identity of exactly these bytes.

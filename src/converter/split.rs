@@ -110,6 +110,8 @@ impl<R: Request> Packer<R> {
             let full = self.request_len(self.records() + end - start) > self.max_bytes;
             if full && self.records() > 0 {
                 self.close();
+                // As much as one can be: growing, it would come to twice what it needs.
+                self.request.reserve_exact(self.max_bytes);
             }
             self.request.extend_from_slice(&fields.encoded[start..end]);
             start = end;
@@ -154,11 +156,7 @@ impl<R: Request> Packer<R> {
         header.extend_from_slice(&self.scope);
         // It ends where the records begin, so that these stay where they are.
         let start = self.before - header.len();
-        // As much as one can be: growing, it would have twice what it needs. What is not filled is
-        // never touched, so it takes no memory.
-        let mut next = Vec::with_capacity(self.before + self.max_bytes);
-        next.resize(self.before, 0);
-        let mut request = std::mem::replace(&mut self.request, next);
+        let mut request = std::mem::replace(&mut self.request, vec![0; self.before]);
         request[start..self.before].copy_from_slice(&header);
         self.packed.requests.push(Bytes::from(request).slice(start..));
     }

@@ -384,8 +384,9 @@ async fn bring_up_to_date(lease: &mut Lease) -> Result<(), Lost> {
         return Ok(());
     }
     let requests = lease.pending_requests().await?;
-    let moved: Option<Vec<Bytes>> =
-        requests.iter().map(|request| rework::restamp(signal, request, made_at, now)).collect();
+    // Each goes as the one that it becomes comes.
+    let restamp = |request: Bytes| rework::restamp(signal, &request, made_at, now);
+    let moved: Option<Vec<Bytes>> = requests.into_iter().map(restamp).collect();
     match moved {
         Some(moved) => lease.replace_pending(moved, now).await,
         // What cannot be read here is for the server to refuse.

@@ -33,32 +33,37 @@ pub struct InWork {
 }
 
 impl InWork {
-    /// Has every candidate worked on, so many at a time, until there are no more.
-    pub async fn work_off<F>(
+    /// Has the candidates worked on that `sift` leaves, so many at a time, until there are no more.
+    pub async fn work_off<S, W>(
         &self,
         mut candidates: mpsc::Receiver<Candidate>,
         at_a_time: usize,
-        work: impl Fn(Candidate) -> F,
+        sift: impl Fn(Vec<Candidate>) -> S,
+        work: impl Fn(PathBuf) -> W,
     ) -> Result<(), StageDied>
     where
-        F: Future<Output = ()> + Send + 'static,
+        S: Future<Output = Vec<Candidate>>,
+        W: Future<Output = ()> + Send + 'static,
     {
         let mut working = JoinSet::new();
         loop {
-            let may_take = working.len() < at_a_time;
-            let candidate = tokio::select! {
+            let (mut some, room) = (Vec::new(), at_a_time.saturating_sub(working.len()));
+            tokio::select! {
                 biased;
                 Some(ended) = working.join_next() => {
                     ended.map_err(StageDied::from)?;
                     continue;
                 }
-                candidate = candidates.recv(), if may_take => match candidate {
-                    Some(candidate) => candidate,
-                    None => break,
-                },
-            };
-            if self.is_new(&candidate.path) {
-                working.spawn(work(candidate));
+                received = candidates.recv_many(&mut some, room), if room > 0 => {
+                    if received == 0 {
+                        break;
+                    }
+                }
+            }
+            for Candidate { path } in sift(some).await {
+                if self.is_new(&path) {
+                    working.spawn(work(path));
+                }
             }
         }
         while let Some(ended) = working.join_next().await {

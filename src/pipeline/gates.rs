@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::future::ready;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -239,8 +240,8 @@ impl GateIntake {
         candidates: mpsc::Receiver<Candidate>,
         stop: CancellationToken,
     ) -> Result<(), StageDied> {
-        let work = |it: Candidate| Arc::clone(&self.shared).work(it.path, stop.clone());
-        self.shared.in_work.work_off(candidates, MAX_WAITING, work).await
+        let work = |path| Arc::clone(&self.shared).work(path, stop.clone());
+        self.shared.in_work.work_off(candidates, MAX_WAITING, ready, work).await
     }
 }
 

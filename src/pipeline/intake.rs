@@ -102,50 +102,50 @@ impl Intake {
         candidates: mpsc::Receiver<Candidate>,
         stop: CancellationToken,
     ) -> Result<(), StageDied> {
-        let work = |candidate| Arc::clone(&self.shared).work(candidate, stop.clone());
-        self.shared.in_work.work_off(candidates, MAX_SETTLING, work).await
+        let sift = |candidates| self.shared.without_what_waits(candidates, &stop);
+        let work = |path| Arc::clone(&self.shared).work(path, stop.clone());
+        self.shared.in_work.work_off(candidates, MAX_SETTLING, sift, work).await
     }
 }
 
 impl Shared {
-    async fn work(self: Arc<Self>, candidate: Candidate, stop: CancellationToken) {
-        let Candidate { path, is_first } = candidate;
-        // After a restart that is so for everything that waits, which may be very much: whatever is
-        // not needed for it is elsewhere.
-        if is_first {
-            let waits = tokio::select! {
-                biased;
-                () = stop.cancelled() => false,
-                waits = self.waits_as_it_is(&path) => waits,
-            };
-            if waits && self.in_work.is_done(&path) {
-                return;
-            }
+    /// Leaves out the exports that were taken in before and are not to be read again: after a restart
+    /// these are all that wait, which may be very many. They are locked like one that is read.
+    async fn without_what_waits(
+        self: &Arc<Self>,
+        candidates: Vec<Candidate>,
+        stop: &CancellationToken,
+    ) -> Vec<Candidate> {
+        let may_wait = |it: &Candidate| self.queue.waiting_from(&it.path).is_some();
+        // The other modes look at everything once, and say what became of it.
+        if self.mode != Mode::Watch || !candidates.iter().any(may_wait) {
+            return candidates;
         }
-        Box::pin(self.read_until_done(path, stop)).await;
+        let shared = Arc::clone(self);
+        let sifted = on_a_thread(move || {
+            candidates.into_iter().filter(|it| !shared.waits_as_it_is(&it.path)).collect()
+        });
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => Vec::new(),
+            sifted = sifted => sifted.unwrap_or_default(),
+        }
     }
 
-    /// Whether the export was taken in by an earlier run, and is not to be read again. It is locked
-    /// like one that was.
-    async fn waits_as_it_is(&self, path: &Path) -> bool {
-        // The others look at everything once, and say what became of it.
-        let Some(head) = self.queue.waiting_from(path).filter(|_| self.mode == Mode::Watch) else {
+    fn waits_as_it_is(&self, path: &Path) -> bool {
+        let Some(head) = self.queue.waiting_from(path).filter(|it| it.source.is_untouched()) else {
             return false;
         };
-        let Ok(_permit) = self.concurrency.acquire().await else { return false };
-        let claims = self.claims.clone();
-        let look = tokio::task::spawn_blocking(move || {
-            head.source.is_untouched()
-                && claims.claim(&head.source, head.trace_id, head.write_back) != Turn::Emitted
-        });
-        let waits = look.await.unwrap_or(false);
+        let turn = self.claims.claim(&head.source, head.trace_id, head.write_back);
+        self.release_unless_held(head.trace_id);
+        let waits = turn != Turn::Emitted;
         if waits {
             tracing::debug!(path = %path.display(), "it waits in the queue, as it was read");
         }
         waits
     }
 
-    async fn read_until_done(self: Arc<Self>, path: PathBuf, stop: CancellationToken) {
+    async fn work(self: Arc<Self>, path: PathBuf, stop: CancellationToken) {
         let mut told = None;
         loop {
             // Whatever is interrupted here stays a file without an id: the next scan finds it.
@@ -192,7 +192,7 @@ impl Shared {
                 }
                 if quiet.version() != version {
                     if let Seen::Ready { delivery, .. } = &seen {
-                        self.release_unless_held(delivery);
+                        self.release_unless_held(delivery.trace_id);
                     }
                     continue;
                 }
@@ -250,9 +250,9 @@ impl Shared {
         self.settling.before_reading(quiet.last(), quiet.waited()).is_some()
     }
 
-    fn release_unless_held(&self, delivery: &Delivery) {
-        if !self.queue.holds(delivery.trace_id) {
-            self.claims.release(delivery.trace_id);
+    fn release_unless_held(&self, trace_id: TraceId) {
+        if !self.queue.holds(trace_id) {
+            self.claims.release(trace_id);
         }
     }
 
@@ -267,13 +267,8 @@ impl Shared {
 
     async fn read(self: &Arc<Self>, path: &Path, final_look: bool) -> Seen {
         let (shared, path) = (Arc::clone(self), path.to_owned());
-        let read = tokio::task::spawn_blocking(move || shared.read_blocking(&path, final_look));
-        // A failed join is a panic in the reader: to be seen, not to be swallowed.
-        match read.await {
-            Ok(seen) => seen,
-            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            Err(_) => Seen::Later(Look::Unfinished),
-        }
+        let read = on_a_thread(move || shared.read_blocking(&path, final_look)).await;
+        read.unwrap_or(Seen::Later(Look::Unfinished))
     }
 
     fn read_blocking(&self, path: &Path, final_look: bool) -> Seen {
@@ -366,7 +361,7 @@ impl Shared {
                     conversion,
                 };
                 let accepted = self.queue.accept(&delivery, &self.destinations).await;
-                self.release_unless_held(&delivery);
+                self.release_unless_held(delivery.trace_id);
                 match accepted {
                     Accepted::New => {
                         for warning in warnings {
@@ -425,5 +420,15 @@ impl Shared {
             let reason = format!("{reason} (refused before; `taskspan queue retry {id}`)");
             (self.observer)(&Event::Refused { path, reason });
         }
+    }
+}
+
+/// Runs what blocks on the disk; none when the runtime is going down.
+async fn on_a_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => Some(done),
+        // To be seen, not to be swallowed.
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => None,
     }
 }

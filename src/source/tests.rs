@@ -61,6 +61,11 @@ fn a_file_is_untouched_until_anything_about_it_changes() {
     assert_eq!(source().stamp(), before.stamp());
     assert!(!before.is_untouched());
 
+    let mut stat = rustix::fs::stat(&path).unwrap();
+    assert!(ctime_ns(&stat).is_some());
+    stat.st_ctime_nsec = 0;
+    assert_eq!(ctime_ns(&stat), None, "it may be one of seconds");
+
     let before = source();
     std::fs::rename(&path, dir.path().join("b.json")).unwrap();
     assert!(!before.is_untouched());
@@ -70,18 +75,27 @@ fn a_file_is_untouched_until_anything_about_it_changes() {
 fn a_file_that_a_moved_directory_took_along_is_not_where_it_was() {
     let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let at = |name: &str| dir.path().join(name);
-    std::fs::create_dir(at("v1")).unwrap();
-    std::fs::write(at("v1/a.json"), "{}").unwrap();
     let link = other.path().join("out");
-    symlink(at("v1"), &link).unwrap();
+    let lead_to = |name: &str| {
+        let _ = std::fs::remove_file(&link);
+        symlink(at(name), &link).unwrap();
+    };
+    std::fs::create_dir(at("v1")).unwrap();
+    std::fs::create_dir(at("same")).unwrap();
+    std::fs::write(at("v1/a.json"), "{}").unwrap();
+    std::fs::hard_link(at("v1/a.json"), at("same/a.json")).unwrap();
+    lead_to("v1");
     let source = load(&link.join("a.json"), MAX).unwrap().source;
     assert!(source.is_untouched());
 
-    std::fs::rename(at("v1"), at("v2")).unwrap();
-    std::fs::remove_file(&link).unwrap();
-    symlink(at("v2"), &link).unwrap();
-    assert!(link.join("a.json").exists());
-    assert!(!source.is_untouched());
+    for elsewhere in ["same", "v2"] {
+        if elsewhere == "v2" {
+            std::fs::rename(at("v1"), at("v2")).unwrap();
+        }
+        lead_to(elsewhere);
+        assert!(link.join("a.json").exists());
+        assert!(!source.is_untouched(), "{elsewhere}");
+    }
 }
 
 #[test]

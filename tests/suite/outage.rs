@@ -264,8 +264,12 @@ async fn what_changed_while_it_waited_is_read_again() {
     let replaced_by = outage.workspace.export("replaced", &presets::typical()).snapshot;
     assert_ne!(replaced.trace_id(), replaced_by.trace_id());
 
-    let server = outage.end().await;
     let running = outage.run();
+    for snapshot in [&changed, &replaced_by] {
+        running.wait_for_line(&snapshot.trace_id(), PATIENCE);
+    }
+    running.wait_for_line("it waits in the queue", PATIENCE);
+    let server = outage.end().await;
     let latest = [same, changed, replaced_by];
     for snapshot in &latest {
         assert_eq!(snapshot.wait_for_trace_id(PATIENCE).await, snapshot.trace_id());
