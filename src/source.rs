@@ -206,7 +206,7 @@ pub fn load(path: &Path, max_bytes: u64) -> Result<Loaded, SourceError> {
 
 /// Reads a file that an export names, relative to the export's own directory. Links are followed
 /// as long as they end below `dir`.
-pub fn load_sibling(dir: &Path, relative: &str, max_bytes: u64) -> Result<Vec<u8>, SourceError> {
+pub fn load_sibling(dir: &Path, relative: &str, max_bytes: u64) -> Result<Loaded, SourceError> {
     let path = dir.join(relative);
     let refused = |why| Err(SourceError::Escapes { path: path.clone(), why });
     for part in Path::new(relative).components() {
@@ -226,7 +226,7 @@ pub fn load_sibling(dir: &Path, relative: &str, max_bytes: u64) -> Result<Vec<u8
         return refused("a symbolic link leads out of the export's directory");
     };
     let (loaded, _) = dir.load(inside, max_bytes)?;
-    Ok(loaded.bytes)
+    Ok(loaded)
 }
 
 /// A directory held open: what is named below it cannot be diverted by renaming what is above.

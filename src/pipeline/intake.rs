@@ -32,6 +32,9 @@ use crate::writeback::config::WriteBackMode;
 /// Exports that may wait to settle at the same time. Each costs a timer and a path.
 const MAX_SETTLING: usize = 1_024;
 
+/// To let go of the plan of more of them takes longer than to have a thread do it.
+const MANY_ARTIFACTS: usize = 500;
+
 #[derive(Clone)]
 pub struct Intake {
     shared: Arc<Shared>,
@@ -272,7 +275,7 @@ impl Shared {
     }
 
     fn read_blocking(&self, path: &Path, final_look: bool) -> Seen {
-        let fresh = match plan::read(path, &self.read) {
+        let mut fresh = match plan::read(path, &self.read) {
             Ok(Export::Fresh(fresh)) => fresh,
             Ok(Export::Emitted { .. }) => return Seen::AlreadyEmitted,
             Err(error) if error.may_settle() && !final_look => {
@@ -311,7 +314,7 @@ impl Shared {
             trace_id: fresh.trace_id,
             addition: None,
             source: fresh.source,
-            project_id: fresh.plan.project.id,
+            project_id: std::mem::take(&mut fresh.plan.project.id),
             span_count: conversion.span_count,
             made_at,
             requests: conversion.requests,
@@ -319,6 +322,11 @@ impl Shared {
             write_back: self.write_back,
             at_once: turn == Turn::Ours,
         };
+        let plan = fresh.plan;
+        if plan.artifacts.len() > MANY_ARTIFACTS {
+            // Its very many small pieces are let go while the queue takes the requests.
+            drop(tokio::task::spawn_blocking(move || drop(plan)));
+        }
         Seen::Ready { delivery: Box::new(delivery), warnings, conversion: started.elapsed() }
     }
 

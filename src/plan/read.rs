@@ -6,8 +6,6 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use sha2::{Digest, Sha256};
-
 use super::onboarding::{OnboardingError, Sections};
 use super::{Manifest, ManifestUse, Onboarding, Plan, ProjectContext, Warning, join};
 use crate::ids::TraceId;
@@ -172,15 +170,15 @@ fn read_manifest(
         return Err((ManifestUse::Missing, "the metadata names none".to_owned()));
     };
     let path = directory.join(&name);
-    let bytes = match source::load_sibling(directory, &name, options.max_file_size) {
-        Ok(bytes) => bytes,
+    let loaded = match source::load_sibling(directory, &name, options.max_file_size) {
+        Ok(loaded) => loaded,
         Err(error @ SourceError::Missing { .. }) => {
             return Err((ManifestUse::Missing, error.to_string()));
         }
         Err(error) => return Err((ManifestUse::Unreadable, error.to_string())),
     };
     if let Some(expected) = sections.artifact_manifest_checksum() {
-        let actual = hex(&Sha256::digest(&bytes));
+        let actual = hex(&loaded.source.sha256);
         if !actual.eq_ignore_ascii_case(&expected) {
             let reason = format!(
                 "{}: checksum mismatch: its SHA-256 is {actual}, the metadata says {expected}",
@@ -189,7 +187,7 @@ fn read_manifest(
             return Err((ManifestUse::ChecksumMismatch, reason));
         }
     }
-    Manifest::parse(&name, &bytes)
+    Manifest::parse(&name, &loaded.bytes)
         .map_err(|error| (ManifestUse::Unreadable, format!("{}: {error}", path.display())))
 }
 
@@ -204,8 +202,8 @@ fn read_context(
     let name = onboarding.project_context_path.as_ref()?;
     source::load_sibling(directory, name, options.max_file_size)
         .map_err(|error| error.to_string())
-        .and_then(|bytes| {
-            ProjectContext::parse(&bytes)
+        .and_then(|loaded| {
+            ProjectContext::parse(&loaded.bytes)
                 .map_err(|error| format!("{}: {error}", directory.join(name).display()))
         })
         .map_err(|reason| warnings.push(Warning::ProjectContextNotUsed { reason }))
