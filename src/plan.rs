@@ -6,17 +6,21 @@
 //! ProjectContext ─▶ project_context ──────┘
 //! ```
 //!
-//! `read` touches the disk; the parsers and the join are pure.
+//! `read` touches the disk; the parsers and the join are pure. `provenance` fills in a checksum that
+//! the metadata may lack.
 
 mod emitted;
 mod json;
 mod manifest;
 mod onboarding;
 mod project_context;
+mod provenance;
 
 pub mod gate;
 pub mod join;
 pub mod read;
+
+use std::fmt;
 
 use indexmap::IndexMap;
 use serde_json::{Map, Value};
@@ -49,6 +53,8 @@ pub struct Project {
     pub name: String,
     /// `spec.business.owner` of the ProjectContext.
     pub owner: Option<String>,
+    /// `spec.project.epic` of the ProjectContext.
+    pub epic: Option<String>,
 }
 
 /// Where the export comes from, as far as it says so.
@@ -111,7 +117,12 @@ pub struct Artifact {
     pub derived_from: Vec<Rule>,
     pub output_path: Option<String>,
     pub existing_path: Option<String>,
+    /// The id that a later phase uses for it, from `artifact_task_mapping`.
     pub mapped_id: Option<String>,
+    /// How many manifest entries have this id; 0 for one that the manifest does not list.
+    pub entries: usize,
+    /// Parameters whose source the exporter could not resolve, from `parameter_resolvability`.
+    pub parameters_unresolved: Vec<String>,
 }
 
 /// Why a thing is as it is: passed through as JSON, and so kept as its text.
@@ -149,6 +160,7 @@ impl Status {
         }
     }
 
+    /// The status of this name; `None` if it is none of the four.
     fn parse(text: &str) -> Option<Status> {
         let all = [Status::Needed, Status::Exists, Status::Outdated, Status::Skipped];
         all.into_iter().find(|status| status.as_str() == text)
@@ -174,16 +186,56 @@ pub struct TypeInfo {
 pub enum Warning {
     #[error("the artifact manifest was not used ({reason}); emitting from the metadata alone")]
     ManifestNotUsed { reason: String },
-    #[error("the ProjectContext was not used ({reason}); the project's name is its id")]
+    #[error("the ProjectContext was not used ({reason}); the project's owner is unknown")]
     ProjectContextNotUsed { reason: String },
     #[error("no project id anywhere; using `{id}` (set one with --project-id)")]
     NoProjectId { id: String },
-    #[error("artifact `{id}` is listed more than once; the first entry was taken")]
-    DuplicateArtifact { id: TaskId },
-    #[error("an artifact without an id was left out (entry {index} of the manifest)")]
-    ArtifactWithoutId { index: usize },
-    #[error("artifact `{id}` has the unknown status `{status}`; taken as needed")]
-    UnknownStatus { id: TaskId, status: String },
+    #[error("artifact ids with several manifest entries: {0}; the last entry of each is used")]
+    DuplicateArtifacts(Examples),
+    #[error("manifest entries without an id: {0}; they were ignored")]
+    ArtifactsWithoutId(Examples),
+    #[error(
+        "artifacts with an unknown status: {0}; coverage.gaps decides whether each is needed or exists"
+    )]
+    UnknownStatuses(Examples),
+    #[error("empty ids in coverage.gaps: {count}; they were ignored")]
+    EmptyGaps { count: usize },
     #[error("`{section}` is not of the expected form and was ignored")]
     MalformedSection { section: String },
+}
+
+/// What a warning is about: how many things, and the first of them by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Examples {
+    count: usize,
+    first: Vec<String>,
+}
+
+impl Examples {
+    /// More names than this make a log line unreadable.
+    const SHOWN: usize = 3;
+
+    fn add(&mut self, name: impl FnOnce() -> String) {
+        if self.count < Examples::SHOWN {
+            self.first.push(name());
+        }
+        self.count += 1;
+    }
+
+    /// The warning, if it is about anything.
+    fn warn(self, warning: impl FnOnce(Examples) -> Warning, warnings: &mut Vec<Warning>) {
+        if self.count > 0 {
+            warnings.push(warning(self));
+        }
+    }
+}
+
+impl fmt::Display for Examples {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let more = match self.count - self.first.len() {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        write!(f, "{} ({}{more})", self.count, self.first.join(", "))
+    }
 }

@@ -172,7 +172,6 @@ impl<'a> Builder<'a> {
     fn epic(&self, room: Vec<KeyValue>) -> Span {
         let Plan { project, coverage, export, .. } = self.context.plan;
         let figures = Figures::of(self.artifacts.iter().copied());
-        let figures = Figures { gaps: coverage.total_gaps, ..figures };
         let title = format!("{} Observability Artifact Generation", project.name);
         let end = self.t0.plus_micros(self.ranks.iter().max().map_or(0, |last| last + 1));
         let status = if figures.is_done() { "done" } else { "todo" };
@@ -183,7 +182,9 @@ impl<'a> Builder<'a> {
         draft.attributes.extend(known_int("coverage.total_required", coverage.total_required));
         draft.attributes.extend(known_int("coverage.total_existing", coverage.total_existing));
         draft.attributes.push(int("coverage.total_gaps", coverage.total_gaps));
+        draft.attributes.push(count("coverage.total_artifacts", self.context.plan.artifacts.len()));
         draft.attributes.extend(coverage.percent.map(|value| double("coverage.percent", value)));
+        draft.known_string("project.epic", project.epic.as_deref());
         let export_id = format!("export-{}-{}", project.id, self.t0.compact());
         draft.string("export.id", &export_id);
         for (key, value) in [
@@ -284,6 +285,14 @@ impl<'a> Builder<'a> {
         draft.known_string("artifact.output_path", artifact.output_path.as_deref());
         draft.known_string("artifact.existing_path", artifact.existing_path.as_deref());
         draft.known_string("task.mapped_id", artifact.mapped_id.as_deref());
+        if artifact.entries > 1 {
+            draft.attributes.push(count("artifact.duplicate_count", artifact.entries));
+        }
+        if !artifact.parameters_unresolved.is_empty() {
+            let unresolved = artifact.parameters_unresolved.iter().map(String::as_str);
+            let unresolved = draft.cutter.strings("artifact.parameters_unresolved", unresolved);
+            draft.attributes.push(unresolved);
+        }
         kind.describe(&mut draft);
         for (key, value) in parameters.as_ref() {
             let key = format!("artifact.parameters.{key}");

@@ -27,12 +27,14 @@ pub(crate) fn artifact(id: &str, kind: &str, target: &str) -> Artifact {
         output_path: None,
         existing_path: None,
         mapped_id: None,
+        entries: 1,
+        parameters_unresolved: Vec::new(),
     }
 }
 
 fn plan(artifacts: Vec<Artifact>) -> Plan {
     Plan {
-        project: Project { id: "p".into(), name: "Project".into(), owner: None },
+        project: Project { id: "p".into(), name: "Project".into(), owner: None, epic: None },
         export: ExportInfo::default(),
         coverage: Coverage { total_gaps: 1, ..Coverage::default() },
         artifacts,

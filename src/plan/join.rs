@@ -12,8 +12,8 @@ use serde_json::{Map, Value};
 
 use super::manifest::Entry;
 use super::{
-    Artifact, ExportInfo, Manifest, ManifestUse, Onboarding, Plan, Project, ProjectContext, Rule,
-    Status, TypeInfo, Warning, json,
+    Artifact, Examples, ExportInfo, Manifest, ManifestUse, Onboarding, Plan, Project,
+    ProjectContext, Rule, Status, TypeInfo, Warning, json,
 };
 use crate::ids::TaskId;
 
@@ -37,6 +37,9 @@ pub fn join(
         Err(reason) => (None, reason),
     };
     let id = choose_project_id(&onboarding, manifest.as_ref(), project_id, &mut warnings);
+    // ContextCore's own models drop `spec.project.name`; its exports have the other two.
+    let of_manifest = manifest.as_ref().and_then(|manifest| manifest.project_name.clone());
+    let name = context.name.or(of_manifest).or(context.resource_name);
     let types = types(&onboarding);
     // What is each artifact's own is moved to it, and not copied.
     let own = Own {
@@ -50,9 +53,10 @@ pub fn join(
     };
     Plan {
         project: Project {
-            name: context.name.unwrap_or_else(|| id.clone()),
+            name: name.unwrap_or_else(|| id.clone()),
             id,
             owner: context.owner,
+            epic: context.epic,
         },
         coverage: onboarding.coverage.clone(),
         artifacts,
@@ -133,9 +137,9 @@ impl<'a> Lookup<'a> {
     fn artifact(
         &self,
         id: String,
-        entry: Entry,
+        (entry, entries): (Entry, usize),
         own: &mut Own,
-        warnings: &mut Vec<Warning>,
+        unknown_statuses: &mut Examples,
     ) -> Artifact {
         let owned = self.onboarding.ownership.get(&id);
         let kind =
@@ -144,7 +148,7 @@ impl<'a> Lookup<'a> {
         let target =
             target.or_else(|| self.target_of_gap.get(id.as_str()).map(|t| (*t).to_owned()));
         let output_path = entry.output_path.filter(|it| filled(it));
-        let status = self.status(&id, entry.status.as_deref(), warnings);
+        let status = self.status(&id, entry.status.as_deref(), unknown_statuses);
         Artifact {
             kind: kind.unwrap_or_else(unknown),
             name: entry.name.filter(|it| filled(it)).unwrap_or_else(|| id.clone()),
@@ -157,22 +161,20 @@ impl<'a> Lookup<'a> {
             output_path: output_path.or_else(|| owned.map(|(path, _)| path.clone())),
             existing_path: entry.existing_path.filter(|it| filled(it)),
             mapped_id: json::text(self.onboarding.task_mapping.get(&id)),
+            entries,
+            parameters_unresolved: self.onboarding.unresolved.get(&id).cloned().unwrap_or_default(),
             id: TaskId::new(id),
         }
     }
 
-    fn status(&self, id: &str, stated: Option<&str>, warnings: &mut Vec<Warning>) -> Status {
-        match stated.map(|text| (text, Status::parse(text))) {
-            Some((_, Some(status))) => status,
-            // To call it existing would hide work that somebody may still have to do.
-            Some((text, None)) => {
-                let status = text.to_owned();
-                warnings.push(Warning::UnknownStatus { id: TaskId::new(id), status });
-                Status::Needed
+    fn status(&self, id: &str, stated: Option<&str>, unknown: &mut Examples) -> Status {
+        if let Some(stated) = stated {
+            match Status::parse(stated) {
+                Some(status) => return status,
+                None => unknown.add(|| format!("{id}: `{stated}`")),
             }
-            None if self.gaps.contains(id) => Status::Needed,
-            None => Status::Exists,
         }
+        if self.gaps.contains(id) { Status::Needed } else { Status::Exists }
     }
 
     fn priority(&self, id: &str) -> String {
@@ -194,32 +196,48 @@ fn unknown() -> String {
     UNKNOWN.to_owned()
 }
 
-/// Every entry of the manifest once, then the gaps that it does not list (R1.3).
+/// Every artifact of the manifest once, then the gaps that it does not list (R1.3).
 fn from_manifest(
     manifest: Manifest,
     mut own: Own,
     lookup: &Lookup<'_>,
     warnings: &mut Vec<Warning>,
 ) -> Vec<Artifact> {
-    let mut seen = HashSet::new();
-    let mut artifacts = Vec::with_capacity(manifest.artifacts.len());
-    for (index, mut entry) in manifest.artifacts.into_iter().enumerate() {
-        let Some(id) = entry.id.take().filter(|it| filled(it)) else {
-            warnings.push(Warning::ArtifactWithoutId { index });
-            continue;
-        };
-        if !seen.insert(id.clone()) {
-            warnings.push(Warning::DuplicateArtifact { id: TaskId::new(id) });
-            continue;
-        }
-        artifacts.push(lookup.artifact(id, entry, &mut own, warnings));
-    }
-    for gap in &lookup.onboarding.gaps {
-        if filled(gap) && seen.insert(gap.clone()) {
-            artifacts.push(lookup.artifact(gap.clone(), Entry::default(), &mut own, warnings));
-        }
-    }
+    let by_id = by_id(manifest.artifacts, lookup, warnings);
+    let mut unknown_statuses = Examples::default();
+    let artifact = |(id, entry)| lookup.artifact(id, entry, &mut own, &mut unknown_statuses);
+    let artifacts = by_id.into_iter().map(artifact).collect();
+    unknown_statuses.warn(Warning::UnknownStatuses, warnings);
     artifacts
+}
+
+/// The entry of each id with the number of entries that have the id, in manifest order. Of several the
+/// last counts, as in the exporter's own maps.
+fn by_id(
+    entries: Vec<Entry>,
+    lookup: &Lookup<'_>,
+    warnings: &mut Vec<Warning>,
+) -> IndexMap<String, (Entry, usize)> {
+    let mut by_id: IndexMap<String, (Entry, usize)> = IndexMap::with_capacity(entries.len());
+    let (mut duplicates, mut without_id) = (Examples::default(), Examples::default());
+    for (index, mut entry) in entries.into_iter().enumerate() {
+        match entry.id.take().filter(|it| filled(it)) {
+            Some(id) => {
+                let (last, count) = by_id.entry(id).or_default();
+                (*last, *count) = (entry, *count + 1);
+            }
+            None => without_id.add(|| format!("entry {index}")),
+        }
+    }
+    for (id, _) in by_id.iter().filter(|(_, (_, count))| *count > 1) {
+        duplicates.add(|| id.clone());
+    }
+    duplicates.warn(Warning::DuplicateArtifacts, warnings);
+    without_id.warn(Warning::ArtifactsWithoutId, warnings);
+    for gap in &lookup.onboarding.gaps {
+        by_id.entry(gap.clone()).or_default();
+    }
+    by_id
 }
 
 fn from_metadata_alone(mut own: Own, lookup: &Lookup<'_>) -> Vec<Artifact> {
@@ -228,7 +246,7 @@ fn from_metadata_alone(mut own: Own, lookup: &Lookup<'_>) -> Vec<Artifact> {
     let ids: Vec<String> =
         ids.filter(|id| filled(id) && seen.insert(id.as_str())).cloned().collect();
     ids.into_iter()
-        .map(|id| lookup.artifact(id, Entry::default(), &mut own, &mut Vec::new()))
+        .map(|id| lookup.artifact(id, Default::default(), &mut own, &mut Examples::default()))
         .collect()
 }
 
@@ -271,28 +289,103 @@ mod tests {
 
     #[test]
     fn the_manifest_comes_first_then_the_gaps_it_forgot() {
-        let metadata = onboarding(json!({"coverage": {"gaps": ["b", "lost", "lost"]}}));
+        let metadata = onboarding(json!({"coverage": {"gaps": ["b", "", "lost", "lost", "odd"]}}));
         let manifest = Manifest {
             artifacts: vec![
                 entry("b", "needed"),
                 entry("a", "exists"),
                 entry("b", "exists"),
                 entry("", "needed"),
-                entry("odd", "brewing"),
+                entry("odd", "existing"),
+                entry("there", "existing"),
             ],
             ..Manifest::default()
         };
         let plan = join(metadata, Ok(manifest), ProjectContext::default(), Some("p"));
-        assert_eq!(ids(&plan), ["b", "a", "odd", "lost"]);
-        assert_eq!(plan.artifacts[3].status, Status::Needed);
+        assert_eq!(ids(&plan), ["b", "a", "odd", "there", "lost"]);
+        let statuses: Vec<_> = plan.artifacts.iter().map(|it| it.status).collect();
+        let (needed, exists) = (Status::Needed, Status::Exists);
+        assert_eq!(statuses, [exists, exists, needed, exists, needed]);
+        let entries: Vec<_> = plan.artifacts.iter().map(|it| it.entries).collect();
+        assert_eq!(entries, [2, 1, 1, 1, 0]);
+        assert_eq!(plan.coverage.total_gaps, 4);
+        let warnings: Vec<String> = plan.warnings.iter().map(ToString::to_string).collect();
         assert_eq!(
-            plan.warnings,
+            warnings,
             [
-                Warning::DuplicateArtifact { id: TaskId::new("b") },
-                Warning::ArtifactWithoutId { index: 3 },
-                Warning::UnknownStatus { id: TaskId::new("odd"), status: "brewing".into() },
+                "empty ids in coverage.gaps: 1; they were ignored",
+                "artifact ids with several manifest entries: 1 (b); the last entry of each is used",
+                "manifest entries without an id: 1 (entry 3); they were ignored",
+                "artifacts with an unknown status: 2 (odd: `existing`, there: `existing`); \
+                 coverage.gaps decides whether each is needed or exists",
             ]
         );
+    }
+
+    #[test]
+    fn of_several_entries_the_last_counts_as_a_whole() {
+        let of = |name: &str, depends_on: &str, parameter: i32| Entry {
+            name: Some(name.into()),
+            depends_on: vec![depends_on.into()],
+            parameters: json!({"n": parameter}).as_object().cloned().expect("a map"),
+            ..entry("a", "needed")
+        };
+        let metadata = onboarding(json!({"coverage": {"gaps": ["a", "a", "a"]}}));
+        let mut last = of("third", "z", 3);
+        last.target = Some("payments".into());
+        let artifacts = vec![of("first", "x", 1), of("second", "y", 2), last];
+        let manifest = Manifest { artifacts, ..Manifest::default() };
+        let plan = join(metadata, Ok(manifest), ProjectContext::default(), Some("p"));
+        let [artifact] = &plan.artifacts[..] else { panic!("{:?}", plan.artifacts) };
+        assert_eq!((artifact.name.as_str(), artifact.target.as_str()), ("third", "payments"));
+        assert_eq!(artifact.depends_on, [TaskId::new("z")]);
+        assert_eq!(artifact.parameters["n"], 3);
+        assert_eq!(artifact.entries, 3);
+        assert_eq!(plan.coverage.total_gaps, 3);
+    }
+
+    #[test]
+    fn a_warning_names_three_of_many() {
+        let metadata = onboarding(json!({"coverage": {"gaps": []}}));
+        let twice = (0..5).flat_map(|n| vec![entry(&format!("a{n}"), "exists"); 2]);
+        let manifest = Manifest { artifacts: twice.collect(), ..Manifest::default() };
+        let plan = join(metadata, Ok(manifest), ProjectContext::default(), Some("p"));
+        assert_eq!(plan.warnings.len(), 1);
+        let warning = plan.warnings[0].to_string();
+        assert!(warning.contains(": 5 (a0, a1, a2 and 2 more);"));
+    }
+
+    #[test]
+    fn the_project_name_has_an_order() {
+        let name = |of_spec: &str, of_manifest: &str, of_resource: &str| {
+            let filled = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+            let metadata = onboarding(json!({"project_id": "id", "coverage": {"gaps": []}}));
+            let manifest = Manifest { project_name: filled(of_manifest), ..Manifest::default() };
+            let context = ProjectContext {
+                name: filled(of_spec),
+                resource_name: filled(of_resource),
+                ..ProjectContext::default()
+            };
+            join(metadata, Ok(manifest), context, None).project.name
+        };
+        assert_eq!(name("spec", "manifest", "resource"), "spec");
+        assert_eq!(name("", "manifest", "resource"), "manifest");
+        assert_eq!(name("", "", "resource"), "resource");
+        assert_eq!(name("", "", ""), "id");
+    }
+
+    #[test]
+    fn unresolved_parameters_are_listed() {
+        let metadata = onboarding(json!({
+            "coverage": {"gaps": ["a", "b"]},
+            "parameter_resolvability": {
+                "a": {"x": {"status": "resolved"}, "y": {"status": "unresolved"}, "z": 1},
+                "b": {"x": {"status": "resolved"}},
+            },
+        }));
+        let plan = join(metadata, Err(ManifestUse::Missing), ProjectContext::default(), None);
+        assert_eq!(plan.artifacts[0].parameters_unresolved, ["y"]);
+        assert_eq!(plan.artifacts[1].parameters_unresolved, [""; 0]);
     }
 
     #[test]

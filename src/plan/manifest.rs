@@ -11,7 +11,12 @@ use super::{Rule, json};
 /// The artifact manifest as far as taskspan reads it; unknown keys are normal.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Manifest {
+    /// `metadata.projectId`
     pub project_id: Option<String>,
+    /// `projectContext.name`
+    pub project_name: Option<String>,
+    /// `metadata.generatedFrom`: the file that was exported.
+    pub generated_from: Option<String>,
     pub artifacts: Vec<Entry>,
 }
 
@@ -42,24 +47,38 @@ impl Manifest {
         // Each artifact as it comes: all of them as values are several times the size of their text.
         let mut artifacts = Vec::new();
         let each = |value| artifacts.push(Entry::read(value));
-        let metadata = if name.ends_with(".json") {
+        let head = if name.ends_with(".json") {
             read_json(bytes, each)?
         } else {
             let text = std::str::from_utf8(bytes).map_err(|error| format!("not UTF-8: {error}"))?;
             read_yaml(text, each)?
         };
-        let metadata = metadata.as_ref().and_then(Value::as_object);
-        let project_id =
-            metadata.and_then(|it| json::word(json::any(it, &["projectId", "project_id"])));
-        Ok(Manifest { project_id, artifacts })
+        let word = |section: &Option<Value>, names: &[&str]| {
+            json::word(json::any(section.as_ref()?.as_object()?, names))
+        };
+        Ok(Manifest {
+            project_id: word(&head.metadata, &["projectId", "project_id"]),
+            project_name: word(&head.project_context, &["name"]),
+            generated_from: word(&head.metadata, &["generatedFrom", "generated_from"]),
+            artifacts,
+        })
     }
 }
+
+const PROJECT_CONTEXT: &str = "projectContext";
 
 const NO_MAP: &str = "it is empty, or no map";
 const NO_LIST: &str = "it has no list `artifacts`";
 
-/// Hands over the artifacts, and gives the metadata back.
-fn read_json(bytes: &[u8], each: impl FnMut(Value)) -> Result<Option<Value>, String> {
+/// The sections of a manifest that are read besides its artifacts.
+#[derive(Default)]
+struct Head {
+    metadata: Option<Value>,
+    project_context: Option<Value>,
+}
+
+/// Calls `each` for every artifact and returns the other sections.
+fn read_json(bytes: &[u8], each: impl FnMut(Value)) -> Result<Head, String> {
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let document = reader.deserialize_map(Document::default());
     let document = document.and_then(|document| reader.end().map(|()| document));
@@ -70,14 +89,14 @@ fn read_json(bytes: &[u8], each: impl FnMut(Value)) -> Result<Option<Value>, Str
     let list = document.artifacts.map(RawValue::get).filter(|text| text.starts_with('['));
     let mut list = serde_json::Deserializer::from_str(list.ok_or(NO_LIST)?);
     list.deserialize_seq(Items(each)).map_err(|error| error.to_string())?;
-    Ok(document.metadata)
+    Ok(document.head)
 }
 
-/// The two members that are wanted; of several with one key, the last counts.
+/// The members that are read; of several with one key, the last counts.
 #[derive(Default)]
 struct Document<'a> {
     artifacts: Option<&'a RawValue>,
-    metadata: Option<Value>,
+    head: Head,
 }
 
 impl<'de> Visitor<'de> for Document<'de> {
@@ -91,7 +110,8 @@ impl<'de> Visitor<'de> for Document<'de> {
         while let Some(key) = map.next_key::<String>()? {
             match key.as_str() {
                 "artifacts" => self.artifacts = Some(map.next_value()?),
-                "metadata" => self.metadata = Some(map.next_value()?),
+                "metadata" => self.head.metadata = Some(map.next_value()?),
+                PROJECT_CONTEXT => self.head.project_context = Some(map.next_value()?),
                 _ => drop(map.next_value::<IgnoredAny>()?),
             }
         }
@@ -117,14 +137,17 @@ impl<'de, F: FnMut(Value)> Visitor<'de> for Items<F> {
     }
 }
 
-/// The same.
-fn read_yaml(text: &str, mut each: impl FnMut(Value)) -> Result<Option<Value>, String> {
+/// The same for YAML.
+fn read_yaml(text: &str, mut each: impl FnMut(Value)) -> Result<Head, String> {
     let document = taskspan_yaml::parse_with_list(text, "artifacts", &mut each);
     match document.map_err(|error| error.to_string())? {
         Value::Object(mut document) => match document.remove("artifacts") {
             Some(Value::Array(left)) => {
                 left.into_iter().for_each(each);
-                Ok(document.remove("metadata"))
+                Ok(Head {
+                    metadata: document.remove("metadata"),
+                    project_context: document.remove(PROJECT_CONTEXT),
+                })
             }
             _ => Err(NO_LIST.to_owned()),
         },
@@ -171,13 +194,18 @@ mod tests {
 
     #[test]
     fn yaml_and_json_say_the_same() {
-        let yaml = "metadata: {projectId: p}\nartifacts:\n- id: a\n  type: dashboard\n  name: 12\n  \
-                    target: null\n  parameters: {n: 1, f: 1.0, s: '1'}\n  dependsOn: null\n";
-        let json = r#"{"metadata": {"projectId": "p"}, "kind": "X", "artifacts": [{"id": "a",
-            "type": "dashboard", "name": 12, "parameters": {"n": 1, "f": 1.0, "s": "1"}}]}"#;
+        let yaml = "metadata: {projectId: p, generatedFrom: a/c.yaml}\nartifacts:\n- id: a\n  \
+                    type: dashboard\n  name: 12\n  target: null\n  \
+                    parameters: {n: 1, f: 1.0, s: '1'}\n  dependsOn: null\n\
+                    projectContext: {name: Shop}\n";
+        let json = r#"{"metadata": {"projectId": "p", "generatedFrom": "a/c.yaml"}, "kind": "X",
+            "artifacts": [{"id": "a", "type": "dashboard", "name": 12,
+            "parameters": {"n": 1, "f": 1.0, "s": "1"}}], "projectContext": {"name": "Shop"}}"#;
         let from_yaml = Manifest::parse("m.yaml", yaml.as_bytes()).expect("YAML");
         let from_json = Manifest::parse("m.json", json.as_bytes()).expect("JSON");
         assert_eq!(from_yaml, from_json);
+        assert_eq!(from_yaml.project_name.as_deref(), Some("Shop"));
+        assert_eq!(from_yaml.generated_from.as_deref(), Some("a/c.yaml"));
         assert_eq!(from_yaml.artifacts[0].parameters["f"], 1.0);
     }
 

@@ -24,7 +24,7 @@ pub struct Onboarding {
     pub schema_version: Option<String>,
     pub generation_profile: Option<String>,
     pub coverage: Coverage,
-    /// `coverage.gaps`, as listed.
+    /// `coverage.gaps`, as listed, without empty ids.
     pub gaps: Vec<String>,
     /// `coverage.byTarget[]`: a target and its gaps.
     pub by_target: Vec<(String, Vec<String>)>,
@@ -34,6 +34,8 @@ pub struct Onboarding {
     pub rules: Map<String, Value>,
     pub artifact_types: Map<String, Value>,
     pub task_mapping: Map<String, Value>,
+    /// By artifact id, the parameters that `parameter_resolvability` calls unresolved.
+    pub unresolved: IndexMap<String, Vec<String>>,
     /// Artifact id → (output path, type), from `file_ownership`.
     pub ownership: IndexMap<String, (String, Option<String>)>,
     pub warnings: Vec<Warning>,
@@ -74,6 +76,7 @@ struct Raw<T> {
     derivation_rules: Option<T>,
     artifact_types: Option<T>,
     artifact_task_mapping: Option<T>,
+    parameter_resolvability: Option<T>,
     file_ownership: Option<T>,
     task_trace_id: Option<T>,
 }
@@ -134,7 +137,7 @@ impl<'a> Sections<'a> {
         let warnings = &mut Vec::new();
         let whole = |map: &mut Map<String, Value>, key, value| drop(map.insert(key, value));
         let coverage = self.section("coverage", raw.coverage, warnings, whole)?;
-        let gaps = gaps(&coverage)?;
+        let gaps = gaps(&coverage, warnings)?;
         let (figures, by_target) = (figures(&coverage, gaps.len()), by_target(&coverage));
         drop(coverage);
         let graph = self.section(
@@ -164,6 +167,12 @@ impl<'a> Sections<'a> {
         let rules = whole("derivation_rules", raw.derivation_rules)?;
         let artifact_types = whole("artifact_types", raw.artifact_types)?;
         let task_mapping = whole("artifact_task_mapping", raw.artifact_task_mapping)?;
+        let unresolved = self.section(
+            "parameter_resolvability",
+            raw.parameter_resolvability,
+            warnings,
+            unresolved,
+        )?;
         let ownership = self.section("file_ownership", raw.file_ownership, warnings, owners)?;
         Ok(Onboarding {
             project_id: self.text(raw.project_id)?,
@@ -184,6 +193,7 @@ impl<'a> Sections<'a> {
             rules,
             artifact_types,
             task_mapping,
+            unresolved,
             ownership,
             task_trace_id: self.text(raw.task_trace_id)?,
             warnings: std::mem::take(warnings),
@@ -275,7 +285,10 @@ fn without_position(error: &serde_json::Error) -> String {
     }
 }
 
-fn gaps(coverage: &Map<String, Value>) -> Result<Vec<String>, OnboardingError> {
+fn gaps(
+    coverage: &Map<String, Value>,
+    warnings: &mut Vec<Warning>,
+) -> Result<Vec<String>, OnboardingError> {
     let missing =
         OnboardingError::MissingKey { key: "coverage.gaps", expected: "an array of strings" };
     let Some(list) = coverage.get("gaps").and_then(Value::as_array) else {
@@ -283,7 +296,13 @@ fn gaps(coverage: &Map<String, Value>) -> Result<Vec<String>, OnboardingError> {
     };
     let gaps: Option<Vec<String>> =
         list.iter().map(|gap| gap.as_str().map(str::to_owned)).collect();
-    gaps.ok_or(missing)
+    let mut gaps = gaps.ok_or(missing)?;
+    let listed = gaps.len();
+    gaps.retain(|gap| !gap.is_empty());
+    if gaps.len() < listed {
+        warnings.push(Warning::EmptyGaps { count: listed - gaps.len() });
+    }
+    Ok(gaps)
 }
 
 fn figures(coverage: &Map<String, Value>, gaps: usize) -> Coverage {
@@ -305,6 +324,16 @@ fn by_target(coverage: &Map<String, Value>) -> Vec<(String, Vec<String>)> {
             Some((json::text(entry.get("target"))?, json::strings(entry.get("gaps"))))
         })
         .collect()
+}
+
+/// `parameter_resolvability` is `{artifact: {parameter: {"status": …}}}`.
+fn unresolved(unresolved: &mut IndexMap<String, Vec<String>>, id: String, parameters: Value) {
+    let of_artifact = parameters.as_object().into_iter().flatten();
+    let names = of_artifact.filter(|(_, it)| it.get("status").is_some_and(|it| it == "unresolved"));
+    let names: Vec<String> = names.map(|(name, _)| name.clone()).collect();
+    if !names.is_empty() {
+        unresolved.insert(id, names);
+    }
 }
 
 /// `file_ownership` is keyed by path; it is wanted by artifact.

@@ -1,4 +1,4 @@
-//! The ProjectContext: the project's name and its owner.
+//! The ProjectContext: the project's name, owner and epic.
 
 use super::json;
 
@@ -7,8 +7,12 @@ use super::json;
 pub struct ProjectContext {
     /// `spec.project.name`
     pub name: Option<String>,
+    /// `metadata.name`, the name of the Kubernetes resource.
+    pub resource_name: Option<String>,
     /// `spec.business.owner`
     pub owner: Option<String>,
+    /// `spec.project.epic`
+    pub epic: Option<String>,
 }
 
 impl ProjectContext {
@@ -20,7 +24,9 @@ impl ProjectContext {
         let value = taskspan_yaml::parse(text).map_err(|error| error.to_string())?;
         Ok(ProjectContext {
             name: json::word(value.pointer("/spec/project/name")),
+            resource_name: json::word(value.pointer("/metadata/name")),
             owner: json::word(value.pointer("/spec/business/owner")),
+            epic: json::word(value.pointer("/spec/project/epic")),
         })
     }
 }
@@ -30,11 +36,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_name_and_owner() {
-        let text = "spec:\n  project: {id: x, name: Shop}\n  business: {owner: team-a}\n";
+    fn reads_names_owner_and_epic() {
+        let text = "metadata: {name: shop}\nspec:\n  project: {id: x, name: Shop, epic: SHOP-1}\n  \
+                    business: {owner: team-a}\n";
         let context = ProjectContext::parse(text.as_bytes()).expect("YAML");
         assert_eq!(context.name.as_deref(), Some("Shop"));
+        assert_eq!(context.resource_name.as_deref(), Some("shop"));
         assert_eq!(context.owner.as_deref(), Some("team-a"));
+        assert_eq!(context.epic.as_deref(), Some("SHOP-1"));
         assert_eq!(ProjectContext::parse(b"spec: 5"), Ok(ProjectContext::default()));
     }
 }

@@ -7,7 +7,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::onboarding::{OnboardingError, Sections};
-use super::{Manifest, ManifestUse, Onboarding, Plan, ProjectContext, Warning, join};
+use super::{Manifest, ManifestUse, Onboarding, Plan, ProjectContext, Warning, join, provenance};
 use crate::ids::TraceId;
 use crate::parallel;
 use crate::source::{self, Source, SourceError};
@@ -131,8 +131,12 @@ pub fn read(path: &Path, options: &ReadOptions) -> Result<Export, PlanError> {
             (sections.read(), of_export())
         },
     );
-    let onboarding = onboarding.map_err(refused)?;
+    let mut onboarding = onboarding.map_err(refused)?;
     drop(loaded.bytes);
+    if onboarding.source_checksum.is_none() {
+        let generated_from = manifest.as_ref().ok().and_then(|it| it.generated_from.as_deref());
+        onboarding.source_checksum = read_source_checksum(&source, generated_from, options);
+    }
 
     let mut warnings = Vec::new();
     let manifest = manifest.map_err(|(manifest_use, reason)| {
@@ -189,6 +193,19 @@ fn read_manifest(
     }
     Manifest::parse(&name, &loaded.bytes)
         .map_err(|error| (ManifestUse::Unreadable, format!("{}: {error}", path.display())))
+}
+
+/// The checksum that the run's own record has of the exported source. The record is optional, so one that
+/// cannot be used is not worth a warning.
+fn read_source_checksum(
+    metadata: &Source,
+    generated_from: Option<&str>,
+    options: &ReadOptions,
+) -> Option<String> {
+    let directory = metadata.path.parent().unwrap_or(Path::new("."));
+    let record = source::load_sibling(directory, provenance::FILE, options.max_file_size).ok()?;
+    let name = metadata.path.file_name()?.to_str()?;
+    provenance::source_checksum(&record.bytes, (name, &metadata.sha256), generated_from)
 }
 
 /// None when there is none, or none that can be used.

@@ -128,7 +128,9 @@ impl Style {
 #[derive(Clone, Debug, Default)]
 struct Context {
     name: Option<String>,
+    resource_name: Option<String>,
     owner: Option<String>,
+    epic: Option<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -151,6 +153,10 @@ pub struct ExportBuilder {
     style: Style,
     snake_case_coverage: bool,
     context: Option<Context>,
+    /// `projectContext.name` of the manifest.
+    manifest_name: Option<String>,
+    /// `inputs[]` of the run's record.
+    inputs: Option<Value>,
 }
 
 impl ExportBuilder {
@@ -173,6 +179,8 @@ impl ExportBuilder {
             style: Style::Indent2,
             snake_case_coverage: false,
             context: Some(Context::default()),
+            manifest_name: None,
+            inputs: None,
         }
     }
 
@@ -270,6 +278,28 @@ impl ExportBuilder {
         self
     }
 
+    /// The name that the real exporter gives the Kubernetes resource.
+    pub fn resource_name(mut self, name: &str) -> Self {
+        self.context.get_or_insert_default().resource_name = Some(name.to_owned());
+        self
+    }
+
+    pub fn manifest_name(mut self, name: &str) -> Self {
+        self.manifest_name = Some(name.to_owned());
+        self
+    }
+
+    pub fn epic(mut self, epic: &str) -> Self {
+        self.context.get_or_insert_default().epic = Some(epic.to_owned());
+        self
+    }
+
+    /// A `run-provenance.json` with these inputs and the hash of the metadata.
+    pub fn recorded_inputs(mut self, inputs: Value) -> Self {
+        self.inputs = Some(inputs);
+        self
+    }
+
     pub fn owner(mut self, owner: &str) -> Self {
         self.context.get_or_insert_default().owner = Some(owner.to_owned());
         self
@@ -301,6 +331,9 @@ impl ExportBuilder {
             fs::write(&path, bytes).unwrap();
             path
         });
+        if let Some(record) = self.record_bytes(&self.metadata()) {
+            fs::write(dir.join("run-provenance.json"), record).unwrap();
+        }
         let snapshot = write_metadata(dir, &self.metadata());
         Written { metadata: snapshot.path.clone(), snapshot, manifest, context }
     }

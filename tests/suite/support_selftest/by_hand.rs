@@ -166,7 +166,7 @@ fn by_hand(written: &Written) -> ExportTraceServiceRequest {
         "pair Observability Artifact Generation",
         json!({
             "task.percent_complete": 50.0, "task.subtask_count": 2, "task.subtask_completed": 1,
-            "coverage.total_required": 2, "coverage.total_existing": 1, "coverage.total_gaps": 1,
+            "coverage.total_required": 2, "coverage.total_existing": 1, "coverage.total_gaps": 1, "coverage.total_artifacts": 2,
             "coverage.percent": 50.0, "export.manifest": "used",
             "export.id": format!("export-pair-{}", compact_timestamp(t0 / 1_000_000_000)),
             "export.source_checksum": metadata["source_checksum"],

@@ -16,6 +16,9 @@ pub struct Task {
     pub output_path: Option<String>,
     pub existing_path: Option<String>,
     pub mapped_id: Option<String>,
+    /// Entries of the manifest with this id.
+    pub entries: usize,
+    pub unresolved: Vec<String>,
     pub parameters: Map<String, Value>,
     pub depends_on: Vec<String>,
     /// The artifact's own derivation rules, else its type's.
@@ -27,6 +30,9 @@ pub struct Export {
     pub project_id: String,
     pub project_name: String,
     pub owner: Option<String>,
+    pub epic: Option<String>,
+    /// By the metadata, else by the record of the run.
+    pub source_checksum: Option<String>,
     /// What `export.manifest` may say.
     pub manifest_states: &'static [&'static str],
     /// In manifest order, each id once.
@@ -39,7 +45,8 @@ impl Export {
         let metadata = metadata.strip_prefix("\u{feff}".as_bytes()).unwrap_or(metadata);
         let metadata: Value = serde_json::from_slice(metadata).map_err(|e| e.to_string())?;
         let coverage = metadata.get("coverage").ok_or("the export has no coverage")?.clone();
-        let gaps = texts(&coverage["gaps"]);
+        let mut gaps = texts(&coverage["gaps"]);
+        gaps.retain(|gap| !gap.is_empty());
 
         let (manifest, manifest_states) = read_manifest(dir, &metadata);
         let context = sibling(dir, &metadata["project_context_path"]).ok().and_then(|b| yaml(&b));
@@ -50,14 +57,31 @@ impl Export {
             .map(str::to_owned)
             .or_else(|| candidates.into_iter().find_map(text))
             .unwrap_or_else(|| "unknown-project".to_owned());
-        let project_name =
-            text(&context["spec"]["project"]["name"]).unwrap_or_else(|| project_id.clone());
+        let names = [
+            &context["spec"]["project"]["name"],
+            &manifest["projectContext"]["name"],
+            &context["metadata"]["name"],
+        ];
+        let project_name = names.into_iter().find_map(text).unwrap_or_else(|| project_id.clone());
         let owner = text(&context["spec"]["business"]["owner"]);
+        let epic = text(&context["spec"]["project"]["epic"]);
+        let source_checksum =
+            text(&metadata["source_checksum"]).or_else(|| recorded_source(dir, &manifest));
 
         let join = Join { metadata: &metadata, coverage: &coverage, gaps: &gaps };
         let tasks = join.tasks(&manifest);
         let gap_count = gaps.len();
-        Ok(Self { metadata, project_id, project_name, owner, manifest_states, tasks, gap_count })
+        Ok(Self {
+            metadata,
+            project_id,
+            project_name,
+            owner,
+            epic,
+            source_checksum,
+            manifest_states,
+            tasks,
+            gap_count,
+        })
     }
 
     /// A non-empty string at the top of the metadata.
@@ -106,18 +130,23 @@ struct Join<'a> {
 impl Join<'_> {
     fn tasks(&self, manifest: &Value) -> Vec<Task> {
         let mut tasks: Vec<Task> = Vec::new();
+        if manifest.is_object() {
+            // The last entry of an id, at the place of its first.
+            for entry in manifest["artifacts"].as_array().into_iter().flatten() {
+                let Some(id) = text(&entry["id"]) else { continue };
+                match tasks.iter_mut().find(|task| task.id == id) {
+                    Some(task) => {
+                        *task = Task { entries: task.entries + 1, ..self.task(id, entry) };
+                    }
+                    None => tasks.push(Task { entries: 1, ..self.task(id, entry) }),
+                }
+            }
+        }
         let mut add = |id: String, entry: &Value| {
             if !tasks.iter().any(|task| task.id == id) {
                 tasks.push(self.task(id, entry));
             }
         };
-        if manifest.is_object() {
-            for entry in manifest["artifacts"].as_array().into_iter().flatten() {
-                if let Some(id) = text(&entry["id"]) {
-                    add(id, entry);
-                }
-            }
-        }
         for gap in self.gaps {
             add(gap.clone(), &Value::Null);
         }
@@ -160,10 +189,21 @@ impl Join<'_> {
             name: or("name", &id),
             target: or("target", target_with_gap.as_deref().unwrap_or("unknown")),
             priority: or("priority", priority),
-            status: or("status", if in_gaps { "needed" } else { "exists" }),
+            status: text(&entry["status"])
+                .filter(|it| ["needed", "exists", "outdated", "skipped"].contains(&it.as_str()))
+                .unwrap_or_else(|| if in_gaps { "needed" } else { "exists" }.to_owned()),
             output_path: owned_path.or_else(|| text(&entry["outputPath"])),
             existing_path: text(&entry["existingPath"]),
             mapped_id: self.entry("artifact_task_mapping", &id).and_then(text),
+            entries: 0,
+            unresolved: self
+                .entry("parameter_resolvability", &id)
+                .and_then(Value::as_object)
+                .into_iter()
+                .flatten()
+                .filter(|(_, how)| how["status"] == "unresolved")
+                .map(|(name, _)| name.clone())
+                .collect(),
             kind,
             parameters,
             depends_on,
@@ -210,6 +250,17 @@ fn read_manifest(dir: &Path, metadata: &Value) -> (Value, &'static [&'static str
         Some(manifest) if manifest.is_object() => (manifest, &["used"]),
         _ => (Value::Null, &["unreadable"]),
     }
+}
+
+/// The hash of the source in the record of the run.
+fn recorded_source(dir: &Path, manifest: &Value) -> Option<String> {
+    let record = fs::read(dir.join("run-provenance.json")).ok()?;
+    let record: Value = serde_json::from_slice(&record).ok()?;
+    let source = text(&manifest["metadata"]["generatedFrom"])?;
+    let name = |path: &str| path.rsplit('/').next().unwrap().to_owned();
+    let is_source =
+        |input: &&Value| text(&input["path"]).is_some_and(|path| name(&path) == name(&source));
+    text(&record["inputs"].as_array()?.iter().find(is_source)?["sha256"])
 }
 
 /// A file beside the metadata, or the words for why there is none.

@@ -196,13 +196,15 @@ impl<'a> Expected<'a> {
         bag.expect_if_known("coverage.total_required", total("totalRequired", "total_required"));
         bag.expect_if_known("coverage.total_existing", total("totalExisting", "total_existing"));
         bag.expect("coverage.total_gaps", export.gap_count);
+        bag.expect("coverage.total_artifacts", export.tasks.len());
+        bag.expect_if_known("project.epic", export.epic.as_deref());
         let percent = export.coverage("overallCoverage", "overall_coverage");
         bag.expect_if_known("coverage.percent", percent.map(Val::Double));
 
         let (project, stamp) = (&export.project_id, clock::compact_timestamp(seconds));
         bag.expect("export.id", format!("export-{project}-{stamp}").as_str());
+        bag.expect_if_known("export.source_checksum", export.source_checksum.as_deref());
         for key in [
-            "source_checksum",
             "artifact_manifest_checksum",
             "project_context_checksum",
             "generated_at",
@@ -235,6 +237,12 @@ impl<'a> Expected<'a> {
         bag.expect_if_known("artifact.output_path", task.output_path.as_deref());
         bag.expect_if_known("artifact.existing_path", task.existing_path.as_deref());
         bag.expect_if_known("task.mapped_id", task.mapped_id.as_deref());
+        if task.entries > 1 {
+            bag.expect("artifact.duplicate_count", task.entries);
+        }
+        if !task.unresolved.is_empty() {
+            bag.expect("artifact.parameters_unresolved", Val::strings(&task.unresolved));
+        }
         for (key, value) in &task.parameters {
             let name = format!("artifact.parameters.{key}");
             bag.expect_if_known(&name, parameter(key, value));

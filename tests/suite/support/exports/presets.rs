@@ -27,6 +27,7 @@ pub fn all() -> Vec<(&'static str, ExportBuilder)> {
         ("gap_not_in_manifest", gap_not_in_manifest()),
         ("duplicate_artifact", duplicate_artifact()),
         ("sparse_manifest", sparse_manifest()),
+        ("as_contextcore_writes", as_contextcore_writes()),
     ]
 }
 
@@ -270,6 +271,43 @@ pub fn duplicate_artifact() -> ExportBuilder {
         .artifact(Artifact::new("api-sm", "service_monitor"))
         .artifact(Artifact::new("api-slo", "slo_definition").name("Second"))
         .gaps(&["api-slo", "api-sm"])
+}
+
+/// What a current exporter does that the others here do not: names without `spec.project.name`, ids listed
+/// several times, statuses of its own, an empty gap, mapped tasks, no `source_checksum`.
+pub fn as_contextcore_writes() -> ExportBuilder {
+    let rules = |target: &str, severity: &str| {
+        Artifact::new("api-rules", "prometheus_rule")
+            .name(&format!("Rules of {target}"))
+            .target(target)
+            .parameters(json!({"alertSeverity": severity, "latency": null}))
+    };
+    let source = "0123456789abcdef".repeat(4);
+    ExportBuilder::new("parcel-prod")
+        .resource_name("parcel-resource")
+        .manifest_name("parcel")
+        .epic("PARCEL-1")
+        .owner("logistics")
+        .with("source_checksum", Value::Null)
+        .recorded_inputs(json!([
+            {"path": "/srv/parcel/map.json", "sha256": "f".repeat(64)},
+            {"path": "/srv/parcel/.contextcore.yaml", "sha256": source},
+        ]))
+        .with(
+            "parameter_resolvability",
+            json!({"api-rules": {
+                "alertSeverity": {"status": "resolved", "source_path": "manifest"},
+                "latency": {"status": "unresolved", "source_path": "manifest", "reason": "empty"},
+            }}),
+        )
+        .mapped_task("api-rules", "PI-000")
+        .mapped_task("api-runbook", "PI-001")
+        .artifact(rules("api", "P1").depends_on(&["api-slo"]))
+        .artifact(Artifact::new("api-slo", "slo_definition").status("existing"))
+        .artifact(rules("api-staging", "P2"))
+        .artifact(rules("api-canary", "P3").depends_on(&["api-runbook"]))
+        .artifact(Artifact::new("api-runbook", "runbook").status("existing"))
+        .gaps(&["api-rules", "api-rules", "api-rules", "", "api-runbook"])
 }
 
 /// An old export: most sections are not there, the rest is marked as left out.

@@ -43,7 +43,7 @@ impl ExportBuilder {
     }
 
     pub(super) fn manifest_bytes(&self) -> Option<Vec<u8>> {
-        let manifest = json!({
+        let mut manifest = json!({
             "apiVersion": "contextcore.io/v1",
             "kind": "ArtifactManifest",
             "metadata": {
@@ -54,6 +54,9 @@ impl ExportBuilder {
             },
             "artifacts": self.artifacts.iter().map(Artifact::entry).collect::<Vec<_>>(),
         });
+        if let Some(name) = &self.manifest_name {
+            manifest["projectContext"] = json!({"name": name});
+        }
         match self.manifest {
             Manifest::Yaml => Some(yaml::write(&manifest).into_bytes()),
             Manifest::Json => Some(serde_json::to_vec_pretty(&manifest).unwrap()),
@@ -70,16 +73,30 @@ impl ExportBuilder {
         if let Some(name) = &context.name {
             spec["project"]["name"] = json!(name);
         }
+        if let Some(epic) = &context.epic {
+            spec["project"]["epic"] = json!(epic);
+        }
         if let Some(owner) = &context.owner {
             spec["business"]["owner"] = json!(owner);
         }
         let context = json!({
             "apiVersion": "contextcore.io/v1",
             "kind": "ProjectContext",
-            "metadata": {"name": self.project_id, "namespace": "default"},
+            "metadata": {
+                "name": context.resource_name.as_ref().unwrap_or(&self.project_id),
+                "namespace": "default",
+            },
             "spec": spec,
         });
         Some(yaml::write(&context).into_bytes())
+    }
+
+    /// The record that the exporter keeps of its own run.
+    pub(super) fn record_bytes(&self, metadata: &[u8]) -> Option<Vec<u8>> {
+        let outputs =
+            json!([{"path": "out/onboarding-metadata.json", "sha256": hex_sha256(metadata)}]);
+        let record = json!({"inputs": self.inputs.as_ref()?, "outputs": outputs});
+        Some(serde_json::to_vec_pretty(&record).unwrap())
     }
 
     pub(super) fn metadata_bytes(&self, manifest: &[u8], context: &[u8]) -> Vec<u8> {

@@ -1,0 +1,103 @@
+//! `run-provenance.json`: which version of the source was exported.
+//!
+//! An export without `--emit-provenance` has no `source_checksum` in its metadata; the run's own record
+//! has the same hash.
+
+use std::path::Path;
+
+use serde::Deserialize;
+
+use super::json;
+use crate::text::hex;
+
+/// The file that every export run leaves next to the metadata.
+pub const FILE: &str = "run-provenance.json";
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Provenance {
+    inputs: Vec<File>,
+    outputs: Vec<File>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct File {
+    path: Option<String>,
+    sha256: Option<String>,
+}
+
+impl File {
+    fn is_named(&self, name: &str) -> bool {
+        let file_name = |path| Path::new(path).file_name();
+        self.path.as_deref().is_some_and(|path| file_name(path) == file_name(name))
+    }
+}
+
+/// The SHA-256 of the exported source, in hexadecimal, as `inputs[]` records it. The source is the input
+/// that has the file name of `generated_from`, else the only input.
+///
+/// `None` if the record has no such input, or is of another version of the metadata file: a run that
+/// failed halfway leaves the record of the run before it.
+pub fn source_checksum(
+    record: &[u8],
+    metadata: (&str, &[u8; 32]),
+    generated_from: Option<&str>,
+) -> Option<String> {
+    let (name, sha256) = metadata;
+    let record: Provenance = serde_json::from_slice(json::without_bom(record)).ok()?;
+    let is_of_another_version = |file: &File| {
+        let recorded = file.sha256.as_deref();
+        file.is_named(name) && recorded.is_some_and(|it| !it.eq_ignore_ascii_case(&hex(sha256)))
+    };
+    if record.outputs.iter().any(is_of_another_version) {
+        return None;
+    }
+    let source = match (generated_from, &record.inputs[..]) {
+        (_, [only]) => Some(only),
+        (Some(source), inputs) => inputs.iter().find(|input| input.is_named(source)),
+        (None, _) => None,
+    };
+    source?.sha256.clone().filter(|sha256| !sha256.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const METADATA: (&str, &[u8; 32]) = ("onboarding-metadata.json", &[0xab; 32]);
+
+    #[test]
+    fn the_source_is_found_among_the_inputs() {
+        let source = json!({"path": "/srv/shop/.contextcore.yaml", "sha256": "aa"});
+        let mapping = json!({"path": "/srv/shop/map.json", "sha256": "bb"});
+        let find = |inputs: &[&serde_json::Value], from| {
+            source_checksum(json!({"inputs": inputs}).to_string().as_bytes(), METADATA, from)
+        };
+        let from = Some("gen/.contextcore.yaml");
+        assert_eq!(find(&[&source], None).as_deref(), Some("aa"));
+        assert_eq!(find(&[&source], Some("other.yaml")).as_deref(), Some("aa"));
+        assert_eq!(find(&[&mapping, &source], from).as_deref(), Some("aa"));
+        assert_eq!(find(&[&mapping, &source], None), None);
+        assert_eq!(find(&[], from), None);
+        assert_eq!(find(&[&json!({"path": null, "sha256": null})], from), None);
+        for broken in ["", "[]", "{\"inputs\": 5}", "{\"inputs\": [5]}"] {
+            assert_eq!(source_checksum(broken.as_bytes(), METADATA, from), None, "{broken}");
+        }
+    }
+
+    #[test]
+    fn the_record_of_another_run_is_ignored() {
+        let record = |sha256: &str| {
+            let record = json!({
+                "inputs": [{"path": "c.yaml", "sha256": "aa"}],
+                "outputs": [{"path": "out/onboarding-metadata.json", "sha256": sha256}],
+            });
+            source_checksum(record.to_string().as_bytes(), METADATA, None)
+        };
+        assert_eq!(record(&"ab".repeat(32)).as_deref(), Some("aa"));
+        assert_eq!(record(&"cd".repeat(32)), None);
+    }
+}
