@@ -17,6 +17,11 @@ impl UnixNanos {
         UnixNanos::from(SystemTime::now())
     }
 
+    /// The modification time of a file, in nanoseconds since 1970; times that OTLP cannot express are clamped.
+    pub fn of_mtime(nanos: i128) -> UnixNanos {
+        UnixNanos(u64::try_from(nanos.max(0)).unwrap_or(u64::MAX))
+    }
+
     /// RFC 3339 in UTC with milliseconds: `2026-11-23T06:15:00.123Z`.
     pub fn rfc3339(self) -> String {
         humantime::format_rfc3339_millis(self.system_time()).to_string()

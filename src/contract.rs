@@ -78,6 +78,18 @@ words! {
 }
 
 impl TaskStatus {
+    /// Reads a status of the contract, or `todo` and `done`, which ContextCore's task tracker uses.
+    ///
+    /// # Errors
+    /// Returns a message with the words of the contract.
+    pub fn of_word(word: &str) -> Result<TaskStatus, String> {
+        match word {
+            "todo" => Ok(TaskStatus::NotStarted),
+            "done" => Ok(TaskStatus::Completed),
+            word => word.parse(),
+        }
+    }
+
     /// The value of the attribute `task.status`.
     pub fn attribute(self) -> &'static str {
         match self {
@@ -97,6 +109,9 @@ mod tests {
         for word in Phase::WORDS {
             assert_eq!(word.parse::<Phase>().map(Phase::as_str), Ok(*word));
         }
+        assert_eq!(TaskStatus::of_word("done"), Ok(TaskStatus::Completed));
+        assert_eq!(TaskStatus::of_word("todo"), Ok(TaskStatus::NotStarted));
+        assert_eq!(TaskStatus::of_word("blocked"), Ok(TaskStatus::Blocked));
         let error = "COMPLETE".parse::<TaskStatus>().expect_err("no status");
         for word in TaskStatus::WORDS {
             assert!(error.contains(word), "{error}");

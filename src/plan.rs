@@ -222,9 +222,13 @@ impl Examples {
         self.count += 1;
     }
 
+    fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
     /// The warning, if it is about anything.
     fn warn(self, warning: impl FnOnce(Examples) -> Warning, warnings: &mut Vec<Warning>) {
-        if self.count > 0 {
+        if !self.is_empty() {
             warnings.push(warning(self));
         }
     }

@@ -1,6 +1,5 @@
 //! `taskspan gate`: what a gate found, in the trace of the export that it judged (R4.5).
 
-use std::convert::Infallible;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -9,6 +8,8 @@ use clap::Args;
 use super::addition::Onto;
 use super::exit::Failure;
 use super::{Exit, Global};
+use crate::clock::UnixNanos;
+use crate::converter::followup::NoTask;
 use crate::plan::Emitted;
 use crate::plan::gate::{GateFile, GateResult};
 
@@ -48,20 +49,24 @@ impl Gate {
         if is_refused {
             return Ok(Exit::Refused);
         }
-        let trace = ready.pipelines.addition::<Infallible>(
+        let addition = ready.pipelines.addition::<NoTask>(
             ready.metadata(),
             &ready.emitted,
             |trace| {
-                for id in results.iter().filter_map(|result| result.task_id.as_ref()) {
-                    if !trace.knows(id) {
-                        tracing::warn!("no task `{id}` in the export; the result goes to the epic");
-                    }
+                for id in trace.unknown_tasks(&results) {
+                    tracing::warn!("no task `{id}` in the export; the result goes to the epic");
                 }
-                Ok(trace.gate_results(&results))
+                trace.gate_results(&results)
             },
             |_| Ok(Vec::new()),
         );
-        let Ok(addition) = trace;
+        let addition = match addition {
+            Ok(addition) => addition,
+            Err(error) => {
+                tracing::error!("{}: {error}", ready.metadata().display());
+                return Ok(Exit::Refused);
+            }
+        };
         if results.is_empty() {
             tracing::warn!("there is no gate result to add");
             return Ok(Exit::Done);
@@ -85,7 +90,13 @@ fn read(file: &Path) -> Result<GateFile, String> {
     if bytes.len() as u64 > MAX_BYTES {
         return Err(format!("larger than {MAX_BYTES} bytes"));
     }
-    GateFile::parse(&bytes).map_err(|error| error.to_string())
+    let written_at = std::fs::metadata(file).and_then(|it| it.modified());
+    let written_at = written_at.map_or_else(|_| UnixNanos::now(), UnixNanos::from);
+    let file = GateFile::parse(&bytes, written_at).map_err(|error| error.to_string())?;
+    for warning in &file.warnings {
+        tracing::warn!("{warning}");
+    }
+    Ok(file)
 }
 
 /// Only what was found about this very export.

@@ -16,16 +16,16 @@ pub struct Task {
     #[command(flatten)]
     onto: Onto,
 
-    /// The artifact's id
-    #[arg(long, value_name = "ARTIFACT")]
+    /// The artifact's id, or the id that it is mapped to, such as PI-006
+    #[arg(long, value_name = "ID")]
     id: String,
 
-    /// not_started, in_progress, blocked, completed or failed
-    #[arg(long, value_name = "STATUS")]
+    /// not_started (or todo), in_progress, blocked, completed (or done) or failed
+    #[arg(long, value_name = "STATUS", value_parser = TaskStatus::of_word)]
     status: TaskStatus,
 
-    /// The status before; the one in the export unless given
-    #[arg(long, value_name = "STATUS")]
+    /// The status before; defaults to the status in the export
+    #[arg(long, value_name = "STATUS", value_parser = TaskStatus::of_word)]
     from: Option<TaskStatus>,
 
     /// The step of the workflow, such as ARTISAN_DESIGN

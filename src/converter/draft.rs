@@ -66,7 +66,10 @@ impl Draft<'_> {
             end_time_unix_nano: self.end.0,
             dropped_attributes_count: drop_over(&mut self.attributes, limits.attribute_count),
             attributes: self.attributes,
-            dropped_events_count: drop_over(&mut self.events, limits.event_count),
+            dropped_events_count: {
+                in_order(&mut self.events, self.start);
+                drop_over(&mut self.events, limits.event_count)
+            },
             events: self.events,
             dropped_links_count: drop_over(&mut self.links, limits.link_count),
             links: self.links,
@@ -74,6 +77,17 @@ impl Draft<'_> {
             ..Span::default()
         }
     }
+}
+
+/// Gives the events of a span times 1 µs apart, from `start` on, and returns the time after the last one. A
+/// backend may sort events of equal time by name.
+pub fn in_order(events: &mut [Event], start: UnixNanos) -> UnixNanos {
+    let mut time = start;
+    for event in events {
+        event.time_unix_nano = time.0;
+        time = time.plus_micros(1);
+    }
+    time
 }
 
 /// Shortens a list to its limit and says how many went, as OTLP counts them.

@@ -8,24 +8,19 @@ use super::attributes::{Cutter, count};
 use super::contracts::{self, SpanContract};
 use super::kind::Kind;
 use super::spans::Context;
-use crate::clock::UnixNanos;
 use crate::ids::{TaskId, TaskType};
 use crate::plan::{Artifact, Rule};
 
 /// The export command that defined the work.
 const SOURCE: &str = "contextcore.manifest.export";
 
-fn event(name: &str, time: UnixNanos, attributes: Vec<KeyValue>) -> Event {
-    Event { time_unix_nano: time.0, name: name.to_owned(), attributes, dropped_attributes_count: 0 }
+/// An event without a time: its span gives it one (see [`in_order`](super::draft::in_order)).
+pub fn event(name: &str, attributes: Vec<KeyValue>) -> Event {
+    Event { name: name.to_owned(), attributes, ..Event::default() }
 }
 
 /// `task.created`, on every span.
-pub fn created(
-    cutter: &mut Cutter,
-    time: UnixNanos,
-    task_type: TaskType,
-    artifact: Option<&Artifact>,
-) -> Event {
+pub fn created(cutter: &mut Cutter, task_type: TaskType, artifact: Option<&Artifact>) -> Event {
     let mut attributes =
         vec![cutter.string("source", SOURCE), cutter.string("task.type", task_type.as_str())];
     if let Some(artifact) = artifact {
@@ -36,14 +31,13 @@ pub fn created(
             cutter.string("status", artifact.status.as_str()),
         ]);
     }
-    event("task.created", time, attributes)
+    event("task.created", attributes)
 }
 
 /// `task.contract`: why a thing exists and what a valid one looks like (R2.4, R2.5). Rules that
 /// do not fit one value are spread over several events.
 pub fn contract<'a>(
     cutter: &mut Cutter,
-    time: UnixNanos,
     rules: impl IntoIterator<Item = &'a Rule>,
     contract: Option<&str>,
     artifact_type: Option<&str>,
@@ -68,7 +62,7 @@ pub fn contract<'a>(
             if parts > 1 {
                 attributes.extend([count("part", index + 1), count("parts", parts)]);
             }
-            event("task.contract", time, attributes)
+            event("task.contract", attributes)
         })
         .collect()
 }
@@ -81,7 +75,6 @@ pub fn rules_of<'a>(artifact: &'a Artifact, kind: &Kind<'a>) -> &'a [Rule] {
 /// `task.dependencies`, on tasks that have any.
 pub fn dependencies(
     cutter: &mut Cutter,
-    time: UnixNanos,
     depends_on: &[TaskId],
     unresolved: &[&TaskId],
 ) -> Option<Event> {
@@ -95,14 +88,13 @@ pub fn dependencies(
     if !unresolved.is_empty() {
         attributes.push(cutter.strings("unresolved", unresolved.iter().map(|id| id.as_str())));
     }
-    Some(event("task.dependencies", time, attributes))
+    Some(event("task.dependencies", attributes))
 }
 
 /// `artifact.intent`, on tasks that somebody still has to work on (R4.2).
 pub fn intent(
     context: &Context<'_>,
     cutter: &mut Cutter,
-    time: UnixNanos,
     artifact: &Artifact,
     kind: &Kind<'_>,
     parameters: &Map<String, Value>,
@@ -119,21 +111,16 @@ pub fn intent(
         cutter.string("artifact_type", &artifact.kind),
         cutter.string("contract", fitted.json),
     ];
-    Some(event("artifact.intent", time, attributes))
+    Some(event("artifact.intent", attributes))
 }
 
 /// `task.span_contract`, on every span (R4.1).
-pub fn span_contract(
-    context: &Context<'_>,
-    cutter: &mut Cutter,
-    time: UnixNanos,
-    span: &SpanContract<'_>,
-) -> Event {
+pub fn span_contract(context: &Context<'_>, cutter: &mut Cutter, span: &SpanContract<'_>) -> Event {
     let fitted = contracts::task_span_contract(context, span, cutter.max_bytes());
     if fitted.reduced {
         cutter.note("contract");
     }
     let attributes =
         vec![cutter.string("schema_version", "v1"), cutter.string("contract", fitted.json)];
-    event("task.span_contract", time, attributes)
+    event("task.span_contract", attributes)
 }

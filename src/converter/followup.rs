@@ -4,8 +4,11 @@
 //! Plan ─▶ the spans that its trace has ─▶ the one that is spoken of ─▶ a child span, linked to it
 //! ```
 //!
-//! Spans are never opened again; a backend has no way to. Whoever holds the trace id and the plan can
-//! compute every span id in it, so nobody has to be asked.
+//! Spans are never opened again; a backend has no way to. Every span id follows from the trace id and the
+//! plan, so no backend has to be queried.
+//!
+//! A backend evaluates structural queries within one block, and a plan and its additions are usually in
+//! different ones. So every addition carries the attributes of its task that queries need.
 
 use std::collections::HashSet;
 
@@ -16,6 +19,8 @@ use opentelemetry_proto::tonic::trace::v1::{Span, Status, status::StatusCode};
 use serde_json::{Map, Value, json};
 
 use super::attributes::{self, Cutter, boolean, string};
+use super::draft::in_order;
+use super::events::event;
 use super::logs::Source;
 use super::request::{Logs, Request, Traces};
 use super::split::{Fields, Packer};
@@ -25,12 +30,13 @@ use crate::clock::UnixNanos;
 use crate::config::fault::near;
 use crate::contract::{GateOutcome, Phase, TaskStatus};
 use crate::ids::{SpanId, TaskId, TraceId};
-use crate::plan::Plan;
 use crate::plan::gate::GateResult;
+use crate::plan::{Artifact, Plan};
 
 /// A change of one task.
 #[derive(Clone, Debug)]
 pub struct TaskUpdate {
+    /// The id of the artifact, or the id that the artifact is mapped to.
     pub task_id: TaskId,
     pub status: TaskStatus,
     pub phase: Phase,
@@ -42,13 +48,28 @@ pub struct TaskUpdate {
     pub reason: Option<String>,
 }
 
-/// The trace has no span for this task.
+/// Why an id names no task of the trace.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the export has no task `{task_id}`{hint}")]
-pub struct UnknownTask {
-    pub task_id: TaskId,
-    hint: String,
+pub enum NoTask {
+    #[error("the export has no task `{task_id}`; the nearest are: {nearest}")]
+    Unknown { task_id: TaskId, nearest: String },
+    /// The caller must ask for one of them.
+    #[error(
+        "several artifacts are mapped to `{mapped_id}` in artifact_task_mapping ({artifacts}); name \
+         one of them instead"
+    )]
+    Ambiguous { mapped_id: TaskId, artifacts: String },
 }
+
+/// Attributes of a task that are copied to what is added below it.
+const COPIED: [&str; 6] = [
+    "artifact.id",
+    "artifact.type",
+    "artifact.target",
+    "artifact.priority",
+    "artifact.status",
+    "task.title",
+];
 
 /// The trace of an export as it was emitted, to which something is added.
 #[derive(Debug)]
@@ -70,34 +91,52 @@ impl Converter {
 }
 
 impl Trace<'_> {
-    /// One span for each result; one that is there twice is one.
-    pub fn gate_results(&self, results: &[GateResult]) -> Vec<Bytes> {
+    /// One span per result; the same result twice is one span. Results keep their order: each is 1 µs
+    /// later than the one before it.
+    ///
+    /// # Errors
+    /// Returns [`NoTask::Ambiguous`] for the first result whose `task_id` is the mapped id of several
+    /// artifacts.
+    pub fn gate_results(&self, results: &[GateResult]) -> Result<Vec<Bytes>, NoTask> {
+        let spans = results.iter().enumerate().map(|(index, result)| self.gate(index, result));
+        let spans: Vec<Span> = spans.collect::<Result<_, _>>()?;
         let mut seen = HashSet::new();
-        let spans = results.iter().map(|result| self.gate(result));
-        self.requests::<Traces>(spans.filter(|span| seen.insert(span.span_id.clone())))
+        let once = spans.into_iter().filter(|span| seen.insert(span.span_id.clone()));
+        Ok(self.requests::<Traces>(once))
     }
 
-    /// Whether the trace has a span for this task.
-    pub fn knows(&self, id: &TaskId) -> bool {
-        self.task(id).is_some()
+    /// The requests for one result, the `index`-th of its report.
+    ///
+    /// # Errors
+    /// As for [`Trace::gate_results`].
+    pub fn gate_result(&self, index: usize, result: &GateResult) -> Result<Vec<Bytes>, NoTask> {
+        Ok(self.requests::<Traces>([self.gate(index, result)?]))
     }
 
-    fn gate(&self, result: &GateResult) -> Span {
-        let task = result.task_id.as_ref().and_then(|id| self.task(id));
+    /// The ids of results that name no task. These results are added below the epic.
+    pub fn unknown_tasks<'b>(&self, results: &'b [GateResult]) -> Vec<&'b TaskId> {
+        let named = results.iter().filter_map(|result| result.task_id.as_ref());
+        named.filter(|id| matches!(self.task(id), Err(NoTask::Unknown { .. }))).collect()
+    }
+
+    fn gate(&self, index: usize, result: &GateResult) -> Result<Span, NoTask> {
+        let task = match result.task_id.as_ref().map(|id| self.task(id)) {
+            Some(Err(ambiguous @ NoTask::Ambiguous { .. })) => return Err(ambiguous),
+            Some(task) => task.ok(),
+            None => None,
+        };
         let parent = task.or(self.spans.first());
         let whole = Value::Object(result.whole.clone()).to_string();
         let mut cutter = self.converter.cutter();
-        let mut attributes = vec![
-            cutter.string("project.id", &self.plan.project.id),
-            cutter.string("task.id", parent.map(task_id).unwrap_or_default()),
+        let mut attributes = self.describing(parent, &mut cutter);
+        attributes.extend([
             string("task.phase", result.phase.as_str()),
             cutter.string("gate.id", &result.gate_id),
             string("gate.phase", result.phase.as_str()),
             string("gate.result", result.outcome.as_str()),
-        ];
-        let severity = result.severity.map(|severity| string("gate.severity", severity.as_str()));
-        attributes.extend(severity);
-        attributes.push(boolean("gate.blocking", result.blocking));
+            string("gate.severity", result.severity.as_str()),
+            boolean("gate.blocking", result.blocking),
+        ]);
         let reason = result.reason.as_deref();
         attributes.extend(reason.map(|reason| cutter.string("gate.reason", reason)));
         let parts = parts(result, cutter.max_bytes());
@@ -110,7 +149,7 @@ impl Trace<'_> {
                     attributes::count("parts", count),
                 ]);
             }
-            self.event("gate.result", attributes)
+            event("gate.result", attributes)
         });
         let events = events.collect();
         let code = match result.outcome {
@@ -118,24 +157,25 @@ impl Trace<'_> {
             GateOutcome::Fail => StatusCode::Error,
         };
         let span_id = self.trace_id.added_span("gate.result", whole.as_bytes());
+        let start = self.now.plus_micros(u64::try_from(index).unwrap_or(0));
         let link = ("validates", parent);
-        self.added("gate.result", span_id, link, (attributes, events, cutter), (code, reason))
+        let facts = (attributes, events, cutter);
+        Ok(self.added("gate.result", (span_id, start), link, facts, (code, reason)))
     }
 
     /// The span of a change.
     ///
     /// # Errors
-    /// The trace has no such task.
-    pub fn task_update(&self, update: &TaskUpdate) -> Result<Vec<Bytes>, UnknownTask> {
-        let task = self.known_task(&update.task_id)?;
+    /// Returns an error if the update's id names no task, or several.
+    pub fn task_update(&self, update: &TaskUpdate) -> Result<Vec<Bytes>, NoTask> {
+        let task = self.task(&update.task_id)?;
         let mut cutter = self.converter.cutter();
-        let attributes = vec![
-            cutter.string("project.id", &self.plan.project.id),
-            cutter.string("task.id", update.task_id.as_str()),
+        let mut attributes = self.describing(Some(task), &mut cutter);
+        attributes.extend([
             string("task.type", text(task, "task.type")),
             string("task.status", update.status.attribute()),
             string("task.phase", update.phase.as_str()),
-        ];
+        ]);
         let mut facts = Vec::new();
         let name = match &update.event {
             Some(name) => name.clone(),
@@ -150,27 +190,27 @@ impl Trace<'_> {
         }
         let reason = update.reason.as_deref();
         facts.extend(reason.map(|reason| cutter.string("reason", reason)));
-        let events = vec![self.event(&name, facts)];
+        let events = vec![event(&name, facts)];
         let code = match update.status {
             TaskStatus::Completed => StatusCode::Ok,
             TaskStatus::Blocked | TaskStatus::Failed => StatusCode::Error,
             TaskStatus::NotStarted | TaskStatus::InProgress => StatusCode::Unset,
         };
         // The same change twice is two changes.
-        let content = format!("{}\0{}", update.task_id, self.now.0);
+        let content = format!("{}\0{}", task_id(task), self.now.0);
         let span_id = self.trace_id.added_span("task.update", content.as_bytes());
         let link = ("implements_task", Some(task));
         let facts = (attributes, events, cutter);
-        let span = self.added("task.update", span_id, link, facts, (code, reason));
+        let span = self.added("task.update", (span_id, self.now), link, facts, (code, reason));
         Ok(self.requests::<Traces>([span]))
     }
 
     /// The same as log records of the task's span.
     ///
     /// # Errors
-    /// The trace has no such task.
-    pub fn task_update_logs(&self, update: &TaskUpdate) -> Result<Vec<Bytes>, UnknownTask> {
-        let span = self.known_task(&update.task_id)?;
+    /// As for [`Trace::task_update`].
+    pub fn task_update_logs(&self, update: &TaskUpdate) -> Result<Vec<Bytes>, NoTask> {
+        let span = self.task(&update.task_id)?;
         let resource = self.resource();
         let source = Source { span, resource: &resource, trigger: "task", at: self.now };
         let mut facts = vec![
@@ -199,12 +239,13 @@ impl Trace<'_> {
     fn added(
         &self,
         name: &str,
-        span_id: SpanId,
+        (span_id, start): (SpanId, UnixNanos),
         (link_type, parent): (&str, Option<&Span>),
-        (mut attributes, events, cutter): (Vec<KeyValue>, Vec<Event>, Cutter),
+        (mut attributes, mut events, cutter): (Vec<KeyValue>, Vec<Event>, Cutter),
         (code, reason): (StatusCode, Option<&str>),
     ) -> Span {
         attributes.extend(cutter.truncated());
+        let end = in_order(&mut events, start).max(start.plus_micros(1));
         let parent = parent.map(|span| span.span_id.clone()).unwrap_or_default();
         let link = Link {
             trace_id: self.trace_id.bytes().to_vec(),
@@ -219,8 +260,8 @@ impl Trace<'_> {
             parent_span_id: parent,
             name: name.to_owned(),
             kind: SpanKind::Internal.into(),
-            start_time_unix_nano: self.now.0,
-            end_time_unix_nano: self.now.plus_micros(1).0,
+            start_time_unix_nano: start.0,
+            end_time_unix_nano: end.0,
             attributes,
             events,
             links: vec![link],
@@ -229,9 +270,20 @@ impl Trace<'_> {
         }
     }
 
-    fn event(&self, name: &str, attributes: Vec<KeyValue>) -> Event {
-        let (time_unix_nano, name) = (self.now.0, name.to_owned());
-        Event { time_unix_nano, name, attributes, ..Event::default() }
+    /// What every addition below `parent` has: whose it is, and what queries need of the task.
+    fn describing(&self, parent: Option<&Span>, cutter: &mut Cutter) -> Vec<KeyValue> {
+        let mut attributes = vec![
+            cutter.string("project.id", &self.plan.project.id),
+            cutter.string("task.id", parent.map(task_id).unwrap_or_default()),
+        ];
+        let Some(parent) = parent else { return attributes };
+        for key in COPIED {
+            attributes.extend(parent.attributes.iter().find(|it| it.key == key).cloned());
+            if view::is_truncated(&parent.attributes, key) {
+                cutter.note(key);
+            }
+        }
+        attributes
     }
 
     fn requests<R: Request>(&self, records: impl IntoIterator<Item = R::Record>) -> Vec<Bytes> {
@@ -246,20 +298,35 @@ impl Trace<'_> {
         resource::resource(resource, &self.plan.project, self.converter.cutter())
     }
 
-    /// Artifacts before stories: an artifact may have any name.
-    fn task(&self, id: &TaskId) -> Option<&Span> {
-        let mut named = self.spans.iter().filter(|span| task_id(span) == id.as_str());
-        let first = named.clone().next();
-        named.find(|span| text(span, "task.type") == "task").or(first)
-    }
-
-    fn known_task(&self, id: &TaskId) -> Result<&Span, UnknownTask> {
-        self.task(id).ok_or_else(|| {
-            let known: Vec<&str> = self.spans.iter().map(task_id).collect();
-            let near = near(id.as_str(), &known);
-            let hint = format!("; the nearest are: {}", near.join(", "));
-            UnknownTask { task_id: id.clone(), hint }
-        })
+    /// The span that an id names: an artifact, else a story or the epic (an artifact may have any name),
+    /// else the artifact that is mapped to the id.
+    ///
+    /// # Errors
+    /// Returns an error if there is no such task, or if several artifacts are mapped to the id.
+    fn task(&self, id: &TaskId) -> Result<&Span, NoTask> {
+        let named = |id: &str| {
+            let mut named = self.spans.iter().filter(|span| task_id(span) == id);
+            let first = named.clone().next();
+            named.find(|span| text(span, "task.type") == "task").or(first)
+        };
+        if let Some(span) = named(id.as_str()) {
+            return Ok(span);
+        }
+        let is_mapped = |it: &&Artifact| it.mapped_id.as_deref() == Some(id.as_str());
+        let mapped = self.plan.artifacts.iter().filter(is_mapped);
+        let mapped: Vec<&Span> = mapped.filter_map(|it| named(it.id.as_str())).collect();
+        match mapped[..] {
+            [task] => Ok(task),
+            [] => {
+                let known: Vec<&str> = self.spans.iter().map(task_id).collect();
+                let nearest = near(id.as_str(), &known).join(", ");
+                Err(NoTask::Unknown { task_id: id.clone(), nearest })
+            }
+            _ => {
+                let artifacts = mapped.into_iter().map(task_id).collect::<Vec<_>>().join(", ");
+                Err(NoTask::Ambiguous { mapped_id: id.clone(), artifacts })
+            }
+        }
     }
 }
 
@@ -326,7 +393,7 @@ mod tests {
             "schema_version": "v1", "gate_id": "g", "phase": "OTHER", "result": "pass",
             "severity": "info", "checked_at": "2026-11-23T06:15:00Z", "evidence": evidence,
         });
-        let file = GateFile::parse(document.to_string().as_bytes()).expect("valid");
+        let file = GateFile::parse(document.to_string().as_bytes(), UnixNanos(0)).expect("valid");
         let parts = parts(&file.results[0], 2_048);
         assert!(parts.len() > 2 && parts.iter().all(|part| part.len() <= 2_048));
         let mut found = Vec::new();

@@ -69,14 +69,11 @@ impl Source<'_> {
         let service = resource.attributes.iter().find(|it| it.key == "service.name");
         fields.extend(service.map(|it| KeyValue { key: "service".into(), ..it.clone() }));
         let mut cut = Vec::new();
-        let truncated = view::json(attribute(span, "taskspan.truncated"));
-        let is_cut =
-            |key: &str| truncated.as_array().is_some_and(|keys| keys.contains(&key.into()));
         for (from, to) in FIELDS.iter().chain(taken) {
             let Some(value) = attribute(span, from) else { continue };
             let value = Some(value.clone());
             fields.push(KeyValue { key: (*to).to_owned(), value, ..KeyValue::default() });
-            if is_cut(from) {
+            if view::is_truncated(&span.attributes, from) {
                 cut.push(Value::StringValue((*to).to_owned()));
             }
         }

@@ -198,7 +198,7 @@ impl<'a> Builder<'a> {
             draft.known_string(key, value.as_deref());
         }
         draft.string("export.manifest", export.manifest.as_str());
-        draft.events.push(events::created(&mut draft.cutter, self.t0, TaskType::Epic, None));
+        draft.events.push(events::created(&mut draft.cutter, TaskType::Epic, None));
         draft.links.extend(self.converter.triggered_by.map(|parent| Link {
             trace_id: parent.trace_id.bytes().to_vec(),
             span_id: parent.span_id.bytes().to_vec(),
@@ -228,8 +228,7 @@ impl<'a> Builder<'a> {
         let kind = story.kind.map_or(self.kinds.none(), |kind| self.kinds.get(kind));
         draft.known_string("expected_output.depth", kind.depth);
         draft.attributes.extend(kind.max_lines.map(|n| int("expected_output.max_lines", n)));
-        let start = draft.start;
-        draft.events.push(events::created(&mut draft.cutter, start, TaskType::Story, None));
+        draft.events.push(events::created(&mut draft.cutter, TaskType::Story, None));
         if self.placement == ContractPlacement::OnStories && story.is_leaf {
             self.contracts_of_types(&mut draft, story);
         }
@@ -251,7 +250,7 @@ impl<'a> Builder<'a> {
             let contract = self.kinds.get(kind).contract.as_deref();
             // A story of one type says so in its attributes already.
             let named = story.kind.is_none().then_some(kind);
-            let events = events::contract(&mut draft.cutter, draft.start, rules, contract, named);
+            let events = events::contract(&mut draft.cutter, rules, contract, named);
             draft.events.extend(events);
         }
     }
@@ -312,12 +311,12 @@ impl<'a> Builder<'a> {
         parameters: &Map<String, Value>,
         resolved: usize,
     ) {
-        let (cutter, start) = (&mut draft.cutter, draft.start);
-        draft.events.push(events::created(cutter, start, TaskType::Task, Some(artifact)));
+        let cutter = &mut draft.cutter;
+        draft.events.push(events::created(cutter, TaskType::Task, Some(artifact)));
         if self.placement == ContractPlacement::OnTasks {
             let rules = events::rules_of(artifact, kind);
             let contract = kind.contract.as_deref();
-            draft.events.extend(events::contract(cutter, start, rules, contract, None));
+            draft.events.extend(events::contract(cutter, rules, contract, None));
         }
         let depends_on = &artifact.depends_on;
         let mut unresolved: Vec<&TaskId> = Vec::new();
@@ -328,9 +327,9 @@ impl<'a> Builder<'a> {
                 }
             }
         }
-        draft.events.extend(events::dependencies(cutter, start, depends_on, &unresolved));
+        draft.events.extend(events::dependencies(cutter, depends_on, &unresolved));
         let context = &self.context;
-        draft.events.extend(events::intent(context, cutter, start, artifact, kind, parameters));
+        draft.events.extend(events::intent(context, cutter, artifact, kind, parameters));
     }
 
     /// One link for each edge to a task of this trace (R3.2, R3.3). Ids are computed, so forward
@@ -409,7 +408,7 @@ impl<'a> Builder<'a> {
             figures,
             acceptance_criteria: criteria,
         };
-        let event = events::span_contract(&self.context, &mut draft.cutter, draft.start, &contract);
+        let event = events::span_contract(&self.context, &mut draft.cutter, &contract);
         draft.events.push(event);
         draft.into_span(trace_id, self.converter.spans.span_names, &self.converter.limits)
     }

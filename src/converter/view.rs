@@ -109,6 +109,13 @@ pub(super) fn text_of<'a>(attributes: &'a [KeyValue], key: &str) -> Option<&'a s
     }
 }
 
+/// Whether `taskspan.truncated` lists this key.
+pub(super) fn is_truncated(attributes: &[KeyValue], key: &str) -> bool {
+    let listed = attributes.iter().find(|it| it.key == "taskspan.truncated");
+    listed.and_then(|it| json(it.value.as_ref()).as_array().map(|keys| keys.contains(&key.into())))
+        == Some(true)
+}
+
 /// An attribute's value as JSON.
 pub(super) fn json(value: Option<&AnyValue>) -> Value {
     match value.and_then(|value| value.value.as_ref()) {

@@ -19,10 +19,37 @@ use crate::receiver::scan::Stamp;
 use crate::receiver::settle::quiet_since;
 use crate::writeback;
 
-/// What tells versions of a file apart well enough to say something about each once.
-pub fn version(path: &Path) -> Option<(SystemTime, u64)> {
+/// What tells versions of a file apart well enough to report each once.
+fn version(path: &Path) -> Option<(SystemTime, u64)> {
     let metadata = fs::symlink_metadata(path).ok()?;
     Some((metadata.modified().ok()?, metadata.len()))
+}
+
+/// Refused file versions that were reported. A version is reported once, however many events lead to it.
+#[derive(Debug, Default)]
+pub struct Refusals {
+    reported: Mutex<HashMap<PathBuf, Refusal>>,
+}
+
+type Refusal = (Option<(SystemTime, u64)>, String);
+
+impl Refusals {
+    /// Above this count the memory of all of them is dropped; their next refusal is reported again.
+    const MAX: usize = 1_024;
+
+    /// Whether this refusal of the present version of a file has not been reported yet.
+    pub fn is_new(&self, path: &Path, reason: &str) -> bool {
+        let refusal = (version(path), reason.to_owned());
+        let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
+        if reported.get(path) == Some(&refusal) {
+            return false;
+        }
+        if reported.len() >= Refusals::MAX {
+            reported.clear();
+        }
+        reported.insert(path.to_owned(), refusal);
+        true
+    }
 }
 
 /// The paths that are in work.

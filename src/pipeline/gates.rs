@@ -18,10 +18,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::event::{Event, Observer};
-use super::files::{InWork, Quiet};
+use super::files::{InWork, Quiet, Refusals};
 use super::{Common, Mode, Source, StageDied};
 use crate::clock::UnixNanos;
 use crate::converter::Converter;
+use crate::converter::followup::NoTask;
 use crate::ids::TraceId;
 use crate::plan::gate::{GateError, GateFile, GateResult};
 use crate::plan::{Emitted, NotEmitted, ReadOptions, read_emitted};
@@ -193,6 +194,7 @@ struct Shared {
     mode: Mode,
     concurrency: Semaphore,
     in_work: InWork,
+    refusals: Refusals,
 }
 
 /// What one look at a file came to.
@@ -230,6 +232,7 @@ impl GateIntake {
             mode,
             concurrency: Semaphore::new(MAX_READING),
             in_work: InWork::default(),
+            refusals: Refusals::default(),
         };
         GateIntake { shared: Arc::new(shared) }
     }
@@ -338,22 +341,27 @@ impl Shared {
             Err(error) if error.is_transient() => return Seen::Waiting(error.to_string()),
             Err(error) => return Seen::Refused(error.to_string()),
         };
-        let GateFile { project_id, results } = match GateFile::parse(&loaded.bytes) {
+        let written_at = UnixNanos::of_mtime(loaded.source.mtime_ns);
+        let file = match GateFile::parse(&loaded.bytes, written_at) {
             Ok(file) => file,
             Err(error @ GateError::Syntax(_)) => return Seen::Unfinished(error.to_string()),
             Err(error) => return Seen::Refused(error.to_string()),
         };
         let directory = path.parent().unwrap_or(Path::new("."));
+        let GateFile { project_id, results, mut warnings } = file;
         let mut by_trace: BTreeMap<Option<TraceId>, Vec<GateResult>> = BTreeMap::new();
         for result in results {
             by_trace.entry(result.trace_id).or_default().push(result);
         }
-        let (mut all, mut warnings) = (Vec::new(), Vec::new());
+        let mut all = Vec::new();
         for (trace_id, results) in by_trace {
             match self.traces.find(directory, project_id.as_deref(), trace_id) {
                 Ok((emitted, converter)) => {
                     warnings.extend(emitted.doubt.clone());
-                    all.extend(additions(&loaded, &emitted, converter, &results, &mut warnings));
+                    match additions(&loaded, &emitted, converter, &results, &mut warnings) {
+                        Ok(additions) => all.extend(additions),
+                        Err(error) => return Seen::Refused(error.to_string()),
+                    }
                 }
                 Err(NotFound::Later(reason)) => return Seen::Waiting(reason),
                 Err(NotFound::Never(reason)) => return Seen::Refused(reason),
@@ -401,7 +409,9 @@ impl Shared {
     }
 
     fn refuse(&self, path: &Path, reason: String) {
-        (self.observer)(&Event::ResultsRefused { path: path.to_owned(), reason });
+        if self.refusals.is_new(path, &reason) {
+            (self.observer)(&Event::ResultsRefused { path: path.to_owned(), reason });
+        }
     }
 }
 
@@ -436,15 +446,14 @@ fn additions(
     converter: &Converter,
     results: &[GateResult],
     warnings: &mut Vec<String>,
-) -> Vec<Addition> {
+) -> Result<Vec<Addition>, NoTask> {
     let now = UnixNanos::now();
     let trace = converter.trace(&emitted.plan, emitted.trace_id, now);
-    let unknown = results.iter().filter_map(|result| result.task_id.as_ref());
-    let unknown = unknown.filter(|id| !trace.knows(id));
+    let unknown = trace.unknown_tasks(results).into_iter();
     warnings.extend(
         unknown.map(|id| format!("no task `{id}` in the export; the result goes to the epic")),
     );
-    let delivery = |result: &GateResult| {
+    let addition = |(index, result): (usize, &GateResult)| {
         let content = serde_json::Value::Object(result.whole.clone()).to_string();
         let content_of_file = (file.source.canonical(), file.source.mtime_ns, &content);
         let version = format!("{content_of_file:?}");
@@ -458,11 +467,11 @@ fn additions(
             project_id: emitted.plan.project.id.clone(),
             span_count: 1,
             made_at: now,
-            requests: trace.gate_results(std::slice::from_ref(result)),
+            requests: trace.gate_result(index, result)?,
             logs: Vec::new(),
             write_back: WriteBackMode::Off,
         };
-        Addition { delivery, version }
+        Ok(Addition { delivery, version })
     };
-    results.iter().map(delivery).collect()
+    results.iter().enumerate().map(addition).collect()
 }

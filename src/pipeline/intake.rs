@@ -8,14 +8,14 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::claims::{Claims, Turn};
 use super::event::{Event, Observer};
-use super::files::{self, AsLeft, InWork, Quiet};
+use super::files::{AsLeft, InWork, Quiet, Refusals};
 use super::{Common, Mode, StageDied};
 use crate::clock::UnixNanos;
 use crate::converter::{Converter, state};
@@ -59,11 +59,9 @@ struct Shared {
     at_a_time: usize,
     concurrency: Semaphore,
     in_work: InWork,
+    refusals: Refusals,
     as_left: AsLeft,
 }
-
-/// A version of a file, and why it was refused.
-type Told = (Option<(SystemTime, u64)>, String);
 
 /// What one look at a file came to.
 enum Seen {
@@ -94,6 +92,7 @@ impl Intake {
             at_a_time: config.max_concurrent_exports,
             concurrency: Semaphore::new(config.max_concurrent_exports),
             in_work: InWork::default(),
+            refusals: Refusals::default(),
             as_left,
         };
         Intake { shared: Arc::new(shared) }
@@ -149,7 +148,6 @@ impl Shared {
     }
 
     async fn work(self: Arc<Self>, path: PathBuf, stop: CancellationToken) {
-        let mut told = None;
         loop {
             // Whatever is interrupted here stays a file without an id: the next scan finds it.
             tokio::select! {
@@ -160,7 +158,7 @@ impl Shared {
                     }
                     return;
                 }
-                () = Arc::clone(&self).take_in(&path, &mut told) => {}
+                () = Arc::clone(&self).take_in(&path) => {}
             }
             if self.in_work.is_done(&path) {
                 return;
@@ -168,10 +166,9 @@ impl Shared {
         }
     }
 
-    /// `told`: which version was refused, and why, when this was last said.
-    async fn take_in(self: Arc<Self>, path: &Path, told: &mut Option<Told>) {
+    async fn take_in(self: Arc<Self>, path: &Path) {
         let mut quiet = Quiet::new(path);
-        let (mut looks, mut is_told) = (0, false);
+        let mut looks = 0;
         loop {
             while let Some(wait) = self.before_reading(&mut quiet) {
                 tokio::time::sleep(wait).await;
@@ -220,19 +217,9 @@ impl Shared {
             let passes = matches!(&seen, Seen::Refused(error) if error.is_transient());
             if passes && self.mode == Mode::Watch {
                 drop(permit);
-                if !std::mem::replace(&mut is_told, true) {
-                    self.conclude(path, seen).await;
-                }
+                self.conclude(path, seen).await;
                 tokio::time::sleep(self.look_again).await;
                 continue;
-            }
-            // Two events about one change are two looks, and no two things to say.
-            if let Seen::Refused(error) = &seen {
-                let now = Some((files::version(path), error.to_string()));
-                if *told == now {
-                    return;
-                }
-                *told = now;
             }
             self.conclude(path, seen).await;
             return;
@@ -357,7 +344,10 @@ impl Shared {
                 tracing::debug!(path = %path.display(), "gone before it was read");
             }
             Seen::Refused(error) => {
-                (self.observer)(&Event::Refused { path, reason: error.to_string() });
+                let reason = error.to_string();
+                if self.refusals.is_new(&path, &reason) {
+                    (self.observer)(&Event::Refused { path, reason });
+                }
             }
             Seen::Later(_) => {}
             Seen::Ready { delivery, warnings, conversion } => {

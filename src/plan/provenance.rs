@@ -35,7 +35,7 @@ impl File {
 }
 
 /// The SHA-256 of the exported source, in hexadecimal, as `inputs[]` records it. The source is the input
-/// that has the file name of `generated_from`, else the only input.
+/// that has the file name of `generated_from`, else the first one, where the exporter puts it.
 ///
 /// `None` if the record has no such input, or is of another version of the metadata file: a run that
 /// failed halfway leaves the record of the run before it.
@@ -53,11 +53,8 @@ pub fn source_checksum(
     if record.outputs.iter().any(is_of_another_version) {
         return None;
     }
-    let source = match (generated_from, &record.inputs[..]) {
-        (_, [only]) => Some(only),
-        (Some(source), inputs) => inputs.iter().find(|input| input.is_named(source)),
-        (None, _) => None,
-    };
+    let is_source = |input: &&File| generated_from.is_some_and(|name| input.is_named(name));
+    let source = record.inputs.iter().find(is_source).or(record.inputs.first());
     source?.sha256.clone().filter(|sha256| !sha256.is_empty())
 }
 
@@ -80,7 +77,7 @@ mod tests {
         assert_eq!(find(&[&source], None).as_deref(), Some("aa"));
         assert_eq!(find(&[&source], Some("other.yaml")).as_deref(), Some("aa"));
         assert_eq!(find(&[&mapping, &source], from).as_deref(), Some("aa"));
-        assert_eq!(find(&[&mapping, &source], None), None);
+        assert_eq!(find(&[&source, &mapping], None).as_deref(), Some("aa"));
         assert_eq!(find(&[], from), None);
         assert_eq!(find(&[&json!({"path": null, "sha256": null})], from), None);
         for broken in ["", "[]", "{\"inputs\": 5}", "{\"inputs\": [5]}"] {

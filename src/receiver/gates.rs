@@ -18,7 +18,7 @@ pub struct GateResultsConfig {
     /// Look into sub-directories too. Default: true.
     pub recursive: bool,
     /// Which files are results: patterns for paths below a directory. Default:
-    /// `**/*gate-result*.json`, `**/*gate-report*.json`.
+    /// `**/*gate-result*.json`, `**/*gate-report*.json`, `**/pipeline-report.json`.
     #[cfg_attr(test, schemars(length(min = 1)))]
     pub include: Vec<String>,
     /// What is not looked at. Default: `**/.git`, `**/node_modules`, `**/target`.
@@ -49,11 +49,11 @@ impl Default for GateResultsConfig {
             max_file_size,
             ..
         } = ExportDirConfig::default();
-        let include = ["**/*gate-result*.json", "**/*gate-report*.json"].map(str::to_owned).into();
+        let include = ["**/*gate-result*.json", "**/*gate-report*.json", "**/pipeline-report.json"];
         Self {
             directories,
             recursive,
-            include,
+            include: include.map(str::to_owned).into(),
             exclude,
             settle,
             settle_timeout,

@@ -8,7 +8,7 @@ use opentelemetry_proto::tonic::trace::v1::Span;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::support::exports::presets;
+use crate::support::exports::{ExportBuilder, presets};
 use crate::support::fake_otlp::{FakeOtlp, Fault, Protocol};
 use crate::support::program::{Output, PATIENCE, Program, Running};
 use crate::support::snapshot::Snapshot;
@@ -36,62 +36,66 @@ fn failing(id: &str, task: &str) -> Value {
 }
 
 /// An emitted export and the endpoint that has it.
-struct Emitted {
-    workspace: Workspace,
-    server: FakeOtlp,
-    snapshot: Snapshot,
+pub struct Emitted {
+    pub workspace: Workspace,
+    pub server: FakeOtlp,
+    pub snapshot: Snapshot,
 }
 
 impl Emitted {
-    async fn new() -> Emitted {
+    pub async fn new() -> Emitted {
         Emitted::by(Protocol::Grpc).await
     }
 
     async fn by(protocol: Protocol) -> Emitted {
+        Emitted::of(&presets::typical(), protocol).await
+    }
+
+    pub async fn of(export: &ExportBuilder, protocol: Protocol) -> Emitted {
         let workspace = Workspace::new();
         let server = FakeOtlp::builder().start().await;
-        let snapshot = workspace.export("out", &presets::typical()).snapshot;
+        let snapshot = workspace.export("out", export).snapshot;
         workspace.once(&server, protocol).run().expect_code(0);
         Emitted { workspace, server, snapshot }
     }
 
-    fn command(&self, subcommand: &str) -> Program {
+    pub fn command(&self, subcommand: &str) -> Program {
         let onto = ["--metadata", self.snapshot.path.to_str().unwrap()];
         let to = ["--endpoint", self.server.endpoint()];
         self.workspace.program(subcommand).args(&onto).args(&to)
     }
 
-    fn file(&self, name: &str, content: &Value) -> PathBuf {
+    pub fn file(&self, name: &str, content: &Value) -> PathBuf {
         write(&self.workspace.root().join(name), content)
     }
 
-    fn gate(&self, content: &Value) -> Output {
+    pub fn gate(&self, content: &Value) -> Output {
         self.command("gate").arg(self.file("gate.json", content)).run()
     }
 
     /// What came after the export.
-    fn added(&self) -> Vec<Span> {
+    pub fn added(&self) -> Vec<Span> {
         let added = |span: &Span| ["gate.result", "task.update"].contains(&span.name.as_str());
         self.server.spans().into_iter().filter(added).collect()
     }
 
-    fn of_export(&self, task_id: &str) -> Span {
+    pub fn of_export(&self, task_id: &str) -> Span {
         let is =
             |span: &Span| text(&span.attributes, "task.id") == task_id && !span.name.contains('.');
         self.server.spans().into_iter().find(is).unwrap()
     }
 }
 
-fn write(path: &Path, content: &Value) -> PathBuf {
+pub fn write(path: &Path, content: &Value) -> PathBuf {
     fs::write(path, content.to_string()).unwrap();
     path.to_owned()
 }
 
-fn value(attributes: &[KeyValue], key: &str) -> Option<any_value::Value> {
+pub fn value(attributes: &[KeyValue], key: &str) -> Option<any_value::Value> {
     attributes.iter().find(|it| it.key == key)?.value.clone()?.value
 }
 
-fn text(attributes: &[KeyValue], key: &str) -> String {
+pub fn text(attributes: &[KeyValue], key: &str) -> String {
     match value(attributes, key) {
         Some(any_value::Value::StringValue(text)) => text,
         None => String::new(),
@@ -103,7 +107,7 @@ const EPIC: &str = "shop-artifact-generation";
 
 /// Below `parent`, in its trace, and linked to it.
 #[track_caller]
-fn assert_added(span: &Span, parent: &Span, link_type: &str) {
+pub fn assert_added(span: &Span, parent: &Span, link_type: &str) {
     assert_eq!(span.trace_id, parent.trace_id);
     assert_eq!(span.parent_span_id, parent.span_id);
     assert_eq!(span.links.len(), 1);
@@ -160,7 +164,7 @@ async fn a_report_of_the_project_is_taken_and_one_of_another_is_not() {
     emitted.gate(&report("elsewhere")).expect_code(3).expect_said(&["`elsewhere`", "`shop`"]);
     assert_eq!(emitted.added(), []);
     emitted.gate(&report("shop")).expect_code(0);
-    assert_eq!(text(&emitted.added()[0].attributes, "gate.severity"), "");
+    assert_eq!(text(&emitted.added()[0].attributes, "gate.severity"), "info");
 
     let mut other = gate("g");
     other["trace_id"] = json!("0af7651916cd43dd8448eb211c80319c");
@@ -277,7 +281,7 @@ async fn what_no_contract_knows_is_refused_with_what_there_is() {
     let emitted = Emitted::new().await;
     let id = TASK;
     let task = |args: &[&str]| emitted.command("task").args(args).run();
-    let run = task(&["--id", id, "--status", "done"]).expect_code(2);
+    let run = task(&["--id", id, "--status", "finished"]).expect_code(2);
     run.expect_said(&["not_started", "in_progress", "blocked", "completed", "failed"]);
     let run = task(&["--id", id, "--status", "failed", "--phase", "DESIGN"]).expect_code(2);
     run.expect_said(&["ARTISAN_DESIGN", "FINALIZE_VERIFY"]);
@@ -322,7 +326,7 @@ async fn an_endpoint_that_is_away_costs_the_timeout_and_keeps_nothing() {
 }
 
 /// A sidecar that watches for both.
-fn watching(workspace: &Workspace, server: &FakeOtlp) -> Running {
+pub fn watching(workspace: &Workspace, server: &FakeOtlp) -> Running {
     let mut pipeline = workspace.pipeline(server.endpoint(), Protocol::Grpc, Value::Null);
     pipeline["receivers"]["gate_results"] = json!({"directories": [workspace.exports()], "include": ["**/*gate*.json"],
             "settle": "20ms", "settle_timeout": "1s"});
@@ -330,7 +334,7 @@ fn watching(workspace: &Workspace, server: &FakeOtlp) -> Running {
     workspace.configured("run", &pipeline).spawn()
 }
 
-fn stop(mut running: Running) {
+pub fn stop(mut running: Running) {
     running.signal(Signal::TERM);
     let code = running.wait(PATIENCE);
     running.output(code).expect_code(0);

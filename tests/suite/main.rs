@@ -5,6 +5,7 @@
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
 mod bad_input;
+mod contextcore;
 mod cookbook;
 mod delivery;
 mod deploy;

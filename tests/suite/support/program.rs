@@ -107,6 +107,16 @@ impl Program {
         self
     }
 
+    pub fn stdin(mut self, stdin: Stdio) -> Self {
+        self.command.stdin(stdin);
+        self
+    }
+
+    pub fn current_dir(mut self, directory: &Path) -> Self {
+        self.command.current_dir(directory);
+        self
+    }
+
     /// Its state goes there, so that a later run can find it.
     pub fn state_dir(self, dir: &Path) -> Self {
         self.env("XDG_STATE_HOME", dir)
