@@ -31,7 +31,7 @@ pub use emitted::{Emitted, NotEmitted, read_emitted, trace_of};
 pub use manifest::Manifest;
 pub use onboarding::Onboarding;
 pub use project_context::ProjectContext;
-pub use read::{Export, Fresh, PlanError, ReadOptions, read};
+pub use read::{CarriedId, Export, Fresh, PlanError, ReadOptions, read};
 
 /// What one export says is to be built, joined from its three files.
 #[derive(Clone, Debug, PartialEq)]

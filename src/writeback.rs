@@ -6,7 +6,7 @@
 //!              version?   bytes     new file   └─▶ put back ─▶ Superseded
 //! ```
 //!
-//! `splice` is pure; the others are the file system part. What an interrupted run leaves behind is
+//! `splice` and `stamp` are pure; the others are the file system part. What an interrupted run leaves behind is
 //! dealt with by `stale`.
 
 mod attributes;
@@ -16,12 +16,10 @@ mod error;
 mod replace;
 pub mod splice;
 mod stale;
+mod stamp;
 mod temp;
 
 use std::path::Path;
-use std::time::UNIX_EPOCH;
-
-use rustix::fs::Timespec;
 
 use crate::ids::TraceId;
 use crate::source::{self, Loaded, Source, Stamp};
@@ -30,24 +28,8 @@ use config::WriteBackMode;
 pub use error::WriteBackError;
 pub use replace::{Outcome, write_back};
 pub use stale::remove_stale;
+pub use stamp::{IdOrigin, emission_timestamp, origin, time_of};
 pub use temp::is_temp_name;
-
-/// Whether a file is as a write-back left it: one that writes into it gives it another time, even if
-/// it carries our keys along.
-pub fn is_as_left(source: &Source, bytes: &[u8]) -> bool {
-    let written_at = splice::existing(bytes, EMITTED_AT).and_then(|text| time_of(&text));
-    written_at.is_some_and(|at| {
-        i128::from(at.tv_sec) * 1_000_000_000 + i128::from(at.tv_nsec) == source.mtime_ns
-    })
-}
-
-/// The point in time that a timestamp stands for, as the time that its file is given.
-pub fn time_of(timestamp: &str) -> Option<Timespec> {
-    let time = humantime::parse_rfc3339(timestamp).ok()?;
-    let since = time.duration_since(UNIX_EPOCH).ok()?;
-    let tv_sec = i64::try_from(since.as_secs()).ok()?;
-    Some(Timespec { tv_sec, tv_nsec: since.subsec_nanos().into() })
-}
 
 /// Whether the id of this trace is where it belongs already.
 pub fn carries(source: &Source, trace_id: TraceId, mode: WriteBackMode) -> bool {

@@ -90,7 +90,8 @@ pub fn show(setup: &Setup, paths: &[PathBuf], format: Format) -> Result<Exit, Fa
                 Ok(Export::Fresh(fresh)) => {
                     previews.push(preview(path, *fresh, &converter));
                 }
-                Ok(Export::Emitted { task_trace_id }) => {
+                Ok(Export::Emitted(carried)) => {
+                    let task_trace_id = carried.text;
                     tracing::info!(path = %path.display(), task_trace_id, "emitted before");
                 }
                 Err(error) => {

@@ -36,7 +36,7 @@ impl Report {
             | Event::NotWritten { path, trace_id, .. } => {
                 self.traces().insert(path.clone(), Some(*trace_id));
             }
-            Event::AlreadyEmitted { path } => {
+            Event::AlreadyEmitted { path, foreign: false } => {
                 self.traces().entry(path.clone()).or_insert(None);
             }
             _ => {}

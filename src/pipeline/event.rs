@@ -15,8 +15,8 @@ pub type Observer = Arc<dyn Fn(&Event) + Send + Sync>;
 
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// It carries an id already; nothing is to be done.
-    AlreadyEmitted { path: PathBuf },
+    /// It carries an id already, so it is done. `foreign`: taskspan did not write the id.
+    AlreadyEmitted { path: PathBuf, foreign: bool },
     /// It cannot be read as an export.
     Refused { path: PathBuf, reason: String },
     /// It cannot be read as results of gates, or has no export.
@@ -98,7 +98,14 @@ impl Event {
     /// needed.
     pub fn log(&self) {
         match self {
-            Event::AlreadyEmitted { path } => {
+            Event::AlreadyEmitted { path, foreign: true } => {
+                tracing::warn!(
+                    path = %path.display(),
+                    "nothing was sent: the export carries a task_trace_id that taskspan did not \
+                     write; set on_existing_trace_id: emit to replace it"
+                );
+            }
+            Event::AlreadyEmitted { path, foreign: false } => {
                 tracing::debug!(path = %path.display(), "emitted before");
             }
             Event::Refused { path, reason } => {

@@ -13,7 +13,6 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::StageDied;
-use crate::clock::UnixNanos;
 use crate::receiver::Candidate;
 use crate::receiver::scan::Stamp;
 use crate::receiver::settle::quiet_since;
@@ -139,10 +138,10 @@ pub struct AsLeft {
 const MAX_AS_LEFT: usize = 1_024;
 
 impl AsLeft {
-    /// Remembers a file that was written just now, if it still has the time that it was given.
-    pub fn note(&self, path: &Path, at: UnixNanos) {
+    /// Remembers a file that was just written with this timestamp, if it still has the time of it.
+    pub fn note(&self, path: &Path, timestamp: &str) {
         let Ok(metadata) = fs::symlink_metadata(path) else { return };
-        let is_ours = writeback::time_of(&at.rfc3339())
+        let is_ours = writeback::time_of(timestamp)
             .is_some_and(|at| (at.tv_sec, at.tv_nsec) == (metadata.mtime(), metadata.mtime_nsec()));
         let mut versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
         if is_ours {
@@ -214,6 +213,7 @@ mod tests {
     use std::time::UNIX_EPOCH;
 
     use super::*;
+    use crate::clock::UnixNanos;
 
     fn set_time(path: &Path, at: UnixNanos) {
         let time = UNIX_EPOCH + Duration::from_nanos(at.0);
@@ -233,17 +233,17 @@ mod tests {
         assert!(!as_left.take(&path), "nothing was left there");
 
         written();
-        as_left.note(&path, AT);
+        as_left.note(&path, &AT.rfc3339());
         assert!(as_left.take(&path));
         assert!(!as_left.take(&path), "whoever asks again reads it");
 
-        as_left.note(&path, AT);
+        as_left.note(&path, &AT.rfc3339());
         fs::write(&path, "newer").unwrap();
         assert!(!as_left.take(&path));
 
         // Not even the same size and the old time make another file ours.
         written();
-        as_left.note(&path, AT);
+        as_left.note(&path, &AT.rfc3339());
         let before = fs::symlink_metadata(&path).unwrap();
         while fs::symlink_metadata(&path).unwrap().ctime_nsec() == before.ctime_nsec() {
             fs::write(&path, "them").unwrap();
@@ -253,10 +253,10 @@ mod tests {
 
         // Nor is what somebody put there before we could look.
         fs::write(&path, "newer").unwrap();
-        as_left.note(&path, AT);
+        as_left.note(&path, &AT.rfc3339());
         assert!(!as_left.take(&path));
         fs::remove_file(&path).unwrap();
-        as_left.note(&path, AT);
+        as_left.note(&path, &AT.rfc3339());
         assert!(!as_left.take(&path));
     }
 }

@@ -26,8 +26,8 @@ use crate::receiver::Candidate;
 use crate::receiver::settle::{Look, Settling};
 use crate::source::{Source, SourceError};
 use crate::task_state;
-use crate::writeback;
 use crate::writeback::config::WriteBackMode;
+use crate::writeback::{self, IdOrigin, emission_timestamp};
 
 /// Exports that may wait to settle at the same time. Each costs a timer and a path.
 const MAX_SETTLING: usize = 1_024;
@@ -65,8 +65,15 @@ struct Shared {
 
 /// What one look at a file came to.
 enum Seen {
-    Ready { delivery: Box<Delivery>, warnings: Vec<String>, conversion: Duration },
-    AlreadyEmitted,
+    Ready {
+        delivery: Box<Delivery>,
+        warnings: Vec<String>,
+        conversion: Duration,
+    },
+    /// With an id that was written by taskspan, or, if `foreign`, that was not.
+    AlreadyEmitted {
+        foreign: bool,
+    },
     Refused(PlanError),
     Later(Look),
 }
@@ -175,7 +182,7 @@ impl Shared {
             }
             // Our own write-back changed it, and nobody has since: it need not be read to know that.
             if self.as_left.take(path) {
-                (self.observer)(&Event::AlreadyEmitted { path: path.to_owned() });
+                (self.observer)(&Event::AlreadyEmitted { path: path.to_owned(), foreign: false });
                 return;
             }
             let Ok(permit) = self.concurrency.acquire().await else {
@@ -201,7 +208,7 @@ impl Shared {
             let last_look = |look| self.settling.before_next_look(look, looks, quiet.last());
             let wait = match &seen {
                 Seen::Later(look) => last_look(*look),
-                Seen::Ready { .. } | Seen::AlreadyEmitted | Seen::Refused(_) => None,
+                Seen::Ready { .. } | Seen::AlreadyEmitted { .. } | Seen::Refused(_) => None,
             };
             if let Some(wait) = wait {
                 drop(permit);
@@ -264,14 +271,16 @@ impl Shared {
     fn read_blocking(&self, path: &Path, final_look: bool) -> Seen {
         let mut fresh = match plan::read(path, &self.read) {
             Ok(Export::Fresh(fresh)) => fresh,
-            Ok(Export::Emitted { .. }) => return Seen::AlreadyEmitted,
+            Ok(Export::Emitted(carried)) => {
+                return Seen::AlreadyEmitted { foreign: carried.origin == IdOrigin::Foreign };
+            }
             Err(error) if error.may_settle() && !final_look => {
                 return Seen::Later(Look::Unfinished);
             }
             Err(error) => return Seen::Refused(error),
         };
         if self.is_done_already(path, &fresh) {
-            return Seen::AlreadyEmitted;
+            return Seen::AlreadyEmitted { foreign: false };
         }
         if fresh.provisional && !final_look {
             return Seen::Later(Look::Inconsistent);
@@ -282,7 +291,7 @@ impl Shared {
         // What another process works on is taken in all the same, should that one die.
         let turn = self.claims.claim(&fresh.source, fresh.trace_id, self.write_back);
         if turn == Turn::Emitted {
-            return Seen::AlreadyEmitted;
+            return Seen::AlreadyEmitted { foreign: false };
         }
         let (made_at, started) = (UnixNanos::now(), Instant::now());
         let conversion = self.converter.convert(&fresh.plan, fresh.trace_id, made_at);
@@ -329,8 +338,8 @@ impl Shared {
 
     /// An id that we wrote for this very version, into the file or beside it.
     fn is_done_already(&self, path: &Path, fresh: &Fresh) -> bool {
-        let carried = fresh.carries.as_deref().and_then(TraceId::from_hex);
-        carried.is_some_and(|id| fresh.is_our_write || self.queue.is_to_write(id))
+        let carried = fresh.carries.as_ref().and_then(|it| TraceId::from_hex(&it.text));
+        carried.is_some_and(|id| fresh.own_id().is_some() || self.queue.is_to_write(id))
             || (self.write_back == WriteBackMode::Beside
                 && writeback::id_beside(path).as_deref().and_then(TraceId::from_hex)
                     == Some(fresh.trace_id))
@@ -339,7 +348,9 @@ impl Shared {
     async fn conclude(&self, path: &Path, seen: Seen) {
         let path = path.to_owned();
         match seen {
-            Seen::AlreadyEmitted => (self.observer)(&Event::AlreadyEmitted { path }),
+            Seen::AlreadyEmitted { foreign } => {
+                (self.observer)(&Event::AlreadyEmitted { path, foreign });
+            }
             Seen::Refused(PlanError::Source(error)) if error.is_missing() => {
                 tracing::debug!(path = %path.display(), "gone before it was read");
             }
@@ -386,8 +397,11 @@ impl Shared {
     /// same id is right for it. (Or it was read just before the id was written, and has it by now.)
     async fn write_again(&self, delivery: Delivery) {
         let Delivery { trace_id, source, write_back, .. } = delivery;
-        let (id, at, max_bytes) =
-            (trace_id.to_string(), UnixNanos::now().rfc3339(), self.read.max_file_size);
+        let (id, at, max_bytes) = (
+            trace_id.to_string(),
+            emission_timestamp(trace_id, UnixNanos::now()),
+            self.read.max_file_size,
+        );
         let path = source.path.clone();
         let written = tokio::task::spawn_blocking(move || match write_back {
             WriteBackMode::InPlace => writeback::write_back(&source, &id, &at, max_bytes).map(drop),

@@ -22,7 +22,7 @@ use crate::receiver::config::{ExistingTraceId, ExportDirConfig};
 use crate::source;
 use crate::task_state::{self, TaskStateConfig};
 use crate::writeback::config::WriteBackMode;
-use crate::writeback::{self, WriteBackError, write_back, write_beside};
+use crate::writeback::{self, WriteBackError, emission_timestamp, write_back, write_beside};
 
 /// Exports that are written back at the same time: most of a write-back is waiting, for the disk and
 /// for late writers.
@@ -226,7 +226,7 @@ impl Write {
     /// What came of it, and the version of the file that is not to be taken for a new export.
     fn run(self) -> Result<(writeback::Outcome, Option<TraceId>), WriteBackError> {
         let Write { mode, source, trace_id, key, states, max_bytes, emits_existing, .. } = self;
-        let (id, at) = (trace_id.to_string(), self.at.rfc3339());
+        let (id, at) = (trace_id.to_string(), emission_timestamp(trace_id, self.at));
         if let Some(states) = states {
             states.write(&source, trace_id);
         }
@@ -234,7 +234,7 @@ impl Write {
             WriteBackMode::InPlace => {
                 let outcome = write_back(&source, &id, &at, max_bytes)?;
                 if outcome == writeback::Outcome::Written {
-                    self.as_left.note(&source.path, self.at);
+                    self.as_left.note(&source.path, &at);
                 }
                 let ours = emits_existing.then(|| writeback::version_with(&source, &id, max_bytes));
                 Ok((outcome, ours.flatten()))

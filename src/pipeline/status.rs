@@ -10,12 +10,12 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::ids::TraceId;
-use crate::plan::{self, Export, Fresh, Plan, PlanError, ReadOptions};
+use crate::plan::{self, CarriedId, Export, Fresh, Plan, PlanError, ReadOptions};
 use crate::queue::admin::{Listed, ListedState};
 use crate::receiver::config::{ExistingTraceId, ExportDirConfig};
 use crate::receiver::scan::Scanner;
-use crate::writeback;
 use crate::writeback::config::WriteBackMode;
+use crate::writeback::{self, IdOrigin};
 
 /// How far an export is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -33,6 +33,8 @@ pub enum State {
     Delivered,
     /// The id is where it belongs.
     Written,
+    /// It carries an id that taskspan did not write; nothing was sent.
+    Foreign,
     /// It arrived, and the id cannot be written.
     NotWritten,
     /// It arrived in part.
@@ -50,6 +52,7 @@ impl State {
             State::Queued => "queued",
             State::Delivered => "delivered",
             State::Written => "written",
+            State::Foreign => "foreign",
             State::NotWritten => "not_written",
             State::Incomplete => "incomplete",
             State::Rejected => "rejected",
@@ -117,9 +120,9 @@ impl Place {
         let export = match plan::read(&path, &read) {
             Ok(Export::Fresh(fresh)) => Ok(fresh),
             // Reading was asked not to tell these apart.
-            Ok(Export::Emitted { task_trace_id }) => Err(PlanError::Unfit {
+            Ok(Export::Emitted(carried)) => Err(PlanError::Unfit {
                 path: path.clone(),
-                reason: format!("carries {task_trace_id}"),
+                reason: format!("carries {}", carried.text),
             }),
             Err(error) => Err(error),
         };
@@ -160,7 +163,8 @@ impl Found {
         let (verdict, plan) = match export {
             Ok(fresh) => {
                 let verdict = match fresh.carries.clone().filter(|_| is_done_by_id) {
-                    Some(id) => by_id(id, held),
+                    Some(CarriedId { text, origin: IdOrigin::Foreign }) => foreign(&text),
+                    Some(CarriedId { text, .. }) => by_id(text, held),
                     None => by_queue(&path, &fresh, mode, held),
                 };
                 (verdict, Some(fresh.plan))
@@ -182,10 +186,19 @@ fn by_id(id: String, held: &Held) -> Verdict {
     (State::Written, held.find(&id).and_then(Listed::waits_for), Some(id))
 }
 
+/// The trace id is not shown as one: nothing is known to be there.
+fn foreign(text: &str) -> Verdict {
+    let reason = format!(
+        "taskspan did not write its task_trace_id `{text}` and sent nothing; set \
+         on_existing_trace_id: emit to replace it"
+    );
+    (State::Foreign, Some(reason), None)
+}
+
 fn by_queue(path: &Path, fresh: &Fresh, mode: WriteBackMode, held: &Held) -> Verdict {
     let id = fresh.trace_id.to_string();
     let Some(listed) = held.find(&id) else {
-        let own = fresh.carries.clone().filter(|_| fresh.is_our_write);
+        let own = fresh.own_id().map(str::to_owned);
         let beside = || writeback::id_beside(path).filter(|beside| *beside == id);
         let written = own.or_else(|| beside().filter(|_| mode == WriteBackMode::Beside));
         return match written {

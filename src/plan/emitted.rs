@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Export, Fresh, Plan, PlanError, ReadOptions, read};
+use super::{CarriedId, Export, Fresh, Plan, PlanError, ReadOptions, read};
 use crate::ids::TraceId;
 use crate::source::Source;
-use crate::writeback;
 use crate::writeback::config::WriteBackMode;
+use crate::writeback::{self, IdOrigin};
 
 #[derive(Clone, Debug)]
 pub struct Emitted {
@@ -53,20 +53,30 @@ pub fn read_emitted(
     let fresh = match read(&path, &all)? {
         Export::Fresh(fresh) => *fresh,
         // Reading was asked not to tell these apart.
-        Export::Emitted { task_trace_id: text } => return Err(NotEmitted::BadId { path, text }),
+        Export::Emitted(CarriedId { text, .. }) => return Err(NotEmitted::BadId { path, text }),
     };
     let trace_id = trace_of(&path, &fresh, options, mode)?;
     let manifest_at = fresh.manifest.as_deref().and_then(modified);
     let is_newer = fresh.is_manifest_unchecked
         && manifest_at.is_some_and(|manifest_at| manifest_at > fresh.source.mtime_ns);
     let newer = fresh.manifest.filter(|_| is_newer);
-    let doubt = newer.map(|manifest| {
+    let is_foreign = fresh.carries.as_ref().is_some_and(|it| {
+        it.origin == IdOrigin::Foreign && TraceId::from_hex(&it.text) == Some(trace_id)
+    });
+    let foreign = is_foreign.then(|| {
+        format!(
+            "{}: taskspan did not write task_trace_id; its trace may not have this plan",
+            path.display()
+        )
+    });
+    let newer = newer.map(|manifest| {
         format!(
             "{} has changed since the export was emitted; a task that it lists since then has no \
              span",
             manifest.display()
         )
     });
+    let doubt = foreign.or(newer);
     Ok(Emitted { source: fresh.source, trace_id, plan: fresh.plan, doubt })
 }
 
@@ -82,9 +92,12 @@ pub fn trace_of(
 ) -> Result<TraceId, NotEmitted> {
     let path = path.to_owned();
     // Where ids are carried along from export to export, only what we wrote counts.
-    let own = fresh.carries.clone().filter(|_| !options.emit_existing || fresh.is_our_write);
+    let own = match options.emit_existing {
+        true => fresh.own_id(),
+        false => fresh.carries.as_ref().map(|it| it.text.as_str()),
+    };
     let beside = writeback::id_beside_of(&path, &fresh.source.sha256);
-    let text = match beside.or(own) {
+    let text = match beside.or(own.map(str::to_owned)) {
         Some(text) => text,
         None if mode == WriteBackMode::Off => return Err(NotEmitted::Off(path)),
         None => {

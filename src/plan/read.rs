@@ -12,7 +12,7 @@ use crate::ids::TraceId;
 use crate::parallel;
 use crate::source::{self, Source, SourceError};
 use crate::text::hex;
-use crate::writeback;
+use crate::writeback::{self, IdOrigin};
 
 /// How an export is read.
 #[derive(Clone, Debug)]
@@ -28,13 +28,28 @@ pub struct ReadOptions {
 /// From how many bytes of metadata on a second thread saves more than it costs.
 const WORTH_A_THREAD: usize = 256 << 10;
 
+impl Fresh {
+    /// The id that a write-back left in the file, if the file has not been changed since.
+    pub fn own_id(&self) -> Option<&str> {
+        let own = self.carries.as_ref().filter(|it| it.origin == IdOrigin::WriteBack);
+        own.map(|it| it.text.as_str())
+    }
+}
+
 /// What a metadata file turned out to be.
 #[derive(Clone, Debug)]
 pub enum Export {
     /// To be emitted.
     Fresh(Box<Fresh>),
-    /// It carries `task_trace_id`: somebody, most likely we, emitted it.
-    Emitted { task_trace_id: String },
+    /// It carries `task_trace_id`, so it is done.
+    Emitted(CarriedId),
+}
+
+/// The `task_trace_id` in an export.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CarriedId {
+    pub text: String,
+    pub origin: IdOrigin,
 }
 
 /// An export that has not been emitted yet.
@@ -43,9 +58,7 @@ pub struct Fresh {
     pub source: Source,
     pub trace_id: TraceId,
     /// The `task_trace_id` that it carries all the same.
-    pub carries: Option<String>,
-    /// It is as a write-back left it, and nobody has touched it since.
-    pub is_our_write: bool,
+    pub carries: Option<CarriedId>,
     pub plan: Plan,
     /// The manifest that was used.
     pub manifest: Option<PathBuf>,
@@ -115,10 +128,12 @@ pub fn read(path: &Path, options: &ReadOptions) -> Result<Export, PlanError> {
     let loaded = source::load(path, options.max_file_size).map_err(PlanError::Source)?;
     let refused = |error| PlanError::Onboarding { path: path.to_owned(), error };
     let sections = Sections::of(&loaded.bytes).map_err(refused)?;
-    let carries = sections.task_trace_id();
-    let is_our_write = carries.is_some() && writeback::is_as_left(&loaded.source, &loaded.bytes);
-    if let Some(task_trace_id) = carries.clone().filter(|_| !options.emit_existing) {
-        return sections.read().map_err(refused).map(|_| Export::Emitted { task_trace_id });
+    let carries = sections.task_trace_id().map(|text| {
+        let origin = writeback::origin(&loaded.source, &loaded.bytes, &text);
+        CarriedId { text, origin }
+    });
+    if let Some(carried) = carries.clone().filter(|_| !options.emit_existing) {
+        return sections.read().map_err(refused).map(|_| Export::Emitted(carried));
     }
     let source = loaded.source;
     let directory = path.parent().unwrap_or(Path::new("."));
@@ -156,7 +171,6 @@ pub fn read(path: &Path, options: &ReadOptions) -> Result<Export, PlanError> {
         source,
         trace_id,
         carries,
-        is_our_write,
         plan,
         manifest: used,
         is_manifest_unchecked,

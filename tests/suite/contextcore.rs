@@ -7,6 +7,8 @@
 //!   id that two artifacts are mapped to is refused.
 //! - An addition carries what queries need of its task.
 //! - A refused file is reported once per version.
+//! - An id that taskspan did not write is called foreign, is never reported as an outcome, and is replaced
+//!   by `on_existing_trace_id: emit`.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -20,6 +22,7 @@ use crate::followup::{Emitted, assert_added, stop, text, watching, write};
 use crate::support::exports::presets;
 use crate::support::fake_otlp::{FakeOtlp, Protocol};
 use crate::support::program::PATIENCE;
+use crate::support::snapshot::Snapshot;
 use crate::support::workspace::Workspace;
 
 /// As `contextcore contract a2a-check-pipeline OUTPUT --report FILE` writes it.
@@ -263,4 +266,53 @@ async fn what_the_exporter_writes_becomes_attributes() {
     let statuses =
         ["api-slo", "api-runbook"].map(|id| text(&find(id).attributes, "artifact.status"));
     assert_eq!(statuses, ["exists", "needed"]);
+}
+
+fn states(workspace: &Workspace, pipeline: &Value) -> Vec<(String, Option<String>)> {
+    let status = workspace.configured("status", pipeline).args(&["--format", "json"]);
+    let listed: Value = serde_json::from_str(&status.run().expect_code(0).stdout).unwrap();
+    let text = |it: &Value| it.as_str().map(str::to_owned);
+    let listed = listed.as_array().unwrap().iter();
+    listed.map(|it| (text(&it["state"]).unwrap(), text(&it["trace_id"]))).collect()
+}
+
+#[tokio::test]
+async fn an_id_of_another_program_is_foreign() {
+    const FOREIGN: &str = "b56a0afb5bf084080d92560a6b00dbe5";
+    let workspace = Workspace::new();
+    let server = FakeOtlp::builder().start().await;
+    // As the exporter's own --emit-tasks leaves them, under an id that no backend has.
+    let export = presets::typical()
+        .with("task_trace_id", json!(FOREIGN))
+        .with("task_emission_timestamp", json!("2026-11-26T00:59:08.036900+00:00"));
+    let snapshot = workspace.export("out", &export).snapshot;
+    let mut pipeline = workspace.pipeline(server.endpoint(), Protocol::Grpc, Value::Null);
+    let outputs = workspace.root().join("outputs");
+    let once = workspace.configured("once", &pipeline).env("GITHUB_OUTPUT", &outputs);
+    once.run().expect_code(0).expect_said(&[
+        "a task_trace_id that taskspan did not write",
+        "on_existing_trace_id: emit",
+    ]);
+    assert!(snapshot.is_untouched());
+    assert_eq!(fs::read_to_string(&outputs).unwrap(), "");
+    assert_eq!(states(&workspace, &pipeline), [("foreign".to_owned(), None)]);
+
+    pipeline["receivers"]["export_dir"]["on_existing_trace_id"] = json!("emit");
+    for _ in 0..2 {
+        workspace.configured("once", &pipeline).run().expect_code(0);
+    }
+    let id = Some(snapshot.trace_id()).filter(|id| id != FOREIGN);
+    assert_eq!(Snapshot::of(&snapshot.path).written_trace_id(), id);
+    assert_eq!(server.spans().len(), 10, "sent once");
+
+    // Ours is ours, also when the file was touched and copied since.
+    pipeline["receivers"]["export_dir"]["on_existing_trace_id"] = json!("skip");
+    let written = fs::read(&snapshot.path).unwrap();
+    fs::write(&snapshot.path, &written).unwrap();
+    assert_eq!(states(&workspace, &pipeline), [("written".to_owned(), id)]);
+    let run = workspace.configured("once", &pipeline).run().expect_code(0);
+    assert!(!run.stderr.contains("did not write"), "{}", run.stderr);
+    let metadata: Value = serde_json::from_slice(&written).unwrap();
+    let timestamp = metadata["task_emission_timestamp"].as_str().unwrap();
+    assert!(timestamp.ends_with("+00:00"), "what Python 3.9 reads: {timestamp}");
 }

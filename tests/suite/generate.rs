@@ -17,7 +17,7 @@ fn read(export: &Export) -> plan::Plan {
             assert!(!fresh.provisional);
             fresh.plan
         }
-        Read::Emitted { task_trace_id } => panic!("it carries {task_trace_id}"),
+        Read::Emitted(carried) => panic!("it carries {}", carried.text),
     }
 }
 
