@@ -12,6 +12,7 @@ mod exec;
 mod exit;
 mod gate;
 mod healthcheck;
+mod job;
 mod logging;
 mod man;
 mod once;
@@ -51,7 +52,7 @@ pub struct Cli {
     global: Global,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 struct Global {
     /// How log lines look on standard error; text unless the configuration says otherwise
     #[arg(long, global = true, value_name = "text|json", value_parser = log_format)]

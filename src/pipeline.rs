@@ -34,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 use crate::converter::Converter;
 use crate::exporter::Exporter;
 use crate::queue::{Destination, Exporters, Location, OpenError, Queue, Ready};
+use crate::receiver::baseline::Baseline;
 use crate::receiver::config::ExportDirConfig;
 use crate::receiver::scan::Tidy;
 use crate::receiver::select::Selection;
@@ -79,6 +80,7 @@ struct Gates {
     config: ExportDirConfig,
     destinations: Vec<Destination>,
     watching: Arc<Watching>,
+    baseline: Baseline,
 }
 
 /// How a run is told to end.
@@ -125,9 +127,26 @@ struct Source {
     /// The exporters of all its pipelines.
     destinations: Vec<Destination>,
     watching: Arc<Watching>,
+    baseline: Baseline,
 }
 
 impl Pipelines {
+    /// Has every receiver pass over the files that are there now, until they change: a job that has not
+    /// started did not write them. Blocks on the disk.
+    pub fn pass_over_what_is_there(&mut self) {
+        for source in &mut self.sources {
+            source.baseline = Baseline::take(selection(&source.config));
+        }
+        for gates in &mut self.gates {
+            gates.baseline = Baseline::take(selection(&gates.config));
+        }
+    }
+
+    /// The exports that are passed over, per receiver.
+    pub fn baselines(&self) -> Vec<Baseline> {
+        self.sources.iter().map(|source| source.baseline.clone()).collect()
+    }
+
     /// Where the pipelines send to, for a person.
     pub fn destinations(&self) -> Vec<String> {
         self.exporters.iter().map(Exporter::destination).collect()
@@ -191,18 +210,19 @@ impl Pipelines {
         }
         let mut upstream = JoinSet::new();
         let traces = gates::Traces::of(&self.sources);
-        for Gates { config, destinations, watching } in self.gates {
+        for Gates { config, destinations, watching, baseline } in self.gates {
             let traces = Arc::clone(&traces);
             let intake =
                 gates::GateIntake::new(&config, traces, destinations, &common, finish.clone());
             let intake = |incoming, stop| intake.run(incoming, stop);
-            start((&config, watching), intake, &common, &finish, &mut upstream);
+            start((&config, watching, baseline), intake, &common, &finish, &mut upstream);
         }
         for source in self.sources {
             let (config, watching) = (source.config.clone(), Arc::clone(&source.watching));
+            let baseline = source.baseline.clone();
             let intake = intake::Intake::new(source, &common);
             let intake = |incoming, stop| intake.run(incoming, stop);
-            start((&config, watching), intake, &common, &finish, &mut upstream);
+            start((&config, watching, baseline), intake, &common, &finish, &mut upstream);
         }
 
         let taken_in = join_all(upstream, &stopping).await;
@@ -235,7 +255,7 @@ fn waive(common: &Common) -> AbortHandle {
 
 /// A receiver and the intake for what it finds.
 fn start<F>(
-    (config, watching): (&ExportDirConfig, Arc<Watching>),
+    (config, watching, baseline): (&ExportDirConfig, Arc<Watching>, Baseline),
     intake: impl FnOnce(mpsc::Receiver<Candidate>, CancellationToken) -> F,
     common: &Common,
     finish: &CancellationToken,
@@ -260,7 +280,7 @@ fn start<F>(
             Mode::Watch | Mode::Job => {
                 let until = receiver::Until { stop, finish };
                 let incoming = (candidates, tidy, restarts);
-                receiver::run(&config, selection, incoming, (until, watching)).await;
+                receiver::run(&config, (selection, baseline), incoming, (until, watching)).await;
             }
         }
         Ok(())

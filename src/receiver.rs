@@ -8,6 +8,7 @@
 //!
 //! The scan is the truth; events only make it fast.
 
+pub mod baseline;
 pub mod config;
 pub mod gates;
 pub mod scan;
@@ -27,6 +28,7 @@ use tokio::sync::{mpsc, watch as watch_channel};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
+use baseline::Baseline;
 use config::ExportDirConfig;
 use scan::{Found, Scanner, Stamp, Tidy};
 use select::Selection;
@@ -88,10 +90,11 @@ pub struct Until {
     pub finish: CancellationToken,
 }
 
-/// Watches until told otherwise. `restarts` changes when everything has to be looked at again.
+/// Watches until told otherwise. Files that still are in the version of the `baseline` are passed over.
+/// `restarts` changes when everything else must be scanned again.
 pub async fn run(
     config: &ExportDirConfig,
-    selection: Selection,
+    (selection, baseline): (Selection, Baseline),
     (candidates, tidy, mut restarts): (mpsc::Sender<Candidate>, Tidy, watch_channel::Receiver<u64>),
     (until, watching): (Until, Arc<Watching>),
 ) {
@@ -105,6 +108,7 @@ pub async fn run(
             .ok(),
     };
     let mut receiver = Receiver::new(selection, watcher, tidy, Arc::clone(&watching));
+    receiver.seen.extend(baseline.versions());
     let mut hint = Hint::Everything;
     let mut rescan = tokio::time::interval(config.rescan_interval.0);
     rescan.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -129,7 +133,7 @@ pub async fn run(
             }
             // The queue lost what it held: every export without an id is new again.
             Ok(()) = restarts.changed() => {
-                receiver.seen.clear();
+                receiver.seen = baseline.versions().collect();
                 Hint::Everything
             }
             _ = rescan.tick() => Hint::Everything,

@@ -68,6 +68,11 @@ pub fn version_with(source: &Source, task_trace_id: &str, max_bytes: u64) -> Opt
     ours.then(|| TraceId::of_export(source.canonical(), source.mtime_ns, &bytes))
 }
 
+/// Whether the export carries any `task_trace_id`. Blocks on the disk.
+pub fn carries_any(path: &Path, max_bytes: u64) -> bool {
+    id_within(path, max_bytes).is_some()
+}
+
 /// The key under which an export carries the id of its trace.
 pub const TRACE_ID: &str = "task_trace_id";
 /// The key under which it says when the last span had been accepted.

@@ -1,33 +1,40 @@
-//! `taskspan exec`: a job as it always was, and its exports delivered (R7.1, R7.2).
+//! `taskspan exec`: runs a job unchanged and delivers the exports that it writes (R7.1, R7.2).
 //!
 //! ```text
-//! pipelines, watching ─────────────────────▶ one last look, deliver ─▶ summary ─┐
-//! job ── streams and signals pass through ──▶ ends ─┘                           └─▶ the job's code
+//! what is there ─▶ pipelines, watching ────────────────▶ one last scan, deliver ─▶ summary ─┐
+//!                  job ── streams and signals pass ──▶ ends ─┘                              └─▶ its code
 //! ```
 //!
-//! Whatever is wrong with the telemetry, the job runs, and its exit code is ours.
+//! Whatever is wrong with the telemetry, the job runs, and its exit code is ours. What was there before
+//! the job, and is the same after it, is left alone: the job did not write it.
 
 use std::ffi::OsString;
 use std::io::ErrorKind;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::ExitStatus;
+use std::time::Duration;
 
 use clap::Args;
 use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 
 use super::exit::Failure;
+use super::preview::{self, Format};
 use super::report::Report;
-use super::session::OnTrouble;
+use super::session::{OnTrouble, Session};
 use super::setup::Setup;
 use super::signals::{self, Passed, Signals};
-use super::{ConfigArgs, Exit, Global, Timeout};
-use crate::pipeline::{Mode, Orders, observer};
+use super::{ConfigArgs, Exit, Global, Timeout, job};
+use crate::pipeline::{self, Mode, Orders, Pipelines, observer};
+use crate::receiver::baseline::Baseline;
+use crate::text::visible;
+use crate::writeback;
 
 #[derive(Debug, Args)]
 pub struct Exec {
-    /// A directory that the job writes exports to; those of the configuration unless given
+    /// A directory that the job writes exports to; may be repeated. Defaults to the directories of the
+    /// configuration, else to the job's own -o or --output-dir
     #[arg(long = "watch", value_name = "DIR")]
     directories: Vec<PathBuf>,
 
@@ -42,6 +49,10 @@ pub struct Exec {
     #[arg(long, value_name = "FILE")]
     summary: Option<PathBuf>,
 
+    /// Run the job, show what would be sent for the exports that it wrote, and send nothing
+    #[arg(long)]
+    dry_run: bool,
+
     /// The job and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     job: Vec<OsString>,
@@ -51,9 +62,19 @@ pub struct Exec {
 const NOT_FOUND: u8 = 127;
 const NOT_EXECUTABLE: u8 = 126;
 
-/// The pipelines beside the job.
-struct Beside {
+/// The longest that a job waits for its telemetry. A mount that does not answer would take for ever.
+const PREPARATION: Duration = Duration::from_secs(5);
+
+/// Made before the job starts.
+struct Prepared {
     setup: Setup,
+    before: Vec<Baseline>,
+    /// `None`: nothing is to be sent.
+    session: Option<Session>,
+}
+
+/// The pipelines that run next to the job.
+struct Beside {
     report: Report,
     orders: Orders,
     run: JoinHandle<Result<(), Failure>>,
@@ -63,41 +84,81 @@ impl Exec {
     pub async fn run(self, global: &Global) -> Result<Exit, Failure> {
         // Before the job starts: a signal must find us listening.
         let mut signals = Signals::listen();
-        let beside = match self.start(global) {
-            Ok(beside) => beside,
+        if job::emits_tasks(&self.job) {
+            super::say(
+                "taskspan: the job itself has --emit-tasks: an export that carries the id of another \
+                 program is not delivered; remove the flag",
+            );
+        }
+        let prepared = match self.prepare(global).await {
+            Ok(prepared) => prepared,
             Err(failure) => {
                 failure.report();
                 super::say("taskspan: the job runs without it");
                 None
             }
         };
+        let prepared = prepared
+            .map(|Prepared { setup, before, session }| (setup, before, session.map(Beside::start)));
         let code = match self.spawn() {
             Ok(child) => wait(child, &mut signals).await.map_or(u8::MAX, code_of),
             Err(code) => code,
         };
-        if let Some(beside) = beside {
-            self.conclude(beside, &mut signals).await;
+        match prepared {
+            Some((setup, before, Some(beside))) => {
+                let report = self.conclude(beside, &mut signals).await;
+                let summary = self.summary.clone();
+                let report_run = move || {
+                    say_what_was_left(&setup, &before);
+                    super::say(&report.line());
+                    report.write(&setup, summary.as_deref());
+                };
+                self.after_the_job(report_run).await;
+            }
+            Some((setup, before, None)) if self.dry_run => {
+                self.after_the_job(move || preview_written(&setup, &before)).await;
+            }
+            _ => {}
         }
         Ok(Exit::Job(code))
     }
 
-    fn start(&self, global: &Global) -> Result<Option<Beside>, Failure> {
-        let mut setup = Setup::for_job(&self.config, &self.directories)?;
-        // The job has the screen; what matters is said at the end, in one line.
-        setup.lower_log_level("warn");
-        setup.start_logging(global);
-        if setup.otel.disabled {
-            return Ok(None);
+    /// What needs the disk once the job has ended, in bounded time.
+    async fn after_the_job(&self, work: impl FnOnce() + Send + 'static) {
+        let work = tokio::task::spawn_blocking(work);
+        if tokio::time::timeout(self.timeout.0, work).await.is_err() {
+            super::say("taskspan: a disk did not answer in time; the report of the run is missing");
         }
-        let session = setup.open(OnTrouble::GoWithout)?;
-        let (report, orders) = (Report::default(), Orders::default());
-        let listening = report.clone();
-        let observer = observer(move |event| {
-            listening.observe(event);
-            event.log();
-        });
-        let run = session.run(Mode::Job, observer, orders.clone());
-        Ok(Some(Beside { setup, report, orders, run: tokio::spawn(run) }))
+    }
+
+    /// Everything that needs the disk, in bounded time.
+    async fn prepare(&self, global: &Global) -> Result<Option<Prepared>, Failure> {
+        let mut directories = self.directories.clone();
+        if directories.is_empty() && self.config.config.is_empty() {
+            directories.extend(self.inferred_directory());
+        }
+        let (config, global, dry_run) = (self.config.clone(), global.clone(), self.dry_run);
+        let prepare =
+            tokio::task::spawn_blocking(move || prepare(&config, &directories, &global, dry_run));
+        match tokio::time::timeout(PREPARATION, prepare).await {
+            Ok(prepared) => prepared.map_err(anyhow::Error::from)?,
+            Err(_) => {
+                let waited = humantime::format_duration(PREPARATION);
+                Err(anyhow::anyhow!(
+                    "the configuration, the queue or a watched directory did not answer within \
+                     {waited}: does a mount hang?"
+                )
+                .into())
+            }
+        }
+    }
+
+    /// The job's own output directory, where nothing else is configured.
+    fn inferred_directory(&self) -> Option<PathBuf> {
+        let directory = job::output_directory(&self.job).filter(|_| !Setup::has_default_file())?;
+        let shown = visible(&directory.display().to_string());
+        super::say(&format!("taskspan: watching {shown}, the job's output directory"));
+        Some(directory)
     }
 
     fn spawn(&self) -> Result<Child, u8> {
@@ -113,8 +174,8 @@ impl Exec {
     }
 
     /// Delivers what the job wrote, within the time there is.
-    async fn conclude(&self, beside: Beside, signals: &mut Signals) {
-        let Beside { setup, report, orders, mut run } = beside;
+    async fn conclude(&self, beside: Beside, signals: &mut Signals) -> Report {
+        let Beside { report, orders, mut run } = beside;
         orders.finish.cancel();
         let ended = tokio::select! {
             ended = &mut run => ended,
@@ -127,8 +188,76 @@ impl Exec {
         if let Ok(Err(failure)) = ended {
             failure.report();
         }
-        super::say(&report.line());
-        report.write(&setup, self.summary.as_deref());
+        report
+    }
+}
+
+impl Beside {
+    fn start(session: Session) -> Beside {
+        let (report, orders) = (Report::default(), Orders::default());
+        let listening = report.clone();
+        let observer = observer(move |event| {
+            listening.observe(event);
+            event.log();
+        });
+        let run = tokio::spawn(session.run(Mode::Job, observer, orders.clone()));
+        Beside { report, orders, run }
+    }
+}
+
+/// `None`: the environment turns telemetry off.
+fn prepare(
+    config: &ConfigArgs,
+    directories: &[PathBuf],
+    global: &Global,
+    dry_run: bool,
+) -> Result<Option<Prepared>, Failure> {
+    let mut setup = Setup::for_job(config, directories)?;
+    // The job has the screen; what matters is said at the end, in one line.
+    setup.lower_log_level("warn");
+    setup.start_logging(global);
+    if dry_run {
+        let before = baselines(&setup);
+        return Ok(Some(Prepared { setup, before, session: None }));
+    }
+    if setup.otel.disabled {
+        return Ok(None);
+    }
+    let mut session = setup.open(OnTrouble::GoWithout)?;
+    let before = session.pass_over_what_is_there();
+    Ok(Some(Prepared { setup, before, session: Some(session) }))
+}
+
+fn baselines(setup: &Setup) -> Vec<Baseline> {
+    let receivers = Pipelines::receivers(&setup.config);
+    receivers.iter().map(|config| Baseline::take(pipeline::selection(config))).collect()
+}
+
+/// Mentions, in one line, the exports without an id that the job did not write.
+fn say_what_was_left(setup: &Setup, before: &[Baseline]) {
+    let receivers = Pipelines::receivers(&setup.config);
+    let left = before.iter().zip(&receivers).flat_map(|(before, config)| {
+        let max_bytes = config.max_file_size.0;
+        before.unchanged().into_iter().filter(move |path| !writeback::carries_any(path, max_bytes))
+    });
+    let left: Vec<_> = left.collect();
+    let Some(first) = left.first() else { return };
+    let (count, first) = (left.len(), visible(&first.display().to_string()));
+    super::say(&format!(
+        "taskspan: exports that the job did not write were left alone: {count} (first: {first}); \
+         `taskspan once` delivers them"
+    ));
+}
+
+/// Shows what would be sent for the exports that the job wrote.
+fn preview_written(setup: &Setup, before: &[Baseline]) {
+    let after = baselines(setup);
+    let written = before.iter().zip(&after).flat_map(|(before, after)| before.written_since(after));
+    let written: Vec<PathBuf> = written.map(PathBuf::from).collect();
+    if written.is_empty() {
+        super::say("taskspan: the job wrote no export");
+    } else if let Err(failure) = preview::show(setup, &written, Format::Tree) {
+        failure.report();
     }
 }
 

@@ -12,6 +12,7 @@ use crate::observe::Observe;
 use crate::pipeline::event::Observer;
 use crate::pipeline::{Mode, Orders, Pipelines};
 use crate::queue::{Location, Ready};
+use crate::receiver::baseline::Baseline;
 
 /// How long the queue has to bring what it was told to the disk. Every step that something depends
 /// on is there already.
@@ -89,6 +90,15 @@ impl Session {
     /// Has these servers tell of it while it runs.
     pub fn observed_by(&mut self, observe: Observe) {
         self.observe = Some(observe);
+    }
+
+    /// Has the run pass over the files that are there now, and returns the exports among them that no
+    /// earlier run left in the queue, per receiver. Blocks on the disk.
+    pub fn pass_over_what_is_there(&mut self) -> Vec<Baseline> {
+        self.pipelines.pass_over_what_is_there();
+        let queue = &self.ready.queue;
+        let is_queued = |path: &std::path::Path| queue.waiting_from(path).is_some();
+        self.pipelines.baselines().into_iter().map(|it| it.without(is_queued)).collect()
     }
 
     pub fn destinations(&self) -> Vec<String> {

@@ -13,6 +13,7 @@ use crate::converter::options::ResourceConfig;
 use crate::converter::{BadPattern, Converter, Redaction};
 use crate::exporter::{BuildError, Exporter};
 use crate::queue::{self, Destination};
+use crate::receiver::baseline::Baseline;
 use crate::receiver::config::ExportDirConfig;
 use crate::signal::Signal;
 use crate::writeback::config::WriteBackMode;
@@ -70,6 +71,7 @@ impl Pipelines {
                             config: with_absolute_directories(&results.watching()),
                             destinations: destinations.clone(),
                             watching: Arc::default(),
+                            baseline: Baseline::default(),
                         });
                         continue;
                     }
@@ -81,6 +83,7 @@ impl Pipelines {
                     logs: None,
                     destinations: destinations.clone(),
                     watching: Arc::default(),
+                    baseline: Baseline::default(),
                 };
                 for (_, logs) in pipelines(config, Signal::Logs) {
                     if logs.receivers.contains(receiver) {

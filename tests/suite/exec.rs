@@ -1,4 +1,10 @@
 //! `taskspan exec`: the job is as if we were not there, and its exports are delivered.
+//!
+//! Guarantees:
+//! - The job's exit code, streams and signals are its own, whatever is wrong with the telemetry.
+//! - Only what the job wrote is delivered; what was there stays as it is and is mentioned in one line.
+//! - Without `--watch` and configuration, the job's own output directory is watched.
+//! - `--dry-run` runs the job, shows what it would send, and sends nothing.
 
 use std::fs;
 use std::io::Write;
@@ -332,4 +338,92 @@ async fn the_output_of_a_step_is_what_is_new() {
     workspace.once(&server, Protocol::Grpc).env("GITHUB_OUTPUT", &outputs).run().expect_code(0);
     let text = fs::read_to_string(&outputs).unwrap();
     assert_eq!(text, format!("task_trace_id={}\n", new.trace_id()));
+}
+
+/// The exports of a place that has one already, and a script that writes another.
+fn with_an_older_one(job: &Job) -> (Snapshot, String) {
+    let older = presets::typical().write_into(&Path::new(&job.target()).join("older")).snapshot;
+    (older, job.export_and("exit 4"))
+}
+
+#[tokio::test]
+async fn what_was_there_before_the_job_stays_as_it_is() {
+    let job = Job::new(FakeOtlp::builder()).await;
+    let (older, script) = with_an_older_one(&job);
+    let run = job.exec().args(&["--", "sh", "-c", &script]).run().expect_code(4);
+    let id = job.id().expect("the new one has its id");
+    assert!(older.is_untouched());
+    let lines: Vec<&str> = run.stderr.lines().collect();
+    let [left, emitted] = lines[..] else { panic!("{lines:?}") };
+    assert!(left.contains("left alone: 1") && left.contains("made/by/the/job/older"), "{left}");
+    assert_eq!(emitted, format!("taskspan: 1 export emitted, 10 spans; task_trace_id={id}"));
+    assert_eq!(job.server.spans().len(), 10);
+
+    // The same bytes with the old times are a new version: the job wrote the file.
+    let path = older.path.display();
+    let again = format!("cp -p '{path}' '{path}.new' && mv '{path}.new' '{path}'");
+    let run = job.exec().args(&["--", "sh", "-c", &again]).run().expect_code(0);
+    run.expect_said(&["1 export emitted"]);
+    assert_eq!(Snapshot::of(&older.path).written_trace_id(), Some(older.trace_id()));
+
+    // Nothing is left without an id, so nothing is mentioned.
+    let run = job.exec().args(&["--", "true"]).run().expect_code(0);
+    assert_eq!(run.stderr, "taskspan: 0 exports emitted, 0 spans\n");
+}
+
+#[tokio::test]
+async fn what_an_earlier_job_left_in_the_queue_is_delivered() {
+    let job = Job::new(FakeOtlp::builder()).await;
+    let away = FakeOtlp::builder().forever(Fault::http(503)).start().await;
+    let to = ["--watch", &job.target(), "--endpoint", away.endpoint(), "--timeout", "300ms"];
+    let script = job.export_and("true");
+    let exec = job.workspace.program("exec").args(&to).args(&["--", "sh", "-c", &script]);
+    exec.run().expect_code(0).expect_said(&["1 export not delivered"]);
+    let run = job.exec().args(&["--", "true"]).run().expect_code(0);
+    assert!(!run.stderr.contains("left alone"), "{}", run.stderr);
+    assert!(job.id().is_some());
+}
+
+#[tokio::test]
+async fn without_a_directory_it_is_the_jobs_own() {
+    for form in ["-o {}", "-o{}", "--output-dir {}", "--output-dir={}"] {
+        let job = Job::new(FakeOtlp::builder()).await;
+        let script = job.export_and("true");
+        let program = job.workspace.config("export", &format!("#!/bin/sh\n{script}\n"));
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(&program, mode).unwrap();
+        let output = form.replace("{}", "made/by/the/job");
+        let exec = job.workspace.program("exec").current_dir(job.workspace.root());
+        let exec = exec.args(&["--endpoint", job.server.endpoint(), "--"]).arg(&program);
+        let exec = exec.args(&output.split(' ').collect::<Vec<_>>()).arg("--emit-tasks");
+        let run = exec.run().expect_code(0).expect_said(&[
+            "watching made/by/the/job, the job's output directory",
+            "the job itself has --emit-tasks",
+            "1 export emitted",
+        ]);
+        assert!(job.id().is_some(), "{}", run.stderr);
+    }
+    // A configuration has the last word.
+    let job = Job::new(FakeOtlp::builder().may_be_unused()).await;
+    let empty = job.workspace.root().join("elsewhere");
+    let mut pipeline = job.workspace.pipeline(job.server.endpoint(), Protocol::Grpc, Value::Null);
+    pipeline["receivers"]["export_dir"]["directories"] = serde_json::json!([empty]);
+    let script = job.export_and("true");
+    let exec = job.workspace.configured("exec", &pipeline);
+    let run = exec.args(&["--", "sh", "-c", &script, "-o", &job.target()]).run().expect_code(0);
+    assert_eq!((run.stderr.as_str(), job.id()), ("taskspan: 0 exports emitted, 0 spans\n", None));
+}
+
+#[tokio::test]
+async fn a_dry_run_runs_the_job_and_sends_nothing() {
+    let job = Job::new(FakeOtlp::builder().may_be_unused()).await;
+    let (older, script) = with_an_older_one(&job);
+    let run = job.exec().args(&["--dry-run", "--", "sh", "-c", &script]).run().expect_code(4);
+    let preview = run.stdout.as_str();
+    assert!(preview.contains("Corner Shop Observability Artifact Generation"), "{preview}");
+    assert_eq!(preview.matches("Artifact Generation").count(), 1, "only the job's: {preview}");
+    assert!(older.is_untouched() && job.id().is_none());
+    assert_eq!(job.server.attempts().len(), 0);
+    let run = job.exec().args(&["--dry-run", "--", "true"]).run().expect_code(0);
+    run.expect_said(&["the job wrote no export"]);
 }
