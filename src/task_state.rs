@@ -4,6 +4,9 @@
 //! delivered ─▶ states ─▶ <directory>/<project>/<task>.json, under <task>.json.lock
 //!                                    └─ /completed/<task>.json when nothing is left to do
 //! ```
+//!
+//! The tracker goes on with these files. A later export replaces a file only as long as the task is as an
+//! export left it.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Write};
@@ -54,20 +57,25 @@ pub enum TaskStateError {
 /// The first that has not.
 pub fn check(states: &[TaskState]) -> Result<(), TaskStateError> {
     let ids = states.iter().flat_map(|state| [&state.project_id, &state.task_id]);
-    ids.into_iter().try_for_each(|id| {
-        let reason = match id.as_str() {
-            "" => "it is empty",
-            id if id.contains(['/', '\\', '\0']) => "it has a path separator",
-            id if id.starts_with('.') => "it begins with a dot",
-            id if id.len() > MAX_NAME_BYTES => "it is too long",
-            _ => return Ok(()),
-        };
-        Err(TaskStateError::Name { id: id.clone(), reason })
+    ids.into_iter().try_for_each(|id| match unfit(id) {
+        Some(reason) => Err(TaskStateError::Name { id: id.clone(), reason }),
+        None => Ok(()),
     })
 }
 
-/// Writes all states, each whole or not at all. One that is there for the same trace stays: the tracker
-/// may have gone on with it. Blocks on the disk.
+/// Why an id cannot be the name of a file; `None` if it can.
+fn unfit(id: &str) -> Option<&'static str> {
+    match id {
+        "" => Some("it is empty"),
+        id if id.contains(['/', '\\', '\0']) => Some("it has a path separator"),
+        id if id.starts_with('.') => Some("it begins with a dot"),
+        id if id.len() > MAX_NAME_BYTES => Some("it is too long"),
+        _ => None,
+    }
+}
+
+/// Writes all states, each whole or not at all. A file for the same trace is kept, and so is one whose
+/// task has moved on, under the task's own id or its mapped id. Blocks on the disk.
 ///
 /// # Errors
 /// The first that cannot be written; the others are.
@@ -101,7 +109,7 @@ fn write_one(config: &TaskStateConfig, state: &TaskState) -> Result<(), TaskStat
         }
     }
     let _lock = lock(own, &name)?;
-    if is_of_same_trace(&own.join(&name), state) || is_of_same_trace(&other.join(&name), state) {
+    if is_the_trackers(own, other, state) {
         return Ok(());
     }
     replace(own, &name, &state.document.to_string())?;
@@ -111,10 +119,44 @@ fn write_one(config: &TaskStateConfig, state: &TaskState) -> Result<(), TaskStat
 /// What is larger is no state file.
 const MAX_BYTES: u64 = 16 << 20;
 
-fn is_of_same_trace(path: &Path, state: &TaskState) -> bool {
-    let Ok(loaded) = source::load(path, MAX_BYTES) else { return false };
-    let found = serde_json::from_slice::<Value>(&loaded.bytes).ok();
-    found.is_some_and(|it| it.get("trace_id") == state.document.get("trace_id"))
+/// Whether the tracker has a file for the task that an export must not replace.
+fn is_the_trackers(own: &Path, other: &Path, state: &TaskState) -> bool {
+    let mapped_id = state.mapped_id.iter().filter(|id| unfit(id).is_none());
+    let mut names = std::iter::once(&state.task_id).chain(mapped_id);
+    names.any(|id| {
+        let files = [own, other].map(|directory| directory.join(format!("{id}.json")));
+        let documents = files.iter().filter_map(|path| {
+            serde_json::from_slice::<Value>(&source::load(path, MAX_BYTES).ok()?.bytes).ok()
+        });
+        documents.into_iter().any(|document| {
+            document.get("trace_id") == state.document.get("trace_id")
+                || has_moved_on(&document, &state.document)
+        })
+    })
+}
+
+/// Whether the status in a file is not the one that an export gave it, and is no earlier one than that of a
+/// new export. Stories and the epic follow their tasks: the latest export knows best whether they are done.
+fn has_moved_on(document: &Value, new: &Value) -> bool {
+    let text = |document: &'_ Value, key: &str| -> String {
+        document["attributes"][key].as_str().unwrap_or_default().to_owned()
+    };
+    let status = text(document, "task.status");
+    let as_exported: &[&str] =
+        match (text(document, "artifact.status").as_str(), text(document, "task.type").as_str()) {
+            ("needed" | "outdated", _) => &["todo"],
+            ("exists", _) => &["done"],
+            ("skipped", _) => &["cancelled"],
+            (_, "epic" | "story") => &["todo", "done"],
+            _ => &["", "todo", "backlog"],
+        };
+    let progress = |status: &str| match status {
+        "" | "todo" | "backlog" => 0,
+        "done" | "cancelled" => 2,
+        _ => 1,
+    };
+    !as_exported.contains(&status.as_str())
+        && progress(&status) >= progress(&text(new, "task.status"))
 }
 
 fn replace(directory: &Path, name: &str, text: &str) -> Result<(), TaskStateError> {
@@ -187,7 +229,8 @@ mod tests {
         static TRACES: AtomicU64 = AtomicU64::new(0);
         let trace_id = TRACES.fetch_add(1, Ordering::Relaxed);
         let document = json!({"task_id": id, "is_closed": is_closed, "trace_id": trace_id});
-        TaskState { project_id: "p".into(), task_id: id.into(), is_closed, document }
+        let (project_id, task_id) = ("p".into(), id.into());
+        TaskState { project_id, task_id, mapped_id: None, is_closed, document }
     }
 
     fn config(directory: &Path) -> TaskStateConfig {
@@ -232,6 +275,80 @@ mod tests {
         fs::write(&path, ours.to_string()).expect("written");
         write(&config, &[first]).expect("nothing to do");
         assert_eq!(fs::read_to_string(&path).expect("there"), ours.to_string());
+    }
+
+    /// A task as an export leaves it, with the artifact's status.
+    fn exported(artifact_status: &str, task_status: &str) -> TaskState {
+        let mut state = state("t", matches!(task_status, "done" | "cancelled"));
+        state.document["attributes"] = json!({
+            "task.type": "task", "task.status": task_status, "artifact.status": artifact_status,
+        });
+        state
+    }
+
+    #[test]
+    fn a_new_export_takes_no_progress_back() {
+        let (needed, exists) = (("needed", "todo"), ("exists", "done"));
+        for (before, by_tracker, after, is_kept) in [
+            (needed, "in_progress", needed, true),
+            (needed, "in_review", needed, true),
+            (needed, "blocked", needed, true),
+            (needed, "done", needed, true),
+            (needed, "cancelled", needed, true),
+            (needed, "done", exists, true),
+            // It exists now, whoever made it.
+            (needed, "in_progress", exists, false),
+            // As the export left it, even if the tracker moved the file.
+            (needed, "todo", needed, false),
+            (needed, "todo", exists, false),
+            (exists, "done", needed, false),
+            // Taken up again.
+            (exists, "in_progress", needed, true),
+        ] {
+            for is_moved in [false, true] {
+                let root = tempfile::tempdir().expect("a directory");
+                let config = config(root.path());
+                let first = exported(before.0, before.1);
+                write(&config, std::slice::from_ref(&first)).expect("written");
+                let directories = [root.path().join("p"), root.path().join("p/completed")];
+                let path =
+                    directories.iter().map(|it| it.join("t.json")).find(|it| it.exists()).unwrap();
+                let mut document = first.document;
+                document["attributes"]["task.status"] = json!(by_tracker);
+                let place = if is_moved { directories[1].join("t.json") } else { path.clone() };
+                fs::create_dir_all(&directories[1]).expect("made");
+                fs::remove_file(path).expect("removed");
+                fs::write(&place, document.to_string()).expect("written");
+
+                let second = exported(after.0, after.1);
+                write(&config, std::slice::from_ref(&second)).expect("written");
+                let found: Vec<Value> = directories
+                    .iter()
+                    .filter_map(|it| fs::read(it.join("t.json")).ok())
+                    .map(|text| serde_json::from_slice(&text).expect("JSON"))
+                    .collect();
+                let expected = if is_kept { document } else { second.document };
+                assert_eq!(found, [expected], "{before:?} {by_tracker} {after:?} {is_moved}");
+            }
+        }
+    }
+
+    #[test]
+    fn progress_under_the_mapped_id_is_progress() {
+        let root = tempfile::tempdir().expect("a directory");
+        let config = config(root.path());
+        let tracked = root.path().join("p/PI-006.json");
+        fs::create_dir(root.path().join("p")).expect("made");
+        for (status, is_written) in [("in_progress", false), ("todo", true)] {
+            let document = json!({"attributes": {"task.type": "task", "task.status": status}});
+            fs::write(&tracked, document.to_string()).expect("written");
+            let mapped =
+                TaskState { mapped_id: Some("PI-006".into()), ..exported("needed", "todo") };
+            write(&config, &[mapped]).expect("written");
+            assert_eq!(root.path().join("p/t.json").exists(), is_written, "{status}");
+        }
+        let odd = TaskState { mapped_id: Some("../x".into()), ..exported("needed", "todo") };
+        write(&config, &[odd]).expect("an id that is no name is no file");
     }
 
     #[test]

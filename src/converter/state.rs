@@ -14,6 +14,8 @@ use crate::text::hex;
 pub struct TaskState {
     pub project_id: String,
     pub task_id: String,
+    /// The id that a later phase uses for it.
+    pub mapped_id: Option<String>,
     /// Nothing is left to do: it exists, or is not wanted.
     pub is_closed: bool,
     pub document: Value,
@@ -43,6 +45,11 @@ fn state(span: &Span) -> TaskState {
         })
         .collect();
     let status = span.status.clone().unwrap_or_default();
+    let mut attributes = fields(&span.attributes);
+    // The attribute that downstream readers take the order of tasks from.
+    let depends_on = attributes.get("artifact.depends_on").filter(|it| **it != json!([])).cloned();
+    attributes.extend(depends_on.map(|ids| ("task.depends_on".to_owned(), ids)));
+    let mapped_id = Some(text("task.mapped_id")).filter(|id| !id.is_empty());
     let document = json!({
         "task_id": task_id,
         "span_name": span.name,
@@ -51,7 +58,7 @@ fn state(span: &Span) -> TaskState {
         "parent_span_id": id(&span.parent_span_id),
         "start_time": start,
         "end_time": is_closed.then(|| UnixNanos(span.end_time_unix_nano).iso()),
-        "attributes": fields(&span.attributes),
+        "attributes": attributes,
         "events": events,
         "status": match StatusCode::try_from(status.code) {
             Ok(StatusCode::Ok) => "OK",
@@ -63,7 +70,7 @@ fn state(span: &Span) -> TaskState {
         "project_id": project_id,
         "created_at": start,
     });
-    TaskState { project_id, task_id, is_closed, document }
+    TaskState { project_id, task_id, mapped_id, is_closed, document }
 }
 
 fn fields(attributes: &[KeyValue]) -> Map<String, Value> {

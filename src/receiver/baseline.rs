@@ -62,7 +62,7 @@ mod tests {
             ExportDirConfig { directories: vec![root.path().into()], ..Default::default() };
         let take = || Baseline::take(Selection::new(&config, |_| false));
         let before = take();
-        assert_eq!(before.written_since(&take()), [Path::new(""); 0]);
+        assert!(before.written_since(&take()).is_empty());
 
         // The same bytes, by rename, as an exporter writes them.
         let modified = fs::metadata(file("replaced")).unwrap().modified().unwrap();

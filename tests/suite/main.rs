@@ -31,3 +31,4 @@ mod support;
 mod support_selftest;
 mod task_state;
 mod verify;
+mod wrapper;

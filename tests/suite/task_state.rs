@@ -79,7 +79,11 @@ async fn every_span_has_a_state_file() {
         assert_eq!(state["parent_span_id"], json!(parent));
         assert_eq!(state["end_time"].is_null(), !is_closed);
         assert_eq!(state["events"].as_array().unwrap().len(), span.events.len());
-        assert_eq!(state["attributes"].as_object().unwrap().len(), span.attributes.len());
+        let depends_on = &state["attributes"]["artifact.depends_on"];
+        let has_any = depends_on.as_array().is_some_and(|ids| !ids.is_empty());
+        let attributes = state["attributes"].as_object().unwrap();
+        assert_eq!(attributes.get("task.depends_on"), Some(depends_on).filter(|_| has_any));
+        assert_eq!(attributes.len(), span.attributes.len() + usize::from(has_any));
         assert_eq!(state["attributes"]["task.id"], json!(id));
     }
 }
@@ -111,4 +115,25 @@ async fn a_directory_that_cannot_be_written_costs_a_word() {
     let run = workspace.configured("once", &pipeline(&workspace, &server)).run();
     run.expect_code(0).expect_said(&["no state files"]);
     assert_eq!(snapshot.check_written_back(), [""; 0]);
+}
+
+/// Scenario: the tracker works on a task, and the project is exported again.
+/// Guarantees: the task keeps its status; the others belong to the new trace.
+#[tokio::test]
+async fn a_new_export_keeps_the_progress_of_a_task() {
+    let workspace = Workspace::new();
+    let server = FakeOtlp::builder().start().await;
+    let first = workspace.export("out", &presets::typical()).snapshot;
+    workspace.configured("once", &pipeline(&workspace, &server)).run().expect_code(0);
+    let project = workspace.root().join("tracker/shop");
+    let path = project.join("cart-rules.json");
+    let mut begun: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    begun["attributes"]["task.status"] = json!("in_progress");
+    fs::write(&path, begun.to_string()).unwrap();
+    let second = workspace.export("out", &presets::typical()).snapshot;
+    workspace.configured("once", &pipeline(&workspace, &server)).run().expect_code(0);
+    let active = documents(&project);
+    assert_eq!(active["cart-rules"], begun);
+    assert_eq!(active["cart-rules"]["trace_id"], json!(first.trace_id()));
+    assert_eq!(active["cart-monitor"]["trace_id"], json!(second.trace_id()));
 }
