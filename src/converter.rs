@@ -150,7 +150,7 @@ impl Converter {
     /// The same plan as log records, for dashboards and recording rules (R6.3).
     pub fn logs(&self, plan: &Plan, trace_id: TraceId, t0: UnixNanos) -> Vec<Bytes> {
         let resource = resource::resource(&self.resource, &plan.project, self.cutter());
-        let mut packer = Packer::<Logs>::new(&resource, &scope(), self.max_request_bytes());
+        let mut packer = Packer::<Logs>::new(&resource, &scope(), self.max_log_request_bytes());
         self.each_whole_span(plan, trace_id, t0, |span| {
             packer.push(&Fields::of(logs::records(&span, &resource, t0)));
         });
@@ -185,6 +185,11 @@ impl Converter {
 
     fn max_request_bytes(&self) -> usize {
         usize::try_from(self.spans.max_request_bytes.0).unwrap_or(usize::MAX)
+    }
+
+    fn max_log_request_bytes(&self) -> usize {
+        let bytes = usize::try_from(self.spans.max_log_request_bytes.0).unwrap_or(usize::MAX);
+        bytes.min(self.max_request_bytes())
     }
 
     fn cutter(&self) -> attributes::Cutter {

@@ -26,6 +26,9 @@ pub struct SpanOptions {
     /// A larger request is sent in several. 16KiB to 20MiB. Default: 3.5MiB, short of the 4 MiB
     /// that gRPC receivers accept.
     pub max_request_bytes: ByteSize,
+    /// The same for requests of log records, if it is smaller. 16KiB to 20MiB. Default: 2.5MiB, because
+    /// Loki expands a record to about 1.1 KB before it applies its own limit of 4 MiB.
+    pub max_log_request_bytes: ByteSize,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,6 +64,7 @@ impl Default for SpanOptions {
             max_attribute_bytes: 2048,
             max_trace_bytes: ByteSize(4_500_000),
             max_request_bytes: ByteSize(3_670_016),
+            max_log_request_bytes: ByteSize(2_621_440),
         }
     }
 }
@@ -74,8 +78,13 @@ impl SpanOptions {
         if !(ByteSize::kib(64)..=ByteSize::mib(1024)).contains(&self.max_trace_bytes) {
             at("max_trace_bytes", "has to be between 64KiB and 1GiB".into());
         }
-        if !(ByteSize::kib(16)..=ByteSize::mib(20)).contains(&self.max_request_bytes) {
-            at("max_request_bytes", "has to be between 16KiB and 20MiB".into());
+        for (key, size) in [
+            ("max_request_bytes", self.max_request_bytes),
+            ("max_log_request_bytes", self.max_log_request_bytes),
+        ] {
+            if !(ByteSize::kib(16)..=ByteSize::mib(20)).contains(&size) {
+                at(key, "has to be between 16KiB and 20MiB".into());
+            }
         }
     }
 }

@@ -97,12 +97,9 @@ pub fn grpc(
     from_transport: bool,
 ) -> Reply {
     let reason = format!("{code:?}: {}", one_line(message));
-    // tonic says OUT_OF_RANGE, which OTLP would have us retry, and others RESOURCE_EXHAUSTED.
-    let sized = matches!(
-        code,
-        Code::OutOfRange | Code::ResourceExhausted | Code::InvalidArgument | Code::Internal
-    );
-    if sized && speaks_of_size(message) {
+    // Servers report it under many codes: tonic as OUT_OF_RANGE, grpc-go as RESOURCE_EXHAUSTED, gateways
+    // as UNAVAILABLE or UNKNOWN.
+    if speaks_of_size(message) {
         return Reply::TooLarge { reason };
     }
     let delivery = match code {
@@ -140,11 +137,13 @@ pub fn http(signal: Signal, status: u16, body: &str, retry_after: Option<Duratio
         "" => format!("HTTP {status}"),
         text => format!("HTTP {status}: {text}"),
     };
+    // Loki answers 400 when it has stored a part, for example all but one long line. What it stored must not
+    // be sent again.
+    let is_whole = status != 400 || signal == Signal::Traces || speaks_of_a_message(body);
     match status {
         413 => Reply::TooLarge { reason },
-        // Tempo answers 400 to a body over its limit. Loki answers 400 when it has stored a part,
-        // which must not be sent again.
-        400 if speaks_of_size(body) && signal == Signal::Traces => Reply::TooLarge { reason },
+        // Tempo answers 400 to a body over its limit, and Loki 503 to one that it expands beyond its own.
+        _ if speaks_of_size(body) && is_whole => Reply::TooLarge { reason },
         429 | 503 => {
             let broke = status == 503 && retry_after.is_none() && speaks_of_a_break(body);
             let delivery = if broke { Delivery::InDoubt } else { Delivery::NotDelivered };
@@ -215,12 +214,17 @@ fn speaks_of_a_break(message: &str) -> bool {
         .any(|words| message.contains(words))
 }
 
-/// The words with which servers refuse a message for its size.
+/// The words with which servers refuse a request for its size.
 fn speaks_of_size(message: &str) -> bool {
     let message = message.to_ascii_lowercase();
     ["larger than max", "too large", "exceeds the maximum", "message size"]
         .iter()
         .any(|words| message.contains(words))
+}
+
+/// The words of grpc-go about a message as a whole.
+fn speaks_of_a_message(text: &str) -> bool {
+    text.contains("message larger than max")
 }
 
 /// `google.rpc.Status`, as far as it is read.
@@ -336,6 +340,20 @@ mod tests {
         for (code, message) in messages {
             assert_eq!(kind(&grpc(code, message, None, false)), Kind::TooLarge, "{message}");
         }
+        // Under every code, since a gateway may put its own.
+        let go = "rpc error: code = ResourceExhausted desc = grpc: received message larger than max \
+                  (4408817 vs. 4194304)";
+        for code in [Code::Unavailable, Code::Unknown, Code::Internal, Code::Aborted] {
+            assert_eq!(kind(&grpc(code, go, None, false)), Kind::TooLarge, "{code:?}");
+        }
+        for status in [400, 413, 429, 500, 502, 503, 504] {
+            for signal in [Signal::Traces, Signal::Logs] {
+                assert_eq!(kind(&http(signal, status, go, None)), Kind::TooLarge, "{status}");
+            }
+        }
+        // A line that Loki would not store, next to others that it did.
+        let line = "error at least one label pair is required; entry too large";
+        assert_eq!(kind(&http(Signal::Logs, 400, line, None)), Kind::Refused);
         assert_eq!(
             kind(&grpc(Code::ResourceExhausted, "rate limit exceeded", None, false)),
             Kind::Retry(NotDelivered)

@@ -176,21 +176,48 @@ async fn answer(signal: Signal, response: Response<Incoming>) -> Reply {
         // Loki says 204, and others 202: accepted, with nothing more to say.
         status if status.is_success() => Reply::Accepted,
         status => {
-            let text = match is_protobuf {
-                true => status_message(&body),
-                false => String::from_utf8_lossy(&body).into_owned(),
-            };
+            let text = message_of(&body, is_protobuf);
             classify::http(signal, status.as_u16(), &one_line(&text), retry_after)
         }
     }
 }
 
-/// Errors come as a `google.rpc.Status`, whose second field is the message.
-fn status_message(body: &[u8]) -> String {
-    #[derive(Clone, PartialEq, Message)]
-    struct RpcStatus {
-        #[prost(string, tag = "2")]
-        message: String,
+/// What the server said, as text. Loki sends a `google.rpc.Status` under another content type, so bytes that are
+/// no text are read as one.
+fn message_of(body: &[u8], is_protobuf: bool) -> String {
+    let is_text = |text: &&str| !text.contains(|c: char| c.is_control() && !c.is_whitespace());
+    match std::str::from_utf8(body).ok().filter(is_text) {
+        Some(text) if !is_protobuf => text.to_owned(),
+        _ => status_message(body),
     }
+}
+
+/// The message of a `google.rpc.Status`, in which errors come.
+fn status_message(body: &[u8]) -> String {
     RpcStatus::decode(body).map(|status| status.message).unwrap_or_default()
+}
+
+/// `google.rpc.Status`, as far as it is read here.
+#[derive(Clone, PartialEq, Message)]
+struct RpcStatus {
+    #[prost(string, tag = "2")]
+    message: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_text_or_the_message_of_a_status() {
+        let message = "rpc error: code = ResourceExhausted desc = grpc: received message larger than \
+                       max (4408817 vs. 4194304)";
+        let status = RpcStatus { message: message.to_owned() }.encode_to_vec();
+        // Loki sends it under another content type.
+        for is_protobuf in [false, true] {
+            assert_eq!(message_of(&status, is_protobuf), message);
+        }
+        assert_eq!(message_of(b"no such tenant\n", false), "no such tenant\n");
+        assert_eq!(message_of(b"\xff\x00", false), "");
+    }
 }
