@@ -2,24 +2,27 @@
 //!
 //! ```text
 //! Plan ─▶ hierarchy (stories) ─▶ order (ranks = times) ─▶ spans ─▶ split ─▶ requests
-//!                                  attributes · events · contracts · redact
+//!                                  attributes · events · contracts · redact · slim, moved
 //!                                                           └─▶ logs ─▶ split ─▶ requests
 //! ```
 //!
 //! The same plan, trace id, time and settings always give the same bytes.
 
 mod attributes;
+mod context;
 mod contracts;
 mod draft;
 mod events;
 mod hierarchy;
 mod kind;
 mod logs;
+mod moved;
 mod order;
 mod parameters;
 mod redact;
 mod request;
 mod resource;
+mod slim;
 mod spans;
 
 pub mod followup;
@@ -41,7 +44,8 @@ use crate::config::otel_env::SpanLimits;
 use crate::ids::{TraceId, TraceParent};
 use crate::parallel;
 use crate::plan::Plan;
-use options::{GroupBy, ResourceConfig, SpanOptions};
+use options::{ResourceConfig, SpanOptions};
+use slim::Slimming;
 use spans::Part;
 use split::{Fields, Packed, Packer};
 use view::SpanView;
@@ -83,10 +87,16 @@ impl Conversion {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConversionWarning {
     #[error(
-        "the trace is {bytes} bytes, over max_trace_bytes ({limit}): a backend with such a limit \
-         keeps only a part of it and says nothing"
+        "the trace was slimmed to fit into max_trace_bytes ({limit}): {steps} (taskspan.slimmed); what \
+         was left out of its tasks is on their stories"
     )]
-    TraceTooLarge { bytes: u64, limit: u64 },
+    Slimmed { steps: String, limit: u64 },
+    #[error(
+        "the trace is {bytes} bytes although it was slimmed, over max_trace_bytes ({limit}): a backend \
+         with such a limit keeps about {fit} of {artifacts} artifacts and reports success; raise its \
+         limit per trace (Tempo: max_bytes_per_trace), then max_trace_bytes"
+    )]
+    TraceTooLarge { bytes: u64, limit: u64, fit: u64, artifacts: u64 },
 }
 
 /// How many spans are made at a time. Keys are looked at for secrets once in each block.
@@ -95,21 +105,13 @@ const BLOCK: usize = 128;
 /// The usual size of a task's span, in bytes.
 const USUAL_TASK: usize = 2_000;
 
-/// Where the `task.contract` events stand.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum ContractPlacement {
-    OnTasks,
-    /// Once a type, to keep a large trace under the backend's limit.
-    OnStories,
-}
-
 impl Converter {
     /// Converts a plan; `t0` is the time of emission.
     pub fn convert(&self, plan: &Plan, trace_id: TraceId, t0: UnixNanos) -> Conversion {
         let limit = self.spans.max_trace_bytes.0;
         let resource = resource::resource(&self.resource, &plan.project, self.cutter());
-        let pack = |placement, at_most| {
-            let builder = spans::Builder::new(self, plan, trace_id, t0, placement);
+        let pack = |slimming, at_most| {
+            let builder = spans::Builder::new(self, plan, trace_id, t0, slimming);
             let parts = builder.parts();
             let blocks: Vec<&[Part<'_>]> = parts.chunks(BLOCK).collect();
             let mut packer = Packer::<Traces>::new(&resource, &scope(), self.max_request_bytes());
@@ -126,25 +128,43 @@ impl Converter {
             });
             fits.then(|| packer.finish())
         };
-        let whole = || pack(ContractPlacement::OnTasks, limit);
-        let slim = || pack(ContractPlacement::OnStories, u64::MAX);
-        // Of two attempts the one that is kept comes first, as far as that can be told before. With a
-        // story for each type, there are few, so that contracts on tasks take more room, not less.
-        let is_likely_large = (plan.artifacts.len() * USUAL_TASK) as u64 > limit
-            && self.spans.group_by == GroupBy::Type;
-        let packed = match is_likely_large {
-            true => match slim() {
-                Some(slim) if slim.bytes > limit + limit / 4 => Some(slim),
-                slim => whole().or(slim),
-            },
-            false => whole().or_else(slim),
+        let mut ladder = Slimming::LADDER.into_iter().filter(|step| {
+            // An attempt that is sure to fail costs as much as the limit.
+            *step == Slimming::Bare || self.estimate(plan, trace_id, *step) <= limit + limit / 4
+        });
+        let packed = ladder.find_map(|step| {
+            let at_most = if step == Slimming::Bare { u64::MAX } else { limit };
+            Some((step, pack(step, at_most)?))
+        });
+        let (slimming, packed) = packed.unwrap_or((Slimming::Bare, Packed::default()));
+        let Packed { requests, count, bytes } = packed;
+        let artifacts = plan.artifacts.len() as u64;
+        let warning = if bytes > limit {
+            let fit = artifacts.saturating_mul(limit) / bytes;
+            Some(ConversionWarning::TraceTooLarge { bytes, limit, fit, artifacts })
+        } else if slimming > Slimming::Whole {
+            let steps = slimming.steps().collect::<Vec<_>>().join(", ");
+            Some(ConversionWarning::Slimmed { steps, limit })
+        } else {
+            None
         };
-        let Packed { requests, count, bytes } = packed.unwrap_or_default();
-        let mut warnings = Vec::new();
-        if bytes > limit {
-            warnings.push(ConversionWarning::TraceTooLarge { bytes, limit });
-        }
+        let warnings = warning.into_iter().collect();
         Conversion { requests, span_count: count, trace_bytes: bytes, warnings }
+    }
+
+    /// About how large the trace would be, in bytes, from one block of its spans.
+    fn estimate(&self, plan: &Plan, trace_id: TraceId, slimming: Slimming) -> u64 {
+        let builder = spans::Builder::new(self, plan, trace_id, UnixNanos(0), slimming);
+        let mut parts = builder.parts();
+        let all = parts.len();
+        if all <= 2 * BLOCK {
+            return 0;
+        }
+        let step = all / BLOCK;
+        parts = parts.into_iter().step_by(step).collect();
+        let mut bytes = 0;
+        builder.each_span(&parts, |span| bytes += span.encoded_len());
+        (bytes as u64).saturating_mul(all as u64) / parts.len() as u64
     }
 
     /// The same plan as log records, for dashboards and recording rules (R6.3).
@@ -169,7 +189,8 @@ impl Converter {
         view::trees_of(&spans.iter().collect::<Vec<_>>())
     }
 
-    /// Every span before a limit for spans takes something away.
+    /// Every span with its attributes, of which no limit for spans takes any away. What is only in events is
+    /// left out.
     fn each_whole_span(
         &self,
         plan: &Plan,
@@ -178,8 +199,7 @@ impl Converter {
         mut each: impl FnMut(Span),
     ) {
         let unlimited = Converter { limits: SpanLimits::default(), ..self.clone() };
-        let placement = ContractPlacement::OnStories;
-        let builder = spans::Builder::new(&unlimited, plan, trace_id, t0, placement);
+        let builder = spans::Builder::new(&unlimited, plan, trace_id, t0, Slimming::Bare);
         builder.each_span(&builder.parts(), |span| each(std::mem::take(span)));
     }
 

@@ -12,13 +12,11 @@ use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value};
 
 use super::attributes::cut;
+use super::context::{Context, Figures, PHASE};
 use super::kind::Kind;
-use super::spans::{Context, Figures};
 use crate::ids::{SpanId, TaskId};
 use crate::plan::{Artifact, ExportInfo, Rule, Status};
 
-/// The phase in which an export stands (TaskSpanContract, `task.phase`).
-pub const PHASE: &str = "EXPORT_CONTRACT";
 const SCHEMA_VERSION: &str = "v1";
 
 /// Room for the JSON of a usual contract, in bytes.
@@ -38,6 +36,7 @@ pub struct SpanContract<'a> {
     pub completed: bool,
     pub figures: Figures,
     pub acceptance_criteria: Option<&'a RawValue>,
+    pub checksums: Option<&'a RawValue>,
 }
 
 /// A TaskSpanContract v1, in the order that its schema has.
@@ -88,7 +87,7 @@ pub fn task_span_contract(context: &Context<'_>, span: &SpanContract<'_>, max: u
         phase: PHASE,
         status: if span.completed { "completed" } else { "not_started" },
         acceptance_criteria: span.acceptance_criteria,
-        checksums: context.checksums.as_deref(),
+        checksums: span.checksums,
         metrics: Metrics { gap_count: gaps, artifact_count: total },
     };
     fit(
@@ -148,13 +147,13 @@ static NO_SOURCES: LazyLock<Box<RawValue>> = LazyLock::new(|| {
     to_raw_value(&BTreeMap::from([("source", "onboarding-metadata")])).unwrap_or_default()
 });
 
-/// An ArtifactIntent v1 (R4.2).
+/// An ArtifactIntent v1 (R4.2). `is_shared`: the story has what is the same for all of its tasks.
 pub fn artifact_intent(
     context: &Context<'_>,
     artifact: &Artifact,
     kind: &Kind<'_>,
     parameters: &Map<String, Value>,
-    intent: &str,
+    (intent, is_shared): (&str, bool),
     max: usize,
 ) -> Fitted {
     let convention = OutputConvention {
@@ -169,9 +168,13 @@ pub fn artifact_intent(
         intent,
         owner: owner(context, parameters),
         task_id: &artifact.id,
-        parameter_sources: kind.parameter_sources.as_deref().unwrap_or(&NO_SOURCES),
+        // What the story has for all of them is not repeated.
+        parameter_sources: match kind.parameter_sources.as_deref() {
+            Some(sources) if !is_shared => sources,
+            _ => &NO_SOURCES,
+        },
         output_convention: has_convention.then_some(convention),
-        acceptance_criteria: kind.criteria.as_deref(),
+        acceptance_criteria: kind.criteria.as_deref().filter(|_| !is_shared),
     };
     let json = text(&contract);
     if json.len() <= max {
@@ -183,6 +186,34 @@ pub fn artifact_intent(
         max,
     );
     Fitted { reduced: true, ..fitted }
+}
+
+/// An ArtifactIntent v1 for all artifacts of a type, in the name of their story.
+pub fn intent_of_type(
+    context: &Context<'_>,
+    story: &TaskId,
+    (kind, info): (&str, &Kind<'_>),
+    intent: &str,
+    max: usize,
+) -> Fitted {
+    let project = &context.plan.project;
+    let convention = OutputConvention { output_path: None, output_ext: info.output_ext };
+    let contract = ArtifactIntent {
+        schema_version: SCHEMA_VERSION,
+        artifact_id: story,
+        artifact_type: kind,
+        intent,
+        owner: project.owner.as_deref().filter(|it| !it.is_empty()).unwrap_or(&project.id),
+        task_id: story,
+        parameter_sources: &NO_SOURCES,
+        output_convention: info.output_ext.is_some().then_some(convention),
+        acceptance_criteria: info.criteria.as_deref(),
+    };
+    fit(
+        contract,
+        &[|it| it.acceptance_criteria.take().is_some(), |it| it.output_convention.take().is_some()],
+        max,
+    )
 }
 
 /// The ProjectContext's owner, else the artifact's `owner` parameter, else the project.

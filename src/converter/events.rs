@@ -5,9 +5,9 @@ use opentelemetry_proto::tonic::trace::v1::span::Event;
 use serde_json::{Map, Value};
 
 use super::attributes::{Cutter, count};
+use super::context::Context;
 use super::contracts::{self, SpanContract};
 use super::kind::Kind;
-use super::spans::Context;
 use crate::ids::{TaskId, TaskType};
 use crate::plan::{Artifact, Rule};
 
@@ -97,11 +97,12 @@ pub fn intent(
     cutter: &mut Cutter,
     artifact: &Artifact,
     kind: &Kind<'_>,
-    parameters: &Map<String, Value>,
+    (parameters, is_shared): (&Map<String, Value>, bool),
 ) -> Option<Event> {
     let intent = contracts::intent_of(artifact.status)?;
     let max = cutter.max_bytes();
-    let fitted = contracts::artifact_intent(context, artifact, kind, parameters, intent, max);
+    let how = (intent, is_shared);
+    let fitted = contracts::artifact_intent(context, artifact, kind, parameters, how, max);
     if fitted.reduced {
         cutter.note("contract");
     }

@@ -74,8 +74,8 @@ impl<'a> Kind<'a> {
         }
     }
 
-    /// As attributes of a task.
-    pub fn describe(&self, draft: &mut Draft<'_>) {
+    /// As attributes of a task, with the lists unless it `is_bare`.
+    pub fn describe(&self, draft: &mut Draft<'_>, is_bare: bool) {
         draft.known_string("expected_output.depth", self.depth);
         let numbers = [
             ("expected_output.max_lines", self.max_lines),
@@ -86,7 +86,7 @@ impl<'a> Kind<'a> {
             ("expected_output.completeness_markers", &self.markers),
             ("expected_output.fields", &self.fields),
         ] {
-            if !list.is_empty() {
+            if !list.is_empty() && !is_bare {
                 let attribute = draft.cutter.strings(key, list.iter().copied());
                 draft.attributes.push(attribute);
             }

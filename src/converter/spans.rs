@@ -6,9 +6,8 @@
 //! task         rank·1 µs, 1 µs long, in dependency order
 //! ```
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 
-use indexmap::IndexMap;
 use opentelemetry_proto::tonic::common::v1::KeyValue;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use opentelemetry_proto::tonic::trace::v1::span::Link;
@@ -16,57 +15,18 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use super::attributes::{count, double, int, string};
-use super::contracts::{self, PHASE, SpanContract};
+use super::context::{Context, Figures, PHASE};
+use super::contracts::{self, SpanContract};
 use super::draft::Draft;
 use super::hierarchy::{Hierarchy, Story, hierarchy};
 use super::kind::{Kind, Kinds};
+use super::moved::{self, SharedParameters};
 use super::redact::Redactor;
-use super::{ContractPlacement, Converter, events, order, parameters};
+use super::slim::{LONG_PARAMETER, Slimming};
+use super::{Converter, events, order, parameters};
 use crate::clock::UnixNanos;
 use crate::ids::{TaskId, TaskType, TraceId};
-use crate::plan::{Artifact, Plan, Rule, Status};
-
-/// What every span of a trace is made from.
-pub struct Context<'a> {
-    pub plan: &'a Plan,
-    pub trace_id: TraceId,
-    /// The same in hexadecimal digits.
-    pub trace_hex: String,
-    /// What the export says of its files, as JSON.
-    pub checksums: Option<Box<RawValue>>,
-}
-
-/// How far a span's work is.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Figures {
-    /// Artifacts that are needed.
-    pub gaps: i64,
-    pub total: usize,
-    pub completed: usize,
-    /// Artifacts that are needed or outdated.
-    pub open: usize,
-}
-
-impl Figures {
-    fn of<'a>(artifacts: impl Iterator<Item = &'a Artifact>) -> Figures {
-        artifacts.fold(Figures::default(), |sum, artifact| Figures {
-            gaps: sum.gaps + i64::from(artifact.status == Status::Needed),
-            total: sum.total + 1,
-            completed: sum.completed + usize::from(artifact.status == Status::Exists),
-            open: sum.open + usize::from(artifact.status.is_open()),
-        })
-    }
-
-    fn is_done(&self) -> bool {
-        self.open == 0
-    }
-
-    fn percent(&self) -> f64 {
-        #[expect(clippy::cast_precision_loss, reason = "a percentage of some thousands")]
-        let percent = |completed: usize, total: usize| 100.0 * completed as f64 / total as f64;
-        if self.total == 0 { 100.0 } else { percent(self.completed, self.total) }
-    }
-}
+use crate::plan::{Artifact, Plan, Status};
 
 /// Room for the attributes of a usual task.
 const USUAL_ATTRIBUTES: usize = 32;
@@ -82,7 +42,8 @@ struct Subject<'a> {
 /// What a span stands for.
 pub enum Part<'a> {
     Epic,
-    Story(&'a Story<'a>),
+    /// With its place among the stories.
+    Story(usize, &'a Story<'a>),
     /// By its place among the artifacts.
     Task(usize),
 }
@@ -91,7 +52,7 @@ pub struct Builder<'a> {
     converter: &'a Converter,
     context: Context<'a>,
     t0: UnixNanos,
-    placement: ContractPlacement,
+    slimming: Slimming,
     /// The artifacts that become tasks.
     artifacts: Vec<&'a Artifact>,
     index_of: HashMap<&'a TaskId, usize>,
@@ -101,6 +62,8 @@ pub struct Builder<'a> {
     ranks: Vec<u64>,
     epic_id: TaskId,
     kinds: Kinds<'a>,
+    /// By story; empty unless the trace is slimmed that far.
+    shared_parameters: Vec<SharedParameters<'a>>,
 }
 
 impl<'a> Builder<'a> {
@@ -109,7 +72,7 @@ impl<'a> Builder<'a> {
         plan: &'a Plan,
         trace_id: TraceId,
         t0: UnixNanos,
-        placement: ContractPlacement,
+        slimming: Slimming,
     ) -> Builder<'a> {
         let wanted = |artifact: &&Artifact| {
             converter.spans.include_existing || artifact.status != Status::Exists
@@ -122,11 +85,23 @@ impl<'a> Builder<'a> {
             .iter()
             .map(|artifact| artifact.depends_on.iter().filter_map(known).collect())
             .collect();
+        let hierarchy = hierarchy(&plan.project.id, &artifacts, converter.spans.group_by);
+        let shared_parameters = if slimming.has(Slimming::Parameters) {
+            let redactor = converter.redaction.of_a_plan();
+            let shared = |story: &Story<'_>| {
+                let tasks = story.tasks.iter().map(|&task| artifacts[task]);
+                SharedParameters::of(tasks, &redactor)
+            };
+            hierarchy.stories.iter().map(shared).collect()
+        } else {
+            Vec::new()
+        };
         Builder {
             converter,
             t0,
-            placement,
-            hierarchy: hierarchy(&plan.project.id, &artifacts, converter.spans.group_by),
+            slimming,
+            shared_parameters,
+            hierarchy,
             ranks: order::ranks(&dependencies),
             dependencies,
             epic_id: TaskId::new(format!("{}-artifact-generation", plan.project.id)),
@@ -142,13 +117,18 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// The epic, then each story followed by its tasks.
+    /// The epic, the stories, the tasks that are open, then the others: a backend that cuts keeps the top of
+    /// the plan.
     pub fn parts(&self) -> Vec<Part<'_>> {
-        let stories = self.hierarchy.stories.iter().flat_map(|story| {
-            let tasks: &[usize] = if story.is_leaf { &story.tasks } else { &[] };
-            std::iter::once(Part::Story(story)).chain(tasks.iter().copied().map(Part::Task))
-        });
-        std::iter::once(Part::Epic).chain(stories).collect()
+        let leaves = self.hierarchy.stories.iter().filter(|story| story.is_leaf);
+        let tasks = leaves.flat_map(|story| story.tasks.iter().copied());
+        let (open, others): (Vec<usize>, Vec<usize>) =
+            tasks.partition(|&task| self.artifacts[task].status.is_open());
+        let stories = self.hierarchy.stories.iter().enumerate();
+        std::iter::once(Part::Epic)
+            .chain(stories.map(|(index, story)| Part::Story(index, story)))
+            .chain(open.into_iter().chain(others).map(Part::Task))
+            .collect()
     }
 
     /// Some of them as spans, one after the other. Whoever takes their attributes takes room that
@@ -160,7 +140,7 @@ impl<'a> Builder<'a> {
             room.reserve(USUAL_ATTRIBUTES);
             let mut span = match part {
                 Part::Epic => self.epic(room),
-                Part::Story(story) => self.story(story, room),
+                Part::Story(index, story) => self.story(*index, story, room),
                 Part::Task(task) => self.task(*task, &redactor, room),
             };
             each(&mut span);
@@ -198,6 +178,10 @@ impl<'a> Builder<'a> {
             draft.known_string(key, value.as_deref());
         }
         draft.string("export.manifest", export.manifest.as_str());
+        if self.slimming > Slimming::Whole {
+            let steps = draft.cutter.strings("taskspan.slimmed", self.slimming.steps());
+            draft.attributes.push(steps);
+        }
         draft.events.push(events::created(&mut draft.cutter, TaskType::Epic, None));
         draft.links.extend(self.converter.triggered_by.map(|parent| Link {
             trace_id: parent.trace_id.bytes().to_vec(),
@@ -208,7 +192,7 @@ impl<'a> Builder<'a> {
         self.finish(draft, figures, None)
     }
 
-    fn story(&self, story: &Story<'_>, room: Vec<KeyValue>) -> Span {
+    fn story(&self, index: usize, story: &Story<'_>, room: Vec<KeyValue>) -> Span {
         let figures = Figures::of(story.tasks.iter().map(|&task| self.artifacts[task]));
         let parent = story.parent.map_or((TaskType::Epic, &self.epic_id), |parent| {
             (TaskType::Story, &self.hierarchy.stories[parent].id)
@@ -229,29 +213,35 @@ impl<'a> Builder<'a> {
         draft.known_string("expected_output.depth", kind.depth);
         draft.attributes.extend(kind.max_lines.map(|n| int("expected_output.max_lines", n)));
         draft.events.push(events::created(&mut draft.cutter, TaskType::Story, None));
-        if self.placement == ContractPlacement::OnStories && story.is_leaf {
-            self.contracts_of_types(&mut draft, story);
+        if story.is_leaf {
+            self.moved_from_tasks(&mut draft, index, story);
         }
         self.finish(draft, figures, kind.criteria.as_deref())
     }
 
-    /// One contract for each type below the story, in place of one for each task.
-    fn contracts_of_types(&self, draft: &mut Draft<'_>, story: &Story<'_>) {
-        let mut kinds: IndexMap<&str, Vec<&Rule>> = IndexMap::new();
-        for artifact in story.tasks.iter().map(|&task| self.artifacts[task]) {
-            let of_type = || self.kinds.get(&artifact.kind).rules.iter().collect();
-            let rules = kinds.entry(&artifact.kind).or_insert_with(of_type);
-            rules.extend(&artifact.derived_from);
+    /// What the tasks of a story leave to it.
+    fn moved_from_tasks(&self, draft: &mut Draft<'_>, index: usize, story: &Story<'_>) {
+        let artifacts: Vec<&Artifact> =
+            story.tasks.iter().map(|&task| self.artifacts[task]).collect();
+        let (cutter, slimming) = (&mut draft.cutter, self.slimming);
+        if slimming.has(Slimming::Shared) {
+            let is_of_one_type = story.kind.is_some();
+            let kinds = &self.kinds;
+            draft.events.extend(moved::contracts_of_types(
+                cutter,
+                kinds,
+                &artifacts,
+                slimming,
+                is_of_one_type,
+            ));
         }
-        for (kind, rules) in kinds {
-            // Every rule once: those of the type, then those that an artifact alone has.
-            let mut seen = HashSet::new();
-            let rules = rules.into_iter().filter(|rule| seen.insert(rule.as_str()));
-            let contract = self.kinds.get(kind).contract.as_deref();
-            // A story of one type says so in its attributes already.
-            let named = story.kind.is_none().then_some(kind);
-            let events = events::contract(&mut draft.cutter, rules, contract, named);
-            draft.events.extend(events);
+        if slimming.has(Slimming::Contracts) {
+            let intents =
+                moved::intents_of_types(cutter, &self.context, &self.kinds, &story.id, &artifacts);
+            draft.events.extend(intents);
+        }
+        if let Some(shared) = self.shared_parameters.get(index) {
+            draft.events.extend(shared.events(cutter));
         }
     }
 
@@ -292,13 +282,23 @@ impl<'a> Builder<'a> {
             let unresolved = draft.cutter.strings("artifact.parameters_unresolved", unresolved);
             draft.attributes.push(unresolved);
         }
-        kind.describe(&mut draft);
+        kind.describe(&mut draft, self.slimming.has(Slimming::Bare));
+        let shared = self.shared_parameters.get(self.hierarchy.story_of[index]);
         for (key, value) in parameters.as_ref() {
-            let key = format!("artifact.parameters.{key}");
-            draft.attributes.extend(parameters::attribute(&mut draft.cutter, key, value));
+            if shared.is_some_and(|shared| shared.has(key, value)) {
+                continue;
+            }
+            let (cutter, key) = (&mut draft.cutter, format!("artifact.parameters.{key}"));
+            draft.attributes.extend(if self.slimming.has(Slimming::Bare) {
+                parameters::short(cutter, key, value, LONG_PARAMETER)
+            } else {
+                parameters::attribute(cutter, key, value)
+            });
         }
         let dependencies = self.dependencies[index].as_slice();
-        self.task_events(&mut draft, artifact, kind, &parameters, dependencies.len());
+        if !self.slimming.has(Slimming::Bare) {
+            self.task_events(&mut draft, artifact, kind, &parameters, dependencies.len());
+        }
         self.task_links(&mut draft, dependencies);
         self.finish(draft, figures, kind.criteria.as_deref())
     }
@@ -313,9 +313,13 @@ impl<'a> Builder<'a> {
     ) {
         let cutter = &mut draft.cutter;
         draft.events.push(events::created(cutter, TaskType::Task, Some(artifact)));
-        if self.placement == ContractPlacement::OnTasks {
-            let rules = events::rules_of(artifact, kind);
-            let contract = kind.contract.as_deref();
+        let is_shared = self.slimming.has(Slimming::Shared);
+        if !self.slimming.has(Slimming::Contracts) {
+            // The story has the contract and the rules of the type.
+            let (rules, contract) = match is_shared {
+                true => (artifact.derived_from.as_slice(), None),
+                false => (events::rules_of(artifact, kind), kind.contract.as_deref()),
+            };
             draft.events.extend(events::contract(cutter, rules, contract, None));
         }
         let depends_on = &artifact.depends_on;
@@ -328,8 +332,11 @@ impl<'a> Builder<'a> {
             }
         }
         draft.events.extend(events::dependencies(cutter, depends_on, &unresolved));
-        let context = &self.context;
-        draft.events.extend(events::intent(context, cutter, artifact, kind, parameters));
+        if !self.slimming.has(Slimming::Contracts) {
+            let parameters = (parameters, is_shared);
+            let intent = events::intent(&self.context, cutter, artifact, kind, parameters);
+            draft.events.extend(intent);
+        }
     }
 
     /// One link for each edge to a task of this trace (R3.2, R3.3). Ids are computed, so forward
@@ -400,16 +407,22 @@ impl<'a> Builder<'a> {
     /// Adds what needs the whole span, and applies the limits of the environment.
     fn finish(&self, mut draft: Draft<'_>, figures: Figures, criteria: Option<&RawValue>) -> Span {
         let trace_id = self.context.trace_id;
+        let is_task = draft.task_type == TaskType::Task;
+        // The story's own contract has what is the same for all of its tasks.
+        let is_shared = is_task && self.slimming.has(Slimming::Shared);
         let contract = SpanContract {
             task_id: draft.task_id,
             span_id: draft.span_id,
             parent_id: draft.parent.map(|(_, id)| id),
             completed: draft.done,
             figures,
-            acceptance_criteria: criteria,
+            acceptance_criteria: criteria.filter(|_| !is_shared),
+            checksums: self.context.checksums.as_deref().filter(|_| !is_shared),
         };
-        let event = events::span_contract(&self.context, &mut draft.cutter, &contract);
-        draft.events.push(event);
+        if !(is_task && self.slimming.has(Slimming::Contracts)) {
+            let event = events::span_contract(&self.context, &mut draft.cutter, &contract);
+            draft.events.push(event);
+        }
         draft.into_span(trace_id, self.converter.spans.span_names, &self.converter.limits)
     }
 }

@@ -147,56 +147,156 @@ proptest! {
     }
 }
 
-fn plan_with_contracts(count: usize) -> Plan {
-    let artifacts = (0..count).map(|n| artifact(&format!("a{n}"), "dashboard", "api")).collect();
+/// A plan like those of the real exporter: contracts, rules and sources per type, own rules, long values.
+fn large_plan(count: usize) -> Plan {
+    let own = |n: usize| Rule::from(&json!({"property": n, "why": "y".repeat(200)}));
+    let shared = json!({"selectors": "s".repeat(400), "severity": "P1"});
+    let artifacts = (0..count).map(|n| Artifact {
+        derived_from: vec![own(n % 3)],
+        parameters: [shared.clone(), json!({"own": format!("{n}-{}", "o".repeat(400))})]
+            .iter()
+            .flat_map(|it| it.as_object().cloned().unwrap_or_default())
+            .collect(),
+        depends_on: vec![TaskId::new(format!("a{}", n / 2))],
+        status: [Status::Needed, Status::Exists, Status::Outdated][n % 3],
+        ..artifact(&format!("a{n}"), "dashboard", "api")
+    });
     let rules: Vec<Rule> =
-        (0..4).map(|n| Rule::from(&json!({"property": n, "why": "x".repeat(300)}))).collect();
-    let contract = json!({"expected_depth": "standard", "max_lines": 10, "fields": ["a"]});
-    let info = TypeInfo { contract: contract.as_object().cloned(), rules, ..TypeInfo::default() };
-    Plan { types: [("dashboard".to_owned(), info)].into(), ..plan(artifacts) }
+        (0..4).map(|n| Rule::from(&json!({"property": n, "of": "x".repeat(200)}))).collect();
+    let contract = json!({
+        "expected_depth": "standard", "max_lines": 10, "fields": ["a", "b"],
+        "completeness_markers": ["title", "panels"],
+    });
+    let sources = json!({"severity": "manifest.spec.business", "selectors": "manifest.spec.logs"});
+    let info = TypeInfo {
+        contract: contract.as_object().cloned(),
+        rules,
+        parameter_sources: sources.as_object().cloned(),
+        ..TypeInfo::default()
+    };
+    let mut plan =
+        Plan { types: [("dashboard".to_owned(), info)].into(), ..plan(artifacts.collect()) };
+    plan.export.source_checksum = Some("c".repeat(64));
+    plan
 }
 
-#[test]
-fn a_trace_over_the_limit_keeps_each_contract_once() {
-    let plan = plan_with_contracts(60);
+fn with_limit(plan: &Plan, limit: u64) -> Conversion {
     let mut converter = converter();
-    let full = converter.convert(&plan, trace_id(), T0);
-    assert!(spans(&full)[2..].iter().all(|task| event_names(task).contains(&"task.contract")));
-
-    converter.spans.max_trace_bytes = ByteSize(full.trace_bytes - 1);
-    let slim = converter.convert(&plan, trace_id(), T0);
-    let slim_spans = spans(&slim);
-    assert!(event_names(&slim_spans[1]).contains(&"task.contract"));
-    assert!(slim_spans[2..].iter().all(|task| !event_names(task).contains(&"task.contract")));
-    assert_eq!((slim.span_count, slim.warnings.len()), (full.span_count, 0));
-
-    converter.spans.max_trace_bytes = ByteSize(1_000);
-    let warned = converter.convert(&plan, trace_id(), T0);
-    assert!(matches!(warned.warnings[..], [ConversionWarning::TraceTooLarge { limit: 1_000, .. }]));
+    converter.spans.max_trace_bytes = ByteSize(limit);
+    converter.convert(plan, trace_id(), T0)
 }
 
-/// Which of the two forms is tried first is a guess; which one is kept is not.
-#[test]
-fn contracts_stay_on_tasks_exactly_as_long_as_the_trace_fits() {
-    let large = plan_with_contracts(90);
-    let mut small = plan(large.artifacts.clone());
-    let contract = json!({"max_lines": 1}).as_object().cloned();
-    small.types.insert("dashboard".into(), TypeInfo { contract, ..TypeInfo::default() });
-    // Spans below and above the usual size, so that the guess is wrong as well.
-    for (plan, is_small) in [(small, true), (large, false)] {
-        let with_limit = |limit: u64| {
-            let mut converter = converter();
-            converter.spans.max_trace_bytes = ByteSize(limit);
-            converter.convert(&plan, trace_id(), T0)
-        };
-        let (whole, slim) = (with_limit(u64::MAX / 2), with_limit(1));
-        let (most, least) = (whole.trace_bytes, slim.trace_bytes);
-        assert!(least < most && (most < 90 * USUAL_TASK as u64) == is_small, "{least} {most}");
-        for limit in [least / 2, least - 1, least, least.midpoint(most), most - 1, most, most * 2] {
-            let expected = if limit >= most { &whole } else { &slim };
-            assert_eq!(with_limit(limit).requests, expected.requests, "{least} {limit} {most}");
-        }
+/// One conversion per step, from nothing left out to everything.
+fn ladder(plan: &Plan) -> Vec<Conversion> {
+    let mut steps = vec![with_limit(plan, u64::MAX / 2)];
+    while steps.len() < Slimming::LADDER.len() {
+        let smaller = steps.last().expect("one").trace_bytes - 1;
+        steps.push(with_limit(plan, smaller));
     }
+    steps
+}
+
+fn steps_of(conversion: &Conversion) -> Vec<String> {
+    let epic = &spans(conversion)[0];
+    let listed = epic.attributes.iter().find(|it| it.key == "taskspan.slimmed");
+    let listed = view::json(listed.and_then(|it| it.value.as_ref()));
+    serde_json::from_value(listed).unwrap_or_default()
+}
+
+#[test]
+fn each_step_leaves_more_to_the_story_and_says_so() {
+    let ladder = ladder(&large_plan(60));
+    let names = ["shared", "contracts", "parameters", "bare"];
+    for (step, conversion) in ladder.iter().enumerate() {
+        assert_eq!(steps_of(conversion), names[..step]);
+        assert_eq!(conversion.span_count, 62, "no span is left out");
+        let warned = conversion.warnings.iter().map(ToString::to_string).collect::<String>();
+        assert!(warned.contains(&names[..step].join(", ")), "{warned}");
+        assert_eq!(conversion.warnings.len(), usize::from(step > 0));
+    }
+    let events = |step: usize, span: usize| -> Vec<String> {
+        event_names(&spans(&ladder[step])[span]).into_iter().map(str::to_owned).collect()
+    };
+    let (created, contract) = ("task.created", "task.contract");
+    let (intent, span_contract) = ("artifact.intent", "task.span_contract");
+    let dependencies = "task.dependencies";
+    for step in [0, 1] {
+        assert_eq!(events(step, 2), [created, contract, dependencies, intent, span_contract]);
+    }
+    assert_eq!(events(2, 2), [created, dependencies]);
+    assert_eq!(events(3, 2), [created, dependencies]);
+    assert_eq!(events(4, 2), [""; 0]);
+    let sources = "task.parameter_sources";
+    assert_eq!(events(0, 1), [created, span_contract]);
+    assert_eq!(events(1, 1), [created, contract, sources, span_contract]);
+    let story = [created, contract, sources, intent, intent, span_contract];
+    assert_eq!(events(2, 1), story);
+    assert_eq!(events(3, 1).iter().filter(|it| *it == "task.parameters").count(), 1);
+}
+
+/// What R2 demands of a task stays on the task.
+#[test]
+fn a_task_keeps_its_attributes_to_the_end() {
+    let ladder = ladder(&large_plan(60));
+    let keys = |step: usize| -> HashSet<String> {
+        spans(&ladder[step])[2].attributes.iter().map(|it| it.key.clone()).collect()
+    };
+    let (whole, bare) = (keys(0), keys(4));
+    let mut gone: Vec<&String> = whole.difference(&bare).collect();
+    gone.sort();
+    assert_eq!(
+        gone,
+        [
+            "artifact.parameters.selectors",
+            "expected_output.completeness_markers",
+            "expected_output.fields",
+        ]
+    );
+    let own = "artifact.parameters.own";
+    let spans = spans(&ladder[4]);
+    let value = view::text_of(&spans[2].attributes, own).expect("it is cut");
+    assert!(value.len() <= 256 && value.ends_with('…'));
+    assert!(view::is_truncated(&spans[2].attributes, own));
+    // The value that all tasks share is whole, once.
+    let moved = spans[1].events.iter().find(|it| it.name == "task.parameters").expect("moved");
+    let key = "artifact.parameters.selectors";
+    assert_eq!(view::text_of(&moved.attributes, key).map(str::len), Some(400));
+}
+
+/// Which attempt is skipped is a guess; which one is kept is not.
+#[test]
+fn the_first_step_that_fits_is_taken() {
+    for count in [60, 600] {
+        let plan = large_plan(count);
+        let ladder = ladder(&plan);
+        for (step, conversion) in ladder.iter().enumerate() {
+            let fits = with_limit(&plan, conversion.trace_bytes);
+            assert_eq!(fits.requests, conversion.requests, "{count} {step}");
+        }
+        let least = ladder.last().expect("one").trace_bytes;
+        let warned = with_limit(&plan, least / 2);
+        assert_eq!(warned.requests, ladder[4].requests);
+        let [ConversionWarning::TraceTooLarge { fit, artifacts, .. }] = warned.warnings[..] else {
+            panic!("{:?}", warned.warnings)
+        };
+        let half = count as u64 / 2;
+        assert!(fit == half || fit + 1 == half, "{fit} of {artifacts}");
+    }
+}
+
+#[test]
+fn what_is_open_comes_before_what_is_done() {
+    let conversion = with_limit(&large_plan(60), u64::MAX / 2);
+    let order: Vec<String> = spans(&conversion)
+        .iter()
+        .map(|span| {
+            let text = |key| view::text_of(&span.attributes, key).unwrap_or_default().to_owned();
+            let kind = text("task.type");
+            if kind == "task" { text("task.status") } else { kind }
+        })
+        .collect();
+    let expected = [vec!["epic", "story"], vec!["todo"; 40], vec!["done"; 20]].concat();
+    assert_eq!(order, expected);
 }
 
 #[test]

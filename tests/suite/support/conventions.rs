@@ -109,13 +109,13 @@ fn check_trace(export: &Export, trace_id: [u8; 16], spans: &[Span]) -> Vec<Strin
         faults.push("the epic is missing".to_owned());
         return faults;
     };
-    let slimmed = events::is_slimmed(export, &expected, spans, &mut faults);
+    let steps = events::steps(export, epic, spans, &mut faults);
     let mut pairs = Vec::new();
     for one in &expected {
         match received.remove(one.span_id.as_slice()) {
             None => faults.push(format!("{} is missing", one.place())),
             Some(span) => {
-                faults.extend(one.check(export, span, epic.start_time_unix_nano, slimmed));
+                faults.extend(one.check(export, span, epic.start_time_unix_nano, steps));
                 pairs.push((one, span));
             }
         }

@@ -43,31 +43,35 @@ impl Findings {
     }
 }
 
-/// Whether the contract events moved to the stories. Estimates differ, hence the tolerance.
-pub fn is_slimmed(
-    export: &Export,
-    expected: &[Expected<'_>],
-    spans: &[Span],
-    faults: &mut Vec<String>,
-) -> bool {
-    let is_story = |span: &&Span| {
-        let owner = expected.iter().find(|one| one.span_id == span.span_id.as_slice());
-        owner.is_some_and(|one| matches!(one.kind, Kind::Story { .. }))
+/// How many steps of slimming the epic names, in their order. Estimates differ, hence the tolerance.
+pub fn steps(export: &Export, epic: &Span, spans: &[Span], faults: &mut Vec<String>) -> usize {
+    let listed = epic.attributes.iter().find(|it| it.key == "taskspan.slimmed");
+    let mut bag = Attributes::new("the epic".to_owned(), listed.map_or(&[], std::slice::from_ref));
+    let listed = match bag.take("taskspan.slimmed") {
+        None => Vec::new(),
+        Some(Val::List(steps)) if !steps.is_empty() => steps,
+        Some(other) => {
+            faults.push(format!("taskspan.slimmed is {other:?}"));
+            Vec::new()
+        }
     };
-    let size: usize = spans.iter().map(Message::encoded_len).sum();
-    let slimmed = spans.iter().filter(is_story).any(|s| !named(s, "task.contract").is_empty());
+    let known = ["shared", "contracts", "parameters", "bare"];
+    if !listed.iter().map(Val::as_str).eq(known.iter().take(listed.len()).copied().map(Some)) {
+        faults.push(format!("taskspan.slimmed is {listed:?}"));
+    }
+    let size = spans.iter().map(Message::encoded_len).sum::<usize>();
     let moved: usize = export.tasks.iter().map(|task| rules::size(export, task)).sum();
-    let estimate = if slimmed { size + moved } else { size } as f64;
-    if slimmed && estimate < 0.9 * MAX_TRACE {
-        faults.push(format!("slimmed, although it has some {estimate} bytes in all"));
+    if listed.is_empty() && size as f64 > 1.1 * MAX_TRACE && moved > 0 {
+        faults.push(format!("not slimmed, although it has {size} bytes"));
     }
-    if !slimmed && estimate > 1.1 * MAX_TRACE && moved > 0 {
-        faults.push(format!("not slimmed, although it has {estimate} bytes"));
+    // Ids, times and attributes take at least as much as was moved.
+    if !listed.is_empty() && ((2 * size + 3 * moved) as f64) < MAX_TRACE {
+        faults.push(format!("slimmed, although it has {size} bytes and {moved} were moved"));
     }
-    slimmed
+    listed.len()
 }
 
-pub fn check(expected: &Expected<'_>, export: &Export, span: &Span, slimmed: bool) -> Findings {
+pub fn check(expected: &Expected<'_>, export: &Export, span: &Span, steps: usize) -> Findings {
     let mut findings = Findings::default();
     let known = [
         "task.created",
@@ -75,6 +79,8 @@ pub fn check(expected: &Expected<'_>, export: &Export, span: &Span, slimmed: boo
         "task.dependencies",
         "artifact.intent",
         "task.span_contract",
+        "task.parameter_sources",
+        "task.parameters",
     ];
     for event in &span.events {
         let place = format!("{}, event {:?}", expected.place(), event.name);
@@ -92,31 +98,94 @@ pub fn check(expected: &Expected<'_>, export: &Export, span: &Span, slimmed: boo
         "outdated" => Some("update"),
         _ => None,
     });
-    if let Some(bag) = findings.single(expected, span, "task.created", true) {
+    let is_task = task.is_some();
+    if let Some(bag) = findings.single(expected, span, "task.created", !is_task || steps < 4) {
         check_created(bag, expected, task, &mut findings);
     }
-    if let Some(bag) = findings.single(expected, span, "task.span_contract", true) {
-        check_span_contract(bag, expected, export, &mut findings);
+    if let Some(bag) = findings.single(expected, span, "task.span_contract", !is_task || steps < 2)
+    {
+        check_span_contract(bag, expected, export, steps, &mut findings);
     }
-    if let Some(bag) = findings.single(expected, span, "task.dependencies", depends) {
+    if let Some(bag) = findings.single(expected, span, "task.dependencies", depends && steps < 4) {
         check_dependencies(bag, export, task.unwrap(), &mut findings);
     }
-    if let Some(bag) = findings.single(expected, span, "artifact.intent", intent.is_some()) {
-        check_intent(bag, export, task.unwrap(), intent.unwrap(), &mut findings);
+    if is_task {
+        let due = intent.is_some() && steps < 2;
+        if let Some(bag) = findings.single(expected, span, "artifact.intent", due) {
+            check_intent(bag, export, task.unwrap(), intent.unwrap(), steps, &mut findings);
+        }
     }
+    check_moved_events(expected, export, span, steps, &mut findings);
     let contracts: Vec<Attributes> =
         named(span, "task.contract").into_iter().map(|event| bag_of(expected, event)).collect();
-    match (&expected.kind, slimmed) {
-        (Kind::Task(task), false) => {
+    match (&expected.kind, steps) {
+        (Kind::Task(task), 0) => {
             rules::check(&expected.place(), export, task, contracts, &mut findings);
         }
-        (Kind::Story { kind, tasks }, true) => {
+        (Kind::Task(task), 1) => {
+            rules::check_own(&expected.place(), export, task, contracts, &mut findings);
+        }
+        (Kind::Story { kind, tasks }, 1..) => {
             rules::check_moved(&expected.place(), export, kind, tasks, contracts, &mut findings);
         }
         _ if contracts.is_empty() => {}
         _ => findings.faults.push(format!("{}: task.contract does not belong", expected.place())),
     }
     findings
+}
+
+/// What a story says in place of its tasks, and no other span.
+fn check_moved_events(
+    expected: &Expected<'_>,
+    export: &Export,
+    span: &Span,
+    steps: usize,
+    findings: &mut Findings,
+) {
+    let place = expected.place();
+    let kind = if let Kind::Story { kind, .. } = &expected.kind { Some(*kind) } else { None };
+    let due = |step: usize| kind.is_some() && steps >= step;
+    let sources = kind.and_then(|kind| export.entry("artifact_types", kind));
+    let sources = sources.and_then(|it| it["parameter_sources"].as_object());
+    let sources = sources.filter(|it| !it.is_empty() && due(1));
+    if let Some(mut bag) =
+        findings.single(expected, span, "task.parameter_sources", sources.is_some())
+    {
+        for (key, source) in sources.unwrap() {
+            bag.expect_if_known(key, super::values::parameter("", source));
+        }
+        findings.end(bag);
+    }
+    if !due(3) && !named(span, "task.parameters").is_empty() {
+        findings.faults.push(format!("{place}: task.parameters does not belong"));
+    }
+    if kind.is_none() && matches!(expected.kind, Kind::Task(_)) {
+        return;
+    }
+    let counts = [("create", "needed"), ("update", "outdated")];
+    let counts = counts.map(|(intent, status)| (intent, expected.count(status)));
+    let wanted: Vec<_> = counts.into_iter().filter(|(_, count)| *count > 0 && due(2)).collect();
+    let intents = named(span, "artifact.intent");
+    if intents.len() != wanted.len() {
+        let (has, due) = (intents.len(), wanted.len());
+        findings.faults.push(format!("{place}: {has} events artifact.intent, expected {due}"));
+    }
+    for (event, (intent, count)) in intents.into_iter().zip(wanted) {
+        let mut bag = bag_of(expected, event);
+        bag.expect("intent", intent);
+        bag.expect("artifact_id", expected.task_id.as_str());
+        bag.expect("artifact_type", expected.artifact_type());
+        bag.expect("artifact_count", count);
+        let wanted = json!({
+            "schema_version": "v1",
+            "artifact_id": expected.task_id,
+            "artifact_type": expected.artifact_type(),
+            "intent": intent,
+            "owner": export.owner.as_ref().unwrap_or(&export.project_id),
+        });
+        check_json(&mut bag, &INTENT, wanted, &[], &json!({}), findings);
+        findings.end(bag);
+    }
 }
 
 fn named<'a>(span: &'a Span, name: &str) -> Vec<&'a Event> {
@@ -185,6 +254,7 @@ fn check_intent(
     export: &Export,
     task: &Task,
     intent: &str,
+    steps: usize,
     findings: &mut Findings,
 ) {
     bag.expect("intent", intent);
@@ -195,7 +265,8 @@ fn check_intent(
     let owner = owner.or(owner_parameter.filter(|owner| !owner.is_empty()));
     let declared =
         export.entry("artifact_types", &task.kind).map(|kind| &kind["parameter_sources"]);
-    let declared = declared.filter(|sources| sources.as_object().is_some_and(|s| !s.is_empty()));
+    let declared =
+        declared.filter(|sources| steps == 0 && sources.as_object().is_some_and(|s| !s.is_empty()));
     let wanted = json!({
         "schema_version": "v1",
         "artifact_id": task.id,
@@ -217,6 +288,7 @@ fn check_span_contract(
     mut bag: Attributes,
     expected: &Expected<'_>,
     export: &Export,
+    steps: usize,
     findings: &mut Findings,
 ) {
     bag.expect("schema_version", "v1");
@@ -245,11 +317,12 @@ fn check_span_contract(
     if let Some(parent) = &expected.parent_task_id {
         wanted["parent_task_id"] = json!(parent);
     }
-    if !checksums.is_empty() {
+    let is_shared = matches!(expected.kind, Kind::Task(_)) && steps > 0;
+    if !checksums.is_empty() && !is_shared {
         wanted["checksums"] = checksums.into();
     }
     let markers = export.completeness_markers(expected.artifact_type());
-    if matches!(expected.kind, Kind::Task(_)) && !markers.is_empty() {
+    if matches!(expected.kind, Kind::Task(_)) && !markers.is_empty() && !is_shared {
         wanted["acceptance_criteria"] = json!(markers);
     }
     let optional = json!({"acceptance_criteria": markers});

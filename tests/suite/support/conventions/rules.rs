@@ -54,6 +54,25 @@ pub fn check(
     check_contract(place, export.contract(&task.kind), &whole, findings);
 }
 
+/// A task whose story has what its type shares: rules of its own, and nothing else.
+pub fn check_own(
+    place: &str,
+    export: &Export,
+    task: &Task,
+    events: Vec<Attributes>,
+    findings: &mut Findings,
+) {
+    let of_type = export.entry("derivation_rules", &task.kind).and_then(Value::as_array);
+    let is_own = of_type != Some(&task.rules) && !task.rules.is_empty();
+    let whole = put_together(place, events, findings);
+    if whole.rules.len() != if is_own { task.rules.len() } else { 0 } {
+        findings.faults.push(format!("{place}: {} derivation rules", whole.rules.len()));
+    }
+    if !whole.contracts.is_empty() {
+        findings.faults.push(format!("{place}: the output contract is with the story"));
+    }
+}
+
 /// A story that took the events of its tasks over says at least what holds for the type.
 pub fn check_moved(
     place: &str,

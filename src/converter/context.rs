@@ -1,0 +1,51 @@
+//! What every span and contract of one trace is made from.
+
+use serde_json::value::RawValue;
+
+use crate::ids::TraceId;
+use crate::plan::{Artifact, Plan, Status};
+
+/// The phase that an export belongs to (TaskSpanContract, `task.phase`).
+pub const PHASE: &str = "EXPORT_CONTRACT";
+
+/// What every span of a trace is made from.
+pub struct Context<'a> {
+    pub plan: &'a Plan,
+    pub trace_id: TraceId,
+    /// The same in hexadecimal digits.
+    pub trace_hex: String,
+    /// What the export says of its files, as JSON.
+    pub checksums: Option<Box<RawValue>>,
+}
+
+/// How far a span's work is.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Figures {
+    /// Artifacts that are needed.
+    pub gaps: i64,
+    pub total: usize,
+    pub completed: usize,
+    /// Artifacts that are needed or outdated.
+    pub open: usize,
+}
+
+impl Figures {
+    pub fn of<'a>(artifacts: impl Iterator<Item = &'a Artifact>) -> Figures {
+        artifacts.fold(Figures::default(), |sum, artifact| Figures {
+            gaps: sum.gaps + i64::from(artifact.status == Status::Needed),
+            total: sum.total + 1,
+            completed: sum.completed + usize::from(artifact.status == Status::Exists),
+            open: sum.open + usize::from(artifact.status.is_open()),
+        })
+    }
+
+    pub fn is_done(&self) -> bool {
+        self.open == 0
+    }
+
+    pub fn percent(&self) -> f64 {
+        #[expect(clippy::cast_precision_loss, reason = "a percentage of some thousands")]
+        let percent = |completed: usize, total: usize| 100.0 * completed as f64 / total as f64;
+        if self.total == 0 { 100.0 } else { percent(self.completed, self.total) }
+    }
+}

@@ -1,0 +1,149 @@
+//! What a story says in place of its tasks, in a trace that was slimmed.
+
+use std::collections::{BTreeMap, HashSet};
+
+use indexmap::IndexMap;
+use opentelemetry_proto::tonic::trace::v1::span::Event;
+use serde_json::Value;
+
+use super::attributes::{Cutter, count};
+use super::context::Context;
+use super::contracts;
+use super::events::{self, event};
+use super::kind::Kinds;
+use super::parameters;
+use super::redact::Redactor;
+use super::slim::{LONG_PARAMETER, Slimming};
+use crate::ids::TaskId;
+use crate::plan::{Artifact, Rule};
+
+/// The long values of one story that several of its tasks share: by key and JSON, the ids of the tasks.
+#[derive(Debug, Default)]
+pub struct SharedParameters<'a> {
+    tasks: IndexMap<(&'a str, String), Vec<&'a TaskId>>,
+}
+
+impl<'a> SharedParameters<'a> {
+    /// Of the artifacts of one story. Secrets are replaced before values are compared.
+    pub fn of(
+        artifacts: impl Iterator<Item = &'a Artifact>,
+        redactor: &Redactor<'a>,
+    ) -> SharedParameters<'a> {
+        let mut tasks: IndexMap<_, Vec<&TaskId>> = IndexMap::new();
+        for artifact in artifacts {
+            let redacted = redactor.apply(&artifact.parameters);
+            for key in artifact.parameters.keys() {
+                if let Some(json) = redacted.get(key).and_then(long) {
+                    tasks.entry((key.as_str(), json)).or_default().push(&artifact.id);
+                }
+            }
+        }
+        tasks.retain(|_, tasks| tasks.len() > 1);
+        SharedParameters { tasks }
+    }
+
+    /// Whether the story has this value.
+    pub fn has(&self, key: &str, value: &Value) -> bool {
+        !self.tasks.is_empty()
+            && long(value).is_some_and(|json| {
+                self.tasks.keys().any(|(known, text)| *known == key && *text == json)
+            })
+    }
+
+    /// One event per value.
+    pub fn events(&self, cutter: &mut Cutter) -> Vec<Event> {
+        let event = |((key, json), ids): (&(&str, String), &Vec<&TaskId>)| {
+            let value = serde_json::from_str(json).unwrap_or_default();
+            let key = format!("artifact.parameters.{key}");
+            let ids = cutter.strings("artifact_ids", ids.iter().map(|id| id.as_str()));
+            let value = parameters::attribute(cutter, key, &value)?;
+            Some(event("task.parameters", vec![value, ids]))
+        };
+        self.tasks.iter().filter_map(event).collect()
+    }
+}
+
+/// The JSON of a value that is long.
+fn long(value: &Value) -> Option<String> {
+    // Most values are numbers and short words.
+    if value.is_number() || value.as_str().is_some_and(|text| text.len() <= LONG_PARAMETER) {
+        return None;
+    }
+    Some(value.to_string()).filter(|json| json.len() > LONG_PARAMETER)
+}
+
+/// The contract, the rules and the parameter sources of each type below a story.
+pub fn contracts_of_types(
+    cutter: &mut Cutter,
+    kinds: &Kinds<'_>,
+    artifacts: &[&Artifact],
+    slimming: Slimming,
+    is_of_one_type: bool,
+) -> Vec<Event> {
+    let mut all = Vec::new();
+    for (kind, artifacts) in by_type(artifacts) {
+        let info = kinds.get(kind);
+        // Every rule once: those of the type, then those that an artifact alone has.
+        let own = artifacts.iter().flat_map(|it| &it.derived_from);
+        let own = own.filter(|_| slimming.has(Slimming::Contracts));
+        let mut seen = HashSet::new();
+        let rules: Vec<&Rule> =
+            info.rules.iter().chain(own).filter(|rule| seen.insert(rule.as_str())).collect();
+        // A story of one type says so in its attributes already.
+        let named = (!is_of_one_type).then_some(kind);
+        all.extend(events::contract(cutter, rules, info.contract.as_deref(), named));
+        let sources = info.parameter_sources.as_deref().map(|sources| sources.get());
+        let sources = sources.and_then(|json| serde_json::from_str::<Value>(json).ok());
+        if let Some(sources) = sources.as_ref().and_then(Value::as_object) {
+            let mut attributes: Vec<_> =
+                named.map(|kind| cutter.string("artifact_type", kind)).into_iter().collect();
+            let source = |(key, source)| parameters::attribute(cutter, key, source);
+            attributes.extend(sources.iter().map(|(key, it)| (key.clone(), it)).filter_map(source));
+            all.push(event("task.parameter_sources", attributes));
+        }
+    }
+    all
+}
+
+/// One intent for all artifacts of a type that are to be made, and one for all that are to be renewed. It
+/// names the story in place of the artifact; each task has the rest in its attributes.
+pub fn intents_of_types(
+    cutter: &mut Cutter,
+    context: &Context<'_>,
+    kinds: &Kinds<'_>,
+    story: &TaskId,
+    artifacts: &[&Artifact],
+) -> Vec<Event> {
+    let mut all = Vec::new();
+    for (kind, artifacts) in by_type(artifacts) {
+        let mut by_intent: BTreeMap<&str, usize> = BTreeMap::new();
+        for intent in artifacts.iter().filter_map(|it| contracts::intent_of(it.status)) {
+            *by_intent.entry(intent).or_default() += 1;
+        }
+        for (intent, number) in by_intent {
+            let max = cutter.max_bytes();
+            let info = kinds.get(kind);
+            let fitted = contracts::intent_of_type(context, story, (kind, info), intent, max);
+            if fitted.reduced {
+                cutter.note("contract");
+            }
+            let attributes = vec![
+                cutter.string("intent", intent),
+                cutter.string("artifact_id", story.as_str()),
+                cutter.string("artifact_type", kind),
+                count("artifact_count", number),
+                cutter.string("contract", fitted.json),
+            ];
+            all.push(event("artifact.intent", attributes));
+        }
+    }
+    all
+}
+
+fn by_type<'a>(artifacts: &[&'a Artifact]) -> IndexMap<&'a str, Vec<&'a Artifact>> {
+    let mut types: IndexMap<&str, Vec<&Artifact>> = IndexMap::new();
+    for artifact in artifacts {
+        types.entry(&artifact.kind).or_default().push(artifact);
+    }
+    types
+}

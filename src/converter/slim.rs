@@ -1,0 +1,55 @@
+//! What the tasks of a large trace leave to their story, step by step, until the trace fits.
+//!
+//! ```text
+//! step        leaves the tasks                              is in the trace once
+//! shared      output contract, rules of the type,           story: task.contract, parameter sources,
+//!             checksums, criteria, parameter sources                its own contract
+//! contracts   every contract, own rules, intents            story: every rule once, an intent per type
+//! parameters  long values that several tasks share          story: task.parameters, with the tasks' ids
+//! bare        events that repeat attributes, the lists      story: in the output contract;
+//!             of the output contract; long values           cut, and listed in taskspan.truncated
+//! ```
+//!
+//! A backend drops what comes after its limit per trace and reports success, so a plan that is readable
+//! in full with less on each task is better than one with half of its tasks.
+
+/// The steps that were taken; each includes those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Slimming {
+    /// Nothing is left out.
+    Whole,
+    Shared,
+    Contracts,
+    Parameters,
+    Bare,
+}
+
+/// A parameter longer than this, in bytes of JSON, is long.
+pub const LONG_PARAMETER: usize = 256;
+
+impl Slimming {
+    pub const LADDER: [Slimming; 5] = [
+        Slimming::Whole,
+        Slimming::Shared,
+        Slimming::Contracts,
+        Slimming::Parameters,
+        Slimming::Bare,
+    ];
+
+    /// The names of the steps that were taken, in their order (`taskspan.slimmed`).
+    pub fn steps(self) -> impl Iterator<Item = &'static str> {
+        Slimming::LADDER.into_iter().filter(move |step| *step <= self).filter_map(|step| match step
+        {
+            Slimming::Whole => None,
+            Slimming::Shared => Some("shared"),
+            Slimming::Contracts => Some("contracts"),
+            Slimming::Parameters => Some("parameters"),
+            Slimming::Bare => Some("bare"),
+        })
+    }
+
+    /// Whether a step was taken.
+    pub fn has(self, step: Slimming) -> bool {
+        self >= step
+    }
+}
