@@ -11,6 +11,7 @@
 mod addition;
 mod build;
 mod claims;
+mod deferred;
 mod deliver;
 mod files;
 mod gates;
@@ -202,6 +203,7 @@ impl Pipelines {
 
         let expected = self.exporters.iter().filter(|exporter| exporter.required);
         let expected: Vec<String> = expected.map(|exporter| exporter.id.clone()).collect();
+        queue.expect(&expected);
         let (mut required, mut optional) = (JoinSet::new(), JoinSet::new());
         for exporter in self.exporters {
             let set = if exporter.required { &mut required } else { &mut optional };
@@ -234,8 +236,8 @@ impl Pipelines {
         delivered.cancel();
         stopping.finished.cancel();
         let ended = join_all(downstream, &stopping).await;
-        for path in queue.waiting_for(&expected) {
-            observer(&Event::Undelivered { path });
+        for (path, reason) in queue.waiting_for(&expected) {
+            observer(&Event::Undelivered { path, reason });
         }
         taken_in.and(sent).and(ended)
     }

@@ -340,7 +340,13 @@ impl Queue {
 
     /// The files of the exports that wait for their write-back, and all that comes before it.
     pub fn waiting(&self) -> Vec<PathBuf> {
-        self.state().waiting(&[])
+        self.state().waiting(&[]).into_iter().map(|(path, _)| path).collect()
+    }
+
+    /// Names the exporters whose backlog counts for health, which are more than those that write-back waits
+    /// for: log records do not hold an id back.
+    pub fn expect(&self, exporters: &[String]) {
+        self.state().expected = exporters.iter().cloned().collect();
     }
 
     /// What a person may have to look at.
@@ -353,8 +359,8 @@ impl Queue {
         self.state().lanes()
     }
 
-    /// The same, and those that wait for one of these exporters.
-    pub fn waiting_for(&self, exporters: &[String]) -> Vec<PathBuf> {
+    /// The same and those that wait for one of these exporters, each with what it waits for.
+    pub fn waiting_for(&self, exporters: &[String]) -> Vec<(PathBuf, Option<String>)> {
         self.state().waiting(exporters)
     }
 

@@ -24,7 +24,7 @@ pub struct Once {
     #[command(flatten)]
     config: ConfigArgs,
 
-    /// How long to wait until everything is delivered
+    /// How long to wait until everything is delivered; verification has its own time on top of it
     #[arg(long, value_name = "DURATION", default_value = "60s")]
     timeout: Timeout,
 
@@ -68,7 +68,7 @@ impl Once {
         // Time is up: what is in flight is in doubt, and the queue remembers that.
         let abort = CancellationToken::new();
         let deadline = (stop.clone(), abort.clone());
-        let timeout = self.timeout.0;
+        let timeout = self.timeout.0 + setup.longest_verification();
         let timer = tokio::spawn(async move {
             tokio::time::sleep(timeout).await;
             deadline.0.cancel();

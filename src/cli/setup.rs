@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::exit::Failure;
 use super::session::{OnTrouble, Session};
@@ -140,11 +141,20 @@ impl Setup {
             .map_err(|message| Faults(vec![Fault::nowhere(format!("--verify: {message}"))]))?;
         for exporter in self.config.exporters.values_mut() {
             if let ExporterConfig::OtlpGrpc(config) | ExporterConfig::OtlpHttp(config) = exporter {
-                let timeout = config.verify.as_ref().map_or_else(verify_timeout, |it| it.timeout);
-                config.verify = Some(VerifyConfig { endpoint: url.to_owned(), timeout });
+                let verify = config.verify.as_ref();
+                let timeout = verify.map_or_else(verify_timeout, |it| it.timeout);
+                let after = verify.and_then(|it| it.after);
+                config.verify = Some(VerifyConfig { endpoint: url.to_owned(), timeout, after });
             }
         }
         Ok(())
+    }
+
+    /// The longest that the verification of a delivered export takes.
+    pub fn longest_verification(&self) -> Duration {
+        let exporters = self.config.exporters.values().filter_map(ExporterConfig::otlp);
+        let verified = exporters.filter_map(|(_, config)| config.verify.as_ref());
+        verified.map(VerifyConfig::longest).max().unwrap_or_default()
     }
 
     /// Builds the pipelines and opens their queue.

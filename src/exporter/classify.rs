@@ -85,6 +85,9 @@ pub enum Delivery {
     InDoubt,
 }
 
+/// The code of an attempt that reached no server, or whose connection broke.
+pub const NOT_CONNECTED: &str = "connection";
+
 /// The longest wait a server can ask for.
 pub const MAX_SERVER_WAIT: Duration = Duration::from_secs(600);
 

@@ -10,6 +10,7 @@
 
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize, Serializer};
@@ -83,6 +84,19 @@ pub struct VerifyConfig {
     /// More than 0. Default 60s.
     #[serde(default = "verify_timeout")]
     pub timeout: HumanDuration,
+    /// Look again this long after every span was found, before the id is written. Default: not set. A
+    /// Tempo that is killed within seconds loses what it showed, unless its WAL is flushed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<HumanDuration>,
+}
+
+impl VerifyConfig {
+    /// The longest that a verification takes to reach a verdict, with a backend that answers.
+    pub fn longest(&self) -> Duration {
+        // Once for what was sent, and once more for what had to be sent again.
+        let again = self.after.map_or(Duration::ZERO, |after| after.0 + self.timeout.0);
+        (self.timeout.0 + again) * 2
+    }
 }
 
 fn without_secret<S: Serializer>(url: &str, to: S) -> Result<S::Ok, S::Error> {

@@ -76,7 +76,7 @@ impl Grpc {
             Ok(Err(status)) => Answer {
                 reply: classified(&status),
                 code: match status.source() {
-                    Some(_) => "connection".into(),
+                    Some(_) => classify::NOT_CONNECTED.into(),
                     None => classify::grpc_name(status.code()).into(),
                 },
             },

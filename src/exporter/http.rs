@@ -95,7 +95,7 @@ impl Http {
                         false => Delivery::InDoubt,
                     },
                 },
-                code: "connection".into(),
+                code: classify::NOT_CONNECTED.into(),
             },
         }
     }

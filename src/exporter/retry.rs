@@ -11,11 +11,13 @@ use backoff::{ExponentialBackoff, ExponentialBackoffBuilder};
 use super::classify::MAX_SERVER_WAIT;
 use super::config::RetryConfig;
 
-/// The waits of one request.
+/// The waits between failed attempts of one exporter.
 #[derive(Debug)]
 pub struct Retry {
     /// None: `retry_on_failure.enabled` is false.
     backoff: Option<ExponentialBackoff>,
+    /// How long one request is tried; `None`: for as long as it takes.
+    max_elapsed_time: Option<Duration>,
 }
 
 impl Retry {
@@ -26,15 +28,26 @@ impl Retry {
             .with_multiplier(config.multiplier)
             .with_randomization_factor(config.randomization_factor)
             .with_max_interval(config.max_interval.0)
-            .with_max_elapsed_time((!cap.is_zero()).then_some(cap))
+            .with_max_elapsed_time(None)
             .build();
-        Retry { backoff: config.enabled.then_some(backoff) }
+        let max_elapsed_time = (!cap.is_zero()).then_some(cap);
+        Retry { backoff: config.enabled.then_some(backoff), max_elapsed_time }
     }
 
-    /// The wait before the next attempt: the larger of the backoff and what the server asked for.
-    /// None when there is to be no other attempt.
-    pub fn next(&mut self, asked: Option<Duration>) -> Option<Duration> {
+    /// Starts with the shortest wait again: the endpoint answered.
+    pub fn reset(&mut self) {
+        if let Some(backoff) = &mut self.backoff {
+            backoff.reset();
+        }
+    }
+
+    /// The wait before the next attempt of a request that has failed for `failing_for`: the larger of the
+    /// backoff and what the server asked for. `None` when there is to be no other attempt.
+    pub fn next(&mut self, asked: Option<Duration>, failing_for: Duration) -> Option<Duration> {
         let wait = self.backoff.as_mut()?.next_backoff()?;
+        if self.max_elapsed_time.is_some_and(|most| failing_for + wait > most) {
+            return None;
+        }
         Some(wait.max(asked.unwrap_or_default().min(MAX_SERVER_WAIT)))
     }
 }
@@ -51,8 +64,10 @@ mod tests {
     #[test]
     fn waits_grow_to_the_maximum_and_never_end() {
         let mut retry = Retry::new(&steady());
-        let waits: Vec<f64> =
-            (0..200).filter_map(|_| retry.next(None)).map(|wait| wait.as_secs_f64()).collect();
+        let waits: Vec<f64> = (0..200)
+            .filter_map(|_| retry.next(None, Duration::ZERO))
+            .map(|wait| wait.as_secs_f64())
+            .collect();
         assert_eq!(waits.len(), 200);
         assert!((waits[0] - 1.0).abs() < 0.01 && (waits[1] - 1.5).abs() < 0.01, "{waits:?}");
         assert!(waits.iter().all(|wait| *wait <= 30.01));
@@ -62,17 +77,42 @@ mod tests {
     #[test]
     fn the_servers_word_counts_when_it_is_longer() {
         let mut retry = Retry::new(&steady());
-        assert_eq!(retry.next(Some(Duration::from_secs(5))), Some(Duration::from_secs(5)));
-        assert!(retry.next(Some(Duration::from_millis(1))) > Some(Duration::from_secs(1)));
-        assert_eq!(retry.next(Some(Duration::from_secs(9_999))), Some(MAX_SERVER_WAIT));
+        assert_eq!(
+            retry.next(Some(Duration::from_secs(5)), Duration::ZERO),
+            Some(Duration::from_secs(5))
+        );
+        assert!(
+            retry.next(Some(Duration::from_millis(1)), Duration::ZERO)
+                > Some(Duration::from_secs(1))
+        );
+        assert_eq!(
+            retry.next(Some(Duration::from_secs(9_999)), Duration::ZERO),
+            Some(MAX_SERVER_WAIT)
+        );
+    }
+
+    #[test]
+    fn an_answer_makes_the_waits_short_again() {
+        let mut retry = Retry::new(&steady());
+        let first = retry.next(None, Duration::ZERO);
+        for _ in 0..9 {
+            retry.next(None, Duration::ZERO);
+        }
+        retry.reset();
+        assert_eq!(retry.next(None, Duration::ZERO), first);
     }
 
     #[test]
     fn off_and_capped() {
         let mut off = Retry::new(&RetryConfig { enabled: false, ..steady() });
-        assert_eq!(off.next(None), None);
+        assert_eq!(off.next(None, Duration::ZERO), None);
         let cap = HumanDuration(Duration::from_millis(10));
         let mut capped = Retry::new(&RetryConfig { max_elapsed_time: cap, ..steady() });
-        assert_eq!(capped.next(None), None, "the first wait is past the cap already");
+        let ended = capped.next(None, Duration::ZERO);
+        assert_eq!(ended, None, "the first wait is past the cap already");
+        let cap = HumanDuration::from_secs(60);
+        let mut capped = Retry::new(&RetryConfig { max_elapsed_time: cap, ..steady() });
+        assert!(capped.next(None, Duration::from_secs(50)).is_some());
+        assert_eq!(capped.next(None, Duration::from_secs(59)), None);
     }
 }

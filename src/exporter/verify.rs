@@ -36,6 +36,8 @@ pub struct Verifier {
     headers: HeaderMap,
     /// How long to look for every span.
     pub timeout: Duration,
+    /// When to look a second time.
+    pub after: Option<Duration>,
 }
 
 /// Why nothing is known of a trace.
@@ -83,7 +85,8 @@ impl Verifier {
             headers.insert(TENANT, value);
         }
         let client = client(&config.tls, config.timeout.0, &uri)?;
-        Ok(Some(Verifier { client, base, headers, timeout: verify.timeout.0 }))
+        let after = verify.after.map(|after| after.0);
+        Ok(Some(Verifier { client, base, headers, timeout: verify.timeout.0, after }))
     }
 
     /// Where it looks, for a person.

@@ -11,6 +11,7 @@ use prometheus::{
 };
 
 use crate::clock::UnixNanos;
+use crate::exporter::classify::NOT_CONNECTED;
 use crate::pipeline::event::{Answered, Event};
 use crate::queue::Queue;
 use crate::receiver::Watching;
@@ -287,6 +288,9 @@ impl Metrics {
                 let of = usize::from(lane.exporter.ends_with(" (logs)"));
                 let _ = counters[of].with_label_values(&[&lane.exporter]);
             }
+            for code in usual_codes(&lane.exporter) {
+                let _ = self.requests.with_label_values(&[lane.exporter.as_str(), code]);
+            }
             let labels = [lane.exporter.as_str()];
             self.queue_items.with_label_values(&labels).set(number(lane.items as u64));
             self.queue_bytes.with_label_values(&labels).set(number(lane.bytes));
@@ -299,6 +303,17 @@ impl Metrics {
         let oldest = queue.troubles().undelivered;
         let age = oldest.map(|since| now.since(since));
         self.oldest.set(age.unwrap_or_default().as_secs_f64());
+    }
+}
+
+/// What requests of an exporter usually come to. A rate needs to see the 0 before the first of each.
+fn usual_codes(exporter: &str) -> &'static [&'static str] {
+    if exporter.starts_with("otlp_grpc") {
+        &["OK", "UNAVAILABLE", "RESOURCE_EXHAUSTED", "timeout", NOT_CONNECTED]
+    } else if exporter.starts_with("otlp_http") {
+        &["200", "204", "429", "503", "timeout", NOT_CONNECTED]
+    } else {
+        &["OK"]
     }
 }
 

@@ -13,8 +13,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::claims::{Claims, Turn};
+use super::deferred::Deferred;
 use super::event::{Answered, Event, Observer};
 use super::prove::{Proof, Prover};
 use super::reach::Reach;
@@ -22,7 +24,7 @@ use super::stop::{Stopped, Stopping};
 use super::{Common, StageDied};
 use crate::clock::UnixNanos;
 use crate::converter::{rework, split};
-use crate::exporter::classify::Delivery as Arrival;
+use crate::exporter::classify::{self, Delivery as Arrival};
 use crate::exporter::retry::Retry;
 use crate::exporter::{Answer, Exporter, Reply};
 use crate::queue::{Health, Lease, Lost, Queue, Rejection, RejectionKind};
@@ -38,6 +40,10 @@ const AFTER_LOSS: Duration = Duration::from_secs(1);
 /// How long to wait before an export that another process works on is looked at again.
 const WHILE_BUSY: Duration = Duration::from_millis(100);
 
+/// How often an export may fail in a row before the next one gets its turn. An endpoint that answers may
+/// refuse one export only; one that takes no connection refuses all of them.
+const TURN: u32 = 3;
+
 /// Exports that are looked for in the backend at the same time.
 const MAX_PROVING: usize = 64;
 
@@ -48,6 +54,10 @@ pub struct Deliverer {
     stopping: Stopping,
     claims: Claims,
     reach: Reach,
+    retry: Retry,
+    /// When the next request may be sent, after an export was deferred.
+    not_before: Option<Instant>,
+    deferred: Deferred,
     /// If arrival is to be proven.
     prover: Option<Arc<Prover>>,
     proving: JoinSet<(Lease, Result<Proof, Stop>)>,
@@ -64,6 +74,11 @@ pub enum Stop {
     Rejected(Rejection),
     /// The program is stopping, or somebody wants the export; not a failure.
     Interrupted,
+    /// It keeps failing, and others wait: it goes behind them, and the next request waits so long.
+    Deferred {
+        reason: String,
+        wait: Duration,
+    },
     /// The queue does not have the export any more.
     Lost,
 }
@@ -89,6 +104,7 @@ impl Deliverer {
             Arc::new(Prover { verifier, reach, stopping: stopping.clone() })
         });
         let reach = reach(exporter.destination());
+        let retry = Retry::new(&exporter.retry);
         let (proving, busy, settling) = (JoinSet::new(), JoinSet::new(), JoinSet::new());
         Deliverer {
             exporter,
@@ -97,6 +113,9 @@ impl Deliverer {
             stopping,
             claims,
             reach,
+            retry,
+            not_before: None,
+            deferred: Deferred::default(),
             prover,
             proving,
             busy,
@@ -111,7 +130,8 @@ impl Deliverer {
             // A store that fails is tried again by each for itself, and so not in order.
             let is_failing = matches!(*queue.health().borrow(), Health::Failing(_));
             let is_in_order = !is_failing || self.settling.is_empty();
-            let may_lease = self.proving.len() < MAX_PROVING && is_in_order;
+            let not_before = self.not_before.filter(|at| *at > Instant::now());
+            let may_lease = self.proving.len() < MAX_PROVING && is_in_order && not_before.is_none();
             let (mut lease, proof) = tokio::select! {
                 biased;
                 Some(settled) = self.settling.join_next() => {
@@ -127,6 +147,8 @@ impl Deliverer {
                 // What is being looked for stays in the queue, acknowledged.
                 () = stop.cancelled() => break,
                 Some(proved) = self.proving.join_next() => proved?,
+                () = tokio::time::sleep_until(not_before.unwrap_or_else(Instant::now)),
+                    if not_before.is_some() => continue,
                 Some(lease) = self.busy.join_next() => (lease?, Ok(Proof::Lost(Vec::new()))),
                 lease = queue.lease(&id), if may_lease => match lease {
                     Some(lease) => (lease, Ok(Proof::Lost(Vec::new()))),
@@ -177,6 +199,12 @@ impl Deliverer {
                     Settling::Rejected(lease, rejection)
                 }
                 (Err(Stop::Interrupted), _) => Settling::Nothing,
+                (Err(Stop::Deferred { reason, wait }), _) => {
+                    self.deferred.add(&lease, &reason);
+                    self.not_before = Some(Instant::now() + wait);
+                    lease.defer();
+                    Settling::Nothing
+                }
                 (Err(Stop::Lost), _) => {
                     self.claims.release(lease.head().trace_id);
                     Settling::Lost
@@ -225,7 +253,11 @@ impl Deliverer {
     }
 
     /// Sends what is left to send, which is nothing when all was found to have arrived.
-    async fn work(&self, lease: &mut Lease, proof: Result<Proof, Stop>) -> Result<Progress, Stop> {
+    async fn work(
+        &mut self,
+        lease: &mut Lease,
+        proof: Result<Proof, Stop>,
+    ) -> Result<Progress, Stop> {
         match proof? {
             Proof::Arrived => return Ok(Progress::Arrived),
             Proof::Lost(requests) if !requests.is_empty() => lease.resend(requests).await?,
@@ -240,8 +272,8 @@ impl Deliverer {
         }
     }
 
-    async fn send_all(&self, lease: &mut Lease) -> Result<(), Stop> {
-        let mut retry = Retry::new(&self.exporter.retry);
+    async fn send_all(&mut self, lease: &mut Lease) -> Result<(), Stop> {
+        let mut failures = 0;
         loop {
             bring_up_to_date(lease).await?;
             let Some(request) = lease.next_request().await? else {
@@ -254,7 +286,7 @@ impl Deliverer {
                 // That is recorded together with the delivery: one wait for the disk less.
                 Reply::Accepted if self.is_delivered_with(lease) => {
                     (self.observer)(&Event::Acknowledged { trace_id: lease.head().trace_id });
-                    self.reach.is_up();
+                    self.answered(lease);
                     return Ok(());
                 }
                 Reply::Accepted => self.acknowledged(lease, None).await?,
@@ -269,9 +301,17 @@ impl Deliverer {
                     self.remark(lease, rejected, message);
                 }
                 Reply::Retry { reason, after, delivery } => {
-                    self.reach.is_down(&reason);
+                    if !self.deferred.is_reported(lease) {
+                        self.reach.is_down(&reason);
+                    }
+                    failures += 1;
                     let in_doubt = delivery == Arrival::InDoubt;
-                    self.wait(lease, &mut retry, &reason, after, in_doubt).await?;
+                    let wait = self.failed(lease, &reason, after, in_doubt).await?;
+                    let is_answered = answer.code != classify::NOT_CONNECTED;
+                    if is_answered && failures >= TURN && lease.has_others() {
+                        return Err(Stop::Deferred { reason, wait });
+                    }
+                    self.wait(lease, wait).await?;
                     continue;
                 }
                 Reply::TooLarge { reason } => match split::halve(self.exporter.signal, &request) {
@@ -285,8 +325,18 @@ impl Deliverer {
                 }
                 Reply::Refused { reason } => return Err(Stop::Rejected(refused(reason))),
             }
-            self.reach.is_up();
-            retry = Retry::new(&self.exporter.retry);
+            self.answered(lease);
+            failures = 0;
+        }
+    }
+
+    /// The endpoint took or refused something, so what still fails does so for a reason of its own.
+    fn answered(&mut self, lease: &Lease) {
+        self.reach.is_up();
+        self.retry.reset();
+        let exporter = &self.exporter.id;
+        for (path, reason) in self.deferred.overtaken_by(lease) {
+            (self.observer)(&Event::Deferred { path, exporter: exporter.clone(), reason });
         }
     }
 
@@ -313,25 +363,32 @@ impl Deliverer {
         });
     }
 
-    async fn wait(
-        &self,
+    /// Notes a failed attempt, and returns how long to wait before the next one.
+    async fn failed(
+        &mut self,
         lease: &mut Lease,
-        retry: &mut Retry,
         reason: &str,
         after: Option<Duration>,
         in_doubt: bool,
-    ) -> Result<(), Stop> {
-        let Some(wait) = retry.next(after) else {
+    ) -> Result<Duration, Stop> {
+        let failing_for = lease.item().failing_since.map(|since| since.elapsed());
+        let Some(wait) = self.retry.next(after, failing_for.unwrap_or_default()) else {
+            self.retry.reset();
             let reason = format!("no more tries: {reason}");
             return Err(Stop::Rejected(Rejection { reason, kind: RejectionKind::GivenUp }));
         };
         let next = UnixNanos(UnixNanos::now().0.saturating_add(nanos(wait)));
         lease.failed(reason, in_doubt, next).await?;
         tracing::debug!(exporter = self.exporter.id, ?wait, reason, "trying again");
+        Ok(wait)
+    }
+
+    async fn wait(&self, lease: &Lease, wait: Duration) -> Result<(), Stop> {
         tokio::select! {
             waited = self.stopping.sleep(wait) => Ok(waited?),
             // It comes back with the next lease, unless it was dropped.
             () = lease.wanted() => Err(Stop::Interrupted),
+            () = lease.overtaken(), if lease.item().deferrals > 0 => Err(Stop::Interrupted),
         }
     }
 

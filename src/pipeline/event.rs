@@ -66,10 +66,12 @@ pub enum Event {
     Superseded { path: PathBuf, trace_id: TraceId, gone: bool },
     /// Everything was acknowledged, but the id could not be written.
     NotWritten { path: PathBuf, trace_id: TraceId, reason: String },
+    /// It keeps failing while others are delivered, so it goes behind them.
+    Deferred { path: PathBuf, exporter: String, reason: String },
     /// Exports are, or are no longer, taken in.
     Health { health: Health },
-    /// The program ends before it was delivered.
-    Undelivered { path: PathBuf },
+    /// The program ends before it was delivered, for the reason of the last attempt.
+    Undelivered { path: PathBuf, reason: Option<String> },
     /// An exporter will not deliver it.
     Rejected {
         path: PathBuf,
@@ -160,6 +162,15 @@ impl Event {
                 let path = path.display();
                 tracing::error!(%path, %trace_id, "export emitted, but not written back: {}", visible(reason));
             }
+            Event::Deferred { path, exporter, reason } => {
+                tracing::warn!(
+                    path = %path.display(),
+                    exporter,
+                    "the export keeps failing while others are delivered; it goes behind them and is \
+                     tried again: {}",
+                    visible(reason)
+                );
+            }
             Event::Health { health: Health::Good } => {
                 tracing::info!("the queue takes exports again");
             }
@@ -172,9 +183,10 @@ impl Event {
             Event::Health { health: Health::Failing(reason) } => {
                 tracing::error!("{reason}; exports stay in their directories until it works again");
             }
-            Event::Undelivered { path } => {
+            Event::Undelivered { path, reason } => {
                 let path = path.display();
-                tracing::warn!(%path, "not delivered to every exporter, or not written back, yet; the next run goes on with it");
+                let reason = reason.as_deref().unwrap_or("it was not read in time");
+                tracing::warn!(%path, "export still pending ({}); the next run resumes it", visible(reason));
             }
             Event::Rejected { path, exporter, reason, permanent, .. } => {
                 let path = path.display();
@@ -230,6 +242,7 @@ impl Tally {
             Event::Rejected { required: true, permanent: false, .. } => counts.given_up += 1,
             Event::Undelivered { .. } => counts.undelivered += 1,
             Event::Health { .. }
+            | Event::Deferred { .. }
             | Event::Rejected { required: false, .. }
             | Event::Odd { .. }
             | Event::Answered { .. }

@@ -256,7 +256,7 @@ impl Shared {
                 biased;
                 () = stop.cancelled() => {
                     if self.mode.ends() {
-                        (self.observer)(&Event::Undelivered { path });
+                        (self.observer)(&Event::Undelivered { path, reason: None });
                     }
                     return;
                 }

@@ -47,7 +47,14 @@ impl Prover {
         let requests = lease.all_requests().await?;
         let sent: HashSet<Vec<u8>> =
             requests.iter().flat_map(|request| rework::span_ids(request)).collect();
-        let missing = self.missing(lease, &sent).await?;
+        let mut missing = self.missing(lease, &sent).await?;
+        if missing.is_empty()
+            && let Some(after) = self.verifier.after
+        {
+            // A backend may lose within seconds what it showed, for example when it is killed.
+            self.stopping.sleep(after).await?;
+            missing = self.missing(lease, &sent).await?;
+        }
         if missing.is_empty() {
             return Ok(Proof::Arrived);
         }
@@ -70,7 +77,7 @@ impl Prover {
     /// has not lost anything yet, so its silence does not count.
     async fn missing(
         &self,
-        lease: &Lease,
+        lease: &mut Lease,
         sent: &HashSet<Vec<u8>>,
     ) -> Result<HashSet<Vec<u8>>, Stop> {
         let trace_id = lease.head().trace_id;
@@ -85,15 +92,20 @@ impl Prover {
                     if missing.is_empty() || Instant::now() >= deadline {
                         return Ok(missing);
                     }
+                    let (found, all) = (sent.len() - missing.len(), sent.len());
+                    lease.note(&format!("the backend shows {found} of {all} spans"));
                 }
                 // It will hardly show a trace that it refuses to show, but may be busy with others.
                 Err(NoAnswer::Refused(reason)) if Instant::now() >= deadline => {
                     return Err(Stop::Rejected(unreadable(&reason)));
                 }
-                Err(NoAnswer::Refused(_)) => {}
+                Err(NoAnswer::Refused(reason)) => {
+                    lease.note(&format!("the backend does not show the trace: {reason}"));
+                }
                 Err(NoAnswer::Silent(reason)) => {
                     let reason = format!("cannot read the trace back (verify.endpoint): {reason}");
                     self.reach.is_down(&reason);
+                    lease.note(&reason);
                     deadline = Instant::now() + timeout;
                 }
             }

@@ -183,7 +183,7 @@ type Verdict = (State, Option<String>, Option<String>);
 
 /// It carries an id; an exporter that write-back does not wait for may be at work still.
 fn by_id(id: String, held: &Held) -> Verdict {
-    (State::Written, held.find(&id).and_then(Listed::waits_for), Some(id))
+    (State::Written, held.find(&id).and_then(|it| it.waits_for.clone()), Some(id))
 }
 
 /// The trace id is not shown as one: nothing is known to be there.
@@ -220,12 +220,14 @@ fn by_queue(path: &Path, fresh: &Fresh, mode: WriteBackMode, held: &Held) -> Ver
         refused.and_then(|item| item.last_error.clone())
     };
     let (state, reason) = match listed.state {
-        ListedState::Accepted | ListedState::Delivering => (State::Queued, listed.waits_for()),
+        ListedState::Accepted | ListedState::Delivering => {
+            (State::Queued, listed.waits_for.clone())
+        }
         ListedState::Delivered if listed.not_written.is_some() => {
             (State::NotWritten, listed.not_written.clone())
         }
         ListedState::Delivered => (State::Delivered, None),
-        ListedState::WrittenBack => (State::Written, listed.waits_for()),
+        ListedState::WrittenBack => (State::Written, listed.waits_for.clone()),
         ListedState::Incomplete => (State::Incomplete, refusal()),
         ListedState::Rejected => (State::Rejected, refusal()),
     };

@@ -52,6 +52,9 @@ pub struct Listed {
     /// Why its id could not be written so far.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub not_written: Option<String>,
+    /// Which exporters it waits for, and what each said last.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub waits_for: Option<String>,
     pub exporters: Vec<ListedItem>,
 }
 
@@ -85,20 +88,6 @@ impl ListedState {
     }
 }
 
-impl Listed {
-    /// Whom it waits for, and what that one said last.
-    pub fn waits_for(&self) -> Option<String> {
-        let open = |item: &&ListedItem| {
-            matches!(item.state, ListedState::Accepted | ListedState::Delivering)
-        };
-        let open = self.exporters.iter().filter(open).map(|item| match &item.last_error {
-            Some(error) => format!("waits for {}: {error}", item.exporter),
-            None => format!("waits for {}", item.exporter),
-        });
-        Some(open.collect::<Vec<_>>().join("; ")).filter(|text| !text.is_empty())
-    }
-}
-
 /// Its way to one exporter.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ListedItem {
@@ -111,6 +100,14 @@ pub struct ListedItem {
     pub last_error: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub next_attempt: Option<String>,
+    /// How often it was put behind the others, because it kept failing.
+    #[serde(skip_serializing_if = "is_zero", default)]
+    pub deferrals: u32,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// What was found when every export was read back.
@@ -142,6 +139,7 @@ impl Queue {
                     bytes: record.head.bytes + record.head.log_bytes,
                     first_seen: record.head.first_seen.rfc3339(),
                     written_back: record.head.written,
+                    waits_for: record.waits_for(),
                     not_written: record.head.not_written.clone(),
                     exporters: record.items.iter().map(listed_item).collect(),
                 }
@@ -303,6 +301,7 @@ fn listed_item(item: &Item) -> ListedItem {
         attempts: item.attempts,
         last_error: rejection.or_else(|| item.last_error.clone()),
         next_attempt: item.next_attempt.map(UnixNanos::rfc3339),
+        deferrals: item.deferrals,
     }
 }
 

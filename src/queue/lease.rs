@@ -2,6 +2,7 @@
 //! written back. To let go of either means "later".
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use super::journal::Generation;
 use super::record::{Blob, Head, Item, Seq, State as ItemState};
@@ -90,6 +91,29 @@ impl Lease {
         self.queue.when(is_wanted).await;
     }
 
+    /// Whether other exports wait for the same exporter, behind or before this one.
+    pub fn has_others(&self) -> bool {
+        self.queue.state().has_before(&self.leased.item.exporter, u32::MAX)
+    }
+
+    /// Waits until an export that was deferred less often than this one waits for the same exporter.
+    pub async fn overtaken(&self) {
+        let Item { exporter, deferrals, .. } = &self.leased.item;
+        let is_overtaken =
+            |state: &mut super::state::State| state.has_before(exporter, *deferrals).then_some(());
+        self.queue.when(is_overtaken).await;
+    }
+
+    /// Gives the export back, behind every other that waits for the same exporter.
+    pub fn defer(self) {
+        let (seq, index) = (self.leased.seq, self.leased.index);
+        self.queue.state().change(seq, |entry| {
+            if let Some(item) = entry.record.items.get_mut(index) {
+                item.deferrals = item.deferrals.saturating_add(1);
+            }
+        });
+    }
+
     /// From here on, a request may be on its way.
     ///
     /// # Errors
@@ -116,10 +140,19 @@ impl Lease {
         item.attempts += 1;
         item.last_error = None;
         item.next_attempt = None;
+        item.deferrals = 0;
+        item.failing_since = None;
         // What a server rejected is not to be sent again, by nobody.
         item.resent |= lost_spans.is_some();
         item.lost_spans = item.lost_spans.or(lost_spans);
         self.save(item, Vec::new()).await
+    }
+
+    /// Notes for a person what keeps it from being delivered. Not on disk: the next look says it again.
+    pub fn note(&mut self, reason: &str) {
+        let item = Item { last_error: Some(reason.to_owned()), ..self.leased.item.clone() };
+        // An entry that is gone has nobody to note it for.
+        let _ = self.remember(item);
     }
 
     /// The request is to be tried again. `in_doubt`: it may have arrived.
@@ -134,6 +167,7 @@ impl Lease {
     ) -> Result<(), Lost> {
         let mut item = self.leased.item.clone();
         item.touched |= in_doubt;
+        item.failing_since.get_or_insert_with(Instant::now);
         item.state = ItemState::Accepted;
         item.attempts += 1;
         item.last_error = Some(reason.to_owned());
@@ -154,6 +188,7 @@ impl Lease {
             item.owns(whole).then_some(Op::RemoveBlob { seq: self.leased.seq, blob: whole }),
         );
         item.pending = blobs;
+        item.failing_since = None;
         self.save(item, ops).await
     }
 

@@ -10,6 +10,7 @@ use std::collections::HashSet;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use super::store::{Op, StoreError};
 use super::{Delivery, Destination};
@@ -119,6 +120,12 @@ pub struct Item {
     /// do when it was taken in, and so waits for the disk once, and not twice.
     #[serde(skip)]
     pub announced: bool,
+    /// How often it was put behind the others, because it kept failing.
+    #[serde(skip)]
+    pub deferrals: u32,
+    /// When the present request failed first; `None`: it has not.
+    #[serde(skip)]
+    pub failing_since: Option<Instant>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -187,6 +194,8 @@ impl Item {
             next_attempt: None,
             lost_spans: None,
             announced: false,
+            deferrals: 0,
+            failing_since: None,
         }
     }
 
@@ -219,7 +228,16 @@ impl Item {
             (_, None) => (None, self.pending.clone()),
         };
         let state = State::Accepted;
-        Item { state, resent: false, lost_spans, pending, announced: false, ..self.clone() }
+        let failing_since = None;
+        Item {
+            state,
+            resent: false,
+            lost_spans,
+            pending,
+            announced: false,
+            failing_since,
+            ..self.clone()
+        }
     }
 
     /// After a crash nobody knows whether the request on its way arrived.
@@ -248,6 +266,19 @@ impl Record {
             }
         }
         rejected.or(last.map(|at| Outcome::Delivered { at }))
+    }
+
+    /// Which exporters it waits for, and what each said last.
+    pub fn waits_for(&self) -> Option<String> {
+        let open = self.items.iter().filter(|item| !item.is_finished());
+        let open = open.map(|item| {
+            let place = if item.deferrals > 0 { ", behind the others" } else { "" };
+            match &item.last_error {
+                Some(error) => format!("waits for {}{place}: {error}", item.exporter),
+                None => format!("waits for {}{place}", item.exporter),
+            }
+        });
+        Some(open.collect::<Vec<_>>().join("; ")).filter(|text| !text.is_empty())
     }
 
     /// Every exporter has it: its requests are needed no more.

@@ -37,6 +37,8 @@ pub struct State {
     /// On their way to the disk.
     accepting: HashSet<TraceId>,
     delivered: VecDeque<TraceId>,
+    /// The exporters whose backlog counts for health.
+    pub expected: HashSet<String>,
     /// Dropped by a person.
     pub forgotten: HashSet<TraceId>,
     /// The files of what a corrupt store held, and nothing holds now.
@@ -49,7 +51,8 @@ pub struct State {
 /// What one exporter has before it.
 #[derive(Debug, Default)]
 struct Lane {
-    to_lease: BTreeSet<Seq>,
+    /// In the order in which they are leased: by deferrals, then by arrival.
+    to_lease: BTreeSet<(u32, Seq)>,
     unfinished: usize,
     /// Of requests that wait for it or that it refused.
     bytes: u64,
@@ -96,7 +99,8 @@ struct Marks {
 
 struct LaneMark {
     exporter: String,
-    to_lease: bool,
+    /// Its deferrals, if it can be leased.
+    to_lease: Option<u32>,
     unfinished: bool,
     bytes: u64,
     dead: u64,
@@ -165,11 +169,12 @@ impl State {
 
     /// The oldest that waits for this exporter, now in somebody's hands.
     pub fn lease(&mut self, exporter: &str) -> Option<Leased> {
-        let seq = *self.lanes.get(exporter)?.to_lease.first()?;
+        let (deferrals, seq) = *self.lanes.get(exporter)?.to_lease.first()?;
         self.change(seq, |entry| {
             let mut free = entry.record.items.iter().enumerate().filter(|(index, item)| {
                 item.exporter == exporter
                     && item.state == ItemState::Accepted
+                    && item.deferrals == deferrals
                     && !entry.leased.contains(index)
             });
             let (index, item) = free.next()?;
@@ -178,6 +183,12 @@ impl State {
             let untouched = entry.record.items.iter().all(|it| !it.touched && !it.is_finished());
             Some(Leased { seq, index, generation: entry.generation, head, item, untouched })
         })?
+    }
+
+    /// Whether this exporter could lease another export that was deferred less often than `deferrals`.
+    pub fn has_before(&self, exporter: &str, deferrals: u32) -> bool {
+        let first = self.lanes.get(exporter).and_then(|lane| lane.to_lease.first());
+        first.is_some_and(|(first, _)| *first < deferrals)
     }
 
     /// The exporters that have nothing before them, and nothing on its way to them.
@@ -211,29 +222,43 @@ impl State {
         self.unsettled == 0 && self.accepting.is_empty()
     }
 
-    /// The files of the exports that wait for their write-back, or for one of these exporters.
-    pub fn waiting(&self, exporters: &[String]) -> Vec<PathBuf> {
+    /// The files of the exports that wait for their write-back, or for one of these exporters, and what each
+    /// waits for.
+    pub fn waiting(&self, exporters: &[String]) -> Vec<(PathBuf, Option<String>)> {
         let open = |item: &Item| !item.is_finished() && exporters.contains(&item.exporter);
         let waits = |entry: &&Entry| {
             (!entry.is_settled() || entry.record.items.iter().any(open))
                 && self.concerns(&entry.record)
         };
         let entries = self.entries.values().filter(waits);
-        let held = entries.map(|entry| entry.record.head.source.path.clone());
-        held.chain(self.lost.iter().cloned()).collect()
+        let held = entries.map(|entry| {
+            let record = &entry.record;
+            (
+                record.head.source.path.clone(),
+                record.waits_for().or(record.head.not_written.clone()),
+            )
+        });
+        held.chain(self.lost.iter().map(|path| (path.clone(), None))).collect()
     }
 
     pub fn troubles(&self) -> Troubles {
         let mut troubles = Troubles::default();
+        let waits = |item: &Item| {
+            !item.is_finished() && (item.required || self.expected.contains(&item.exporter))
+        };
         for record in self.entries.values().map(|entry| &entry.record) {
             let head = &record.head;
+            if !self.concerns(record) {
+                continue;
+            }
+            if record.items.iter().any(|it| waits(it) && self.lanes.contains_key(&it.exporter)) {
+                let oldest = troubles.undelivered.unwrap_or(head.first_seen);
+                troubles.undelivered = Some(oldest.min(head.first_seen));
+            }
             match self.outcome(record) {
-                _ if head.written || !self.concerns(record) => {}
+                _ if head.written => {}
+                None => {}
                 Some(Outcome::Rejected { .. }) => troubles.refused += 1,
-                None => {
-                    let oldest = troubles.undelivered.unwrap_or(head.first_seen);
-                    troubles.undelivered = Some(oldest.min(head.first_seen));
-                }
                 Some(Outcome::Delivered { .. }) => {
                     let is_older = |(since, _): &(UnixNanos, String)| *since <= head.first_seen;
                     if let Some(reason) = head.not_written.clone()
@@ -375,7 +400,8 @@ impl State {
             let bytes = entry.record.head.bytes_of(item.signal);
             LaneMark {
                 exporter: item.exporter.clone(),
-                to_lease: concerns && item.state == ItemState::Accepted && is_free,
+                to_lease: (concerns && item.state == ItemState::Accepted && is_free)
+                    .then_some(item.deferrals),
                 unfinished: concerns && !item.is_finished(),
                 bytes: if item.is_delivered() { 0 } else { bytes },
                 dead: if item.is_rejected() { bytes } else { 0 },
@@ -400,10 +426,11 @@ impl State {
             count(&mut lane.unfinished, mark.unfinished);
             sum(&mut lane.bytes, mark.bytes);
             sum(&mut lane.dead, mark.dead);
-            if add && mark.to_lease {
-                lane.to_lease.insert(seq);
-            } else if !add {
-                lane.to_lease.remove(&seq);
+            if let Some(deferrals) = mark.to_lease {
+                match add {
+                    true => lane.to_lease.insert((deferrals, seq)),
+                    false => lane.to_lease.remove(&(deferrals, seq)),
+                };
             }
         }
         count(&mut self.unsettled, marks.unsettled);

@@ -386,3 +386,32 @@ async fn refusals_are_unhealthy_and_probes_are_answered_when_it_is_disabled() {
     }
     disabled.stop();
 }
+
+/// Scenario: the backend of log records is away, the one of traces takes everything.
+/// Guarantees: the id is written, and health and the age of the oldest item count the records that wait.
+#[tokio::test]
+async fn log_records_that_wait_are_unhealthy() {
+    let workspace = Workspace::new();
+    let server = FakeOtlp::builder().start().await;
+    let mut pipeline = observed(&workspace, &server);
+    pipeline["exporters"]["otlp_http/loki"] = json!({"endpoint": "http://127.0.0.1:1"});
+    pipeline["service"]["pipelines"]["logs"] =
+        json!({"receivers": ["export_dir"], "exporters": ["otlp_http/loki"]});
+    let sidecar = Sidecar::start(workspace.configured("run", &pipeline));
+    let before = sidecar.metrics();
+    for series in [
+        r#"taskspan_exporter_requests_total{code="OK",exporter="otlp_grpc"}"#,
+        r#"taskspan_exporter_requests_total{code="204",exporter="otlp_http/loki (logs)"}"#,
+        r#"taskspan_exporter_sent_log_records_total{exporter="otlp_http/loki (logs)"}"#,
+    ] {
+        assert_eq!(before.get(series), Some(&0.0), "{series} in {before:#?}");
+    }
+    let snapshot = workspace.export("out", &presets::typical()).snapshot;
+    snapshot.wait_for_trace_id(PATIENCE).await;
+    let body = sidecar.wait_for_health(503);
+    let reason = body["reasons"][0].as_str().unwrap();
+    assert!(reason.contains("has waited for its delivery"), "{reason}");
+    let age = sidecar.metrics()["taskspan_queue_oldest_item_age_seconds"];
+    assert!(age > 0.3, "{age}");
+    sidecar.stop();
+}

@@ -20,8 +20,8 @@ use tokio::net::TcpListener;
 use tokio::time::timeout;
 
 use crate::support::conventions::{hex, of_trace};
-use crate::support::exports::{ExportBuilder, presets};
-use crate::support::fake_otlp::{FakeOtlp, Protocol, spans_of};
+use crate::support::exports::{Artifact, ExportBuilder, presets};
+use crate::support::fake_otlp::{FakeOtlp, Fault, Protocol, spans_of};
 use crate::support::program::{Output, PATIENCE, Running};
 use crate::support::snapshot::Snapshot;
 use crate::support::workspace::Workspace;
@@ -498,4 +498,77 @@ async fn what_waited_long_is_sent_as_of_now_unless_it_may_have_arrived() {
             assert!(all.all(|time| is_now(time) != in_doubt), "{span:?}");
         }
     }
+}
+
+/// Scenario: the endpoint answers one export with an error that OTLP calls temporary, for ever, and
+/// takes every other one; for example a backend that cannot parse something in it.
+/// Guarantees: the others are delivered; the one stays in the queue, behind the others, and `queue list`
+/// and the log name it and the answer.
+#[tokio::test]
+async fn one_export_that_keeps_failing_does_not_hold_up_the_others() {
+    for protocol in Protocol::BOTH {
+        let workspace = Workspace::new();
+        let fault = Fault::unavailable(protocol).saying("this one makes me dizzy");
+        let server = FakeOtlp::builder().of_project("poison", fault).start().await;
+        let pipeline = workspace.pipeline(server.endpoint(), protocol, Value::Null);
+        let poison = |n: u32| {
+            let export = ExportBuilder::new("poison").artifact(Artifact::new("a", "dashboard"));
+            workspace.export(&format!("poison-{n}"), &export).snapshot
+        };
+        let poisoned = [poison(1), poison(2)];
+        let running = workspace.configured("run", &pipeline).spawn();
+        running.wait_for_line("endpoint is down", PATIENCE);
+        let mut others = Vec::new();
+        for round in 0..3 {
+            for n in 0..4 {
+                let name = format!("good-{round}-{n}");
+                others.push(workspace.export(&name, &presets::typical()).snapshot);
+            }
+            for other in &others {
+                other.wait_for_trace_id(PATIENCE).await;
+            }
+        }
+        let listed = workspace.program("queue").args(&["list", "--format", "json"]).run();
+        let listed: Value = serde_json::from_str(&listed.expect_code(0).stdout).unwrap();
+        let all = listed.as_array().unwrap().iter();
+        // One of the others may be on its way out.
+        let listed: Vec<_> = all.filter(|it| it["project_id"] == "poison").collect();
+        assert_eq!(listed.len(), poisoned.len(), "{listed:?}");
+        for export in listed {
+            let item = &export["exporters"][0];
+            assert!(item["deferrals"].as_u64() >= Some(1), "{item}");
+            assert!(item["last_error"].as_str().unwrap().contains("dizzy"), "{item}");
+        }
+        let output = terminate(running);
+        let told = lines_with(&output, &["WARN", "goes behind them", "dizzy"]);
+        assert_eq!(told.len(), poisoned.len(), "one line each: {}", output.stderr);
+        assert!(poisoned.iter().all(Snapshot::is_untouched));
+        assert_delivered(&server, &others);
+    }
+}
+
+/// Scenario: a Loki that expands log requests of more than 40 records beyond its limit, and says so with
+/// the words of gRPC in a binary body under HTTP 503.
+/// Guarantees: the requests are halved until they pass, every record arrives once, and no message shows
+/// the bytes.
+#[tokio::test]
+async fn log_requests_that_loki_expands_are_halved() {
+    let workspace = Workspace::new();
+    let server = FakeOtlp::builder().start().await;
+    let loki = FakeOtlp::builder().log_limit(40, Fault::loki_too_large()).start().await;
+    let mut pipeline = workspace.pipeline(server.endpoint(), Protocol::Grpc, Value::Null);
+    pipeline["exporters"]["otlp_http/loki"] = json!({"endpoint": loki.endpoint()});
+    pipeline["service"]["pipelines"]["logs"] =
+        json!({"receivers": ["export_dir"], "exporters": ["otlp_http/loki"]});
+    let snapshot = workspace.export("out", &presets::many(200)).snapshot;
+    let run = workspace.configured("once", &pipeline).arg("-v").run().expect_code(0);
+    assert_eq!(snapshot.check_written_back(), [""; 0]);
+    assert!(!run.stderr.contains('\u{12}'), "{}", run.stderr);
+    let records = loki.state().log_records();
+    let created = records.iter().filter(|record| record.event_name == "task.created");
+    assert_eq!(created.count(), 206);
+    let mut ids: Vec<_> = records.iter().map(|it| (&it.span_id, &it.event_name)).collect();
+    ids.sort();
+    ids.dedup();
+    assert_eq!(ids.len(), records.len(), "once each");
 }

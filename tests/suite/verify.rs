@@ -235,3 +235,48 @@ async fn looking_for_one_export_holds_up_no_other() {
     assert!(proof.snapshot.is_untouched());
     drop(running);
 }
+
+/// Scenario: `once` has less time for the delivery than the verification takes.
+/// Guarantees: the verification has its own time, and reaches its verdict.
+#[tokio::test]
+async fn verification_has_its_own_time() {
+    let proof = Proof::new(Protocol::Grpc, Api::V2, Storage::Loses(3)).await;
+    let once = proof.workspace.configured("once", &proof.pipeline);
+    let run = once.args(&["--timeout", "500ms"]).run().expect_code(3);
+    run.expect_said(&["the backend has 7 of 10, after the missing ones were sent again"]);
+}
+
+/// Scenario: nothing answers at `verify.endpoint` for as long as `once` may take.
+/// Guarantees: no id, exit code 1, and the reason of the last look is in the result.
+#[tokio::test]
+async fn the_reason_of_the_last_look_is_in_the_result() {
+    let mut proof = Proof::new(Protocol::Grpc, Api::V2, Storage::All).await;
+    proof.pipeline["exporters"]["otlp_grpc"]["verify"] =
+        json!({"endpoint": "http://127.0.0.1:1", "timeout": "200ms"});
+    let once = proof.workspace.configured("once", &proof.pipeline);
+    let run = once.args(&["--timeout", "300ms"]).run().expect_code(1);
+    run.expect_said(&["export still pending (waits for otlp_grpc: cannot read the trace back"]);
+    assert!(proof.snapshot.is_untouched());
+}
+
+/// Scenario: the backend shows every span, and loses one of them a moment later.
+/// Guarantees: with `verify.after`, the second look finds out, and no id is written.
+#[tokio::test]
+async fn a_second_look_finds_what_was_lost_since() {
+    let mut proof = Proof::new(Protocol::Grpc, Api::V2, Storage::All).await;
+    proof.pipeline["exporters"]["otlp_grpc"]["verify"]["after"] = json!("1s");
+    let mut running = proof.workspace.configured("once", &proof.pipeline).spawn();
+    let deadline = Instant::now() + PATIENCE;
+    while proof.tempo.asked().is_empty() {
+        assert!(Instant::now() < deadline, "nothing was looked for");
+        tokio::task::yield_now().await;
+    }
+    proof.tempo.set_storage(Storage::Loses(1));
+    assert_eq!(running.wait(PATIENCE), 3);
+    assert!(proof.snapshot.is_untouched());
+
+    proof.tempo.set_storage(Storage::All);
+    proof.workspace.program("queue").args(&["retry", "--all"]).run().expect_code(0);
+    proof.once().expect_code(0);
+    proof.assert_written_back();
+}

@@ -97,6 +97,8 @@ pub struct Builder {
     address: SocketAddr,
     script: Script,
     log_script: Script,
+    of_project: Option<(String, Fault)>,
+    log_limit: Option<(usize, Fault)>,
     message_limit: usize,
     http_path: String,
     tls: Option<TlsAcceptor>,
@@ -124,6 +126,18 @@ impl Builder {
 
     pub fn log_forever(mut self, fault: Fault) -> Self {
         self.log_script.forever = fault;
+        self
+    }
+
+    /// What every request with a span of this project gets, whatever the script says.
+    pub fn of_project(mut self, project: &str, fault: Fault) -> Self {
+        self.of_project = Some((project.to_owned(), fault));
+        self
+    }
+
+    /// What a log request with more records than this gets.
+    pub fn log_limit(mut self, records: usize, fault: Fault) -> Self {
+        self.log_limit = Some((records, fault));
         self
     }
 
@@ -167,6 +181,8 @@ impl Builder {
             state: watch::Sender::new(State::default()),
             script: Mutex::new(self.script),
             log_script: Mutex::new(self.log_script),
+            of_project: self.of_project,
+            log_limit: self.log_limit,
             message_limit: self.message_limit,
             http_path: self.http_path,
         });
@@ -204,6 +220,8 @@ impl FakeOtlp {
             address: (Ipv4Addr::LOCALHOST, 0).into(),
             script: Script::default(),
             log_script: Script::default(),
+            of_project: None,
+            log_limit: None,
             message_limit: 4 << 20,
             http_path: "/v1/traces".to_owned(),
             tls: None,
@@ -292,12 +310,31 @@ struct Shared {
     state: watch::Sender<State>,
     script: Mutex<Script>,
     log_script: Mutex<Script>,
+    of_project: Option<(String, Fault)>,
+    log_limit: Option<(usize, Fault)>,
     message_limit: usize,
     http_path: String,
 }
 
 impl Shared {
-    fn next_fault(&self) -> Fault {
-        self.script.lock().unwrap().next()
+    fn next_fault(&self, request: &ExportTraceServiceRequest) -> Fault {
+        let is_of = |project: &str| {
+            let spans = spans_of(std::slice::from_ref(request));
+            let mut attributes = spans.iter().flat_map(|span| &span.attributes);
+            attributes.any(|it| it.key == "project.id" && format!("{it:?}").contains(project))
+        };
+        match &self.of_project {
+            Some((project, fault)) if is_of(project) => fault.clone(),
+            _ => self.script.lock().unwrap().next(),
+        }
+    }
+
+    fn next_log_fault(&self, request: &ExportLogsServiceRequest) -> Fault {
+        let scopes = request.resource_logs.iter().flat_map(|it| &it.scope_logs);
+        let records: usize = scopes.map(|scope| scope.log_records.len()).sum();
+        match &self.log_limit {
+            Some((limit, fault)) if records > *limit => fault.clone(),
+            _ => self.log_script.lock().unwrap().next(),
+        }
     }
 }

@@ -33,6 +33,11 @@ pub enum Fault {
         message: String,
         retry_after: Option<RetryAfter>,
     },
+    /// An HTTP error as Loki sends it: a status in protobuf under another content type.
+    Loki {
+        status: u16,
+        message: String,
+    },
     Partial {
         rejected: i64,
         message: String,
@@ -66,6 +71,13 @@ impl Fault {
 
     pub fn partial(rejected: i64, message: &str) -> Self {
         Self::Partial { rejected, message: message.to_owned() }
+    }
+
+    /// Loki's answer to a log request that it expands beyond its limit of 4 MiB.
+    pub fn loki_too_large() -> Self {
+        let message = "rpc error: code = ResourceExhausted desc = grpc: received message larger than \
+                       max (4408817 vs. 4194304)";
+        Self::Loki { status: 503, message: message.to_owned() }
     }
 
     /// "Come back later" in the words of the protocol.
@@ -146,6 +158,13 @@ impl Fault {
                     let hint = HeaderValue::try_from(hint.header()).unwrap();
                     response.headers_mut().insert("retry-after", hint);
                 }
+                response
+            }
+            Self::Loki { status, message } => {
+                let body = rpc_status(0, message, None);
+                let mut response = plain(*status, body);
+                let kind = HeaderValue::from_static("application/octet-stream");
+                response.headers_mut().insert("content-type", kind);
                 response
             }
             Self::Redirect => {

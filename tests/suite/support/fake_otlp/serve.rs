@@ -128,7 +128,7 @@ fn judge(shared: &Shared, path: &str, headers: &HeaderMap, body: Bytes) -> (Prot
         (_, Err(words)) => refuse(&words),
         (Some(Signal::Logs), Ok(message)) => match ExportLogsServiceRequest::decode(message) {
             Ok(logs) => {
-                let fault = shared.log_script.lock().unwrap().next();
+                let fault = shared.next_log_fault(&logs);
                 shared.state.send_modify(|state| {
                     state.log_attempts += 1;
                     if fault.accepts() {
@@ -145,7 +145,7 @@ fn judge(shared: &Shared, path: &str, headers: &HeaderMap, body: Bytes) -> (Prot
             }
             Ok(decoded) => {
                 request = decoded;
-                shared.next_fault()
+                shared.next_fault(&request)
             }
             Err(error) => refuse(&error.to_string()),
         },
