@@ -1,5 +1,10 @@
-//! Every query of the cookbook finds something, in what the program sends: a slip in a name, a type
-//! or a value would find nothing, for ever.
+//! The queries that are shipped, run over what the program sends.
+//!
+//! Guarantees:
+//! - Every query of the cookbook finds something; a slip in a name, a type or a value would not.
+//! - No query needs the plan and what was added to it later in one block of a Tempo.
+//! - Coverage counts a task once, counts back, and is 0 where nothing is done; the rule, the README, the
+//!   cookbook and the dashboard have the same query.
 
 mod logql;
 mod traceql;
@@ -7,6 +12,7 @@ mod traceql;
 use std::fs;
 
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value};
+use opentelemetry_proto::tonic::logs::v1::LogRecord;
 use serde_json::{Value, json};
 
 use crate::deploy::{blocks, read};
@@ -62,8 +68,8 @@ fn my_project() -> ExportBuilder {
     export
 }
 
-/// Everything that the program can send, sent.
-async fn everything() -> (FakeOtlp, FakeOtlp, Workspace) {
+/// Everything that the program can send, sent; and how many requests the exports came in.
+async fn everything() -> (FakeOtlp, FakeOtlp, Workspace, usize) {
     let workspace = Workspace::new();
     let (tempo, loki) = (FakeOtlp::builder().start().await, FakeOtlp::builder().start().await);
     let mut pipeline = workspace.pipeline(tempo.endpoint(), Protocol::Grpc, Value::Null);
@@ -76,6 +82,7 @@ async fn everything() -> (FakeOtlp, FakeOtlp, Workspace) {
     workspace.export("no-manifest", &presets::typical().manifest(Manifest::None));
     let metadata = workspace.export("mine", &my_project()).metadata;
     workspace.configured("once", &pipeline).env("TRACEPARENT", TRACEPARENT).run().expect_code(0);
+    let of_exports = tempo.accepted().len();
 
     let onto = ["--metadata", metadata.to_str().unwrap()];
     let task = "checkout_api-dashboard";
@@ -100,15 +107,19 @@ async fn everything() -> (FakeOtlp, FakeOtlp, Workspace) {
         let program = workspace.configured("task", &pipeline).args(&onto).args(&["--id", task]);
         program.args(args).run().expect_code(0);
     }
-    (tempo, loki, workspace)
+    (tempo, loki, workspace, of_exports)
 }
 
-fn stored(tempo: &FakeOtlp) -> Vec<Stored> {
+/// What a Tempo has minutes after the exports, when each addition was written to a block of its own.
+fn stored(tempo: &FakeOtlp, of_exports: usize) -> Vec<Stored> {
     let mut stored = Vec::new();
-    for resource_spans in tempo.accepted().into_iter().flat_map(|it| it.resource_spans) {
-        let resource = resource_spans.resource.unwrap_or_default().attributes;
-        let spans = resource_spans.scope_spans.into_iter().flat_map(|it| it.spans);
-        stored.extend(spans.map(|span| Stored { span, resource: resource.clone() }));
+    for (at, request) in tempo.accepted().into_iter().enumerate() {
+        let block = (at + 1).saturating_sub(of_exports);
+        for resource_spans in request.resource_spans {
+            let resource = resource_spans.resource.unwrap_or_default().attributes;
+            let spans = resource_spans.scope_spans.into_iter().flat_map(|it| it.spans);
+            stored.extend(spans.map(|span| Stored { span, resource: resource.clone(), block }));
+        }
     }
     stored
 }
@@ -140,8 +151,8 @@ fn plain(value: Option<&AnyValue>) -> String {
 
 #[tokio::test]
 async fn every_query_of_the_cookbook_finds_something() {
-    let (tempo, loki, _workspace) = everything().await;
-    let spans = stored(&tempo);
+    let (tempo, loki, _workspace, of_exports) = everything().await;
+    let spans = stored(&tempo, of_exports);
     let is = |key: &str, value: &str| {
         let has = |it: &&Stored| text(&it.span.attributes, key).as_deref() == Some(value);
         &spans.iter().find(has).unwrap_or_else(|| panic!("no span with {key} {value}")).span
@@ -171,18 +182,14 @@ async fn every_query_of_the_cookbook_finds_something() {
         "{ span.artifact.id = \"checkout_api\" }",
         "{ span.artifact.id =~ \"checkout_api\" }",
         "{ event:name = \"artifact.intent\" && event.dependency_count > 0 }",
+        "{ name = \"task.update\" } < { span.artifact.status = \"needed\" }",
+        "{ span.task.type = \"epic\" } >> { name = \"gate.result\" }",
+        "{ link:traceID = \"0af7651916cd43dd8448eb211c80319c\" }",
     ] {
         assert!(traceql::run(nothing, &spans).is_empty(), "{nothing}");
     }
 
-    let mut records: Vec<Fields> = Vec::new();
-    for record in loki.state().log_records() {
-        let attributes = record.attributes.iter();
-        let mut fields: Fields =
-            attributes.map(|it| (it.key.replace('.', "_"), plain(it.value.as_ref()))).collect();
-        fields.insert("service_name".to_owned(), "contextcore-export".to_owned());
-        records.push(fields);
-    }
+    let records = records(&loki);
     let trace_id = hex(&epic.trace_id);
     let queries = blocks(&page, &["logql"]);
     assert!(queries.len() > 10, "{}", queries.len());
@@ -191,6 +198,82 @@ async fn every_query_of_the_cookbook_finds_something() {
         let found = logql::run(&asked, &records);
         assert!(!found.is_empty() && found.iter().all(|it| !it.is_empty()), "nothing: {asked}");
     }
+}
+
+/// What a Loki has: attributes as structured metadata, in the order of their times.
+fn records(loki: &FakeOtlp) -> Vec<Fields> {
+    let mut records = loki.state().log_records();
+    records.sort_by_key(|record| record.time_unix_nano);
+    let fields = |record: &LogRecord| {
+        let attributes = record.attributes.iter();
+        let mut fields: Fields =
+            attributes.map(|it| (it.key.replace('.', "_"), plain(it.value.as_ref()))).collect();
+        fields.insert("service_name".to_owned(), "contextcore-export".to_owned());
+        fields
+    };
+    records.iter().map(fields).collect()
+}
+
+fn coverage_query() -> String {
+    let page = read("docs/cookbook.md");
+    let queries = blocks(&page, &["logql"]);
+    queries.into_iter().find(|query| query.starts_with("avg by (project_id) (")).unwrap()
+}
+
+/// Where coverage is shown, it is the same figure.
+#[test]
+fn the_rule_the_readme_and_the_dashboard_have_the_query_of_the_cookbook() {
+    let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let query = words(&coverage_query());
+    for path in ["deploy/loki/rules.yaml", "README.md", "deploy/grafana/README.md"] {
+        assert!(words(&read(path)).contains(&query), "{path}");
+    }
+    let dashboard = words(&read("deploy/grafana/dashboard.json")).replace("\\\"", "\"");
+    assert!(dashboard.contains(&query), "the dashboard");
+}
+
+/// Five tasks, of which one exists; then updates of the others, and the coverage that is shown.
+#[tokio::test]
+async fn coverage_follows_the_last_status_of_each_task() {
+    let workspace = Workspace::new();
+    let (tempo, loki) = (FakeOtlp::builder().start().await, FakeOtlp::builder().start().await);
+    let mut pipeline = workspace.pipeline(tempo.endpoint(), Protocol::Grpc, Value::Null);
+    pipeline["exporters"]["otlp_http/loki"] = json!({"endpoint": loki.endpoint()});
+    pipeline["service"]["pipelines"]["logs"] =
+        json!({"receivers": ["export_dir"], "exporters": ["otlp_http/loki"]});
+    let mut export =
+        ExportBuilder::new("five").artifact(Artifact::new("there", "runbook").status("exists"));
+    for id in ["a", "b", "c", "d"] {
+        export = export.artifact(Artifact::new(id, "dashboard"));
+    }
+    let metadata = workspace.export("five", &export).metadata;
+    workspace.export("none", &ExportBuilder::new("none").artifact(Artifact::new("x", "runbook")));
+    workspace.configured("once", &pipeline).run().expect_code(0);
+    let shown = || logql::coverage(&coverage_query(), &records(&loki));
+    assert_eq!(shown(), [("five".to_owned(), 20.0), ("none".to_owned(), 0.0)]);
+    for (id, status, expected) in [
+        ("a", "completed", 40.0),
+        ("a", "completed", 40.0),
+        ("a", "completed", 40.0),
+        ("b", "in_progress", 40.0),
+        ("b", "completed", 60.0),
+        ("a", "in_progress", 40.0),
+        ("a", "blocked", 40.0),
+        ("there", "failed", 20.0),
+        ("a", "done", 40.0),
+    ] {
+        let task = workspace.configured("task", &pipeline).arg("--metadata").arg(&metadata);
+        task.args(&["--id", id, "--status", status]).run().expect_code(0);
+        assert_eq!(shown()[0].1, expected, "{id} {status}");
+    }
+    // The same project again: the new export says how far it is.
+    workspace.export("five", &export);
+    workspace.configured("once", &pipeline).run().expect_code(0);
+    assert_eq!(shown()[0].1, 20.0);
+    // Updates alone say nothing about how many tasks there are.
+    let updates: Vec<Fields> =
+        records(&loki).into_iter().filter(|it| it["trigger"] == "task").collect();
+    assert_eq!(logql::coverage(&coverage_query(), &updates), []);
 }
 
 /// A figure of ours is one that the program has, and one of Loki's a rule that is shipped.

@@ -1,5 +1,6 @@
 //! As much of TraceQL as the cookbook uses, with Tempo's strictness: an int is no double, a text no
-//! number, and a list matches when one of its elements does.
+//! number, a list matches when one of its elements does, and a query sees one block at a time, so that
+//! operators between spans, groups and counts never join spans of different blocks.
 //!
 //! ```text
 //! { cond && cond } op { … } | stage | stage ──▶ does anything match, and does all it names exist?
@@ -11,9 +12,12 @@ use opentelemetry_proto::tonic::trace::v1::Span;
 use crate::support::conventions::hex;
 
 /// A span as a backend keeps it.
+#[derive(Clone)]
 pub struct Stored {
     pub span: Span,
     pub resource: Vec<KeyValue>,
+    /// Which block it was written to.
+    pub block: usize,
 }
 
 /// One `field op literal`.
@@ -34,8 +38,19 @@ enum Literal {
     Status(i32),
 }
 
-/// The spans that a query finds, by their place.
-pub fn run(query: &str, spans: &[Stored]) -> Vec<usize> {
+/// The spans that a query finds, by block and their place in it.
+pub fn run(query: &str, spans: &[Stored]) -> Vec<(usize, usize)> {
+    let blocks: std::collections::BTreeSet<usize> = spans.iter().map(|it| it.block).collect();
+    let in_block = |block: usize| {
+        let of_block = |it: &&Stored| it.block == block;
+        let own: Vec<Stored> = spans.iter().filter(of_block).cloned().collect();
+        run_in_block(query, &own, spans).into_iter().map(move |at| (block, at))
+    };
+    blocks.into_iter().flat_map(in_block).collect()
+}
+
+/// `all`: the spans of every block, for what a query names and need not find.
+fn run_in_block(query: &str, spans: &[Stored], all: &[Stored]) -> Vec<usize> {
     let mut stages = query.split(" | ");
     let mut found = select(stages.next().unwrap(), spans);
     let mut groups: Vec<Vec<usize>> = Vec::new();
@@ -45,9 +60,20 @@ pub fn run(query: &str, spans: &[Stored]) -> Vec<usize> {
         match name {
             "select" => {
                 for field in argument.split(", ") {
-                    let is_known = spans.iter().any(|it| !values(field, it).is_empty());
+                    let is_known = all.iter().any(|it| !values(field, it).is_empty());
                     assert!(is_known, "nothing has {field}, in {query}");
                 }
+            }
+            // A metrics query: one series per group.
+            "max_over_time" => {
+                let by = rest.trim().strip_prefix("by (").and_then(|it| it.strip_suffix(')'));
+                let has = |at: &usize| {
+                    let is_number =
+                        |it: &Literal| matches!(it, Literal::Int(_) | Literal::Double(_));
+                    values(argument, &spans[*at]).iter().any(is_number)
+                        && !values(by.unwrap(), &spans[*at]).is_empty()
+                };
+                found.retain(has);
             }
             "by" => groups = grouped(argument, &found, spans),
             "count" | "max" => {
@@ -165,7 +191,7 @@ fn matches(conditions: &[Condition], stored: &Stored) -> bool {
         }
     }
     let holds = |span: &Span, it: &Condition| {
-        let stored = Stored { span: span.clone(), resource: stored.resource.clone() };
+        let stored = Stored { span: span.clone(), ..stored.clone() };
         holds(it, &values(&it.field, &stored))
     };
     of_span.iter().all(|it| holds(&stored.span, it))
@@ -205,8 +231,10 @@ fn holds(condition: &Condition, values: &[Literal]) -> bool {
         ("=", literal) => values.contains(literal),
         ("!=", literal) => !values.is_empty() && !values.contains(literal),
         ("=~", Literal::Text(pattern)) => values.iter().any(|value| match value {
-            // Alternatives are all that the cookbook uses, and the whole value has to match.
-            Literal::Text(text) => pattern.split('|').any(|it| it == text),
+            // The whole value has to match.
+            Literal::Text(text) => {
+                regex_lite::Regex::new(&format!("^(?:{pattern})$")).unwrap().is_match(text)
+            }
             _ => false,
         }),
         ("<", _) => values.iter().any(|it| order(it).is_some_and(|it| it.is_lt())),
@@ -216,7 +244,7 @@ fn holds(condition: &Condition, values: &[Literal]) -> bool {
 }
 
 /// What a field is, of one span; several for a list, and for what is said of events or links.
-fn values(field: &str, Stored { span, resource }: &Stored) -> Vec<Literal> {
+fn values(field: &str, Stored { span, resource, .. }: &Stored) -> Vec<Literal> {
     let text = |text: &str| vec![Literal::Text(text.to_owned())];
     match field {
         "name" => return text(&span.name),
@@ -227,7 +255,9 @@ fn values(field: &str, Stored { span, resource }: &Stored) -> Vec<Literal> {
         "event:name" => return span.events.iter().flat_map(|it| text(&it.name)).collect(),
         "link:spanID" => return span.links.iter().flat_map(|it| text(&hex(&it.span_id))).collect(),
         "link:traceID" => {
-            return span.links.iter().flat_map(|it| text(&hex(&it.trace_id))).collect();
+            // Without leading zeros, as Tempo keeps it.
+            let stripped = |id: &[u8]| hex(id).trim_start_matches('0').to_owned();
+            return span.links.iter().flat_map(|it| text(&stripped(&it.trace_id))).collect();
         }
         _ => {}
     }
