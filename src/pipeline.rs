@@ -40,6 +40,7 @@ use crate::receiver::config::ExportDirConfig;
 use crate::receiver::scan::Tidy;
 use crate::receiver::select::Selection;
 use crate::receiver::{self, Candidate, Watching};
+use crate::signal::Signal;
 use crate::writeback;
 pub use addition::{Addition, SendError};
 pub use build::PipelineError;
@@ -151,6 +152,12 @@ impl Pipelines {
     /// Where the pipelines send to, for a person.
     pub fn destinations(&self) -> Vec<String> {
         self.exporters.iter().map(Exporter::destination).collect()
+    }
+
+    /// Where the pipelines of one signal send to, for a person.
+    pub fn destinations_of(&self, signal: Signal) -> Vec<String> {
+        let exporters = self.exporters.iter().filter(|exporter| exporter.signal == signal);
+        exporters.map(Exporter::destination).collect()
     }
 
     /// Every endpoint: for a person, and as host:port.

@@ -18,6 +18,7 @@ use crate::config::{Config, ExporterConfig, Fault, Faults, ProcessorConfig};
 use crate::converter::options::RedactionConfig;
 use crate::pipeline::Pipelines;
 use crate::queue::Location;
+use crate::signal::Signal;
 use crate::text::visible;
 
 /// How long an endpoint has to take a connection.
@@ -56,8 +57,10 @@ impl Validate {
             let text = serde_saphyr::to_string(&setup.config).map_err(anyhow::Error::from)?;
             super::print(&(text + &beside_the_file(&setup)))?;
         } else {
-            let destinations = pipelines.destinations().join(", ");
-            super::print(&format!("valid; traces go to {destinations}\n"))?;
+            let to = |signal| pipelines.destinations_of(signal).join(", ");
+            let (traces, logs) = (to(Signal::Traces), to(Signal::Logs));
+            let logs = if logs.is_empty() { logs } else { format!("; logs go to {logs}") };
+            super::print(&format!("valid; traces go to {traces}{logs}\n"))?;
         }
         if self.connect { connect(&pipelines).await } else { Ok(Exit::Done) }
     }

@@ -98,6 +98,25 @@ async fn validate_shows_what_is_in_effect_and_connects_when_asked() {
     run.expect_said(&["exporter `file`", "is a directory"]);
 }
 
+/// Traces and logs may go to different places.
+#[test]
+fn validate_says_where_each_signal_goes() {
+    let workspace = Workspace::new();
+    let endpoint = |port: u16| json!({"endpoint": format!("http://127.0.0.1:{port}")});
+    let pipeline = json!({
+        "receivers": {"export_dir": {"directories": [workspace.root()]}},
+        "exporters": {"otlp_grpc": endpoint(4317), "otlp_http/logs": endpoint(3100)},
+        "service": {"pipelines": {
+            "traces": {"receivers": ["export_dir"], "exporters": ["otlp_grpc"]},
+            "logs": {"receivers": ["export_dir"], "exporters": ["otlp_http/logs"]},
+        }},
+    });
+    let printed = workspace.configured("validate", &pipeline).run().expect_code(0).stdout;
+    let expected =
+        "valid; traces go to http://127.0.0.1:4317; logs go to http://127.0.0.1:3100/v1/logs\n";
+    assert_eq!(printed, expected);
+}
+
 /// What the environment adds is shown, and what would fail at the start fails here.
 #[tokio::test]
 async fn validate_tries_what_run_will_need() {
