@@ -19,11 +19,11 @@ use std::path::Path;
 
 use divan::counter::BytesCount;
 use divan::{Bencher, bench};
-use taskspan::ids::TraceId;
+use taskspan::base::ids::TraceId;
+use taskspan::base::signal::Signal;
+use taskspan::fs::carried::WriteBackMode;
+use taskspan::fs::source;
 use taskspan::queue::{Accepted, Delivery, Destination, Location, Queue};
-use taskspan::signal::Signal;
-use taskspan::source;
-use taskspan::writeback::config::WriteBackMode;
 use tempfile::TempDir;
 
 use cases::export::Language;

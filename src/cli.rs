@@ -34,8 +34,8 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
+use crate::base::units::HumanDuration;
 use crate::config::LogEncoding;
-use crate::config::values::HumanDuration;
 use crate::exporter::config::Protocol;
 pub use demo::otlp_receiver::OtlpReceiver;
 pub use exit::Exit;

@@ -16,10 +16,10 @@ pub mod load;
 pub mod node;
 pub mod otel_env;
 pub mod overlay;
+pub mod receivers;
 #[cfg(test)]
 mod schema;
 pub mod service;
-pub mod values;
 mod wiring;
 
 #[cfg(test)]
@@ -31,22 +31,23 @@ use indexmap::IndexMap;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::base::diagnostics::unknown;
+use crate::base::units::ComponentId;
 use crate::converter::options::{RedactionConfig, ResourceConfig};
+pub use crate::exporter::config::ExporterConfig;
 use crate::exporter::config::{DebugConfig, FileConfig, OtlpConfig, Protocol};
-use crate::receiver::config::ExportDirConfig;
-use crate::receiver::gates::GateResultsConfig;
 
 use decode::decode;
 use expand::Env;
+use fault::Report;
 pub use fault::{Fault, Faults, Mark};
-use fault::{Report, unknown};
 use load::Source;
 use node::{Key, Node};
+use receivers::{ExportDirConfig, GateResultsConfig};
 pub use service::{
     FileStorageConfig, HealthCheckConfig, LogEncoding, LogsConfig, MetricsConfig, PipelineConfig,
     Service, TelemetryConfig,
 };
-use values::ComponentId;
 
 /// Everything a user can set. It prints (serde) without any secret.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -70,15 +71,6 @@ pub enum ReceiverConfig {
 pub enum ProcessorConfig {
     Redaction(RedactionConfig),
     Resource(ResourceConfig),
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(untagged)]
-pub enum ExporterConfig {
-    OtlpGrpc(OtlpConfig),
-    OtlpHttp(OtlpConfig),
-    File(FileConfig),
-    Debug(DebugConfig),
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -16,6 +16,7 @@ mod endpoint;
 mod file;
 mod grpc;
 mod http;
+pub mod sending_queue;
 mod tls;
 mod verify;
 
@@ -24,11 +25,10 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 
-use crate::config::ExporterConfig;
-use crate::config::values::ComponentId;
-use crate::signal::Signal;
+use crate::base::signal::Signal;
+use crate::base::units::ComponentId;
 pub use classify::{Answer, Reply};
-use config::RetryConfig;
+use config::{ExporterConfig, RetryConfig};
 pub use verify::{NoAnswer, Verifier};
 
 /// Sent with every request, as the OTLP specification asks.

@@ -11,24 +11,15 @@
 //! Each stage is a module of that name; `pipeline` is the only one that knows them all, and `cli`
 //! what a user types. ARCHITECTURE.md walks through it in five minutes.
 
-pub mod claim;
+pub mod base;
 pub mod cli;
-pub mod clock;
 pub mod config;
-pub mod contract;
-pub mod control;
 pub mod converter;
 pub mod exporter;
-pub mod grafana;
-pub mod ids;
+pub mod fs;
 pub mod observe;
-pub mod parallel;
 pub mod pipeline;
 pub mod plan;
 pub mod queue;
 pub mod receiver;
-pub mod signal;
-pub mod source;
-pub mod task_state;
-pub mod text;
 pub mod writeback;

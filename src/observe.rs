@@ -6,6 +6,7 @@
 //!                └─▶ health ──┴─▶ 127.0.0.1:13133  /, /live, /ready
 //! ```
 
+pub mod grafana;
 mod graph;
 mod health;
 mod metrics;
@@ -22,16 +23,16 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::clock::UnixNanos;
+use crate::base::clock::UnixNanos;
+use crate::config::receivers::ExportDirConfig;
 use crate::config::service::listening;
 use crate::config::{Config, HealthCheckConfig};
 use crate::converter::Converter;
-use crate::grafana::Grafana;
+use crate::observe::grafana::Grafana;
 use crate::pipeline::event::Event;
 use crate::pipeline::status::{self, Held, Known};
 use crate::queue::Queue;
 use crate::receiver::Watching;
-use crate::receiver::config::ExportDirConfig;
 use health::Facts;
 pub use metrics::Metrics;
 use server::Page;

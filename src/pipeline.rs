@@ -32,15 +32,17 @@ use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use crate::base::signal::Signal;
+use crate::config::receivers::ExportDirConfig;
 use crate::converter::Converter;
 use crate::exporter::Exporter;
+use crate::fs::carried;
 use crate::queue::{Destination, Exporters, Location, OpenError, Queue, Ready};
 use crate::receiver::baseline::Baseline;
-use crate::receiver::config::ExportDirConfig;
+use crate::receiver::config::WatchConfig;
 use crate::receiver::scan::Tidy;
 use crate::receiver::select::Selection;
 use crate::receiver::{self, Candidate, Watching};
-use crate::signal::Signal;
 use crate::writeback;
 pub use addition::{Addition, SendError};
 pub use build::PipelineError;
@@ -79,7 +81,7 @@ impl Mode {
 #[derive(Debug)]
 struct Gates {
     /// What its files are, how they are found, and how they settle.
-    config: ExportDirConfig,
+    config: WatchConfig,
     destinations: Vec<Destination>,
     watching: Arc<Watching>,
     baseline: Baseline,
@@ -137,7 +139,7 @@ impl Pipelines {
     /// started did not write them. Blocks on the disk.
     pub fn pass_over_what_is_there(&mut self) {
         for source in &mut self.sources {
-            source.baseline = Baseline::take(selection(&source.config));
+            source.baseline = Baseline::take(selection(&source.config.watching()));
         }
         for gates in &mut self.gates {
             gates.baseline = Baseline::take(selection(&gates.config));
@@ -177,9 +179,9 @@ impl Pipelines {
     /// See [`OpenError`].
     pub fn open_queue(&self, location: Location, mode: Mode) -> Result<Ready, OpenError> {
         // A step of a job answers for its own directories, and not for what others left behind.
-        let exports = self.sources.iter().map(|source| &source.config);
-        let results = self.gates.iter().map(|gates| &gates.config);
-        let directories = exports.chain(results).flat_map(|config| config.directories.clone());
+        let exports = self.sources.iter().map(|source| &source.config.directories);
+        let results = self.gates.iter().map(|gates| &gates.config.directories);
+        let directories = exports.chain(results).flatten().cloned();
         let scope = mode.ends().then(|| directories.collect());
         Queue::open(location, &self.capacities, scope)
     }
@@ -227,7 +229,7 @@ impl Pipelines {
             start((&config, watching, baseline), intake, &common, &finish, &mut upstream);
         }
         for source in self.sources {
-            let (config, watching) = (source.config.clone(), Arc::clone(&source.watching));
+            let (config, watching) = (source.config.watching(), Arc::clone(&source.watching));
             let baseline = source.baseline.clone();
             let intake = intake::Intake::new(source, &common);
             let intake = |incoming, stop| intake.run(incoming, stop);
@@ -264,7 +266,7 @@ fn waive(common: &Common) -> AbortHandle {
 
 /// A receiver and the intake for what it finds.
 fn start<F>(
-    (config, watching, baseline): (&ExportDirConfig, Arc<Watching>, Baseline),
+    (config, watching, baseline): (&WatchConfig, Arc<Watching>, Baseline),
     intake: impl FnOnce(mpsc::Receiver<Candidate>, CancellationToken) -> F,
     common: &Common,
     finish: &CancellationToken,
@@ -297,8 +299,8 @@ fn start<F>(
 }
 
 /// What a receiver of these settings takes for an export: nothing that we write ourselves.
-pub fn selection(config: &ExportDirConfig) -> Selection {
-    Selection::new(config, |name| writeback::is_temp_name(name) || writeback::is_beside_name(name))
+pub fn selection(config: &WatchConfig) -> Selection {
+    Selection::new(config, |name| writeback::is_temp_name(name) || carried::is_beside_name(name))
 }
 
 /// Removes what a killed run left behind in the middle of a write-back.

@@ -25,7 +25,7 @@ use std::fmt;
 use indexmap::IndexMap;
 use serde_json::{Map, Value};
 
-use crate::ids::TaskId;
+use crate::base::ids::TaskId;
 
 pub use emitted::{Emitted, NotEmitted, read_emitted, trace_of};
 pub use manifest::Manifest;

@@ -11,7 +11,7 @@
 //! between them.
 
 pub mod admin;
-pub mod config;
+pub mod control;
 pub mod lease;
 pub mod record;
 pub mod store;
@@ -28,11 +28,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{Notify, watch};
 
-use crate::clock::UnixNanos;
-use crate::ids::TraceId;
-use crate::signal::Signal;
-use crate::source::Source;
-use crate::writeback::config::WriteBackMode;
+use crate::base::clock::UnixNanos;
+use crate::base::ids::TraceId;
+use crate::base::signal::Signal;
+use crate::fs::carried::WriteBackMode;
+use crate::fs::source::Source;
 use journal::{Generation, Journal};
 pub use lease::{Lease, Lost, Settlement};
 use record::{Head, Item, Record, Seq};

@@ -10,7 +10,6 @@
 
 pub mod baseline;
 pub mod config;
-pub mod gates;
 pub mod scan;
 pub mod select;
 pub mod settle;
@@ -29,7 +28,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use baseline::Baseline;
-use config::ExportDirConfig;
+use config::WatchConfig;
 use scan::{Found, Scanner, Stamp, Tidy};
 use select::Selection;
 use watch::{Hint, Watcher};
@@ -93,7 +92,7 @@ pub struct Until {
 /// Watches until told otherwise. Files that still are in the version of the `baseline` are passed over.
 /// `restarts` changes when everything else must be scanned again.
 pub async fn run(
-    config: &ExportDirConfig,
+    config: &WatchConfig,
     (selection, baseline): (Selection, Baseline),
     (candidates, tidy, mut restarts): (mpsc::Sender<Candidate>, Tidy, watch_channel::Receiver<u64>),
     (until, watching): (Until, Arc<Watching>),
@@ -198,7 +197,7 @@ impl Receiver {
     }
 
     /// How often to look when events cannot be relied upon.
-    fn poll_interval(&self, config: &ExportDirConfig) -> Option<Duration> {
+    fn poll_interval(&self, config: &WatchConfig) -> Option<Duration> {
         let watching = self.scanner.as_ref().is_some_and(Scanner::hears_all);
         match config.poll_interval {
             Some(interval) => Some(interval.0),
@@ -228,7 +227,7 @@ mod tests {
         };
         let tidy = Tidy { is_leftover: |_| true, tidy: Arc::new(hang) };
         let config =
-            ExportDirConfig { directories: vec![directory.path().into()], ..Default::default() };
+            WatchConfig { directories: vec![directory.path().into()], ..Default::default() };
         let selection = Arc::new(Selection::new(&config, |_| false));
         let watching = Arc::<Watching>::default();
         let mut receiver = Receiver::new(selection, None, tidy, Arc::clone(&watching));

@@ -11,11 +11,11 @@ use std::hint::black_box;
 use std::path::Path;
 
 use serde_json::Value;
-use taskspan::clock::UnixNanos;
-use taskspan::config::otel_env::SpanLimits;
+use taskspan::base::clock::UnixNanos;
+use taskspan::base::ids::TraceId;
+use taskspan::converter::limits::SpanLimits;
 use taskspan::converter::options::{RedactionConfig, ResourceConfig, SpanOptions};
 use taskspan::converter::{Conversion, Converter, Redaction};
-use taskspan::ids::TraceId;
 use taskspan::plan::{Manifest, Onboarding, Plan, ProjectContext, join};
 use taskspan::writeback::splice::splice;
 

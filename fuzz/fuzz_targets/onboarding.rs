@@ -7,11 +7,11 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
-use taskspan::clock::UnixNanos;
-use taskspan::config::otel_env::SpanLimits;
+use taskspan::base::clock::UnixNanos;
+use taskspan::converter::limits::SpanLimits;
 use taskspan::converter::options::{ResourceConfig, SpanOptions};
 use taskspan::converter::{Converter, Redaction};
-use taskspan::ids::TraceId;
+use taskspan::base::ids::TraceId;
 use taskspan::plan::{ManifestUse, Onboarding, ProjectContext, join};
 
 fuzz_target!(|bytes: &[u8]| {

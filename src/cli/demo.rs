@@ -18,10 +18,10 @@ use super::session::Session;
 use super::setup::Setup;
 use super::{ConfigArgs, Exit, Global};
 use crate::converter::view;
+use crate::fs::carried::{EMITTED_AT, TRACE_ID};
 use crate::pipeline::{Mode, observer};
 use crate::pipeline::{Orders, event::Tally};
 use crate::receiver::METADATA_FILE;
-use crate::writeback::{EMITTED_AT, TRACE_ID};
 use otlp_receiver::OtlpReceiver;
 
 /// The sample export, as it lies in `examples/sample-export`.

@@ -26,10 +26,10 @@ use super::session::{OnTrouble, Session};
 use super::setup::Setup;
 use super::signals::{self, Passed, Signals};
 use super::{ConfigArgs, Exit, Global, Timeout, job};
+use crate::base::text::visible;
+use crate::fs::carried;
 use crate::pipeline::{self, Mode, Orders, Pipelines, observer};
 use crate::receiver::baseline::Baseline;
-use crate::text::visible;
-use crate::writeback;
 
 #[derive(Debug, Args)]
 pub struct Exec {
@@ -230,7 +230,7 @@ fn prepare(
 
 fn baselines(setup: &Setup) -> Vec<Baseline> {
     let receivers = Pipelines::receivers(&setup.config);
-    receivers.iter().map(|config| Baseline::take(pipeline::selection(config))).collect()
+    receivers.iter().map(|config| Baseline::take(pipeline::selection(&config.watching()))).collect()
 }
 
 /// Mentions, in one line, the exports without an id that the job did not write.
@@ -238,7 +238,7 @@ fn say_what_was_left(setup: &Setup, before: &[Baseline]) {
     let receivers = Pipelines::receivers(&setup.config);
     let left = before.iter().zip(&receivers).flat_map(|(before, config)| {
         let max_bytes = config.max_file_size.0;
-        before.unchanged().into_iter().filter(move |path| !writeback::carries_any(path, max_bytes))
+        before.unchanged().into_iter().filter(move |path| !carried::carries_any(path, max_bytes))
     });
     let left: Vec<_> = left.collect();
     let Some(first) = left.first() else { return };

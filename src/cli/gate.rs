@@ -8,7 +8,7 @@ use clap::Args;
 use super::addition::Onto;
 use super::exit::Failure;
 use super::{Exit, Global};
-use crate::clock::UnixNanos;
+use crate::base::clock::UnixNanos;
 use crate::converter::followup::NoTask;
 use crate::plan::Emitted;
 use crate::plan::gate::{GateFile, GateResult};

@@ -19,14 +19,16 @@ use serde_json::Value;
 use super::exit::Failure;
 use super::setup::Setup;
 use super::{ConfigArgs, Exit, Global};
-use crate::clock::UnixNanos;
+use crate::base::clock::UnixNanos;
+use crate::base::ids::TraceId;
+use crate::config::receivers::ExportDirConfig;
 use crate::converter::Converter;
 use crate::converter::view::{self, SpanView};
-use crate::ids::TraceId;
 use crate::pipeline::{self, Pipelines};
 use crate::plan::{self, Export, Plan};
+use crate::receiver::METADATA_FILE;
+use crate::receiver::config::WatchConfig;
 use crate::receiver::scan::Scanner;
-use crate::receiver::{METADATA_FILE, config::ExportDirConfig};
 
 #[derive(Debug, Args)]
 pub struct Preview {
@@ -124,7 +126,7 @@ fn metadata_files(paths: &[PathBuf], config: &ExportDirConfig) -> Vec<PathBuf> {
     for path in paths.iter().filter(|path| !path.exists()) {
         tracing::warn!(path = %path.display(), "there is no such directory");
     }
-    let config = ExportDirConfig { directories: paths.to_vec(), ..config.clone() };
+    let config = WatchConfig { directories: paths.to_vec(), ..config.watching() };
     let found = Scanner::new(pipeline::selection(&config)).scan_all();
     if found.exports.is_empty() {
         tracing::warn!("there is no {METADATA_FILE} to show");

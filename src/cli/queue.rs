@@ -8,10 +8,10 @@ use clap::{Args, Subcommand, ValueEnum};
 use super::exit::Failure;
 use super::setup::{self, Setup};
 use super::{ConfigArgs, Exit};
-use crate::control::{self, Answer, Question};
+use crate::base::text::visible;
 use crate::queue::admin::Listed;
+use crate::queue::control::{self, Answer, Question};
 use crate::queue::{Exporters, Location, Queue, is_there};
-use crate::text::visible;
 
 #[derive(Debug, Args)]
 pub struct QueueCommand {

@@ -13,8 +13,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::setup::Setup;
 use super::summary::{Emitted, markdown};
-use crate::grafana::Grafana;
-use crate::ids::TraceId;
+use crate::base::ids::TraceId;
+use crate::config::receivers::ExportDirConfig;
+use crate::converter::Converter;
+use crate::observe::grafana::Grafana;
 use crate::pipeline::event::{Counts, Event, Tally};
 use crate::pipeline::{self, Pipelines};
 use crate::plan::{self, Export, ReadOptions, trace_of};
@@ -109,7 +111,9 @@ impl Report {
         let sources = Pipelines::converters(&setup.config, &setup.otel).unwrap_or_default();
         let traces = self.traces().clone();
         let of_file = |(path, trace_id): (PathBuf, Option<TraceId>)| {
-            let finds = |(config, _): &&(_, _)| pipeline::selection(config).is_export(&path);
+            let finds = |(config, _): &&(ExportDirConfig, Converter)| {
+                pipeline::selection(&config.watching()).is_export(&path)
+            };
             let (config, converter) = sources.iter().find(finds).or(sources.first())?;
             let options = ReadOptions { emit_existing: true, ..config.read_options() };
             let fresh = match plan::read(&path, &options) {

@@ -7,10 +7,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::exit::Failure;
 use crate::config::{Fault, Faults};
-use crate::control::Server;
 use crate::observe::Observe;
 use crate::pipeline::event::Observer;
 use crate::pipeline::{Mode, Orders, Pipelines};
+use crate::queue::control::Server;
 use crate::queue::{Location, Ready};
 use crate::receiver::baseline::Baseline;
 

@@ -9,11 +9,11 @@ use super::exit::Failure;
 use super::queue::{Format, Source};
 use super::setup::Setup;
 use super::{ConfigArgs, Exit, Global};
-use crate::control::{Answer, Question};
+use crate::base::text::visible;
 use crate::pipeline::Pipelines;
 use crate::pipeline::status::{Found, Held, Known, find};
+use crate::queue::control::{Answer, Question};
 use crate::queue::is_there;
-use crate::text::visible;
 
 #[derive(Debug, Args)]
 pub struct Status {

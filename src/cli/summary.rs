@@ -3,10 +3,10 @@
 use std::fmt::Write;
 
 use super::preview::mermaid;
+use crate::base::ids::TraceId;
 use crate::converter::Converter;
 use crate::converter::view::SpanView;
-use crate::grafana::Grafana;
-use crate::ids::TraceId;
+use crate::observe::grafana::Grafana;
 use crate::plan::{Plan, Status};
 
 /// A graph with more artifacts than this is a blot, and pages refuse to draw it.

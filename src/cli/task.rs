@@ -7,9 +7,9 @@ use serde_json::{Map, Value};
 use super::addition::Onto;
 use super::exit::Failure;
 use super::{Exit, Global};
-use crate::contract::{Phase, TaskStatus};
+use crate::base::contract::{Phase, TaskStatus};
+use crate::base::ids::TaskId;
 use crate::converter::followup::TaskUpdate;
-use crate::ids::TaskId;
 
 #[derive(Debug, Args)]
 pub struct Task {

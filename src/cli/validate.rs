@@ -13,13 +13,13 @@ use tokio::net::TcpStream;
 use super::exit::Failure;
 use super::setup::Setup;
 use super::{ConfigArgs, Exit};
+use crate::base::signal::Signal;
+use crate::base::text::visible;
 use crate::config::service::listening;
 use crate::config::{Config, ExporterConfig, Fault, Faults, ProcessorConfig};
 use crate::converter::options::RedactionConfig;
 use crate::pipeline::Pipelines;
 use crate::queue::Location;
-use crate::signal::Signal;
-use crate::text::visible;
 
 /// How long an endpoint has to take a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

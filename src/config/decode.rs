@@ -15,8 +15,9 @@ use serde::de::value::StrDeserializer;
 use serde::de::{self, DeserializeOwned, DeserializeSeed, IntoDeserializer, Visitor};
 use serde::forward_to_deserialize_any;
 
-use super::fault::{Faults, unknown};
+use super::fault::Faults;
 use super::node::{Key, Mark, Node, Style, Value};
+use crate::base::diagnostics::unknown;
 
 /// The value, made of what could be read; `None` when that is not enough.
 pub fn decode<T: DeserializeOwned>(node: &Node, faults: &mut Faults) -> Option<T> {

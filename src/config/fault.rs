@@ -100,53 +100,6 @@ impl Report {
     }
 }
 
-/// `unknown key `endpiont`; did you mean `endpoint`? Known: …`
-pub fn unknown(what: &str, given: &str, known: &[&str]) -> String {
-    format!("unknown {what} `{given}`{}", hint(given, known))
-}
-
-/// The end of a message about a word that is none of the `known`.
-pub fn hint(given: &str, known: &[&str]) -> String {
-    let near = match nearest(given, known) {
-        Some(near) => format!("; did you mean `{near}`?"),
-        None => ".".to_owned(),
-    };
-    let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-    format!("{near} Known: {known}")
-}
-
-/// The known word that a slip or two may have turned into `given`.
-fn nearest<'a>(given: &str, known: &[&'a str]) -> Option<&'a str> {
-    let allowed = 1 + given.chars().count() / 4;
-    let (distance, near) =
-        known.iter().map(|word| (distance(given, word), *word)).min_by_key(|(steps, _)| *steps)?;
-    (distance <= allowed).then_some(near)
-}
-
-/// The few known words that are nearest to one that is none of them.
-pub fn near<'a>(given: &str, known: &[&'a str]) -> Vec<&'a str> {
-    let mut by_distance: Vec<(usize, &str)> =
-        known.iter().map(|word| (distance(given, word), *word)).collect();
-    by_distance.sort_by_key(|(steps, _)| *steps);
-    by_distance.into_iter().take(3).map(|(_, word)| word).collect()
-}
-
-/// Levenshtein distance, one row at a time.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, to) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(from != *to);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -163,16 +116,5 @@ mod tests {
             faults.to_string(),
             "no place\np.yaml:2:3: first\np.yaml:2:7: second\np.yaml:10:1: last"
         );
-    }
-
-    #[test]
-    fn a_slip_is_recognised_and_a_stranger_is_not() {
-        let known = ["endpoint", "timeout", "tls"];
-        assert_eq!(nearest("endpiont", &known), Some("endpoint"));
-        assert_eq!(nearest("tmieout", &known), Some("timeout"));
-        assert_eq!(nearest("ca", &known), None);
-        assert_eq!(nearest("tl", &known), Some("tls"));
-        assert_eq!(nearest("compression", &known), None);
-        assert_eq!(nearest("x", &[]), None);
     }
 }

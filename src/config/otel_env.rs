@@ -17,10 +17,11 @@ use percent_encoding::percent_decode_str;
 
 use super::expand::Env;
 use super::fault::Fault;
-use super::values::Secret;
+use crate::base::ids::TraceParent;
+use crate::base::units::Secret;
+use crate::converter::limits::SpanLimits;
 use crate::exporter::config::Compression;
 pub use crate::exporter::config::Protocol;
-use crate::ids::TraceParent;
 
 /// What the environment says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -59,16 +60,6 @@ pub struct EndpointEnv {
     pub url: String,
     /// Given for the signal alone: used as it is, without a path appended.
     pub exact: bool,
-}
-
-/// `None` is no limit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SpanLimits {
-    pub attribute_count: Option<usize>,
-    pub event_count: Option<usize>,
-    pub link_count: Option<usize>,
-    /// In characters.
-    pub attribute_value_length: Option<usize>,
 }
 
 /// Reads all variables; nothing here fails.

@@ -14,10 +14,10 @@ use std::path::PathBuf;
 
 use super::fault::{Fault, Faults};
 use super::otel_env::{EndpointEnv, OtelEnv, OtlpEnv};
-use super::values::{ComponentId, HumanDuration};
 use super::{Config, ExporterConfig, ReceiverConfig};
+use crate::base::signal::Signal;
+use crate::base::units::{ComponentId, HumanDuration};
 use crate::exporter::config::{OtlpConfig, Protocol};
-use crate::signal::Signal;
 
 /// What the command line says about the pipeline.
 #[derive(Clone, Debug, Default)]

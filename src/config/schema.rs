@@ -12,12 +12,12 @@ use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value, json};
 
-use super::values::{ByteSize, ComponentId, HumanDuration, Secret};
 use super::{FileStorageConfig, HealthCheckConfig, Service};
+use crate::base::units::{ByteSize, ComponentId, HumanDuration, Secret};
+use crate::config::receivers::ExportDirConfig;
+use crate::config::receivers::GateResultsConfig;
 use crate::converter::options::{RedactionConfig, ResourceConfig};
 use crate::exporter::config::{DebugConfig, FileConfig, OtlpConfig};
-use crate::receiver::config::ExportDirConfig;
-use crate::receiver::gates::GateResultsConfig;
 
 /// The schema of `pipeline.yaml`. It takes every file that loads; what it cannot say (one value
 /// against another, what an address may be) is left to `taskspan validate`.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-use super::values::{ComponentId, HumanDuration};
+use crate::base::units::{ComponentId, HumanDuration};
 use crate::exporter::config::{Protocol, check_endpoint, without_secrets};
 
 /// What of all that is defined runs, and how it is put together.
@@ -134,7 +134,7 @@ impl Service {
         }
         let level = &self.telemetry.logs.level;
         if !Self::LEVELS.iter().any(|known| known.eq_ignore_ascii_case(level)) {
-            let message = super::fault::unknown("level", level, &Self::LEVELS);
+            let message = crate::base::diagnostics::unknown("level", level, &Self::LEVELS);
             at("telemetry.logs.level", message);
         }
     }

@@ -10,9 +10,10 @@
 
 use std::collections::HashSet;
 
-use super::fault::{Report, hint, unknown};
+use super::fault::Report;
 use super::node::{Key, Mark, Node};
-use super::values::ComponentId;
+use crate::base::diagnostics::{hint, unknown};
+use crate::base::units::ComponentId;
 
 const SECTIONS: [&str; 4] = ["receivers", "processors", "exporters", "extensions"];
 

@@ -2,7 +2,7 @@
 
 use serde_json::value::RawValue;
 
-use crate::ids::TraceId;
+use crate::base::ids::TraceId;
 use crate::plan::{Artifact, Plan, Status};
 
 /// The phase that an export belongs to (TaskSpanContract, `task.phase`).

@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 use super::attributes::cut;
 use super::context::{Context, Figures, PHASE};
 use super::kind::Kind;
-use crate::ids::{SpanId, TaskId};
+use crate::base::ids::{SpanId, TaskId};
 use crate::plan::{Artifact, ExportInfo, Rule, Status};
 
 const SCHEMA_VERSION: &str = "v1";

@@ -6,9 +6,9 @@ use opentelemetry_proto::tonic::trace::v1::{Span, Status, status::StatusCode};
 
 use super::attributes::Cutter;
 use super::options::SpanNames;
-use crate::clock::UnixNanos;
-use crate::config::otel_env::SpanLimits;
-use crate::ids::{SpanId, TaskId, TaskType, TraceId};
+use crate::base::clock::UnixNanos;
+use crate::base::ids::{SpanId, TaskId, TaskType, TraceId};
+use crate::converter::limits::SpanLimits;
 
 /// One span on its way, before limits are applied.
 pub struct Draft<'a> {

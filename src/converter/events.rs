@@ -8,7 +8,7 @@ use super::attributes::{Cutter, count};
 use super::context::Context;
 use super::contracts::{self, SpanContract};
 use super::kind::Kind;
-use crate::ids::{TaskId, TaskType};
+use crate::base::ids::{TaskId, TaskType};
 use crate::plan::{Artifact, Rule};
 
 /// The export command that defined the work.

@@ -26,10 +26,10 @@ use super::request::{Logs, Request, Traces};
 use super::split::{Fields, Packer};
 use super::view;
 use super::{Converter, resource, scope};
-use crate::clock::UnixNanos;
-use crate::config::fault::near;
-use crate::contract::{GateOutcome, Phase, TaskStatus};
-use crate::ids::{SpanId, TaskId, TraceId};
+use crate::base::clock::UnixNanos;
+use crate::base::contract::{GateOutcome, Phase, TaskStatus};
+use crate::base::diagnostics::near;
+use crate::base::ids::{SpanId, TaskId, TraceId};
 use crate::plan::gate::GateResult;
 use crate::plan::{Artifact, Plan};
 

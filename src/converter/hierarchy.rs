@@ -8,7 +8,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::options::GroupBy;
-use crate::ids::TaskId;
+use crate::base::ids::TaskId;
 use crate::plan::Artifact;
 
 /// One story span to be.

@@ -16,8 +16,8 @@ use serde_json::Map;
 
 use super::attributes::{array, string};
 use super::view;
-use crate::clock::UnixNanos;
-use crate::text::hex;
+use crate::base::clock::UnixNanos;
+use crate::base::text::hex;
 
 /// What made an export's records.
 const EXPORT: &str = "export";

@@ -14,7 +14,7 @@ use super::kind::Kinds;
 use super::parameters;
 use super::redact::Redactor;
 use super::slim::{LONG_PARAMETER, Slimming};
-use crate::ids::TaskId;
+use crate::base::ids::TaskId;
 use crate::plan::{Artifact, Rule};
 
 /// The long values of one story that several of its tasks share: by key and JSON, the ids of the tasks.

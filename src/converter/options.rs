@@ -3,7 +3,7 @@
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-use crate::config::values::ByteSize;
+use crate::base::units::ByteSize;
 
 /// How an export becomes spans.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

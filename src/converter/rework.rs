@@ -8,8 +8,8 @@ use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::Message;
 
 use super::request::{Logs, Request, Traces};
-use crate::clock::UnixNanos;
-use crate::signal::Signal;
+use crate::base::clock::UnixNanos;
+use crate::base::signal::Signal;
 
 /// The request with all its times moved by as much as lies between two moments. A backend searches
 /// by the spans' own time, so what waited long is sent as of now.

@@ -24,8 +24,8 @@ use super::moved::{self, SharedParameters};
 use super::redact::Redactor;
 use super::slim::{LONG_PARAMETER, Slimming};
 use super::{Converter, events, order, parameters};
-use crate::clock::UnixNanos;
-use crate::ids::{TaskId, TaskType, TraceId};
+use crate::base::clock::UnixNanos;
+use crate::base::ids::{TaskId, TaskType, TraceId};
 use crate::plan::{Artifact, Plan, Status};
 
 /// Room for the attributes of a usual task.

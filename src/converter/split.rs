@@ -16,7 +16,7 @@ use prost::encoding::{
 };
 
 use super::request::{Logs, Request, Traces};
-use crate::signal::Signal;
+use crate::base::signal::Signal;
 
 /// Records in their order, each encoded as the field that it is in a request.
 #[derive(Debug)]

@@ -6,20 +6,9 @@ use serde_json::{Map, Value, json};
 
 use super::request::Traces;
 use super::view;
-use crate::clock::UnixNanos;
-use crate::text::hex;
-
-/// One task, story or epic.
-#[derive(Clone, Debug, PartialEq)]
-pub struct TaskState {
-    pub project_id: String,
-    pub task_id: String,
-    /// The id that a later phase uses for it.
-    pub mapped_id: Option<String>,
-    /// Nothing is left to do: it exists, or is not wanted.
-    pub is_closed: bool,
-    pub document: Value,
-}
+use crate::base::clock::UnixNanos;
+use crate::base::text::hex;
+use crate::fs::task_state::TaskState;
 
 /// The states of everything in a trace.
 pub fn states(requests: &[Traces]) -> Vec<TaskState> {

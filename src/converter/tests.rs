@@ -8,9 +8,9 @@ use proptest::prelude::*;
 use serde_json::{Map, json};
 
 use super::*;
-use crate::config::values::ByteSize;
+use crate::base::ids::TaskId;
+use crate::base::units::ByteSize;
 use crate::converter::options::{GroupBy, RedactionConfig};
-use crate::ids::TaskId;
 use crate::plan::{Artifact, Coverage, ExportInfo, Project, Rule, Status, TypeInfo};
 
 pub(crate) fn artifact(id: &str, kind: &str, target: &str) -> Artifact {

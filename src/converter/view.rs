@@ -8,7 +8,7 @@ use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value};
 use opentelemetry_proto::tonic::trace::v1::{Span, status::StatusCode};
 use serde_json::{Map, Value};
 
-use crate::text::hex;
+use crate::base::text::hex;
 
 /// One span and those below it.
 #[derive(Clone, Debug, PartialEq)]

@@ -16,8 +16,8 @@ use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse
 use prost::Message;
 use tonic::Code;
 
-use crate::signal::Signal;
-use crate::text::one_line;
+use crate::base::signal::Signal;
+use crate::base::text::one_line;
 
 /// What became of one request.
 #[derive(Clone, Debug, PartialEq, Eq)]

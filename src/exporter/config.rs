@@ -16,9 +16,19 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::endpoint;
-use crate::config::values::{HumanDuration, Secret};
-use crate::queue::config::QueueConfig;
-use crate::signal::Signal;
+use super::sending_queue::QueueConfig;
+use crate::base::signal::Signal;
+use crate::base::units::{HumanDuration, Secret};
+
+/// An exporter of any kind.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum ExporterConfig {
+    OtlpGrpc(OtlpConfig),
+    OtlpHttp(OtlpConfig),
+    File(FileConfig),
+    Debug(DebugConfig),
+}
 
 /// The two ways to speak OTLP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

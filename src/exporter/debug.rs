@@ -8,7 +8,7 @@ use prost::Message;
 
 use super::classify::Reply;
 use super::config::{DebugConfig, Verbosity};
-use crate::signal::Signal;
+use crate::base::signal::Signal;
 
 #[derive(Debug)]
 pub struct Debug {

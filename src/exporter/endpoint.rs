@@ -2,7 +2,7 @@
 
 use super::BuildError;
 use super::config::OtlpConfig;
-use crate::signal::Signal;
+use crate::base::signal::Signal;
 
 /// The URI a gRPC channel connects to. A scheme decides about TLS; without one `tls.insecure` does.
 pub fn grpc(config: &OtlpConfig, signal: Signal) -> Result<String, BuildError> {

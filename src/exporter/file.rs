@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::classify::{Delivery, Reply};
 use super::config::FileConfig;
-use crate::signal::Signal;
+use crate::base::signal::Signal;
 
 #[derive(Debug)]
 pub struct File {

@@ -14,7 +14,7 @@ use tonic::{ConnectError, Request, Status};
 use super::classify::{self, Answer, Delivery, Reply};
 use super::config::{Compression, OtlpConfig};
 use super::{BuildError, USER_AGENT, causes, chain, endpoint, tls};
-use crate::signal::Signal;
+use crate::base::signal::Signal;
 
 const TRACES: PathAndQuery =
     PathAndQuery::from_static("/opentelemetry.proto.collector.trace.v1.TraceService/Export");

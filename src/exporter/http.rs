@@ -18,8 +18,8 @@ use prost::Message;
 use super::classify::{self, Answer, Delivery, Reply};
 use super::config::{Compression, OtlpConfig, TlsConfig};
 use super::{BuildError, USER_AGENT, chain, endpoint, tls};
-use crate::signal::Signal;
-use crate::text::one_line;
+use crate::base::signal::Signal;
+use crate::base::text::one_line;
 
 const PROTOBUF: HeaderValue = HeaderValue::from_static("application/x-protobuf");
 

@@ -55,7 +55,7 @@ impl Retry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::values::HumanDuration;
+    use crate::base::units::HumanDuration;
 
     fn steady() -> RetryConfig {
         RetryConfig { randomization_factor: 0.0, ..RetryConfig::default() }

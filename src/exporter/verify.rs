@@ -18,7 +18,7 @@ use serde_json::Value;
 use super::config::OtlpConfig;
 use super::http::{Client, client};
 use super::{BuildError, USER_AGENT, chain, endpoint};
-use crate::ids::TraceId;
+use crate::base::ids::TraceId;
 
 /// The only header that is sent along: the others are meant for the exporter's endpoint.
 const TENANT: HeaderName = HeaderName::from_static("x-scope-orgid");

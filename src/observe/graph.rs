@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::fmt::Write;
 
 use super::page::escaped;
-use crate::ids::TaskId;
+use crate::base::ids::TaskId;
 use crate::plan::Plan;
 
 /// More boxes than this are a blot.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::clock::UnixNanos;
+use crate::base::clock::UnixNanos;
 use crate::queue::Health;
 
 /// What health is judged by.

@@ -10,12 +10,12 @@ use prometheus::{
     TextEncoder,
 };
 
-use crate::clock::UnixNanos;
+use crate::base::clock::UnixNanos;
+use crate::base::signal::Signal;
 use crate::exporter::classify::NOT_CONNECTED;
 use crate::pipeline::event::{Answered, Event};
 use crate::queue::Queue;
 use crate::receiver::Watching;
-use crate::signal::Signal;
 
 /// From a millisecond to a minute: what a conversion of any size takes.
 const CONVERSION_BUCKETS: [f64; 10] =

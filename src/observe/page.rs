@@ -4,11 +4,11 @@
 use std::fmt::Write;
 
 use super::graph;
-use crate::clock::UnixNanos;
+use crate::base::clock::UnixNanos;
+use crate::base::ids::TraceId;
 use crate::converter::Converter;
 use crate::converter::view::SpanView;
-use crate::grafana::Grafana;
-use crate::ids::TraceId;
+use crate::observe::grafana::Grafana;
 use crate::pipeline::status::Known;
 use crate::plan::Plan;
 use crate::queue::LaneFigures;
@@ -213,7 +213,7 @@ pub fn escaped(text: &str) -> String {
             c => safe.push(c),
         }
     }
-    crate::text::visible(&safe)
+    crate::base::text::visible(&safe)
 }
 
 #[cfg(test)]

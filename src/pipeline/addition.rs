@@ -9,14 +9,14 @@ use std::path::Path;
 use bytes::Bytes;
 
 use super::{Event, Mode, Observer, Orders, Pipelines, Source, StageDied};
-use crate::clock::UnixNanos;
+use crate::base::clock::UnixNanos;
+use crate::base::ids::TraceId;
+use crate::config::receivers::ExportDirConfig;
 use crate::converter::followup::Trace;
 use crate::converter::split;
-use crate::ids::TraceId;
+use crate::fs::carried::WriteBackMode;
 use crate::plan::{Emitted, NotEmitted, read_emitted};
 use crate::queue::{Accepted, Delivery, Location, OpenError, Queue};
-use crate::receiver::config::ExportDirConfig;
-use crate::writeback::config::WriteBackMode;
 
 /// What is added, already of one trace.
 #[derive(Clone, Debug, Default)]
@@ -31,7 +31,7 @@ impl Pipelines {
     /// receiver that finds it, else of the first.
     fn source_of(&self, metadata: &Path) -> Option<&Source> {
         let path = std::path::absolute(metadata).unwrap_or_else(|_| metadata.to_owned());
-        let finds = |source: &&Source| super::selection(&source.config).is_export(&path);
+        let finds = |source: &&Source| super::selection(&source.config.watching()).is_export(&path);
         self.sources.iter().find(finds).or(self.sources.first())
     }
 

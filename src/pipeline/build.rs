@@ -6,17 +6,18 @@ use std::sync::Arc;
 use indexmap::IndexMap;
 
 use super::{Gates, Pipelines, Source};
+use crate::base::signal::Signal;
+use crate::base::units::ComponentId;
 use crate::config::otel_env::OtelEnv;
-use crate::config::values::ComponentId;
+use crate::config::receivers::ExportDirConfig;
 use crate::config::{Config, ExporterConfig, PipelineConfig, ProcessorConfig, ReceiverConfig};
 use crate::converter::options::ResourceConfig;
 use crate::converter::{BadPattern, Converter, Redaction};
 use crate::exporter::{BuildError, Exporter};
+use crate::fs::carried::WriteBackMode;
 use crate::queue::{self, Destination};
 use crate::receiver::baseline::Baseline;
-use crate::receiver::config::ExportDirConfig;
-use crate::signal::Signal;
-use crate::writeback::config::WriteBackMode;
+use crate::receiver::config::WatchConfig;
 
 /// A component that cannot be built.
 #[derive(Debug, thiserror::Error)]
@@ -68,7 +69,10 @@ impl Pipelines {
                     Some(ReceiverConfig::ExportDir(dir)) => dir,
                     Some(ReceiverConfig::GateResults(results)) => {
                         gates.push(Gates {
-                            config: with_absolute_directories(&results.watching()),
+                            config: WatchConfig {
+                                directories: absolute(&results.directories),
+                                ..results.watching()
+                            },
                             destinations: destinations.clone(),
                             watching: Arc::default(),
                             baseline: Baseline::default(),
@@ -259,10 +263,11 @@ fn converter(
 }
 
 /// File events name absolute paths, so what they are compared with has to be absolute too.
-fn with_absolute_directories(config: &ExportDirConfig) -> ExportDirConfig {
+fn absolute(directories: &[PathBuf]) -> Vec<PathBuf> {
     let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
-    ExportDirConfig {
-        directories: config.directories.iter().map(absolute).collect(),
-        ..config.clone()
-    }
+    directories.iter().map(absolute).collect()
+}
+
+fn with_absolute_directories(config: &ExportDirConfig) -> ExportDirConfig {
+    ExportDirConfig { directories: absolute(&config.directories), ..config.clone() }
 }

@@ -5,11 +5,11 @@ use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::claim::{Claim, claim};
-use crate::ids::TraceId;
+use crate::base::ids::TraceId;
+use crate::fs::carried::WriteBackMode;
+use crate::fs::lock::{Claim, claim};
+use crate::fs::source::Source;
 use crate::queue::record::Head;
-use crate::source::Source;
-use crate::writeback::config::WriteBackMode;
 
 /// Exports whose lock is held, so that they do not use up the files that a process may have open.
 /// What comes on top, in an outage, is locked when it is its turn to be sent.

@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-use crate::ids::TraceId;
+use crate::base::ids::TraceId;
 use crate::queue::Lease;
 
 /// The exports that were deferred, to report those that others overtake.

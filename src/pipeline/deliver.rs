@@ -22,13 +22,13 @@ use super::prove::{Proof, Prover};
 use super::reach::Reach;
 use super::stop::{Stopped, Stopping};
 use super::{Common, StageDied};
-use crate::clock::UnixNanos;
+use crate::base::clock::UnixNanos;
+use crate::base::signal::Signal;
 use crate::converter::{rework, split};
 use crate::exporter::classify::{self, Delivery as Arrival};
 use crate::exporter::retry::Retry;
 use crate::exporter::{Answer, Exporter, Reply};
 use crate::queue::{Health, Lease, Lost, Queue, Rejection, RejectionKind};
-use crate::signal::Signal;
 
 /// What was made longer ago than this is sent as of now, if it was never on its way before: a
 /// backend finds nothing by times that are minutes old.

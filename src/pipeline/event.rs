@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::ids::TraceId;
+use crate::base::ids::TraceId;
+use crate::base::signal::Signal;
+use crate::base::text::visible;
 use crate::queue::Health;
-use crate::signal::Signal;
-use crate::text::visible;
 
 /// Called by every stage, at once and from any thread.
 pub type Observer = Arc<dyn Fn(&Event) + Send + Sync>;

@@ -13,10 +13,10 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::StageDied;
+use crate::fs::stamp;
 use crate::receiver::Candidate;
 use crate::receiver::scan::Stamp;
 use crate::receiver::settle::quiet_since;
-use crate::writeback;
 
 /// What tells versions of a file apart well enough to report each once.
 fn version(path: &Path) -> Option<(SystemTime, u64)> {
@@ -141,7 +141,7 @@ impl AsLeft {
     /// Remembers a file that was just written with this timestamp, if it still has the time of it.
     pub fn note(&self, path: &Path, timestamp: &str) {
         let Ok(metadata) = fs::symlink_metadata(path) else { return };
-        let is_ours = writeback::time_of(timestamp)
+        let is_ours = stamp::time_of(timestamp)
             .is_some_and(|at| (at.tv_sec, at.tv_nsec) == (metadata.mtime(), metadata.mtime_nsec()));
         let mut versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
         if is_ours {
@@ -213,7 +213,7 @@ mod tests {
     use std::time::UNIX_EPOCH;
 
     use super::*;
-    use crate::clock::UnixNanos;
+    use crate::base::clock::UnixNanos;
 
     fn set_time(path: &Path, at: UnixNanos) {
         let time = UNIX_EPOCH + Duration::from_nanos(at.0);

@@ -20,20 +20,20 @@ use tokio_util::sync::CancellationToken;
 use super::event::{Event, Observer};
 use super::files::{InWork, Quiet, Refusals};
 use super::{Common, Mode, Source, StageDied};
-use crate::clock::UnixNanos;
+use crate::base::clock::UnixNanos;
+use crate::base::ids::TraceId;
 use crate::converter::Converter;
 use crate::converter::followup::NoTask;
-use crate::ids::TraceId;
+use crate::fs::carried::WriteBackMode;
+use crate::fs::source::{self, Loaded, SourceError};
 use crate::plan::gate::{GateError, GateFile, GateResult};
 use crate::plan::{Emitted, NotEmitted, ReadOptions, read_emitted};
 use crate::queue::{Accepted, Delivery, Destination, Queue};
 use crate::receiver::Candidate;
-use crate::receiver::config::ExportDirConfig;
+use crate::receiver::config::WatchConfig;
 use crate::receiver::scan::Scanner;
 use crate::receiver::select::Selection;
 use crate::receiver::settle::Settling;
-use crate::source::{self, Loaded, SourceError};
-use crate::writeback::config::WriteBackMode;
 
 /// Files that may wait for their export at the same time.
 const MAX_WAITING: usize = 1_024;
@@ -75,7 +75,7 @@ enum NotFound {
 impl Traces {
     pub(super) fn of(sources: &[Source]) -> Arc<Traces> {
         let exports = |Source { config, converter, .. }: &Source| Exports {
-            selection: super::selection(config),
+            selection: super::selection(&config.watching()),
             read: config.read_options(),
             write_back: config.write_back.mode,
             converter: converter.clone(),
@@ -213,7 +213,7 @@ enum Seen {
 
 impl GateIntake {
     pub(super) fn new(
-        config: &ExportDirConfig,
+        config: &WatchConfig,
         traces: Arc<Traces>,
         destinations: Vec<Destination>,
         common: &Common,

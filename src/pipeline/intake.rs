@@ -17,17 +17,19 @@ use super::claims::{Claims, Turn};
 use super::event::{Event, Observer};
 use super::files::{AsLeft, InWork, Quiet, Refusals};
 use super::{Common, Mode, StageDied};
-use crate::clock::UnixNanos;
+use crate::base::clock::UnixNanos;
+use crate::base::ids::TraceId;
 use crate::converter::{Converter, state};
-use crate::ids::TraceId;
+use crate::fs::carried;
+use crate::fs::carried::WriteBackMode;
+use crate::fs::source::{Source, SourceError};
+use crate::fs::stamp::{IdOrigin, emission_timestamp};
+use crate::fs::task_state;
 use crate::plan::{self, Export, Fresh, PlanError, ReadOptions};
 use crate::queue::{Accepted, Delivery, Destination, Queue};
 use crate::receiver::Candidate;
 use crate::receiver::settle::{Look, Settling};
-use crate::source::{Source, SourceError};
-use crate::task_state;
-use crate::writeback::config::WriteBackMode;
-use crate::writeback::{self, IdOrigin, emission_timestamp};
+use crate::writeback;
 
 /// Exports that may wait to settle at the same time. Each costs a timer and a path.
 const MAX_SETTLING: usize = 1_024;
@@ -341,7 +343,7 @@ impl Shared {
         let carried = fresh.carries.as_ref().and_then(|it| TraceId::from_hex(&it.text));
         carried.is_some_and(|id| fresh.own_id().is_some() || self.queue.is_to_write(id))
             || (self.write_back == WriteBackMode::Beside
-                && writeback::id_beside(path).as_deref().and_then(TraceId::from_hex)
+                && carried::id_beside(path).as_deref().and_then(TraceId::from_hex)
                     == Some(fresh.trace_id))
     }
 

@@ -15,10 +15,10 @@ use tokio::time::Instant;
 use super::deliver::Stop;
 use super::reach::Reach;
 use super::stop::Stopping;
+use crate::base::signal::Signal;
 use crate::converter::rework;
 use crate::exporter::{NoAnswer, Verifier};
 use crate::queue::{Lease, Rejection, RejectionKind};
-use crate::signal::Signal;
 
 /// The first wait between two looks for a trace; it doubles.
 const FIRST_LOOK: Duration = Duration::from_millis(100);

@@ -13,16 +13,18 @@ use super::claims::Claims;
 use super::event::{Event, Observer};
 use super::files::AsLeft;
 use super::{Common, Mode, Source, StageDied};
-use crate::clock::UnixNanos;
+use crate::base::clock::UnixNanos;
+use crate::base::ids::TraceId;
+use crate::config::receivers::{ExistingTraceId, ExportDirConfig};
 use crate::converter::{Converter, state};
-use crate::ids::TraceId;
+use crate::fs::carried;
+use crate::fs::carried::WriteBackMode;
+use crate::fs::source;
+use crate::fs::stamp::emission_timestamp;
+use crate::fs::task_state::{self, TaskStateConfig};
 use crate::plan::{self, Export, ReadOptions};
 use crate::queue::{Outcome, Queue, RejectionKind, Settlement};
-use crate::receiver::config::{ExistingTraceId, ExportDirConfig};
-use crate::source;
-use crate::task_state::{self, TaskStateConfig};
-use crate::writeback::config::WriteBackMode;
-use crate::writeback::{self, WriteBackError, emission_timestamp, write_back, write_beside};
+use crate::writeback::{self, WriteBackError, write_back, write_beside};
 
 /// Exports that are written back at the same time: most of a write-back is waiting, for the disk and
 /// for late writers.
@@ -203,7 +205,7 @@ impl Settler {
     }
 
     fn origin_of(&self, path: &Path) -> Option<&(ExportDirConfig, Converter)> {
-        self.sources.iter().find(|(config, _)| super::selection(config).is_export(path))
+        self.sources.iter().find(|(config, _)| super::selection(&config.watching()).is_export(path))
     }
 }
 
@@ -236,7 +238,7 @@ impl Write {
                 if outcome == writeback::Outcome::Written {
                     self.as_left.note(&source.path, &at);
                 }
-                let ours = emits_existing.then(|| writeback::version_with(&source, &id, max_bytes));
+                let ours = emits_existing.then(|| carried::version_with(&source, &id, max_bytes));
                 Ok((outcome, ours.flatten()))
             }
             WriteBackMode::Beside => {

@@ -9,13 +9,14 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::ids::TraceId;
+use crate::base::ids::TraceId;
+use crate::config::receivers::{ExistingTraceId, ExportDirConfig};
+use crate::fs::carried;
+use crate::fs::carried::WriteBackMode;
+use crate::fs::stamp::IdOrigin;
 use crate::plan::{self, CarriedId, Export, Fresh, Plan, PlanError, ReadOptions};
 use crate::queue::admin::{Listed, ListedState};
-use crate::receiver::config::{ExistingTraceId, ExportDirConfig};
 use crate::receiver::scan::Scanner;
-use crate::writeback::config::WriteBackMode;
-use crate::writeback::{self, IdOrigin};
 
 /// How far an export is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -100,7 +101,7 @@ pub struct Place {
 pub fn paths(receivers: &[ExportDirConfig]) -> Vec<Place> {
     let of_receiver = |(receiver, config): (usize, &ExportDirConfig)| {
         let read = ReadOptions { emit_existing: true, ..config.read_options() };
-        let exports = Scanner::new(super::selection(config)).scan_all().exports;
+        let exports = Scanner::new(super::selection(&config.watching())).scan_all().exports;
         let mode = config.write_back.mode;
         let is_done_by_id = config.on_existing_trace_id == ExistingTraceId::Skip;
         let place = move |path| Place { path, read: read.clone(), mode, is_done_by_id, receiver };
@@ -199,7 +200,7 @@ fn by_queue(path: &Path, fresh: &Fresh, mode: WriteBackMode, held: &Held) -> Ver
     let id = fresh.trace_id.to_string();
     let Some(listed) = held.find(&id) else {
         let own = fresh.own_id().map(str::to_owned);
-        let beside = || writeback::id_beside(path).filter(|beside| *beside == id);
+        let beside = || carried::id_beside(path).filter(|beside| *beside == id);
         let written = own.or_else(|| beside().filter(|_| mode == WriteBackMode::Beside));
         return match written {
             Some(id) => by_id(id, held),

@@ -3,10 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use super::{CarriedId, Export, Fresh, Plan, PlanError, ReadOptions, read};
-use crate::ids::TraceId;
-use crate::source::Source;
-use crate::writeback::config::WriteBackMode;
-use crate::writeback::{self, IdOrigin};
+use crate::base::ids::TraceId;
+use crate::fs::carried;
+use crate::fs::carried::WriteBackMode;
+use crate::fs::source::Source;
+use crate::fs::stamp::IdOrigin;
 
 #[derive(Clone, Debug)]
 pub struct Emitted {
@@ -96,7 +97,7 @@ pub fn trace_of(
         true => fresh.own_id(),
         false => fresh.carries.as_ref().map(|it| it.text.as_str()),
     };
-    let beside = writeback::id_beside_of(&path, &fresh.source.sha256);
+    let beside = carried::id_beside_of(&path, &fresh.source.sha256);
     let text = match beside.or(own.map(str::to_owned)) {
         Some(text) => text,
         None if mode == WriteBackMode::Off => return Err(NotEmitted::Off(path)),

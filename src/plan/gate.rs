@@ -14,9 +14,9 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value};
 
 use super::Examples;
-use crate::clock::UnixNanos;
-use crate::contract::{GateOutcome, Phase, Severity};
-use crate::ids::{TaskId, TraceId};
+use crate::base::clock::UnixNanos;
+use crate::base::contract::{GateOutcome, Phase, Severity};
+use crate::base::ids::{TaskId, TraceId};
 
 /// What one file says.
 #[derive(Clone, Debug, PartialEq)]

@@ -15,7 +15,7 @@ use super::{
     Artifact, Examples, ExportInfo, Manifest, ManifestUse, Onboarding, Plan, Project,
     ProjectContext, Rule, Status, TypeInfo, Warning, json,
 };
-use crate::ids::TaskId;
+use crate::base::ids::TaskId;
 
 /// What stands where an export does not say.
 const UNKNOWN: &str = "unknown";

@@ -8,7 +8,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::json;
-use crate::text::hex;
+use crate::base::text::hex;
 
 /// The file that every export run leaves next to the metadata.
 pub const FILE: &str = "run-provenance.json";

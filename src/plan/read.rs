@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 
 use super::onboarding::{OnboardingError, Sections};
 use super::{Manifest, ManifestUse, Onboarding, Plan, ProjectContext, Warning, join, provenance};
-use crate::ids::TraceId;
-use crate::parallel;
-use crate::source::{self, Source, SourceError};
-use crate::text::hex;
-use crate::writeback::{self, IdOrigin};
+use crate::base::ids::TraceId;
+use crate::base::parallel;
+use crate::base::text::hex;
+use crate::fs::source::{self, Source, SourceError};
+use crate::fs::stamp::{self, IdOrigin};
 
 /// How an export is read.
 #[derive(Clone, Debug)]
@@ -129,7 +129,7 @@ pub fn read(path: &Path, options: &ReadOptions) -> Result<Export, PlanError> {
     let refused = |error| PlanError::Onboarding { path: path.to_owned(), error };
     let sections = Sections::of(&loaded.bytes).map_err(refused)?;
     let carries = sections.task_trace_id().map(|text| {
-        let origin = writeback::origin(&loaded.source, &loaded.bytes, &text);
+        let origin = stamp::origin(&loaded.source, &loaded.bytes, &text);
         CarriedId { text, origin }
     });
     if let Some(carried) = carries.clone().filter(|_| !options.emit_existing) {

@@ -10,7 +10,7 @@ use super::Queue;
 use super::record::{Blob, Item, Record, RejectionKind, Seq, State as ItemState};
 use super::state::Entry;
 use super::store::{Op, StoreError};
-use crate::clock::UnixNanos;
+use crate::base::clock::UnixNanos;
 
 /// An export that is to be dropped. When that comes to nothing, exporters may have it again.
 struct Wanted<'a> {

@@ -9,8 +9,8 @@ use super::record::{Blob, Head, Item, Seq, State as ItemState};
 use super::state::Leased;
 use super::store::Op;
 use super::{Outcome, Queue, Rejection};
-use crate::clock::UnixNanos;
-use crate::ids::TraceId;
+use crate::base::clock::UnixNanos;
+use crate::base::ids::TraceId;
 
 /// The export is not in the queue any more: its store was lost, or the program is stopping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

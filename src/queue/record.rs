@@ -14,11 +14,11 @@ use tokio::time::Instant;
 
 use super::store::{Op, StoreError};
 use super::{Delivery, Destination};
-use crate::clock::UnixNanos;
-use crate::ids::TraceId;
-use crate::signal::Signal;
-use crate::source::Source;
-use crate::writeback::config::WriteBackMode;
+use crate::base::clock::UnixNanos;
+use crate::base::ids::TraceId;
+use crate::base::signal::Signal;
+use crate::fs::carried::WriteBackMode;
+use crate::fs::source::Source;
 
 /// The place of an export in the order of arrival; not used again while anything is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -15,8 +15,8 @@ use super::by_file::ByFile;
 use super::journal::Generation;
 use super::record::{Head, Item, Record, Seq, State as ItemState};
 use super::{Accepted, Delivery, Destination, Exporters, LaneFigures, Outcome, Troubles};
-use crate::clock::UnixNanos;
-use crate::ids::TraceId;
+use crate::base::clock::UnixNanos;
+use crate::base::ids::TraceId;
 
 /// How many delivered exports are remembered: a file that was read just before its id was written
 /// comes too late to be sent again.

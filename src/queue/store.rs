@@ -25,7 +25,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::record::{Blob, Head, Item, Record, Seq};
-use crate::ids::TraceId;
+use crate::base::ids::TraceId;
 use error::Refusal;
 pub use error::{OpenError, StoreError};
 pub(super) use files::Files;

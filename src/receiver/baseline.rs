@@ -47,7 +47,7 @@ impl Baseline {
 
 #[cfg(test)]
 mod tests {
-    use super::super::config::ExportDirConfig;
+    use super::super::config::WatchConfig;
     use super::*;
 
     #[test]
@@ -58,8 +58,7 @@ mod tests {
             fs::create_dir(root.path().join(directory)).unwrap();
             fs::write(file(directory), "{}").unwrap();
         }
-        let config =
-            ExportDirConfig { directories: vec![root.path().into()], ..Default::default() };
+        let config = WatchConfig { directories: vec![root.path().into()], ..Default::default() };
         let take = || Baseline::take(Selection::new(&config, |_| false));
         let before = take();
         assert!(before.written_since(&take()).is_empty());

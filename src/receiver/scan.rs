@@ -236,13 +236,12 @@ impl std::fmt::Debug for Scanner {
 
 #[cfg(test)]
 mod tests {
-    use super::super::config::ExportDirConfig;
+    use super::super::config::WatchConfig;
     use super::super::watch;
     use super::*;
 
     fn scanner(directory: &Path, watched: bool) -> Scanner {
-        let config =
-            ExportDirConfig { directories: vec![directory.to_owned()], ..Default::default() };
+        let config = WatchConfig { directories: vec![directory.to_owned()], ..Default::default() };
         let selection = Arc::new(Selection::new(&config, |_| false));
         let (hints, _) = watch::channel(Arc::clone(&selection));
         let watcher = watched.then(|| Watcher::new(hints).expect("file events"));

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use glob::{MatchOptions, Pattern};
 
-use super::config::ExportDirConfig;
+use super::config::WatchConfig;
 
 /// `*` and `?` stay within one name; `**` does not.
 const OPTIONS: MatchOptions = MatchOptions {
@@ -30,7 +30,7 @@ pub struct Selection {
 
 impl Selection {
     /// A pattern that is none, which the configuration refuses, selects nothing.
-    pub fn new(config: &ExportDirConfig, never: fn(&std::ffi::OsStr) -> bool) -> Selection {
+    pub fn new(config: &WatchConfig, never: fn(&std::ffi::OsStr) -> bool) -> Selection {
         let compiled = |patterns: &[String]| {
             patterns.iter().filter_map(|pattern| Pattern::new(pattern).ok()).collect()
         };
@@ -82,10 +82,10 @@ mod tests {
 
     fn selection(include: &[&str], exclude: Option<&[&str]>, recursive: bool) -> Selection {
         let owned = |patterns: &[&str]| patterns.iter().map(|it| (*it).to_owned()).collect();
-        let mut config = ExportDirConfig {
+        let mut config = WatchConfig {
             directories: vec!["/out".into(), "/target".into()],
             recursive,
-            ..ExportDirConfig::default()
+            ..WatchConfig::default()
         };
         if !include.is_empty() {
             config.include = owned(include);

@@ -231,11 +231,11 @@ impl std::error::Error for WatchError {}
 mod tests {
     use notify::event::{CreateKind, Flag};
 
-    use super::super::config::ExportDirConfig;
+    use super::super::config::WatchConfig;
     use super::*;
 
     fn both() -> (Sender, Hints) {
-        let config = ExportDirConfig { directories: vec!["/out".into()], ..Default::default() };
+        let config = WatchConfig { directories: vec!["/out".into()], ..Default::default() };
         channel(Arc::new(Selection::new(&config, |_| false)))
     }
 

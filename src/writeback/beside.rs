@@ -4,53 +4,18 @@
 //! onboarding-metadata.json ─▶ as emitted? ─▶ temp file ─▶ rename ─▶ onboarding-metadata.task.json
 //! ```
 //!
-//! For whoever holds the export against a checksum, or does not let it be written.
+//! For exports that are compared with a checksum, or are not writable.
 
-use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::fs::Mode;
 
 use super::replace::{alone, failed, sync};
 use super::temp::Temp;
-use super::{EMITTED_AT, Outcome, TRACE_ID, WriteBackError, splice};
-use crate::source::{self, Directory, Source, SourceError};
-use crate::text::hex;
-
-/// Which version of the export the id belongs to.
-const CHECKSUM: &str = "metadata_sha256";
-
-const ENDING: &str = ".task.json";
-
-/// What this writes is small; anything larger is not ours.
-const MAX_BYTES: u64 = 64 * 1024;
-
-/// Whether a file is one that is written beside an export.
-pub fn is_beside_name(name: &OsStr) -> bool {
-    name.as_encoded_bytes().ends_with(ENDING.as_bytes())
-}
-
-fn beside_name(name: &OsStr) -> PathBuf {
-    let mut beside = Path::new(name).with_extension("").into_os_string();
-    beside.push(ENDING);
-    beside.into()
-}
-
-/// The trace id that stands beside an export, of this version or another.
-pub fn id_beside(export: &Path) -> Option<String> {
-    let beside = export.with_file_name(beside_name(export.file_name()?));
-    let loaded = source::load(&beside, MAX_BYTES).ok()?;
-    splice::existing(&loaded.bytes, TRACE_ID)
-}
-
-/// The trace id that stands beside an export, if it is that of these very bytes.
-pub fn id_beside_of(export: &Path, sha256: &[u8; 32]) -> Option<String> {
-    let beside = export.with_file_name(beside_name(export.file_name()?));
-    let loaded = source::load(&beside, MAX_BYTES).ok()?;
-    let checksum = splice::existing(&loaded.bytes, CHECKSUM)?;
-    splice::existing(&loaded.bytes, TRACE_ID)
-        .filter(|_| checksum.eq_ignore_ascii_case(&hex(sha256)))
-}
+use super::{Outcome, WriteBackError, splice};
+use crate::base::text::hex;
+use crate::fs::carried::{CHECKSUM, EMITTED_AT, TRACE_ID, beside_name, id_beside};
+use crate::fs::source::{Directory, Source, SourceError};
 
 /// Writes the two keys beside the export that `source` identifies, if it is still there.
 pub fn write_beside(
@@ -104,6 +69,7 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::fs::source;
 
     const ID: &str = "0af7651916cd43dd8448eb211c80319c";
 

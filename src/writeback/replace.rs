@@ -52,10 +52,13 @@ use std::time::Duration;
 use rustix::fs::{RenameFlags, Timespec, Timestamps, UTIME_OMIT};
 use rustix::io::Errno;
 
-use super::splice::{parse, splice_into};
+use super::splice::splice_into;
 use super::temp::Temp;
-use super::{EMITTED_AT, TRACE_ID, WriteBackError, attributes};
-use crate::source::{Directory, Source, SourceError, Stamp};
+use super::{WriteBackError, attributes};
+use crate::fs::carried::{EMITTED_AT, TRACE_ID};
+use crate::fs::members::parse;
+use crate::fs::source::{Directory, Source, SourceError, Stamp};
+use crate::fs::stamp;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
@@ -152,7 +155,7 @@ fn write_back_with(
     let (temp, placed) = Temp::create(&dir, name, &source.sha256, &text, |new, path| {
         attributes::copy(&original, new, path)?;
         // So that a version that we left can be told from one that somebody made of it.
-        super::time_of(emitted_at).map_or(Ok(()), |at| {
+        stamp::time_of(emitted_at).map_or(Ok(()), |at| {
             let omit = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
             let times = Timestamps { last_access: omit, last_modification: at };
             rustix::fs::futimens(new, &times).map_err(|errno| failed(path, "set its time", errno))

@@ -12,27 +12,12 @@
 //! value stands; all else is found from there.
 
 use std::borrow::Cow;
-use std::fmt::{self, Write as _};
+use std::fmt::Write as _;
 use std::ops::Range;
 
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-/// What stands at the top level, as it is written.
-#[derive(Debug)]
-pub(super) struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
-
-impl<'a> Members<'a> {
-    /// Of several with one key, the last counts, as it does for whoever reads the export.
-    fn get(&self, key: &str) -> Option<&'a RawValue> {
-        self.0.iter().rev().find(|(known, _)| known == key).map(|(_, value)| *value)
-    }
-
-    /// The string that stands under `key`.
-    pub(super) fn text(&self, key: &str) -> Option<String> {
-        serde_json::from_str(self.get(key)?.get()).ok()
-    }
-}
+use crate::fs::members::{Members, parse};
 
 #[derive(Debug, thiserror::Error)]
 pub enum SpliceError {
@@ -83,51 +68,11 @@ pub(super) fn splice_into<'a>(
     parts
 }
 
-/// Where a value stands in the text that it was borrowed from.
+/// The bytes of a value in the text that it was borrowed from.
 fn place_of(value: &RawValue, text: &[u8]) -> Range<usize> {
     let start = value.get().as_ptr().addr() - text.as_ptr().addr();
     start..start + value.get().len()
 }
-
-/// The string that stands under `key` in the top-level object, if this is one and has it.
-pub fn existing(original: &[u8], key: &str) -> Option<String> {
-    parse(original).ok()?.text(key)
-}
-
-/// The members of the top level, each judged for its form alone: a number too large for any type,
-/// or half a surrogate, is the exporter's business, and whoever reads the export takes it too.
-pub(super) fn parse(original: &[u8]) -> Result<Members<'_>, serde_json::Error> {
-    const BOM: &[u8] = b"\xef\xbb\xbf";
-    serde_json::from_slice(original.strip_prefix(BOM).unwrap_or(original))
-}
-
-impl<'de> Deserialize<'de> for Members<'de> {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct Object;
-
-        impl<'de> Visitor<'de> for Object {
-            type Value = Members<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
-                let mut members = Vec::new();
-                while let Some(member) = map.next_entry::<Key<'de>, &RawValue>()? {
-                    members.push((member.0.0, member.1));
-                }
-                Ok(Members(members))
-            }
-        }
-
-        from.deserialize_map(Object)
-    }
-}
-
-/// A key that is borrowed where it has no escapes.
-#[derive(serde::Deserialize)]
-struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// Where the last member of the top-level object lies, as offsets into the text.
 struct Last {

@@ -11,9 +11,9 @@ use std::time::{Duration, SystemTime};
 
 use super::WriteBackError;
 use super::replace::Swap;
-use super::splice;
 use super::temp::{Temp, TempName, seconds, short};
-use crate::source::{Directory, SourceError};
+use crate::fs::members;
+use crate::fs::source::{Directory, SourceError};
 
 /// Far longer than a write-back takes, so that none under way is disturbed. No longer than it has
 /// to be: what lies there may be a newer export that a kill left under this name. Should one be
@@ -56,7 +56,7 @@ fn settle(
     let digest = short(&left.source.sha256);
     let known = digest == parsed.original || digest == parsed.prepared;
     // Half a file is not JSON: it is one that we did not finish writing.
-    let unread = !known && splice::parse(&left.bytes).is_ok();
+    let unread = !known && members::parse(&left.bytes).is_ok();
 
     let temp = Temp::adopt(dir, name.into());
     let target = OsStr::new(&parsed.target);

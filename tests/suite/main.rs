@@ -24,6 +24,7 @@ mod outage;
 mod queue_command;
 mod race;
 mod reload;
+mod rooms;
 mod sample;
 mod sidecar;
 mod stopping;

@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use taskspan::clock::UnixNanos;
-use taskspan::config::otel_env::SpanLimits;
+use taskspan::base::clock::UnixNanos;
+use taskspan::converter::limits::SpanLimits;
 use taskspan::converter::options::{ResourceConfig, SpanOptions};
 use taskspan::converter::{Converter, Redaction};
+use taskspan::fs::carried::WriteBackMode;
 use taskspan::plan::{self, Export, ReadOptions};
 use taskspan::queue::{Delivery, Destination, Exporters, Location, Queue};
-use taskspan::writeback::config::WriteBackMode;
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 
@@ -457,7 +457,7 @@ async fn accepted_two_hours_ago(outage: &Outage, snapshot: &Snapshot, in_doubt: 
     let ready = Queue::open(Location::Directory(directory), &exporters, None).unwrap();
     let destination = Destination {
         exporter: EXPORTER.to_owned(),
-        signal: taskspan::signal::Signal::Traces,
+        signal: taskspan::base::signal::Signal::Traces,
         required: true,
     };
     ready.queue.accept(&delivery, &[destination]).await;

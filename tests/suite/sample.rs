@@ -6,11 +6,11 @@ use std::path::Path;
 
 use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value::Value};
 use opentelemetry_proto::tonic::trace::v1::Span;
-use taskspan::clock::UnixNanos;
-use taskspan::config::otel_env::SpanLimits;
+use taskspan::base::clock::UnixNanos;
+use taskspan::base::ids::TraceId;
+use taskspan::converter::limits::SpanLimits;
 use taskspan::converter::options::{GroupBy, RedactionConfig, ResourceConfig, SpanOptions};
 use taskspan::converter::{Converter, Redaction};
-use taskspan::ids::TraceId;
 use taskspan::plan::{self, Export, ReadOptions};
 
 const T0: UnixNanos = UnixNanos(1_795_414_500_000_000_000);

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt::Write;
 
-use crate::ids::TaskId;
+use crate::base::ids::TaskId;
 use crate::plan::{Plan, Status};
 
 pub fn graph(plan: &Plan) -> String {

@@ -12,7 +12,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::error::OpenError;
-use crate::clock::UnixNanos;
+use crate::base::clock::UnixNanos;
 
 const STORE: &str = "queue.redb";
 const LOCK: &str = "queue.lock";

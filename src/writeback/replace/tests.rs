@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::super::is_temp_name;
 use super::*;
-use crate::source::load;
+use crate::fs::source::load;
 
 const NAME: &str = "onboarding-metadata.json";
 const OLD: &str = "{\n  \"project_id\": \"p\"\n}";

@@ -3,6 +3,7 @@ use proptest::prelude::*;
 use serde_json::{Map, Value};
 
 use super::*;
+use crate::fs::members::existing;
 
 const TWO: [(&str, &str); 2] = [("k", "v"), ("l", "w")];
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::values::{ByteSize, ComponentId};
+use crate::base::units::{ByteSize, ComponentId};
 
 /// What is accepted waits here until an endpoint has acknowledged it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -18,8 +18,7 @@ use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::converter::state::TaskState;
-use crate::source;
+use crate::fs::source;
 
 /// What a user can set about them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,9 +30,21 @@ pub struct TaskStateConfig {
     pub directory: PathBuf,
 }
 
+/// The state of one task, story or epic.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TaskState {
+    pub project_id: String,
+    pub task_id: String,
+    /// The id that a later phase uses for it.
+    pub mapped_id: Option<String>,
+    /// Nothing is left to do: it exists, or is not wanted.
+    pub is_closed: bool,
+    pub document: Value,
+}
+
 const COMPLETED: &str = "completed";
 
-/// Who holds a lock writes one small file. This long it never takes.
+/// 2 s in total, far longer than a holder needs to write one small file.
 const LOCK_TRIES: u32 = 100;
 const LOCK_WAIT: Duration = Duration::from_millis(20);
 

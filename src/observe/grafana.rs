@@ -3,8 +3,8 @@
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::json;
 
+use crate::base::ids::TraceId;
 use crate::config::Service;
-use crate::ids::TraceId;
 
 /// A Grafana and its Tempo data source.
 #[derive(Clone, Debug)]

@@ -28,7 +28,7 @@ macro_rules! words {
             fn from_str(text: &str) -> Result<$name, String> {
                 match text {
                     $($word => Ok($name::$value),)+
-                    _ => Err(crate::config::fault::unknown($what, text, $name::WORDS)),
+                    _ => Err(crate::base::diagnostics::unknown($what, text, $name::WORDS)),
                 }
             }
         }

@@ -16,9 +16,9 @@ use std::path::Path;
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
-use crate::ids::TraceId;
-use crate::source::{Directory, Source, Stamp};
-use crate::writeback::{self, config::WriteBackMode};
+use super::carried::{WriteBackMode, carries, carries_by_content};
+use crate::base::ids::TraceId;
+use crate::fs::source::{Directory, Source, Stamp};
 
 /// How often a file that is replaced under our eyes is looked at.
 const LOOKS: usize = 8;
@@ -43,7 +43,7 @@ pub fn claim(source: &Source, trace_id: TraceId, mode: WriteBackMode) -> Claim {
     };
     let name = Path::new(name);
     for _ in 0..LOOKS {
-        if writeback::carries(source, trace_id, mode) {
+        if carries(source, trace_id, mode) {
             return Claim::Emitted;
         }
         let Ok(dir) = Directory::open(parent) else { return Claim::Superseded };
@@ -58,7 +58,7 @@ pub fn claim(source: &Source, trace_id: TraceId, mode: WriteBackMode) -> Claim {
         let Some(opened) = opened.ok().filter(|stamp| stamp.looks_like(source)) else {
             // What was written back meanwhile is another version, too; and to open a file asks a
             // file server anew, where a look may answer from memory.
-            let is_written = writeback::carries_by_content(source, trace_id, mode);
+            let is_written = carries_by_content(source, trace_id, mode);
             return if is_written { Claim::Emitted } else { Claim::Superseded };
         };
         let mut file = File::from(fd);
@@ -81,7 +81,7 @@ pub fn claim(source: &Source, trace_id: TraceId, mode: WriteBackMode) -> Claim {
         // Whoever had the lock before may have put another file in its place, or an id beside it.
         let present = rustix::fs::statat(&dir.fd, name, AtFlags::SYMLINK_NOFOLLOW);
         let is_present = present.is_ok_and(|stat| Stamp::from(&stat) == opened);
-        if is_present && !writeback::carries(source, trace_id, mode) {
+        if is_present && !carries(source, trace_id, mode) {
             return Claim::Ours(Some(file));
         }
     }
@@ -93,7 +93,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::source;
+    use crate::fs::source;
     use crate::writeback::{write_back, write_beside};
 
     const MAX: u64 = 1 << 20;

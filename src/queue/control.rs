@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::ids::TraceId;
+use crate::base::ids::TraceId;
 use crate::queue::Queue;
 use crate::queue::admin::{Listed, Verified};
 

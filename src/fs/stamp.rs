@@ -14,10 +14,11 @@
 use rustix::fs::Timespec;
 use sha2::{Digest, Sha256};
 
-use super::{EMITTED_AT, splice};
-use crate::clock::UnixNanos;
-use crate::ids::TraceId;
-use crate::source::Source;
+use super::carried::EMITTED_AT;
+use super::members::existing;
+use super::source::Source;
+use crate::base::clock::UnixNanos;
+use crate::base::ids::TraceId;
 
 /// Who wrote the `task_trace_id` that an export carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +39,7 @@ pub fn emission_timestamp(trace_id: TraceId, at: UnixNanos) -> String {
 
 /// Who wrote this id into the file with these bytes.
 pub fn origin(source: &Source, bytes: &[u8], task_trace_id: &str) -> IdOrigin {
-    let timestamp = splice::existing(bytes, EMITTED_AT).unwrap_or_default();
+    let timestamp = existing(bytes, EMITTED_AT).unwrap_or_default();
     let Some(at) = UnixNanos::parse(&timestamp) else { return IdOrigin::Foreign };
     if i128::from(at.0) == source.mtime_ns {
         IdOrigin::WriteBack
@@ -96,7 +97,7 @@ mod tests {
         let path = directory.path().join("onboarding-metadata.json");
         let text = format!(r#"{{"task_trace_id": "", "task_emission_timestamp": "{timestamp}"}}"#);
         std::fs::write(&path, &text).expect("written");
-        let loaded = crate::source::load(&path, 1 << 20).expect("a file");
+        let loaded = crate::fs::source::load(&path, 1 << 20).expect("a file");
         let source = Source { mtime_ns, ..loaded.source };
         origin(&source, &loaded.bytes, task_trace_id)
     }
@@ -132,7 +133,7 @@ mod tests {
     proptest! {
         #[test]
         fn every_timestamp_of_ours_is_known_as_ours(bytes in any::<[u8; 16]>(), nanos in any::<u64>()) {
-            let hex = crate::text::hex(&bytes);
+            let hex = crate::base::text::hex(&bytes);
             prop_assume!(bytes != [0; 16]);
             let trace_id = TraceId::from_hex(&hex).expect("an id");
             let text = emission_timestamp(trace_id, UnixNanos(nanos));

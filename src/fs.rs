@@ -1,0 +1,9 @@
+//! Files below the watched directories: what a path leads to, which version it is, who works on it, and which id it
+//! carries.
+
+pub mod carried;
+pub mod lock;
+pub mod members;
+pub mod source;
+pub mod stamp;
+pub mod task_state;
