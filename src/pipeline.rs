@@ -11,7 +11,6 @@
 mod addition;
 mod build;
 mod claims;
-mod deferred;
 mod deliver;
 mod files;
 mod gates;

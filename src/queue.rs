@@ -27,6 +27,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
 use crate::base::clock::UnixNanos;
 use crate::base::ids::TraceId;
@@ -308,16 +309,29 @@ impl Queue {
         .await
     }
 
-    /// The oldest export that waits for this exporter; none when the queue is closed and nothing
+    /// Waits for the first export that this exporter may try; `None` when the queue is closed and nothing
     /// is left for it.
     pub async fn lease(&self, exporter: &str) -> Option<Lease> {
-        self.when(|state| {
-            if let Some(leased) = state.lease(exporter) {
-                return Some(Some(Lease::new(self.clone(), leased)));
+        loop {
+            // Registered before looking, so that a change in between is not missed.
+            let mut changed = std::pin::pin!(self.shared.changed.notified());
+            changed.as_mut().enable();
+            let next_try = {
+                let mut state = self.state();
+                if let Some(leased) = state.lease(exporter, Instant::now()) {
+                    drop(state);
+                    return Some(Lease::new(self.clone(), leased));
+                }
+                if state.closed && state.is_done(exporter) {
+                    return None;
+                }
+                state.next_try(exporter)
+            };
+            match next_try {
+                Some(at) => drop(tokio::time::timeout_at(at, changed).await),
+                None => changed.await,
             }
-            (state.closed && state.is_done(exporter)).then_some(None)
-        })
-        .await
+        }
     }
 
     /// The next export that every required exporter is done with; none when the queue is closed

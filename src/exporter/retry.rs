@@ -45,6 +45,31 @@ impl Retry {
     /// backoff and what the server asked for. `None` when there is to be no other attempt.
     pub fn next(&mut self, asked: Option<Duration>, failing_for: Duration) -> Option<Duration> {
         let wait = self.backoff.as_mut()?.next_backoff()?;
+        self.within_limits(wait, asked, failing_for)
+    }
+
+    /// The same for a request that fails while others do not, after `deferrals` deferrals. It has a backoff
+    /// of its own, which successes of the others do not reset.
+    pub fn of_one(
+        &self,
+        deferrals: u32,
+        asked: Option<Duration>,
+        failing_for: Duration,
+    ) -> Option<Duration> {
+        let ExponentialBackoff { initial_interval, multiplier, max_interval, .. } =
+            self.backoff.as_ref()?;
+        let factor = multiplier.powf(f64::from(deferrals));
+        let wait = Duration::try_from_secs_f64(initial_interval.as_secs_f64() * factor);
+        let wait = wait.unwrap_or(*max_interval).min(*max_interval);
+        self.within_limits(wait, asked, failing_for)
+    }
+
+    fn within_limits(
+        &self,
+        wait: Duration,
+        asked: Option<Duration>,
+        failing_for: Duration,
+    ) -> Option<Duration> {
         if self.max_elapsed_time.is_some_and(|most| failing_for + wait > most) {
             return None;
         }
@@ -100,6 +125,19 @@ mod tests {
         }
         retry.reset();
         assert_eq!(retry.next(None, Duration::ZERO), first);
+    }
+
+    #[test]
+    fn one_request_has_waits_of_its_own() {
+        let mut retry = Retry::new(&steady());
+        let own = |retry: &Retry, deferrals| retry.of_one(deferrals, None, Duration::ZERO);
+        assert_eq!(own(&retry, 0), Some(Duration::from_secs(1)));
+        assert_eq!(own(&retry, 2), Some(Duration::from_millis(2_250)));
+        assert_eq!(own(&retry, u32::MAX), Some(Duration::from_secs(30)));
+        retry.next(None, Duration::ZERO);
+        assert_eq!(own(&retry, 0), Some(Duration::from_secs(1)));
+        let asked = Some(Duration::from_secs(50));
+        assert_eq!(retry.of_one(0, asked, Duration::ZERO), asked);
     }
 
     #[test]

@@ -16,7 +16,6 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::claims::{Claims, Turn};
-use super::deferred::Deferred;
 use super::event::{Answered, Event, Observer};
 use super::prove::{Proof, Prover};
 use super::reach::Reach;
@@ -40,9 +39,13 @@ const AFTER_LOSS: Duration = Duration::from_secs(1);
 /// How long to wait before an export that another process works on is looked at again.
 const WHILE_BUSY: Duration = Duration::from_millis(100);
 
-/// How often an export may fail in a row before the next one gets its turn. An endpoint that answers may
-/// refuse one export only; one that takes no connection refuses all of them.
-const TURN: u32 = 3;
+/// How often a request that may have arrived is tried before another export is. A second export is tried
+/// twice as often, and so on: its times are fixed once it may have arrived, and an outage should leave few
+/// such exports.
+const TURN_IN_DOUBT: u32 = 3;
+
+/// The turn of an export that may have arrived grows no further.
+const MAX_DOUBLINGS: u32 = 4;
 
 /// Exports that are looked for in the backend at the same time.
 const MAX_PROVING: usize = 64;
@@ -57,7 +60,10 @@ pub struct Deliverer {
     retry: Retry,
     /// When the next request may be sent, after an export was deferred.
     not_before: Option<Instant>,
-    deferred: Deferred,
+    /// When a request was accepted last.
+    last_accepted: Option<Instant>,
+    /// The exports that have failed since.
+    failing_exports: u32,
     /// If arrival is to be proven.
     prover: Option<Arc<Prover>>,
     proving: JoinSet<(Lease, Result<Proof, Stop>)>,
@@ -74,13 +80,20 @@ pub enum Stop {
     Rejected(Rejection),
     /// The program is stopping, or somebody wants the export; not a failure.
     Interrupted,
-    /// It keeps failing, and others wait: it goes behind them, and the next request waits so long.
-    Deferred {
-        reason: String,
-        wait: Duration,
-    },
+    /// It fails, and others wait.
+    Deferred(Deferral),
     /// The queue does not have the export any more.
     Lost,
+}
+
+/// How an export that fails makes way for others.
+pub struct Deferral {
+    /// When the export may be tried again.
+    export_not_before: Instant,
+    /// When any export may be tried.
+    lane_not_before: Instant,
+    /// The log says that it fails while others are delivered.
+    is_reported: bool,
 }
 
 impl From<Lost> for Stop {
@@ -115,7 +128,8 @@ impl Deliverer {
             reach,
             retry,
             not_before: None,
-            deferred: Deferred::default(),
+            last_accepted: None,
+            failing_exports: 0,
             prover,
             proving,
             busy,
@@ -199,10 +213,9 @@ impl Deliverer {
                     Settling::Rejected(lease, rejection)
                 }
                 (Err(Stop::Interrupted), _) => Settling::Nothing,
-                (Err(Stop::Deferred { reason, wait }), _) => {
-                    self.deferred.add(&lease, &reason);
-                    self.not_before = Some(Instant::now() + wait);
-                    lease.defer();
+                (Err(Stop::Deferred(deferral)), _) => {
+                    self.not_before = Some(deferral.lane_not_before);
+                    lease.defer(deferral.export_not_before, deferral.is_reported);
                     Settling::Nothing
                 }
                 (Err(Stop::Lost), _) => {
@@ -286,7 +299,7 @@ impl Deliverer {
                 // That is recorded together with the delivery: one wait for the disk less.
                 Reply::Accepted if self.is_delivered_with(lease) => {
                     (self.observer)(&Event::Acknowledged { trace_id: lease.head().trace_id });
-                    self.answered(lease);
+                    self.accepted();
                     return Ok(());
                 }
                 Reply::Accepted => self.acknowledged(lease, None).await?,
@@ -301,17 +314,16 @@ impl Deliverer {
                     self.remark(lease, rejected, message);
                 }
                 Reply::Retry { reason, after, delivery } => {
-                    if !self.deferred.is_reported(lease) {
-                        self.reach.is_down(&reason);
-                    }
                     failures += 1;
                     let in_doubt = delivery == Arrival::InDoubt;
-                    let wait = self.failed(lease, &reason, after, in_doubt).await?;
-                    let is_answered = answer.code != classify::NOT_CONNECTED;
-                    if is_answered && failures >= TURN && lease.has_others() {
-                        return Err(Stop::Deferred { reason, wait });
+                    if answer.code == classify::NOT_CONNECTED {
+                        self.reach.is_down(&reason);
+                        let wait = self.failed(lease, &reason, (after, in_doubt), false).await?;
+                        self.wait(lease, wait).await?;
+                    } else {
+                        self.answered_with_failure(lease, &reason, (after, in_doubt), failures)
+                            .await?;
                     }
-                    self.wait(lease, wait).await?;
                     continue;
                 }
                 Reply::TooLarge { reason } => match split::halve(self.exporter.signal, &request) {
@@ -325,19 +337,63 @@ impl Deliverer {
                 }
                 Reply::Refused { reason } => return Err(Stop::Rejected(refused(reason))),
             }
-            self.answered(lease);
+            self.accepted();
             failures = 0;
         }
     }
 
-    /// The endpoint took or refused something, so what still fails does so for a reason of its own.
-    fn answered(&mut self, lease: &Lease) {
+    /// A request was accepted: the endpoint works.
+    fn accepted(&mut self) {
         self.reach.is_up();
         self.retry.reset();
-        let exporter = &self.exporter.id;
-        for (path, reason) in self.deferred.overtaken_by(lease) {
-            (self.observer)(&Event::Deferred { path, exporter: exporter.clone(), reason });
+        self.last_accepted = Some(Instant::now());
+        self.failing_exports = 0;
+    }
+
+    /// Waits, or makes way for another export. If others were accepted since the export failed last, the
+    /// fault is its own, and only the export waits. Otherwise the endpoint may fail for all: one other
+    /// export is tried at once, then one per wait.
+    async fn answered_with_failure(
+        &mut self,
+        lease: &mut Lease,
+        reason: &str,
+        (after, in_doubt): (Option<Duration>, bool),
+        failures: u32,
+    ) -> Result<(), Stop> {
+        let known = &lease.item().failures;
+        let is_own_fault = known.last.is_some_and(|failed| self.last_accepted > Some(failed));
+        match is_own_fault {
+            true if known.is_reported => {}
+            true => (self.observer)(&Event::Deferred {
+                path: lease.head().source.path.clone(),
+                exporter: self.exporter.id.clone(),
+                reason: reason.to_owned(),
+            }),
+            false => self.reach.is_down(reason),
         }
+        let wait = self.failed(lease, reason, (after, in_doubt), is_own_fault).await?;
+        let now = Instant::now();
+        if is_own_fault {
+            return Err(Stop::Deferred(Deferral {
+                export_not_before: now + wait,
+                lane_not_before: now,
+                is_reported: true,
+            }));
+        }
+        let turn = match in_doubt {
+            true => TURN_IN_DOUBT << self.failing_exports.min(MAX_DOUBLINGS),
+            false => 1,
+        };
+        if failures < turn || !lease.has_others() {
+            return self.wait(lease, wait).await;
+        }
+        let at_once = self.failing_exports == 0 && after.is_none();
+        self.failing_exports = self.failing_exports.saturating_add(1);
+        Err(Stop::Deferred(Deferral {
+            export_not_before: now + wait,
+            lane_not_before: if at_once { now } else { now + wait },
+            is_reported: false,
+        }))
     }
 
     /// Whether nothing is left to do after the request that is on its way.
@@ -368,11 +424,16 @@ impl Deliverer {
         &mut self,
         lease: &mut Lease,
         reason: &str,
-        after: Option<Duration>,
-        in_doubt: bool,
+        (after, in_doubt): (Option<Duration>, bool),
+        is_own_fault: bool,
     ) -> Result<Duration, Stop> {
-        let failing_for = lease.item().failing_since.map(|since| since.elapsed());
-        let Some(wait) = self.retry.next(after, failing_for.unwrap_or_default()) else {
+        let known = &lease.item().failures;
+        let failing_for = known.since.map(|since| since.elapsed()).unwrap_or_default();
+        let wait = match is_own_fault {
+            true => self.retry.of_one(known.deferrals, after, failing_for),
+            false => self.retry.next(after, failing_for),
+        };
+        let Some(wait) = wait else {
             self.retry.reset();
             let reason = format!("no more tries: {reason}");
             return Err(Stop::Rejected(Rejection { reason, kind: RejectionKind::GivenUp }));
@@ -388,7 +449,6 @@ impl Deliverer {
             waited = self.stopping.sleep(wait) => Ok(waited?),
             // It comes back with the next lease, unless it was dropped.
             () = lease.wanted() => Err(Stop::Interrupted),
-            () = lease.overtaken(), if lease.item().deferrals > 0 => Err(Stop::Interrupted),
         }
     }
 

@@ -66,7 +66,7 @@ pub enum Event {
     Superseded { path: PathBuf, trace_id: TraceId, gone: bool },
     /// Everything was acknowledged, but the id could not be written.
     NotWritten { path: PathBuf, trace_id: TraceId, reason: String },
-    /// It keeps failing while others are delivered, so it goes behind them.
+    /// It fails while others are delivered, and is tried again after a wait of its own.
     Deferred { path: PathBuf, exporter: String, reason: String },
     /// Exports are, or are no longer, taken in.
     Health { health: Health },
@@ -163,13 +163,8 @@ impl Event {
                 tracing::error!(%path, %trace_id, "export emitted, but not written back: {}", visible(reason));
             }
             Event::Deferred { path, exporter, reason } => {
-                tracing::warn!(
-                    path = %path.display(),
-                    exporter,
-                    "the export keeps failing while others are delivered; it goes behind them and is \
-                     tried again: {}",
-                    visible(reason)
-                );
+                let path = path.display();
+                tracing::warn!(%path, exporter, "export deferred: it fails while others are delivered: {}", visible(reason));
             }
             Event::Health { health: Health::Good } => {
                 tracing::info!("the queue takes exports again");

@@ -100,7 +100,7 @@ pub struct ListedItem {
     pub last_error: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub next_attempt: Option<String>,
-    /// How often it was put behind the others, because it kept failing.
+    /// How often the item was deferred: others were tried first, because it failed.
     #[serde(skip_serializing_if = "is_zero", default)]
     pub deferrals: u32,
 }
@@ -301,7 +301,7 @@ fn listed_item(item: &Item) -> ListedItem {
         attempts: item.attempts,
         last_error: rejection.or_else(|| item.last_error.clone()),
         next_attempt: item.next_attempt.map(UnixNanos::rfc3339),
-        deferrals: item.deferrals,
+        deferrals: item.failures.deferrals,
     }
 }
 

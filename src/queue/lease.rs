@@ -5,7 +5,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::journal::Generation;
-use super::record::{Blob, Head, Item, Seq, State as ItemState};
+use super::record::{Blob, Failures, Head, Item, Seq, State as ItemState};
 use super::state::Leased;
 use super::store::Op;
 use super::{Outcome, Queue, Rejection};
@@ -91,27 +91,27 @@ impl Lease {
         self.queue.when(is_wanted).await;
     }
 
-    /// Whether other exports wait for the same exporter, behind or before this one.
+    /// Returns whether other exports wait for the same exporter.
     pub fn has_others(&self) -> bool {
-        self.queue.state().has_before(&self.leased.item.exporter, u32::MAX)
+        self.queue.state().has_waiting(&self.leased.item.exporter)
     }
 
-    /// Waits until an export that was deferred less often than this one waits for the same exporter.
-    pub async fn overtaken(&self) {
-        let Item { exporter, deferrals, .. } = &self.leased.item;
-        let is_overtaken =
-            |state: &mut super::state::State| state.has_before(exporter, *deferrals).then_some(());
-        self.queue.when(is_overtaken).await;
-    }
-
-    /// Gives the export back, behind every other that waits for the same exporter.
-    pub fn defer(self) {
+    /// Returns the export to the queue, behind all others that wait for the same exporter. It is not leased
+    /// again before `not_before`.
+    pub fn defer(self, not_before: Instant, is_reported: bool) {
         let (seq, index) = (self.leased.seq, self.leased.index);
-        self.queue.state().change(seq, |entry| {
-            if let Some(item) = entry.record.items.get_mut(index) {
-                item.deferrals = item.deferrals.saturating_add(1);
+        let mut state = self.queue.state();
+        let place = state.place_of_deferred();
+        state.change(seq, |entry| {
+            if let Some(Item { failures, .. }) = entry.record.items.get_mut(index) {
+                failures.deferrals = failures.deferrals.saturating_add(1);
+                failures.place = Some(place);
+                failures.not_before = Some(not_before);
+                failures.is_reported |= is_reported;
             }
         });
+        // The lock is not held when the lease is dropped.
+        drop(state);
     }
 
     /// From here on, a request may be on its way.
@@ -140,8 +140,7 @@ impl Lease {
         item.attempts += 1;
         item.last_error = None;
         item.next_attempt = None;
-        item.deferrals = 0;
-        item.failing_since = None;
+        item.failures = Failures::default();
         // What a server rejected is not to be sent again, by nobody.
         item.resent |= lost_spans.is_some();
         item.lost_spans = item.lost_spans.or(lost_spans);
@@ -167,7 +166,9 @@ impl Lease {
     ) -> Result<(), Lost> {
         let mut item = self.leased.item.clone();
         item.touched |= in_doubt;
-        item.failing_since.get_or_insert_with(Instant::now);
+        let now = Instant::now();
+        item.failures.since.get_or_insert(now);
+        item.failures.last = Some(now);
         item.state = ItemState::Accepted;
         item.attempts += 1;
         item.last_error = Some(reason.to_owned());
@@ -188,7 +189,7 @@ impl Lease {
             item.owns(whole).then_some(Op::RemoveBlob { seq: self.leased.seq, blob: whole }),
         );
         item.pending = blobs;
-        item.failing_since = None;
+        item.failures = Failures::default();
         self.save(item, ops).await
     }
 

@@ -120,12 +120,45 @@ pub struct Item {
     /// do when it was taken in, and so waits for the disk once, and not twice.
     #[serde(skip)]
     pub announced: bool,
-    /// How often it was put behind the others, because it kept failing.
     #[serde(skip)]
+    pub failures: Failures,
+}
+
+/// The failures of an item since its last acknowledged request. A restart begins with none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Failures {
+    /// When the request failed first.
+    pub since: Option<Instant>,
+    /// When the request failed last.
+    pub last: Option<Instant>,
+    /// How often the item was deferred.
     pub deferrals: u32,
-    /// When the present request failed first; `None`: it has not.
-    #[serde(skip)]
-    pub failing_since: Option<Instant>,
+    /// The place in the queue after the last deferral.
+    pub place: Option<Place>,
+    /// The item cannot be leased before.
+    pub not_before: Option<Instant>,
+    /// The log says that the item fails while others are delivered.
+    pub is_reported: bool,
+}
+
+/// The place of an item among those that wait for the same exporter: by arrival. A deferred item is
+/// placed behind all that waited when it was deferred.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    arrival: u64,
+    /// Among items of one arrival, deferred ones are first, in the order of their deferrals.
+    deferral: u64,
+}
+
+impl Place {
+    pub fn by_arrival(seq: Seq) -> Place {
+        Place { arrival: seq.0, deferral: u64::MAX }
+    }
+
+    /// Before the item that arrives next, as `next_seq`.
+    pub fn deferred(next_seq: u64, deferral: u64) -> Place {
+        Place { arrival: next_seq, deferral }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -194,9 +227,12 @@ impl Item {
             next_attempt: None,
             lost_spans: None,
             announced: false,
-            deferrals: 0,
-            failing_since: None,
+            failures: Failures::default(),
         }
+    }
+
+    pub fn place(&self, seq: Seq) -> Place {
+        self.failures.place.unwrap_or(Place::by_arrival(seq))
     }
 
     /// Whether a request is of this item's own making, so that no other exporter needs it.
@@ -228,14 +264,13 @@ impl Item {
             (_, None) => (None, self.pending.clone()),
         };
         let state = State::Accepted;
-        let failing_since = None;
         Item {
             state,
             resent: false,
             lost_spans,
             pending,
             announced: false,
-            failing_since,
+            failures: Failures::default(),
             ..self.clone()
         }
     }
@@ -272,7 +307,7 @@ impl Record {
     pub fn waits_for(&self) -> Option<String> {
         let open = self.items.iter().filter(|item| !item.is_finished());
         let open = open.map(|item| {
-            let place = if item.deferrals > 0 { ", behind the others" } else { "" };
+            let place = if item.failures.deferrals > 0 { " (deferred)" } else { "" };
             match &item.last_error {
                 Some(error) => format!("waits for {}{place}: {error}", item.exporter),
                 None => format!("waits for {}{place}", item.exporter),

@@ -11,9 +11,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::path::{Path, PathBuf};
 
+use tokio::time::Instant;
+
 use super::by_file::ByFile;
 use super::journal::Generation;
-use super::record::{Head, Item, Record, Seq, State as ItemState};
+use super::record::{Head, Item, Place, Record, Seq, State as ItemState};
 use super::{Accepted, Delivery, Destination, Exporters, LaneFigures, Outcome, Troubles};
 use crate::base::clock::UnixNanos;
 use crate::base::ids::TraceId;
@@ -45,14 +47,15 @@ pub struct State {
     pub lost: Vec<PathBuf>,
     pub generation: Generation,
     pub next_seq: u64,
+    deferrals: u64,
     pub closed: bool,
 }
 
 /// What one exporter has before it.
 #[derive(Debug, Default)]
 struct Lane {
-    /// In the order in which they are leased: by deferrals, then by arrival.
-    to_lease: BTreeSet<(u32, Seq)>,
+    /// In the order in which they are leased, except that some have to wait.
+    to_lease: BTreeSet<(Place, Seq)>,
     unfinished: usize,
     /// Of requests that wait for it or that it refused.
     bytes: u64,
@@ -99,8 +102,8 @@ struct Marks {
 
 struct LaneMark {
     exporter: String,
-    /// Its deferrals, if it can be leased.
-    to_lease: Option<u32>,
+    /// Its place, if it can be leased.
+    to_lease: Option<Place>,
     unfinished: bool,
     bytes: u64,
     dead: u64,
@@ -132,23 +135,23 @@ impl State {
         let reported = matches!(self.outcome(&record), Some(Outcome::Rejected { .. }));
         let entry = Entry { record, generation, leased, wanted: false, settling: false, reported };
         self.next_seq = self.next_seq.max(seq.0.saturating_add(1));
-        self.mark(seq, &self.marks(&entry), true);
+        self.mark(seq, &self.marks(seq, &entry), true);
         self.entries.insert(seq, entry);
     }
 
     /// The only way to change an entry. None: there is none.
     pub fn change<T>(&mut self, seq: Seq, change: impl FnOnce(&mut Entry) -> T) -> Option<T> {
         let mut entry = self.entries.remove(&seq)?;
-        self.mark(seq, &self.marks(&entry), false);
+        self.mark(seq, &self.marks(seq, &entry), false);
         let result = change(&mut entry);
-        self.mark(seq, &self.marks(&entry), true);
+        self.mark(seq, &self.marks(seq, &entry), true);
         self.entries.insert(seq, entry);
         Some(result)
     }
 
     pub fn remove(&mut self, seq: Seq) -> Option<Entry> {
         let entry = self.entries.remove(&seq)?;
-        self.mark(seq, &self.marks(&entry), false);
+        self.mark(seq, &self.marks(seq, &entry), false);
         if self.by_key.get(&entry.record.head.key()) == Some(&seq) {
             self.by_key.remove(&entry.record.head.key());
         }
@@ -167,14 +170,18 @@ impl State {
         self.delivered.clear();
     }
 
-    /// The oldest that waits for this exporter, now in somebody's hands.
-    pub fn lease(&mut self, exporter: &str) -> Option<Leased> {
-        let (deferrals, seq) = *self.lanes.get(exporter)?.to_lease.first()?;
+    /// Leases the first item that waits for this exporter and may be tried by now.
+    pub fn lease(&mut self, exporter: &str, now: Instant) -> Option<Leased> {
+        let waiting = &self.lanes.get(exporter)?.to_lease;
+        let may_be_tried = |(place, seq): &&(Place, Seq)| {
+            self.not_before(exporter, *place, *seq).is_none_or(|at| at <= now)
+        };
+        let (place, seq) = *waiting.iter().find(may_be_tried)?;
         self.change(seq, |entry| {
             let mut free = entry.record.items.iter().enumerate().filter(|(index, item)| {
                 item.exporter == exporter
                     && item.state == ItemState::Accepted
-                    && item.deferrals == deferrals
+                    && item.place(seq) == place
                     && !entry.leased.contains(index)
             });
             let (index, item) = free.next()?;
@@ -185,10 +192,27 @@ impl State {
         })?
     }
 
-    /// Whether this exporter could lease another export that was deferred less often than `deferrals`.
-    pub fn has_before(&self, exporter: &str, deferrals: u32) -> bool {
-        let first = self.lanes.get(exporter).and_then(|lane| lane.to_lease.first());
-        first.is_some_and(|(first, _)| *first < deferrals)
+    /// When the first of the deferred items may be tried that wait for this exporter.
+    pub fn next_try(&self, exporter: &str) -> Option<Instant> {
+        let waiting = &self.lanes.get(exporter)?.to_lease;
+        waiting.iter().filter_map(|(place, seq)| self.not_before(exporter, *place, *seq)).min()
+    }
+
+    fn not_before(&self, exporter: &str, place: Place, seq: Seq) -> Option<Instant> {
+        let items = &self.entries.get(&seq)?.record.items;
+        let mut at = items.iter().filter(|it| it.exporter == exporter && it.place(seq) == place);
+        at.next()?.failures.not_before
+    }
+
+    /// Whether items wait for this exporter that nobody has leased.
+    pub fn has_waiting(&self, exporter: &str) -> bool {
+        self.lanes.get(exporter).is_some_and(|lane| !lane.to_lease.is_empty())
+    }
+
+    /// The place of an item that is deferred now.
+    pub fn place_of_deferred(&mut self) -> Place {
+        self.deferrals += 1;
+        Place::deferred(self.next_seq, self.deferrals)
     }
 
     /// The exporters that have nothing before them, and nothing on its way to them.
@@ -393,7 +417,7 @@ impl State {
         record.outcome(|exporter| self.lanes.contains_key(exporter))
     }
 
-    fn marks(&self, entry: &Entry) -> Marks {
+    fn marks(&self, seq: Seq, entry: &Entry) -> Marks {
         let concerns = self.concerns(&entry.record);
         let lanes = entry.record.items.iter().enumerate().map(|(index, item)| {
             let is_free = !entry.wanted && !entry.leased.contains(&index);
@@ -401,7 +425,7 @@ impl State {
             LaneMark {
                 exporter: item.exporter.clone(),
                 to_lease: (concerns && item.state == ItemState::Accepted && is_free)
-                    .then_some(item.deferrals),
+                    .then_some(item.place(seq)),
                 unfinished: concerns && !item.is_finished(),
                 bytes: if item.is_delivered() { 0 } else { bytes },
                 dead: if item.is_rejected() { bytes } else { 0 },
@@ -426,10 +450,10 @@ impl State {
             count(&mut lane.unfinished, mark.unfinished);
             sum(&mut lane.bytes, mark.bytes);
             sum(&mut lane.dead, mark.dead);
-            if let Some(deferrals) = mark.to_lease {
+            if let Some(place) = mark.to_lease {
                 match add {
-                    true => lane.to_lease.insert((deferrals, seq)),
-                    false => lane.to_lease.remove(&(deferrals, seq)),
+                    true => lane.to_lease.insert((place, seq)),
+                    false => lane.to_lease.remove(&(place, seq)),
                 };
             }
         }

@@ -1,6 +1,7 @@
 //! An endpoint that is away, a queue that is full, broken or taken: what was exported arrives all
 //! the same, in order and once, and the log says what is going on in one line each way.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io::Write;
 use std::net::SocketAddr;
@@ -502,7 +503,7 @@ async fn what_waited_long_is_sent_as_of_now_unless_it_may_have_arrived() {
 
 /// Scenario: the endpoint answers one export with an error that OTLP calls temporary, for ever, and
 /// takes every other one; for example a backend that cannot parse something in it.
-/// Guarantees: the others are delivered; the one stays in the queue, behind the others, and `queue list`
+/// Guarantees: the others are delivered; the one stays in the queue, deferred, and `queue list`
 /// and the log name it and the answer.
 #[tokio::test]
 async fn one_export_that_keeps_failing_does_not_hold_up_the_others() {
@@ -540,11 +541,87 @@ async fn one_export_that_keeps_failing_does_not_hold_up_the_others() {
             assert!(item["last_error"].as_str().unwrap().contains("dizzy"), "{item}");
         }
         let output = terminate(running);
-        let told = lines_with(&output, &["WARN", "goes behind them", "dizzy"]);
+        let told = lines_with(&output, &["WARN", "export deferred", "dizzy"]);
         assert_eq!(told.len(), poisoned.len(), "one line each: {}", output.stderr);
         assert!(poisoned.iter().all(Snapshot::is_untouched));
         assert_delivered(&server, &others);
     }
+}
+
+/// Scenario: an endpoint answers every request with an error that leaves in doubt whether the request arrived;
+/// several exports wait.
+/// Guarantees: few exports are tried during the outage, because what may have arrived keeps its times; no
+/// export is said to fail while others are delivered.
+#[tokio::test]
+async fn an_outage_in_doubt_touches_few_exports() {
+    let workspace = Workspace::new();
+    let outage = vec![Fault::http(504); 9];
+    let server = FakeOtlp::builder().script(outage).start().await;
+    let pipeline = workspace.pipeline(server.endpoint(), Protocol::Http, Value::Null);
+    let exports: Vec<Snapshot> = (0..6)
+        .map(|n| workspace.export(&format!("out-{n}"), &presets::typical()).snapshot)
+        .collect();
+    let running = workspace.configured("run", &pipeline).spawn();
+    for export in &exports {
+        export.wait_for_trace_id(PATIENCE).await;
+    }
+    let attempts = server.attempts();
+    let refused: HashSet<Vec<u8>> = attempts
+        .iter()
+        .filter(|it| !it.fault.accepts())
+        .map(|it| spans_of(std::slice::from_ref(&it.request))[0].trace_id.clone())
+        .collect();
+    assert!((1..=2).contains(&refused.len()), "{} exports were tried", refused.len());
+    let output = terminate(running);
+    assert_eq!(lines_with(&output, &["export deferred"]), [""; 0]);
+}
+
+/// Scenario: an endpoint refuses every request for a while with an error that says that nothing arrived.
+/// Guarantees: after the outage, no export is said to fail while others are delivered.
+#[tokio::test]
+async fn an_outage_is_no_fault_of_an_export() {
+    for protocol in Protocol::BOTH {
+        let workspace = Workspace::new();
+        let outage = vec![Fault::unavailable(protocol); 7];
+        let server = FakeOtlp::builder().script(outage).start().await;
+        let pipeline = workspace.pipeline(server.endpoint(), protocol, Value::Null);
+        let exports: Vec<Snapshot> = (0..4)
+            .map(|n| workspace.export(&format!("out-{n}"), &presets::typical()).snapshot)
+            .collect();
+        let running = workspace.configured("run", &pipeline).spawn();
+        for export in &exports {
+            export.wait_for_trace_id(PATIENCE).await;
+        }
+        let output = terminate(running);
+        assert_eq!(lines_with(&output, &["export deferred"]), [""; 0], "{protocol:?}");
+        assert_eq!(lines_with(&output, &["endpoint is down"]).len(), 1, "{}", output.stderr);
+    }
+}
+
+/// Scenario: one export fails for ever, and others come after it, one after the other.
+/// Guarantees: the export keeps its own growing waits; it is not sent again for each export that is delivered.
+#[tokio::test]
+async fn an_export_that_fails_keeps_its_own_waits() {
+    let workspace = Workspace::new();
+    let fault = Fault::http(503);
+    let server = FakeOtlp::builder().of_project("poison", fault).start().await;
+    let retry = json!({"retry_on_failure": {"initial_interval": "200ms", "max_interval": "60s", "multiplier": 10.0, "randomization_factor": 0.0}});
+    let pipeline = workspace.pipeline(server.endpoint(), Protocol::Http, retry);
+    let first = workspace.export("first", &presets::typical()).snapshot;
+    let running = workspace.configured("run", &pipeline).spawn();
+    first.wait_for_trace_id(PATIENCE).await;
+    let poison = ExportBuilder::new("poison").artifact(Artifact::new("a", "dashboard"));
+    workspace.export("poison", &poison);
+    running.wait_for_line("endpoint is down", PATIENCE);
+    let mut others = Vec::new();
+    for n in 0..12 {
+        others.push(workspace.export(&format!("good-{n}"), &presets::typical()).snapshot);
+        others[n].wait_for_trace_id(PATIENCE).await;
+    }
+    running.wait_for_line("export deferred", PATIENCE);
+    let refused = server.attempts().iter().filter(|it| !it.fault.accepts()).count();
+    assert!(refused <= 3, "sent {refused} times");
+    terminate(running);
 }
 
 /// Scenario: a Loki that expands log requests of more than 40 records beyond its limit, and says so with
