@@ -94,14 +94,23 @@ pub enum ConversionWarning {
     Slimmed { steps: String, limit: u64 },
     #[error(
         "the trace is {bytes} bytes although it was slimmed, over max_trace_bytes ({limit}): a backend \
-         with such a limit keeps about {fit} of {artifacts} artifacts and reports success; raise its \
-         limit per trace (Tempo: max_bytes_per_trace), then max_trace_bytes"
+         with such a limit keeps {fit} of {artifacts} artifacts and reports success; raise its limit per trace (Tempo: \
+         max_bytes_per_trace), then max_trace_bytes"
     )]
-    TraceTooLarge { bytes: u64, limit: u64, fit: u64, artifacts: u64 },
+    TraceTooLarge {
+        bytes: u64,
+        limit: u64,
+        /// Artifacts in the requests that are within the limit.
+        fit: u64,
+        artifacts: u64,
+    },
 }
 
 /// How many spans are made at a time. Keys are looked at for secrets once in each block.
 const BLOCK: usize = 128;
+
+/// The size of requests for a trace over `max_trace_bytes`, in bytes.
+const SMALL_REQUEST: usize = 512 << 10;
 
 /// The usual size of a task's span, in bytes.
 const USUAL_TASK: usize = 2_000;
@@ -111,11 +120,11 @@ impl Converter {
     pub fn convert(&self, plan: &Plan, trace_id: TraceId, t0: UnixNanos) -> Conversion {
         let limit = self.spans.max_trace_bytes.0;
         let resource = resource::resource(&self.resource, &plan.project, self.cutter());
-        let pack = |slimming, at_most| {
+        let pack = |slimming, at_most, max_request_bytes| {
             let builder = spans::Builder::new(self, plan, trace_id, t0, slimming);
             let parts = builder.parts();
             let blocks: Vec<&[Part<'_>]> = parts.chunks(BLOCK).collect();
-            let mut packer = Packer::<Traces>::new(&resource, &scope(), self.max_request_bytes());
+            let mut packer = Packer::<Traces>::new(&resource, &scope(), max_request_bytes);
             let mut fits = true;
             // A part of the spans at a time: a trace is held once, as bytes.
             let encode = |block: usize| {
@@ -129,19 +138,22 @@ impl Converter {
             });
             fits.then(|| packer.finish())
         };
-        let mut ladder = Slimming::LADDER.into_iter().filter(|step| {
-            // An attempt that is sure to fail costs as much as the limit.
-            *step == Slimming::Bare || self.estimate(plan, trace_id, *step) <= limit + limit / 4
+        // An attempt that is sure to fail costs as much as the limit.
+        let may_fit = |step: &Slimming| self.estimate(plan, trace_id, *step) <= limit + limit / 4;
+        let fitted = Slimming::LADDER
+            .into_iter()
+            .filter(may_fit)
+            .find_map(|step| Some((step, pack(step, limit, self.max_request_bytes())?)));
+        let (slimming, packed) = fitted.unwrap_or_else(|| {
+            // A backend drops the whole request that exceeds its limit.
+            let small = self.max_request_bytes().min(SMALL_REQUEST);
+            (Slimming::Bare, pack(Slimming::Bare, u64::MAX, small).unwrap_or_default())
         });
-        let packed = ladder.find_map(|step| {
-            let at_most = if step == Slimming::Bare { u64::MAX } else { limit };
-            Some((step, pack(step, at_most)?))
-        });
-        let (slimming, packed) = packed.unwrap_or((Slimming::Bare, Packed::default()));
         let Packed { requests, count, bytes } = packed;
-        let artifacts = plan.artifacts.len() as u64;
         let warning = if bytes > limit {
-            let fit = artifacts.saturating_mul(limit) / bytes;
+            let tops = spans::Builder::new(self, plan, trace_id, t0, Slimming::Whole).tops();
+            let kept = spans_within(&requests, limit);
+            let (fit, artifacts) = (kept.saturating_sub(tops), (count as u64).saturating_sub(tops));
             Some(ConversionWarning::TraceTooLarge { bytes, limit, fit, artifacts })
         } else if slimming > Slimming::Whole {
             let steps = slimming.steps().collect::<Vec<_>>().join(", ");
@@ -216,6 +228,15 @@ impl Converter {
     fn cutter(&self) -> attributes::Cutter {
         attributes::Cutter::new(self.spans.max_attribute_bytes, self.limits.attribute_value_length)
     }
+}
+
+/// The spans that a backend keeps that accepts whole requests up to `limit` bytes.
+fn spans_within(requests: &[Bytes], limit: u64) -> u64 {
+    let ends = requests.iter().scan(0, |end, request| {
+        *end += request.len() as u64;
+        Some((*end, request))
+    });
+    ends.take_while(|(end, _)| *end <= limit).map(|(_, request)| split::count(request)).sum()
 }
 
 fn is_of_the_outline(key: &str) -> bool {

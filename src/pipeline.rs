@@ -93,6 +93,8 @@ pub struct Orders {
     pub stop: CancellationToken,
     /// Let go of those, too.
     pub abort: CancellationToken,
+    /// The time for delivery is up: only a verification in progress goes on.
+    pub deadline: CancellationToken,
     /// The job is over: look once more, deliver what there is, and end.
     pub finish: CancellationToken,
 }
@@ -196,8 +198,8 @@ impl Pipelines {
         observer: Observer,
         orders: Orders,
     ) -> Result<(), StageDied> {
-        let Orders { stop, abort, finish } = orders;
-        let stopping = Stopping::new(stop, abort, self.shutdown_timeout);
+        let stopping = Stopping::new(&orders, self.shutdown_timeout);
+        let finish = orders.finish;
         let (claims, as_left) = (Claims::default(), AsLeft::default());
         let common = Common { queue, claims, observer, mode, stopping, as_left };
         let Common { queue, observer, stopping, .. } = common.clone();
@@ -274,8 +276,8 @@ fn start<F>(
     F: Future<Output = Result<(), StageDied>> + Send + 'static,
 {
     let (candidates, incoming) = mpsc::channel::<Candidate>(MAX_WAITING);
-    let stop = common.stopping.stop.clone();
-    stages.spawn(guarded(intake(incoming, stop.clone()), stop.clone()));
+    let Stopping { stop, closing, .. } = common.stopping.clone();
+    stages.spawn(guarded(intake(incoming, closing.clone()), stop));
 
     let max_bytes = config.max_file_size.0;
     let tidy = Tidy {
@@ -288,7 +290,7 @@ fn start<F>(
         match mode {
             Mode::Once => receiver::scan_once(selection, &candidates, tidy).await,
             Mode::Watch | Mode::Job => {
-                let until = receiver::Until { stop, finish };
+                let until = receiver::Until { stop: closing, finish };
                 let incoming = (candidates, tidy, restarts);
                 receiver::run(&config, (selection, baseline), incoming, (until, watching)).await;
             }

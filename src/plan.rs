@@ -135,6 +135,18 @@ impl Rule {
     }
 }
 
+impl Rule {
+    /// The rule with the artifacts that it is of, as a first member `artifact_ids`.
+    pub fn of_artifacts(&self, ids: &[&TaskId]) -> Rule {
+        let ids = Value::from_iter(ids.iter().map(|id| id.as_str()));
+        Rule(match self.0.strip_prefix('{') {
+            Some("}") => format!(r#"{{"artifact_ids":{ids}}}"#).into(),
+            Some(members) => format!(r#"{{"artifact_ids":{ids},{members}"#).into(),
+            None => format!(r#"{{"artifact_ids":{ids},"rule":{}}}"#, self.0).into(),
+        })
+    }
+}
+
 impl From<&Value> for Rule {
     fn from(value: &Value) -> Rule {
         Rule(value.to_string().into())

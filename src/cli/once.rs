@@ -1,9 +1,9 @@
 //! `taskspan once`: what is there is sent, and that is it.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
-use tokio_util::sync::CancellationToken;
 
 use super::exit::Failure;
 use super::preview::{self, Format};
@@ -24,7 +24,7 @@ pub struct Once {
     #[command(flatten)]
     config: ConfigArgs,
 
-    /// How long to wait until everything is delivered; verification has its own time on top of it
+    /// Maximum time for delivery; verification has its own time, which is added
     #[arg(long, value_name = "DURATION", default_value = "60s")]
     timeout: Timeout,
 
@@ -65,20 +65,23 @@ impl Once {
             listening.observe(event);
             progress.observe(event);
         });
-        // Time is up: what is in flight is in doubt, and the queue remembers that.
-        let abort = CancellationToken::new();
-        let deadline = (stop.clone(), abort.clone());
-        let timeout = self.timeout.0 + setup.longest_verification();
-        let timer = tokio::spawn(async move {
-            tokio::time::sleep(timeout).await;
-            deadline.0.cancel();
-            deadline.1.cancel();
-        });
-        session.run(Mode::Once, observer, Orders { stop, abort, ..Orders::default() }).await?;
+        let orders = Orders { stop, ..Orders::default() };
+        let timer =
+            tokio::spawn(time(orders.clone(), self.timeout.0, setup.longest_verification()));
+        session.run(Mode::Once, observer, orders).await?;
         timer.abort();
         report.write(&setup, self.summary.as_deref());
         Ok(conclude(&report.counts()))
     }
+}
+
+/// Ends delivery, then verification. What is in flight is in doubt, and the queue remembers that.
+async fn time(orders: Orders, delivery: Duration, verification: Duration) {
+    tokio::time::sleep(delivery).await;
+    orders.deadline.cancel();
+    tokio::time::sleep(verification).await;
+    orders.stop.cancel();
+    orders.abort.cancel();
 }
 
 fn conclude(counts: &Counts) -> Exit {

@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 
+use opentelemetry_proto::tonic::common::v1::KeyValue;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::attributes::int;
+use super::attributes::{Cutter, int};
 use super::contracts;
 use super::draft::Draft;
 use crate::plan::{Plan, Rule, TypeInfo};
@@ -74,6 +75,16 @@ impl<'a> Kind<'a> {
         }
     }
 
+    /// The lists of the contract as attributes: of a task, or of its story in a bare trace.
+    pub fn lists(&self, cutter: &mut Cutter) -> Vec<KeyValue> {
+        let lists = [
+            ("expected_output.completeness_markers", &self.markers),
+            ("expected_output.fields", &self.fields),
+        ];
+        let known = lists.into_iter().filter(|(_, list)| !list.is_empty());
+        known.map(|(key, list)| cutter.strings(key, list.iter().copied())).collect()
+    }
+
     /// As attributes of a task, with the lists unless it `is_bare`.
     pub fn describe(&self, draft: &mut Draft<'_>, is_bare: bool) {
         draft.known_string("expected_output.depth", self.depth);
@@ -82,14 +93,9 @@ impl<'a> Kind<'a> {
             ("expected_output.max_tokens", self.max_tokens),
         ];
         draft.attributes.extend(numbers.into_iter().filter_map(|(key, n)| Some(int(key, n?))));
-        for (key, list) in [
-            ("expected_output.completeness_markers", &self.markers),
-            ("expected_output.fields", &self.fields),
-        ] {
-            if !list.is_empty() && !is_bare {
-                let attribute = draft.cutter.strings(key, list.iter().copied());
-                draft.attributes.push(attribute);
-            }
+        if !is_bare {
+            let lists = self.lists(&mut draft.cutter);
+            draft.attributes.extend(lists);
         }
     }
 }

@@ -1,6 +1,6 @@
-//! What a story says in place of its tasks, in a trace that was slimmed.
+//! Events that a story carries for its tasks in a slimmed trace.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 
 use indexmap::IndexMap;
 use opentelemetry_proto::tonic::trace::v1::span::Event;
@@ -83,15 +83,18 @@ pub fn contracts_of_types(
     let mut all = Vec::new();
     for (kind, artifacts) in by_type(artifacts) {
         let info = kinds.get(kind);
-        // Every rule once: those of the type, then those that an artifact alone has.
-        let own = artifacts.iter().flat_map(|it| &it.derived_from);
-        let own = own.filter(|_| slimming.has(Slimming::Contracts));
-        let mut seen = HashSet::new();
-        let rules: Vec<&Rule> =
-            info.rules.iter().chain(own).filter(|rule| seen.insert(rule.as_str())).collect();
+        let own = match slimming.has(Slimming::Contracts) {
+            true => own_rules(info.rules, &artifacts),
+            false => Vec::new(),
+        };
         // A story of one type says so in its attributes already.
         let named = (!is_of_one_type).then_some(kind);
-        all.extend(events::contract(cutter, rules, info.contract.as_deref(), named));
+        let rules = info.rules.iter().chain(&own);
+        let mut contract = events::contract(cutter, rules, info.contract.as_deref(), named);
+        if let Some(first) = contract.first_mut().filter(|_| slimming.has(Slimming::Bare)) {
+            first.attributes.extend(info.lists(cutter));
+        }
+        all.append(&mut contract);
         let sources = info.parameter_sources.as_deref().map(|sources| sources.get());
         let sources = sources.and_then(|json| serde_json::from_str::<Value>(json).ok());
         if let Some(sources) = sources.as_ref().and_then(Value::as_object) {
@@ -103,6 +106,29 @@ pub fn contracts_of_types(
         }
     }
     all
+}
+
+/// The artifacts that one copy of a rule names at most, so that it fits into an attribute.
+const MAX_NAMED: usize = 16;
+
+/// The rules of artifacts that are not those of their type. A rule of all artifacts is listed once; one of
+/// some artifacts names them.
+fn own_rules(of_type: &[Rule], artifacts: &[&Artifact]) -> Vec<Rule> {
+    let mut owners: IndexMap<&str, (&Rule, Vec<&TaskId>)> = IndexMap::new();
+    for artifact in artifacts {
+        for rule in &artifact.derived_from {
+            let (_, ids) = owners.entry(rule.as_str()).or_insert_with(|| (rule, Vec::new()));
+            if ids.last() != Some(&&artifact.id) {
+                ids.push(&artifact.id);
+            }
+        }
+    }
+    let is_new = |(rule, _): &(&Rule, Vec<&TaskId>)| !of_type.contains(rule);
+    let named = |(rule, ids): (&Rule, Vec<&TaskId>)| match ids.len() == artifacts.len() {
+        true => vec![rule.clone()],
+        false => ids.chunks(MAX_NAMED).map(|ids| rule.of_artifacts(ids)).collect(),
+    };
+    owners.into_values().filter(is_new).flat_map(named).collect()
 }
 
 /// One intent for all artifacts of a type that are to be made, and one for all that are to be renewed. It

@@ -6,7 +6,7 @@
 use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value::Value as AnyValue};
 use serde_json::Value;
 
-use super::attributes::{Cutter, array, boolean, cut, double, int};
+use super::attributes::{Cutter, array, boolean, double, int};
 
 /// The attribute of a value; null has none.
 pub fn attribute(cutter: &mut Cutter, key: String, value: &Value) -> Option<KeyValue> {
@@ -22,24 +22,6 @@ pub fn attribute(cutter: &mut Cutter, key: String, value: &Value) -> Option<KeyV
         Value::Object(_) => cutter.string(key, value.to_string()),
     };
     Some(attribute)
-}
-
-/// The same, with a string or an object cut to a length in bytes, and marked.
-pub fn short(
-    cutter: &mut Cutter,
-    key: String,
-    value: &Value,
-    max_bytes: usize,
-) -> Option<KeyValue> {
-    let text = match value {
-        Value::String(text) => text.clone(),
-        Value::Object(_) => value.to_string(),
-        _ => return attribute(cutter, key, value),
-    };
-    if text.len() > max_bytes {
-        cutter.note(&key);
-    }
-    Some(cutter.string(key, cut(&text, max_bytes)))
 }
 
 /// Elements of one type stay what they are; anything else becomes text.

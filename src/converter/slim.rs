@@ -1,13 +1,14 @@
-//! What the tasks of a large trace leave to their story, step by step, until the trace fits.
+//! Steps that move data from tasks to their story until a large trace fits.
 //!
 //! ```text
 //! step        leaves the tasks                              is in the trace once
 //! shared      output contract, rules of the type,           story: task.contract, parameter sources,
 //!             checksums, criteria, parameter sources                its own contract
-//! contracts   every contract, own rules, intents            story: every rule once, an intent per type
+//! contracts   every contract, own rules, intents            story: every rule once, with the ids of its
+//!                                                           artifacts; an intent per type
 //! parameters  long values that several tasks share          story: task.parameters, with the tasks' ids
-//! bare        events that repeat attributes, the lists      story: in the output contract;
-//!             of the output contract; long values           cut, and listed in taskspan.truncated
+//! bare        events that repeat attributes, the lists      attributes of the task; story:
+//!             of the output contract                        attributes of its task.contract
 //! ```
 //!
 //! A backend drops what comes after its limit per trace and reports success, so a plan that is readable

@@ -22,7 +22,7 @@ use super::hierarchy::{Hierarchy, Story, hierarchy};
 use super::kind::{Kind, Kinds};
 use super::moved::{self, SharedParameters};
 use super::redact::Redactor;
-use super::slim::{LONG_PARAMETER, Slimming};
+use super::slim::Slimming;
 use super::{Converter, events, order, parameters};
 use crate::base::clock::UnixNanos;
 use crate::base::ids::{TaskId, TaskType, TraceId};
@@ -115,6 +115,11 @@ impl<'a> Builder<'a> {
             artifacts,
             index_of,
         }
+    }
+
+    /// The number of spans that are not tasks.
+    pub fn tops(&self) -> u64 {
+        1 + self.hierarchy.stories.len() as u64
     }
 
     /// The epic, the stories, the tasks that are open, then the others: a backend that cuts keeps the top of
@@ -289,11 +294,7 @@ impl<'a> Builder<'a> {
                 continue;
             }
             let (cutter, key) = (&mut draft.cutter, format!("artifact.parameters.{key}"));
-            draft.attributes.extend(if self.slimming.has(Slimming::Bare) {
-                parameters::short(cutter, key, value, LONG_PARAMETER)
-            } else {
-                parameters::attribute(cutter, key, value)
-            });
+            draft.attributes.extend(parameters::attribute(cutter, key, value));
         }
         let dependencies = self.dependencies[index].as_slice();
         if !self.slimming.has(Slimming::Bare) {

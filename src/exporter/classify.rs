@@ -146,7 +146,10 @@ pub fn http(signal: Signal, status: u16, body: &str, retry_after: Option<Duratio
     match status {
         413 => Reply::TooLarge { reason },
         // Tempo answers 400 to a body over its limit, and Loki 503 to one that it expands beyond its own.
-        _ if speaks_of_size(body) && is_whole => Reply::TooLarge { reason },
+        // 414 and 431 are about the address and the headers, which are the same for half of a request.
+        _ if speaks_of_size(body) && is_whole && !matches!(status, 414 | 431) => {
+            Reply::TooLarge { reason }
+        }
         429 | 503 => {
             let broke = status == 503 && retry_after.is_none() && speaks_of_a_break(body);
             let delivery = if broke { Delivery::InDoubt } else { Delivery::NotDelivered };
@@ -220,9 +223,11 @@ fn speaks_of_a_break(message: &str) -> bool {
 /// The words with which servers refuse a request for its size.
 fn speaks_of_size(message: &str) -> bool {
     let message = message.to_ascii_lowercase();
-    ["larger than max", "too large", "exceeds the maximum", "message size"]
+    let is_about_size = ["larger than max", "too large", "exceeds the maximum", "message size"]
         .iter()
-        .any(|words| message.contains(words))
+        .any(|words| message.contains(words));
+    // nginx: "Request Header Or Cookie Too Large".
+    is_about_size && !message.contains("header")
 }
 
 /// The words of grpc-go about a message as a whole.
@@ -373,6 +378,9 @@ mod tests {
             (404, "", Kind::Refused),
             (408, "", Kind::Refused),
             (413, "", Kind::TooLarge),
+            (400, "<h1>400 Request Header Or Cookie Too Large</h1>", Kind::Refused),
+            (431, "Request Header Fields Too Large", Kind::Refused),
+            (414, "Request-URI Too Large", Kind::Refused),
             (429, "", Kind::Retry(NotDelivered)),
             (500, "", Kind::Refused),
             (501, "", Kind::Refused),

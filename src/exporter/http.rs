@@ -186,10 +186,14 @@ async fn answer(signal: Signal, response: Response<Incoming>) -> Reply {
 /// no text are read as one.
 fn message_of(body: &[u8], is_protobuf: bool) -> String {
     let is_text = |text: &&str| !text.contains(|c: char| c.is_control() && !c.is_whitespace());
-    match std::str::from_utf8(body).ok().filter(is_text) {
-        Some(text) if !is_protobuf => text.to_owned(),
-        _ => status_message(body),
+    let text = std::str::from_utf8(body).ok().filter(is_text).unwrap_or_default();
+    if is_protobuf || text.is_empty() {
+        let message = status_message(body);
+        if !message.is_empty() {
+            return message;
+        }
     }
+    text.to_owned()
 }
 
 /// The message of a `google.rpc.Status`, in which errors come.
@@ -217,7 +221,9 @@ mod tests {
         for is_protobuf in [false, true] {
             assert_eq!(message_of(&status, is_protobuf), message);
         }
-        assert_eq!(message_of(b"no such tenant\n", false), "no such tenant\n");
+        for is_protobuf in [false, true] {
+            assert_eq!(message_of(b"no such tenant\n", is_protobuf), "no such tenant\n");
+        }
         assert_eq!(message_of(b"\xff\x00", false), "");
     }
 }

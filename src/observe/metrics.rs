@@ -308,12 +308,32 @@ impl Metrics {
 
 /// What requests of an exporter usually come to. A rate needs to see the 0 before the first of each.
 fn usual_codes(exporter: &str) -> &'static [&'static str] {
-    if exporter.starts_with("otlp_grpc") {
-        &["OK", "UNAVAILABLE", "RESOURCE_EXHAUSTED", "timeout", NOT_CONNECTED]
-    } else if exporter.starts_with("otlp_http") {
-        &["200", "204", "429", "503", "timeout", NOT_CONNECTED]
-    } else {
-        &["OK"]
+    let kind = exporter.split(['/', ' ']).next().unwrap_or(exporter);
+    match kind {
+        "otlp_grpc" | "otlp" => &[
+            "OK",
+            "INTERNAL",
+            "RESOURCE_EXHAUSTED",
+            "UNAUTHENTICATED",
+            "UNAVAILABLE",
+            "timeout",
+            NOT_CONNECTED,
+        ],
+        "otlp_http" | "otlphttp" => &[
+            "200",
+            "204",
+            "400",
+            "401",
+            "404",
+            "429",
+            "500",
+            "502",
+            "503",
+            "504",
+            "timeout",
+            NOT_CONNECTED,
+        ],
+        _ => &["OK"],
     }
 }
 

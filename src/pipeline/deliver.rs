@@ -139,13 +139,16 @@ impl Deliverer {
 
     pub async fn run(mut self) -> Result<(), StageDied> {
         let (queue, id) = (self.queue.clone(), self.exporter.id.clone());
-        let Stopping { stop, abort, .. } = self.stopping.clone();
+        let Stopping { stop, abort, deadline, .. } = self.stopping.clone();
         loop {
             // A store that fails is tried again by each for itself, and so not in order.
             let is_failing = matches!(*queue.health().borrow(), Health::Failing(_));
             let is_in_order = !is_failing || self.settling.is_empty();
             let not_before = self.not_before.filter(|at| *at > Instant::now());
-            let may_lease = self.proving.len() < MAX_PROVING && is_in_order && not_before.is_none();
+            let may_lease = self.proving.len() < MAX_PROVING
+                && is_in_order
+                && not_before.is_none()
+                && !deadline.is_cancelled();
             let (mut lease, proof) = tokio::select! {
                 biased;
                 Some(settled) = self.settling.join_next() => {
@@ -160,6 +163,7 @@ impl Deliverer {
                 }
                 // What is being looked for stays in the queue, acknowledged.
                 () = stop.cancelled() => break,
+                () = deadline.cancelled(), if self.proving.is_empty() => break,
                 Some(proved) = self.proving.join_next() => proved?,
                 () = tokio::time::sleep_until(not_before.unwrap_or_else(Instant::now)),
                     if not_before.is_some() => continue,
@@ -189,10 +193,15 @@ impl Deliverer {
                     continue;
                 }
             }
+            // What verification found to be missing is sent again after the deadline, too.
+            let is_fresh = matches!(&proof, Ok(Proof::Lost(requests)) if requests.is_empty());
             let worked = tokio::select! {
                 biased;
                 worked = self.work(&mut lease, proof) => worked,
                 () = abort.cancelled() => Err(Stop::Interrupted),
+                () = deadline.cancelled(), if is_fresh => {
+                    Err(Stop::Interrupted)
+                }
             };
             // A store that does not take it keeps nobody from stopping: on disk the export is still on
             // its way, and so it is in doubt.

@@ -5,6 +5,8 @@ use std::time::Duration;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use super::Orders;
+
 /// A stage ended on its own, which it never should.
 #[derive(Debug, thiserror::Error)]
 #[error("a stage of the pipeline died ({0}); nothing was lost, start again")]
@@ -67,9 +69,13 @@ pub async fn join_all(
     }
 }
 
-/// The two steps of a shutdown.
+/// The steps of a shutdown.
 #[derive(Clone, Debug)]
 pub struct Stopping {
+    /// Send nothing more; a verification in progress goes on.
+    pub deadline: CancellationToken,
+    /// Take nothing new: cancelled by `stop` and by `deadline`.
+    pub closing: CancellationToken,
     /// Take nothing new, end every wait.
     pub stop: CancellationToken,
     /// Let go of what is still in flight.
@@ -92,10 +98,19 @@ impl Stopping {
         }
     }
 
-    /// `timeout`: how long requests in flight have to finish.
-    pub fn new(stop: CancellationToken, abort: CancellationToken, timeout: Duration) -> Stopping {
-        let stopping = Stopping { stop, abort, finished: CancellationToken::new() };
-        let Stopping { stop, abort, finished } = stopping.clone();
+    /// `timeout`: how long requests in flight have to finish after `stop`.
+    pub fn new(orders: &Orders, timeout: Duration) -> Stopping {
+        let Orders { stop, abort, deadline, .. } = orders.clone();
+        let (closing, finished) = (stop.child_token(), CancellationToken::new());
+        let stopping = Stopping { deadline, closing, stop, abort, finished };
+        let Stopping { deadline, closing, finished, .. } = stopping.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = deadline.cancelled() => closing.cancel(),
+                () = finished.cancelled() => {}
+            }
+        });
+        let Stopping { stop, abort, finished, .. } = stopping.clone();
         tokio::spawn(async move {
             tokio::select! {
                 () = stop.cancelled() => {}

@@ -267,29 +267,28 @@ impl State {
 
     pub fn troubles(&self) -> Troubles {
         let mut troubles = Troubles::default();
-        let waits = |item: &Item| {
-            !item.is_finished() && (item.required || self.expected.contains(&item.exporter))
+        let counts = |item: &Item| {
+            (item.required || self.expected.contains(&item.exporter))
+                && self.lanes.contains_key(&item.exporter)
         };
         for record in self.entries.values().map(|entry| &entry.record) {
             let head = &record.head;
             if !self.concerns(record) {
                 continue;
             }
-            if record.items.iter().any(|it| waits(it) && self.lanes.contains_key(&it.exporter)) {
+            if record.items.iter().any(|it| counts(it) && !it.is_finished()) {
                 let oldest = troubles.undelivered.unwrap_or(head.first_seen);
                 troubles.undelivered = Some(oldest.min(head.first_seen));
             }
-            match self.outcome(record) {
-                _ if head.written => {}
-                None => {}
-                Some(Outcome::Rejected { .. }) => troubles.refused += 1,
-                Some(Outcome::Delivered { .. }) => {
-                    let is_older = |(since, _): &(UnixNanos, String)| *since <= head.first_seen;
-                    if let Some(reason) = head.not_written.clone()
-                        && !troubles.unwritten.as_ref().is_some_and(is_older)
-                    {
-                        troubles.unwritten = Some((head.first_seen, reason));
-                    }
+            // A refusal by a required exporter of logs does not keep the id from being written.
+            let is_refused = record.items.iter().any(|it| counts(it) && it.is_rejected());
+            troubles.refused += usize::from(is_refused);
+            if !head.written && matches!(self.outcome(record), Some(Outcome::Delivered { .. })) {
+                let is_older = |(since, _): &(UnixNanos, String)| *since <= head.first_seen;
+                if let Some(reason) = head.not_written.clone()
+                    && !troubles.unwritten.as_ref().is_some_and(is_older)
+                {
+                    troubles.unwritten = Some((head.first_seen, reason));
                 }
             }
         }

@@ -246,6 +246,22 @@ async fn verification_has_its_own_time() {
     run.expect_said(&["the backend has 7 of 10, after the missing ones were sent again"]);
 }
 
+/// Scenario: one of two endpoints takes no connection, and verification may take ten minutes.
+/// Guarantees: `once --timeout` bounds the delivery; time for verification is added only while something is
+/// verified.
+#[tokio::test]
+async fn nothing_is_verified_that_was_not_delivered() {
+    let mut proof = Proof::new(Protocol::Grpc, Api::V2, Storage::All).await;
+    proof.pipeline["exporters"]["otlp_grpc"]["verify"]["timeout"] = json!("10m");
+    proof.pipeline["exporters"]["otlp_grpc/away"] = json!({"endpoint": "http://127.0.0.1:1"});
+    proof.pipeline["service"]["pipelines"]["traces"]["exporters"] =
+        json!(["otlp_grpc", "otlp_grpc/away"]);
+    let once = proof.workspace.configured("once", &proof.pipeline);
+    let mut running = once.args(&["--timeout", "300ms"]).spawn();
+    assert_eq!(running.wait(PATIENCE), 1);
+    assert!(proof.snapshot.is_untouched());
+}
+
 /// Scenario: nothing answers at `verify.endpoint` for as long as `once` may take.
 /// Guarantees: no id, exit code 1, and the reason of the last look is in the result.
 #[tokio::test]
