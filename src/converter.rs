@@ -13,6 +13,7 @@ mod context;
 mod contracts;
 mod draft;
 mod events;
+mod gate_contract;
 mod hierarchy;
 mod kind;
 pub mod limits;

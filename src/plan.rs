@@ -50,11 +50,20 @@ pub struct Plan {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Project {
     pub id: String,
+    /// The id in the export's files, where `id` is one that the user set instead.
+    pub declared_id: Option<String>,
     pub name: String,
     /// `spec.business.owner` of the ProjectContext.
     pub owner: Option<String>,
     /// `spec.project.epic` of the ProjectContext.
     pub epic: Option<String>,
+}
+
+impl Project {
+    /// Whether `id` is the project's id, or the one in its files.
+    pub fn is_named(&self, id: &str) -> bool {
+        self.id == id || self.declared_id.as_deref() == Some(id)
+    }
 }
 
 /// Where the export comes from, as far as it says so.
@@ -200,6 +209,10 @@ pub enum Warning {
     ManifestNotUsed { reason: String },
     #[error("the ProjectContext was not used ({reason}); the project's owner is unknown")]
     ProjectContextNotUsed { reason: String },
+    #[error(
+        "run-provenance.json is of another version of the export; export.source_checksum is unknown"
+    )]
+    ProvenanceNotUsed,
     #[error("no project id anywhere; using `{id}` (set one with --project-id)")]
     NoProjectId { id: String },
     #[error("artifact ids with several manifest entries: {0}; the last entry of each is used")]
@@ -216,7 +229,7 @@ pub enum Warning {
     MalformedSection { section: String },
 }
 
-/// What a warning is about: how many things, and the first of them by name.
+/// The subjects of a warning: their number and the first three names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Examples {
     count: usize,

@@ -86,7 +86,10 @@ impl TaskStatus {
         match word {
             "todo" => Ok(TaskStatus::NotStarted),
             "done" => Ok(TaskStatus::Completed),
-            word => word.parse(),
+            word => word.parse().map_err(|_| {
+                let words = [TaskStatus::WORDS, &["todo", "done"]].concat();
+                crate::base::diagnostics::unknown("status", word, &words)
+            }),
         }
     }
 

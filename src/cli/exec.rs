@@ -62,7 +62,7 @@ pub struct Exec {
 const NOT_FOUND: u8 = 127;
 const NOT_EXECUTABLE: u8 = 126;
 
-/// The longest that a job waits for its telemetry. A mount that does not answer would take for ever.
+/// The longest that a job waits for its telemetry. A hung mount would block the job indefinitely.
 const PREPARATION: Duration = Duration::from_secs(5);
 
 /// Made before the job starts.
@@ -98,12 +98,17 @@ impl Exec {
                 None
             }
         };
-        let prepared = prepared
-            .map(|Prepared { setup, before, session }| (setup, before, session.map(Beside::start)));
+        // The id that such a job writes at its end must not meet one of ours.
+        let starts_later = job::emits_tasks(&self.job);
+        let start =
+            |Prepared { setup, before, session }| (setup, before, session.map(Beside::start));
+        let (now, later) = if starts_later { (None, prepared) } else { (prepared, None) };
+        let now = now.map(start);
         let code = match self.spawn() {
             Ok(child) => wait(child, &mut signals).await.map_or(u8::MAX, code_of),
             Err(code) => code,
         };
+        let prepared = now.or_else(|| later.map(start));
         match prepared {
             Some((setup, before, Some(beside))) => {
                 let report = self.conclude(beside, &mut signals).await;
@@ -127,19 +132,19 @@ impl Exec {
     async fn after_the_job(&self, work: impl FnOnce() + Send + 'static) {
         let work = tokio::task::spawn_blocking(work);
         if tokio::time::timeout(self.timeout.0, work).await.is_err() {
-            super::say("taskspan: a disk did not answer in time; the report of the run is missing");
+            super::say("taskspan: writing the report of the run timed out");
         }
     }
 
     /// Everything that needs the disk, in bounded time.
     async fn prepare(&self, global: &Global) -> Result<Option<Prepared>, Failure> {
-        let mut directories = self.directories.clone();
-        if directories.is_empty() && self.config.config.is_empty() {
-            directories.extend(self.inferred_directory());
-        }
         let (config, global, dry_run) = (self.config.clone(), global.clone(), self.dry_run);
-        let prepare =
-            tokio::task::spawn_blocking(move || prepare(&config, &directories, &global, dry_run));
+        let named = self.directories.clone();
+        let of_job = job::output_directory(&self.job);
+        let prepare = tokio::task::spawn_blocking(move || {
+            let directories = Directories::of(named, &config, of_job);
+            prepare(&config, &directories, &global, dry_run)
+        });
         match tokio::time::timeout(PREPARATION, prepare).await {
             Ok(prepared) => prepared.map_err(anyhow::Error::from)?,
             Err(_) => {
@@ -151,14 +156,6 @@ impl Exec {
                 .into())
             }
         }
-    }
-
-    /// The job's own output directory, where nothing else is configured.
-    fn inferred_directory(&self) -> Option<PathBuf> {
-        let directory = job::output_directory(&self.job).filter(|_| !Setup::has_default_file())?;
-        let shown = visible(&directory.display().to_string());
-        super::say(&format!("taskspan: watching {shown}, the job's output directory"));
-        Some(directory)
     }
 
     fn spawn(&self) -> Result<Child, u8> {
@@ -205,14 +202,41 @@ impl Beside {
     }
 }
 
+/// What is watched while the job runs.
+enum Directories {
+    /// By `--watch`, or by the configuration if there are none.
+    Named(Vec<PathBuf>),
+    /// The job's own output directory.
+    OfJob(PathBuf),
+}
+
+impl Directories {
+    /// The job's own output directory is watched where nothing else is configured. Many programs have an option `-o`
+    /// for a file, so a file is not watched.
+    fn of(named: Vec<PathBuf>, config: &ConfigArgs, of_job: Option<PathBuf>) -> Directories {
+        let is_configured = !named.is_empty() || !config.config.is_empty();
+        match of_job.filter(|path| !is_configured && (path.is_dir() || !path.exists())) {
+            Some(directory) if !Setup::has_default_file() => Directories::OfJob(directory),
+            _ => Directories::Named(named),
+        }
+    }
+}
+
 /// `None`: the environment turns telemetry off.
 fn prepare(
     config: &ConfigArgs,
-    directories: &[PathBuf],
+    directories: &Directories,
     global: &Global,
     dry_run: bool,
 ) -> Result<Option<Prepared>, Failure> {
-    let mut setup = Setup::for_job(config, directories)?;
+    let mut setup = match directories {
+        Directories::Named(directories) => Setup::for_job(config, directories)?,
+        Directories::OfJob(directory) => {
+            let shown = visible(&directory.display().to_string());
+            super::say(&format!("taskspan: watching {shown}, the job's output directory"));
+            Setup::for_job(config, std::slice::from_ref(directory))?.without_files()
+        }
+    };
     // The job has the screen; what matters is said at the end, in one line.
     setup.lower_log_level("warn");
     setup.start_logging(global);

@@ -101,14 +101,15 @@ fn read(file: &Path) -> Result<GateFile, String> {
 
 /// Only what was found about this very export.
 fn of_export(file: GateFile, emitted: &Emitted) -> Result<Vec<GateResult>, String> {
-    let project = &emitted.plan.project.id;
-    if let Some(other) = file.project_id.filter(|id| id != project) {
-        return Err(format!("it is of project `{other}`, and the export of `{project}`"));
+    let project = &emitted.plan.project;
+    if let Some(other) = file.project_id.filter(|id| !project.is_named(id)) {
+        let own = &project.id;
+        return Err(format!("the report is of project `{other}`, but the export is of `{own}`"));
     }
     let others = file.results.iter().filter_map(|result| result.trace_id);
     if let Some(other) = others.into_iter().find(|id| *id != emitted.trace_id) {
         let own = emitted.trace_id;
-        return Err(format!("it is of the trace {other}, and the export has {own}"));
+        return Err(format!("a result is of trace {other}, but the trace of the export is {own}"));
     }
     Ok(file.results)
 }

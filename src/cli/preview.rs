@@ -24,6 +24,7 @@ use crate::base::ids::TraceId;
 use crate::config::receivers::ExportDirConfig;
 use crate::converter::Converter;
 use crate::converter::view::{self, SpanView};
+use crate::fs::stamp::IdOrigin;
 use crate::pipeline::{self, Pipelines};
 use crate::plan::{self, Export, Plan};
 use crate::receiver::METADATA_FILE;
@@ -93,8 +94,16 @@ pub fn show(setup: &Setup, paths: &[PathBuf], format: Format) -> Result<Exit, Fa
                     previews.push(preview(path, *fresh, &converter));
                 }
                 Ok(Export::Emitted(carried)) => {
-                    let task_trace_id = carried.text;
-                    tracing::info!(path = %path.display(), task_trace_id, "emitted before");
+                    let (path, task_trace_id) = (path.display(), carried.text);
+                    match carried.origin {
+                        IdOrigin::Foreign => tracing::warn!(
+                            %path,
+                            task_trace_id,
+                            "export skipped: it carries a task_trace_id that taskspan did not \
+                             write; set on_existing_trace_id: emit to replace it"
+                        ),
+                        _ => tracing::info!(%path, task_trace_id, "emitted before"),
+                    }
                 }
                 Err(error) => {
                     tracing::error!("{error}");

@@ -11,7 +11,9 @@ use crate::config::expand::Env;
 use crate::config::load::Source;
 use crate::config::otel_env::{self, OtelEnv};
 use crate::config::overlay::{self, Flags};
-use crate::config::{Config, ExporterConfig, ExtensionConfig, Fault, Faults, LogsConfig};
+use crate::config::{
+    Config, ExporterConfig, ExtensionConfig, Fault, Faults, LogsConfig, ReceiverConfig,
+};
 use crate::exporter::config::{Protocol, VerifyConfig, check_endpoint, verify_timeout};
 use crate::pipeline::{PipelineError, Pipelines};
 use crate::queue::Location;
@@ -114,6 +116,16 @@ impl Setup {
     /// Whether there is a configuration file where one is looked for.
     pub fn has_default_file() -> bool {
         Path::new(DEFAULT_FILE).exists()
+    }
+
+    /// Looks into directories only: a file that was named as one is not an export.
+    pub fn without_files(mut self) -> Setup {
+        for receiver in self.config.receivers.values_mut() {
+            if let ReceiverConfig::ExportDir(dir) = receiver {
+                dir.only_directories = true;
+            }
+        }
+        self
     }
 
     /// Says less than the configuration would, unless that asks for something else than the default.

@@ -25,6 +25,7 @@ macro_rules! watching {
             rescan_interval: $config.rescan_interval.clone(),
             poll_interval: $config.poll_interval.clone(),
             max_file_size: $config.max_file_size.clone(),
+            ..WatchConfig::default()
         }
     };
 }
@@ -74,6 +75,10 @@ pub struct ExportDirConfig {
     pub task_state: Option<TaskStateConfig>,
     /// How an export becomes spans.
     pub spans: SpanOptions,
+    /// A file that `directories` names is not looked at. Set for directories that nobody named, and by no
+    /// configuration.
+    #[serde(skip)]
+    pub only_directories: bool,
 }
 
 /// What an export that carries a trace id already is.
@@ -100,6 +105,7 @@ impl Default for ExportDirConfig {
             rescan_interval,
             poll_interval,
             max_file_size,
+            ..
         } = WatchConfig::default();
         Self {
             directories,
@@ -117,6 +123,7 @@ impl Default for ExportDirConfig {
             write_back: WriteBackConfig::default(),
             task_state: None,
             spans: SpanOptions::default(),
+            only_directories: false,
         }
     }
 }
@@ -124,7 +131,7 @@ impl Default for ExportDirConfig {
 impl ExportDirConfig {
     /// Where files are found, and when they are stable.
     pub fn watching(&self) -> WatchConfig {
-        watching!(self)
+        WatchConfig { only_directories: self.only_directories, ..watching!(self) }
     }
 
     /// How exports that are found here are read.
@@ -193,7 +200,7 @@ impl Default for GateResultsConfig {
             rescan_interval,
             poll_interval,
             max_file_size,
-            include: _,
+            ..
         } = WatchConfig::default();
         Self {
             directories,

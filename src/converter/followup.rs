@@ -1,7 +1,7 @@
 //! What later systems add to the trace of an export: gate results and updates of tasks (R4.4, R4.5).
 //!
 //! ```text
-//! Plan ─▶ the spans that its trace has ─▶ the one that is spoken of ─▶ a child span, linked to it
+//! Plan ─▶ the spans that its trace has ─▶ the span of the named task ─▶ a child span, linked to it
 //! ```
 //!
 //! Spans are never opened again; a backend has no way to. Every span id follows from the trace id and the
@@ -16,11 +16,12 @@ use bytes::Bytes;
 use opentelemetry_proto::tonic::common::v1::KeyValue;
 use opentelemetry_proto::tonic::trace::v1::span::{Event, Link, SpanKind};
 use opentelemetry_proto::tonic::trace::v1::{Span, Status, status::StatusCode};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::attributes::{self, Cutter, boolean, string};
 use super::draft::in_order;
 use super::events::event;
+use super::gate_contract::{self, Pieces};
 use super::logs::Source;
 use super::request::{Logs, Request, Traces};
 use super::split::{Fields, Packer};
@@ -139,10 +140,13 @@ impl Trace<'_> {
         ]);
         let reason = result.reason.as_deref();
         attributes.extend(reason.map(|reason| cutter.string("gate.reason", reason)));
-        let parts = parts(result, cutter.max_bytes());
-        let count = parts.len();
-        let events = parts.iter().enumerate().map(|(index, part)| {
-            let mut attributes = vec![cutter.string("contract", part)];
+        let Pieces { json, reduced } = gate_contract::pieces(&result.whole, cutter.max_bytes());
+        if reduced {
+            cutter.note("contract");
+        }
+        let count = json.len();
+        let events = json.into_iter().enumerate().map(|(index, piece)| {
+            let mut attributes = vec![cutter.string("contract", piece)];
             if count > 1 {
                 attributes.extend([
                     attributes::count("part", index + 1),
@@ -318,7 +322,8 @@ impl Trace<'_> {
         match mapped[..] {
             [task] => Ok(task),
             [] => {
-                let known: Vec<&str> = self.spans.iter().map(task_id).collect();
+                let mapped = self.plan.artifacts.iter().filter_map(|it| it.mapped_id.as_deref());
+                let known: Vec<&str> = self.spans.iter().map(task_id).chain(mapped).collect();
                 let nearest = near(id.as_str(), &known).join(", ");
                 Err(NoTask::Unknown { task_id: id.clone(), nearest })
             }
@@ -328,38 +333,6 @@ impl Trace<'_> {
             }
         }
     }
-}
-
-/// The whole result as JSON, in pieces that a backend does not cut, each valid by itself: evidence is
-/// what makes it long.
-fn parts(result: &GateResult, max_bytes: usize) -> Vec<String> {
-    let whole = Value::Object(result.whole.clone()).to_string();
-    let Some(Value::Array(evidence)) = result.whole.get("evidence") else { return vec![whole] };
-    if whole.len() <= max_bytes {
-        return vec![whole];
-    }
-    let mut base = result.whole.clone();
-    base.remove("evidence");
-    let id = json!({"gate_id": result.gate_id});
-    let rest = id.as_object().cloned().unwrap_or_default();
-    let (mut parts, mut piece, mut taken) = (Vec::new(), base, Vec::new());
-    let text = |piece: &Map<String, Value>, taken: &[Value]| {
-        let mut piece = piece.clone();
-        if !taken.is_empty() {
-            piece.insert("evidence".to_owned(), Value::Array(taken.to_vec()));
-        }
-        Value::Object(piece).to_string()
-    };
-    for entry in evidence {
-        taken.push(entry.clone());
-        if text(&piece, &taken).len() > max_bytes {
-            taken.pop();
-            parts.push(text(&piece, &taken));
-            (piece, taken) = (rest.clone(), vec![entry.clone()]);
-        }
-    }
-    parts.push(text(&piece, &taken));
-    parts
 }
 
 /// `from` and `to`.
@@ -377,32 +350,4 @@ fn task_id(span: &Span) -> &str {
 
 fn text<'a>(span: &'a Span, key: &str) -> &'a str {
     view::text_of(&span.attributes, key).unwrap_or_default()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::plan::gate::GateFile;
-
-    #[test]
-    fn a_long_result_is_whole_in_pieces_that_are_json() {
-        let evidence: Vec<Value> = (0..40)
-            .map(|n| json!({"type": "file", "ref": format!("{n}-{}", "x".repeat(90))}))
-            .collect();
-        let document = json!({
-            "schema_version": "v1", "gate_id": "g", "phase": "OTHER", "result": "pass",
-            "severity": "info", "checked_at": "2026-11-23T06:15:00Z", "evidence": evidence,
-        });
-        let file = GateFile::parse(document.to_string().as_bytes(), UnixNanos(0)).expect("valid");
-        let parts = parts(&file.results[0], 2_048);
-        assert!(parts.len() > 2 && parts.iter().all(|part| part.len() <= 2_048));
-        let mut found = Vec::new();
-        for part in &parts {
-            let part: Value = serde_json::from_str(part).expect("JSON");
-            assert_eq!(part["gate_id"], "g");
-            found.extend(part["evidence"].as_array().cloned().unwrap_or_default());
-        }
-        assert_eq!(found, evidence);
-        assert_eq!(serde_json::from_str::<Value>(&parts[0]).expect("JSON")["phase"], "OTHER");
-    }
 }

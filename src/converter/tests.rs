@@ -34,7 +34,13 @@ pub(crate) fn artifact(id: &str, kind: &str, target: &str) -> Artifact {
 
 fn plan(artifacts: Vec<Artifact>) -> Plan {
     Plan {
-        project: Project { id: "p".into(), name: "Project".into(), owner: None, epic: None },
+        project: Project {
+            id: "p".into(),
+            declared_id: None,
+            name: "Project".into(),
+            owner: None,
+            epic: None,
+        },
         export: ExportInfo::default(),
         coverage: Coverage { total_gaps: 1, ..Coverage::default() },
         artifacts,

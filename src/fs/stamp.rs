@@ -61,12 +61,6 @@ pub fn time_of(timestamp: &str) -> Option<Timespec> {
 fn is_ours(timestamp: &str, at: UnixNanos, task_trace_id: &str) -> bool {
     TraceId::from_hex(task_trace_id)
         .is_some_and(|trace_id| emission_timestamp(trace_id, at) == timestamp)
-        || is_of_version_0_1(timestamp, at)
-}
-
-/// taskspan 0.1 wrote milliseconds and `Z`, a form that Python's `isoformat` never has.
-fn is_of_version_0_1(timestamp: &str, at: UnixNanos) -> bool {
-    timestamp == at.rfc3339()
 }
 
 fn check(trace_id: TraceId, millis: u64) -> u64 {
@@ -119,13 +113,16 @@ mod tests {
         let at = i128::from(UnixNanos::parse(&ours).expect("a time").0);
         assert_eq!(origin_of(ID, &ours, at), IdOrigin::WriteBack);
         assert_eq!(origin_of(ID, &ours, at + 1), IdOrigin::Changed);
-        assert_eq!(origin_of(ID, "2026-11-23T06:15:00.123Z", 5), IdOrigin::Changed);
         let other = "1af7651916cd43dd8448eb211c80319c";
         assert_eq!(origin_of(other, &ours, at + 1), IdOrigin::Foreign);
         assert_eq!(origin_of("no id", &ours, at + 1), IdOrigin::Foreign);
-        for timestamp in
-            ["", "yesterday", "2026-11-26T00:59:08+00:00", "2026-11-26T00:59:08.036900+00:00"]
-        {
+        for timestamp in [
+            "",
+            "yesterday",
+            "2026-11-23T06:15:00.123Z",
+            "2026-11-26T00:59:08+00:00",
+            "2026-11-26T00:59:08.036900+00:00",
+        ] {
             assert_eq!(origin_of(ID, timestamp, 5), IdOrigin::Foreign, "{timestamp}");
         }
     }

@@ -120,8 +120,14 @@ fn write_one(config: &TaskStateConfig, state: &TaskState) -> Result<(), TaskStat
         }
     }
     let _lock = lock(own, &name)?;
-    if is_the_trackers(own, other, state) {
+    if is_the_trackers(own, other, &state.task_id, state) {
         return Ok(());
+    }
+    let mapped_id = state.mapped_id.as_deref().filter(|id| unfit(id).is_none());
+    if mapped_id.is_some_and(|id| is_the_trackers(own, other, id, state)) {
+        // The task goes on under its mapped id; what an earlier export left would start it twice.
+        remove_unlocked(own, &name)?;
+        return remove(other, &name);
     }
     replace(own, &name, &state.document.to_string())?;
     remove(other, &name)
@@ -130,19 +136,15 @@ fn write_one(config: &TaskStateConfig, state: &TaskState) -> Result<(), TaskStat
 /// What is larger is no state file.
 const MAX_BYTES: u64 = 16 << 20;
 
-/// Whether the tracker has a file for the task that an export must not replace.
-fn is_the_trackers(own: &Path, other: &Path, state: &TaskState) -> bool {
-    let mapped_id = state.mapped_id.iter().filter(|id| unfit(id).is_none());
-    let mut names = std::iter::once(&state.task_id).chain(mapped_id);
-    names.any(|id| {
-        let files = [own, other].map(|directory| directory.join(format!("{id}.json")));
-        let documents = files.iter().filter_map(|path| {
-            serde_json::from_slice::<Value>(&source::load(path, MAX_BYTES).ok()?.bytes).ok()
-        });
-        documents.into_iter().any(|document| {
-            document.get("trace_id") == state.document.get("trace_id")
-                || has_moved_on(&document, &state.document)
-        })
+/// Whether the tracker has a file of this name for the task that an export must not replace.
+fn is_the_trackers(own: &Path, other: &Path, id: &str, state: &TaskState) -> bool {
+    let files = [own, other].map(|directory| directory.join(format!("{id}.json")));
+    let documents = files.iter().filter_map(|path| {
+        serde_json::from_slice::<Value>(&source::load(path, MAX_BYTES).ok()?.bytes).ok()
+    });
+    documents.into_iter().any(|document| {
+        document.get("trace_id") == state.document.get("trace_id")
+            || has_moved_on(&document, &state.document)
     })
 }
 
@@ -190,6 +192,12 @@ fn remove(directory: &Path, name: &str) -> Result<(), TaskStateError> {
         return Ok(());
     }
     let _lock = lock(directory, name)?;
+    remove_unlocked(directory, name)
+}
+
+/// The same under a lock that the caller holds.
+fn remove_unlocked(directory: &Path, name: &str) -> Result<(), TaskStateError> {
+    let path = directory.join(name);
     match fs::remove_file(&path) {
         Err(source) if source.kind() != ErrorKind::NotFound => Err(failed(&path)(source)),
         _ => Ok(()),
@@ -358,6 +366,16 @@ mod tests {
             write(&config, &[mapped]).expect("written");
             assert_eq!(root.path().join("p/t.json").exists(), is_written, "{status}");
         }
+        // What an earlier export left under the artifact id would start the task twice.
+        let stale = root.path().join("p/t.json");
+        assert!(stale.exists());
+        let going_on = json!({"attributes": {"task.type": "task", "task.status": "in_progress"}});
+        fs::write(&tracked, going_on.to_string()).expect("written");
+        let mut mapped = exported("needed", "todo");
+        mapped.mapped_id = Some("PI-006".into());
+        mapped.document["trace_id"] = json!("that of a later export");
+        write(&config, &[mapped]).expect("written");
+        assert!(!stale.exists());
         let odd = TaskState { mapped_id: Some("../x".into()), ..exported("needed", "todo") };
         write(&config, &[odd]).expect("an id that is no name is no file");
     }

@@ -103,8 +103,8 @@ impl Event {
             Event::AlreadyEmitted { path, foreign: true } => {
                 tracing::warn!(
                     path = %path.display(),
-                    "nothing was sent: the export carries a task_trace_id that taskspan did not \
-                     write; set on_existing_trace_id: emit to replace it"
+                    "export skipped: it carries a task_trace_id that taskspan did not write; set \
+                     on_existing_trace_id: emit to replace it"
                 );
             }
             Event::AlreadyEmitted { path, foreign: false } => {
@@ -178,10 +178,13 @@ impl Event {
             Event::Health { health: Health::Failing(reason) } => {
                 tracing::error!("{reason}; exports stay in their directories until it works again");
             }
-            Event::Undelivered { path, reason } => {
+            Event::Undelivered { path, reason: Some(reason) } => {
                 let path = path.display();
-                let reason = reason.as_deref().unwrap_or("it was not read in time");
                 tracing::warn!(%path, "export still pending ({}); the next run resumes it", visible(reason));
+            }
+            Event::Undelivered { path, reason: None } => {
+                let path = path.display();
+                tracing::warn!(%path, "export not read in time; `taskspan once` delivers it");
             }
             Event::Rejected { path, exporter, reason, permanent, .. } => {
                 let path = path.display();

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::future::ready;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ use crate::converter::followup::NoTask;
 use crate::fs::carried::WriteBackMode;
 use crate::fs::source::{self, Loaded, SourceError};
 use crate::plan::gate::{GateError, GateFile, GateResult};
-use crate::plan::{Emitted, NotEmitted, ReadOptions, read_emitted};
+use crate::plan::{Emitted, NotEmitted, Project, ReadOptions, read_emitted};
 use crate::queue::{Accepted, Delivery, Destination, Queue};
 use crate::receiver::Candidate;
 use crate::receiver::config::WatchConfig;
@@ -83,23 +83,25 @@ impl Traces {
         Arc::new(Traces { sources: sources.iter().map(exports).collect() })
     }
 
-    /// The export that one result of a file is of. Blocks on the disk.
+    /// The export that one result of a file is of, in the first of these directories that has any. Blocks
+    /// on the disk.
     fn find(
         &self,
-        directory: &Path,
+        directories: &[PathBuf],
         project_id: Option<&str>,
         trace_id: Option<TraceId>,
     ) -> Result<Found<'_>, NotFound> {
-        let beside = self.in_directory(directory);
+        let mut beside = directories.iter().map(|directory| self.in_directory(directory));
+        let beside = beside.find(|exports| !exports.is_empty()).unwrap_or_default();
         let Some(id) = trace_id else { return Self::of_project(&beside, project_id) };
         let named = self.named(beside.iter(), id);
         let found = named.or_else(|| self.named(self.everywhere().iter(), id));
         let Some(found) = found else {
             return Err(NotFound::Later(format!("no export of trace {id} is there")));
         };
-        let own = &found.0.plan.project.id;
-        match project_id.filter(|id| id != own) {
-            Some(other) => Err(NotFound::Never(of_another(other, own))),
+        let own = &found.0.plan.project;
+        match project_id.filter(|id| !own.is_named(id)) {
+            Some(other) => Err(NotFound::Never(of_another(other, &own.id))),
             None => Ok(found),
         }
     }
@@ -122,16 +124,16 @@ impl Traces {
         candidates: &[(PathBuf, &'a Exports)],
         project_id: Option<&str>,
     ) -> Result<Found<'a>, NotFound> {
-        let is_meant = |own: &str| project_id.is_none_or(|id| id == own);
+        let is_meant = |own: &Project| project_id.is_none_or(|id| own.is_named(id));
         let (mut found, mut others, mut later) = (Vec::new(), Vec::new(), None);
         for (path, exports) in candidates {
             match exports.read(path) {
-                Ok(emitted) if is_meant(&emitted.plan.project.id) => {
+                Ok(emitted) if is_meant(&emitted.plan.project) => {
                     found.push((emitted, &exports.converter));
                 }
                 Ok(emitted) => others.push(emitted.plan.project.id),
-                Err(NotEmitted::NoId { project_id: other, .. }) if !is_meant(&other) => {
-                    others.push(other);
+                Err(NotEmitted::NoId { project, .. }) if !is_meant(&project) => {
+                    others.push(project.id);
                 }
                 Err(error @ (NotEmitted::Off(_) | NotEmitted::BadId { .. })) => {
                     return Err(NotFound::Never(error.to_string()));
@@ -157,7 +159,9 @@ impl Traces {
 
     fn in_directory(&self, directory: &Path) -> Vec<(PathBuf, &Exports)> {
         let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-        let paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+        // A watched directory is selected itself.
+        let paths = entries.map(|entry| entry.path()).filter(|path| !path.is_dir());
+        let paths: Vec<PathBuf> = paths.collect();
         let of = |exports: &'_ Exports| -> Vec<PathBuf> {
             paths.iter().filter(|path| exports.selection.is_export(path)).cloned().collect()
         };
@@ -172,8 +176,17 @@ impl Traces {
     }
 }
 
+/// Where the export of a report may be: next to the report, or in the directory that was checked. The checker is
+/// given that directory relative to its own working directory, where the report usually is. Only exports that a
+/// receiver watches are found there.
+fn directories_of(report: &Path, output_dir: Option<&Path>) -> Vec<PathBuf> {
+    let is_plain = |path: &&Path| !path.components().any(|it| it == Component::ParentDir);
+    let checked = output_dir.filter(is_plain).map(|checked| report.join(checked));
+    std::iter::once(report.to_owned()).chain(checked).collect()
+}
+
 fn of_another(project: &str, own: &str) -> String {
-    format!("it is of project `{project}`, and the export of `{own}`")
+    format!("the report is of project `{project}`, but the export is of `{own}`")
 }
 
 #[derive(Clone)]
@@ -348,14 +361,15 @@ impl Shared {
             Err(error) => return Seen::Refused(error.to_string()),
         };
         let directory = path.parent().unwrap_or(Path::new("."));
-        let GateFile { project_id, results, mut warnings } = file;
+        let GateFile { project_id, output_dir, results, mut warnings } = file;
+        let directories = directories_of(directory, output_dir.as_deref());
         let mut by_trace: BTreeMap<Option<TraceId>, Vec<GateResult>> = BTreeMap::new();
         for result in results {
             by_trace.entry(result.trace_id).or_default().push(result);
         }
         let mut all = Vec::new();
         for (trace_id, results) in by_trace {
-            match self.traces.find(directory, project_id.as_deref(), trace_id) {
+            match self.traces.find(&directories, project_id.as_deref(), trace_id) {
                 Ok((emitted, converter)) => {
                     warnings.extend(emitted.doubt.clone());
                     match additions(&loaded, &emitted, converter, &results, &mut warnings) {

@@ -190,8 +190,8 @@ fn by_id(id: String, held: &Held) -> Verdict {
 /// The trace id is not shown as one: nothing is known to be there.
 fn foreign(text: &str) -> Verdict {
     let reason = format!(
-        "taskspan did not write its task_trace_id `{text}` and sent nothing; set \
-         on_existing_trace_id: emit to replace it"
+        "taskspan did not write its task_trace_id `{text}`; set on_existing_trace_id: emit to \
+         replace it"
     );
     (State::Foreign, Some(reason), None)
 }

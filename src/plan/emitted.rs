@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{CarriedId, Export, Fresh, Plan, PlanError, ReadOptions, read};
+use super::{CarriedId, Export, Fresh, Plan, PlanError, Project, ReadOptions, read};
 use crate::base::ids::TraceId;
 use crate::fs::carried;
 use crate::fs::carried::WriteBackMode;
@@ -29,7 +29,7 @@ pub enum NotEmitted {
         path.display(),
         path.parent().unwrap_or(Path::new(".")).display()
     )]
-    NoId { path: PathBuf, project_id: String },
+    NoId { path: PathBuf, project: Box<Project> },
     #[error(
         "{}: nothing says which trace it became, because write_back is off for it; with \
          `write_back: {{mode: beside}}` the id goes into a file next to it",
@@ -102,8 +102,8 @@ pub fn trace_of(
         Some(text) => text,
         None if mode == WriteBackMode::Off => return Err(NotEmitted::Off(path)),
         None => {
-            let project_id = fresh.plan.project.id.clone();
-            return Err(NotEmitted::NoId { path, project_id });
+            let project = Box::new(fresh.plan.project.clone());
+            return Err(NotEmitted::NoId { path, project });
         }
     };
     TraceId::from_hex(&text).ok_or(NotEmitted::BadId { path, text })

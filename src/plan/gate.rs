@@ -10,6 +10,7 @@
 //! is a valid GateResult v1 afterwards.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 use serde_json::{Map, Value};
 
@@ -23,6 +24,8 @@ use crate::base::ids::{TaskId, TraceId};
 pub struct GateFile {
     /// Of a report.
     pub project_id: Option<String>,
+    /// Of a report: the directory that was checked, as the checker was given it.
+    pub output_dir: Option<PathBuf>,
     pub results: Vec<GateResult>,
     /// What is odd about the file. Every result is sent all the same.
     pub warnings: Vec<String>,
@@ -81,6 +84,7 @@ impl GateFile {
         let whole: Value =
             serde_json::from_slice(bytes).map_err(|error| GateError::Syntax(error.to_string()))?;
         let mut findings = Findings::default();
+        let output_dir = whole.get("output_dir").and_then(Value::as_str).map(PathBuf::from);
         let (project_id, results) = match whole {
             Value::Object(report) if report.contains_key("gates") => {
                 of_report(report, written_at, &mut findings)
@@ -91,7 +95,7 @@ impl GateFile {
         if !findings.faults.is_empty() {
             return Err(GateError::Invalid(findings.faults));
         }
-        Ok(GateFile { project_id, results, warnings: findings.into_warnings() })
+        Ok(GateFile { project_id, output_dir, results, warnings: findings.into_warnings() })
     }
 }
 
@@ -132,7 +136,7 @@ fn of_report(
     let project_id = match report.remove("project_id") {
         Some(Value::String(id)) if !id.is_empty() => Some(id),
         _ => {
-            findings.faults.push("project_id: a text is wanted".to_owned());
+            findings.faults.push("project_id: must be a non-empty string".to_owned());
             None
         }
     };
@@ -141,20 +145,21 @@ fn of_report(
         Some(Value::Null) | None => written_at.rfc3339(),
         Some(_) => {
             findings.faults.push(format!("checked_at: {NO_TIME}"));
-            String::new()
+            // Its entries are judged as if it were right.
+            written_at.rfc3339()
         }
     };
     let results = match report.remove("gates") {
         Some(Value::Array(entries)) => of_list(entries, "gates", Some(&checked_at), findings),
         _ => {
-            findings.faults.push("gates: a list is wanted".to_owned());
+            findings.faults.push("gates: must be an array".to_owned());
             Vec::new()
         }
     };
     (project_id, results)
 }
 
-const NO_TIME: &str = "has to be a time such as 2026-11-23T06:15:00Z";
+const NO_TIME: &str = "must be an RFC 3339 time, such as 2026-11-23T06:15:00Z";
 
 /// `checked_at` is that of the report, for its entries.
 fn of_list(
@@ -178,9 +183,9 @@ fn of_list(
                 results.extend(entry.read());
             }
             _ if place.is_empty() => {
-                findings.faults.push("an object or a list is wanted".to_owned());
+                findings.faults.push("must be an object or an array".to_owned());
             }
-            _ => findings.faults.push(format!("{place}: an object is wanted")),
+            _ => findings.faults.push(format!("{place}: must be an object")),
         }
     }
     results
@@ -222,7 +227,7 @@ impl Entry<'_> {
     fn read(&mut self) -> Option<GateResult> {
         let before = self.findings.faults.len();
         if self.text("schema_version", true).is_some_and(|version| version != "v1") {
-            self.fault("schema_version", "has to be v1");
+            self.fault("schema_version", "must be v1");
         }
         let gate_id = self.text("gate_id", true);
         let phase = self.word("phase", true);
@@ -239,7 +244,7 @@ impl Entry<'_> {
             None => false,
             Some(Value::Bool(blocking)) => *blocking,
             Some(_) => {
-                self.fault("blocking", "true or false is wanted");
+                self.fault("blocking", "must be true or false");
                 false
             }
         };
@@ -271,7 +276,7 @@ impl Entry<'_> {
             Some(Value::String(text)) if !text.is_empty() => return Some(text.clone()),
             None if !required => {}
             None => self.fault(key, "is missing"),
-            Some(_) => self.fault(key, "a text is wanted, and not an empty one"),
+            Some(_) => self.fault(key, "must be a non-empty string"),
         }
         None
     }
@@ -286,7 +291,7 @@ impl Entry<'_> {
         let text = match self.whole.get("trace_id")? {
             Value::String(text) => text.clone(),
             _ => {
-                self.fault("trace_id", "a text is wanted");
+                self.fault("trace_id", "must be a string");
                 return None;
             }
         };
@@ -304,18 +309,18 @@ impl Entry<'_> {
         let entries = match self.whole.get("evidence") {
             None => return,
             Some(Value::Array(entries)) => entries.clone(),
-            Some(_) => return self.fault("evidence", "a list is wanted"),
+            Some(_) => return self.fault("evidence", "must be an array"),
         };
         for (index, entry) in entries.iter().enumerate() {
             let is_text = |key: &str| {
                 entry.get(key).and_then(Value::as_str).is_some_and(|text| !text.is_empty())
             };
             if !(is_text("type") && is_text("ref")) {
-                self.fault(&format!("evidence[{index}]"), "needs the texts `type` and `ref`");
+                self.fault(&format!("evidence[{index}]"), "must have the strings `type` and `ref`");
             }
             let description = entry.get("description");
             if description.is_some_and(|it| !it.is_string()) {
-                self.fault(&format!("evidence[{index}].description"), "a text is wanted");
+                self.fault(&format!("evidence[{index}].description"), "must be a string");
             }
             for key in unknown(entry.as_object(), &KNOWN_OF_EVIDENCE) {
                 self.unknown_key(&format!("evidence[{index}].{key}"), "is no key of an evidence");
@@ -436,7 +441,7 @@ mod tests {
             ]
         );
         let error = parse(&json!({"project_id": "p", "checked_at": "now", "gates": []}));
-        assert!(error.expect_err("no time").contains("checked_at: has to be a time"));
+        assert!(error.expect_err("no time").contains("checked_at: must be an RFC 3339 time"));
     }
 
     #[test]
@@ -470,23 +475,27 @@ mod tests {
     #[test]
     fn every_fault_with_its_place() {
         for (key, value, words) in [
-            ("schema_version", json!("v2"), "schema_version: has to be v1"),
-            ("gate_id", json!(""), "gate_id: a text is wanted"),
+            ("schema_version", json!("v2"), "schema_version: must be v1"),
+            ("gate_id", json!(""), "gate_id: must be a non-empty string"),
             ("phase", json!("DESIGN"), "phase: unknown phase `DESIGN`"),
             ("result", json!("ok"), "result: unknown result `ok`"),
             ("severity", json!("bad"), "severity: unknown severity `bad`"),
-            ("checked_at", json!("yesterday"), "checked_at: has to be a time"),
-            ("checked_at", json!("2026-11-23T06:15:00+99:00"), "checked_at: has to be a time"),
-            ("checked_at", json!("é"), "checked_at: has to be a time"),
-            ("blocking", json!("yes"), "blocking: true or false"),
-            ("trace_id", json!(5), "trace_id: a text"),
-            ("evidence", json!([{"type": "x"}]), "evidence[0]: needs"),
-            ("evidence", json!({}), "evidence: a list"),
+            ("checked_at", json!("yesterday"), "checked_at: must be an RFC 3339 time"),
+            (
+                "checked_at",
+                json!("2026-11-23T06:15:00+99:00"),
+                "checked_at: must be an RFC 3339 time",
+            ),
+            ("checked_at", json!("é"), "checked_at: must be an RFC 3339 time"),
+            ("blocking", json!("yes"), "blocking: must be true or false"),
+            ("trace_id", json!(5), "trace_id: must be a string"),
+            ("evidence", json!([{"type": "x"}]), "evidence[0]: must have"),
+            ("evidence", json!({}), "evidence: must be an array"),
             ("evidence", json!([{"type": "x", "ref": "y", "z": 1}]), "evidence[0].z: is no key"),
             (
                 "evidence",
                 json!([{"type": "x", "ref": "y", "description": 5}]),
-                "evidence[0].description: a text",
+                "evidence[0].description: must be a string",
             ),
             ("surprise", json!(1), "surprise: is no key"),
         ] {

@@ -36,7 +36,12 @@ pub fn join(
         Ok(manifest) => (Some(manifest), ManifestUse::Used),
         Err(reason) => (None, reason),
     };
-    let id = choose_project_id(&onboarding, manifest.as_ref(), project_id, &mut warnings);
+    let declared_id = declared_id(&onboarding, manifest.as_ref());
+    let set_id = project_id.filter(|id| !id.is_empty()).map(str::to_owned);
+    let id = set_id.or_else(|| declared_id.clone()).unwrap_or_else(|| {
+        warnings.push(Warning::NoProjectId { id: UNKNOWN_PROJECT.to_owned() });
+        UNKNOWN_PROJECT.to_owned()
+    });
     // ContextCore's own models drop `spec.project.name`; its exports have the other two.
     let of_manifest = manifest.as_ref().and_then(|manifest| manifest.project_name.clone());
     let name = context.name.or(of_manifest).or(context.resource_name);
@@ -54,6 +59,7 @@ pub fn join(
     Plan {
         project: Project {
             name: name.unwrap_or_else(|| id.clone()),
+            declared_id: declared_id.filter(|declared| *declared != id),
             id,
             owner: context.owner,
             epic: context.epic,
@@ -74,21 +80,11 @@ pub fn join(
     }
 }
 
-fn choose_project_id(
-    onboarding: &Onboarding,
-    manifest: Option<&Manifest>,
-    wanted: Option<&str>,
-    warnings: &mut Vec<Warning>,
-) -> String {
+/// The project id in the metadata, else the one in the manifest.
+fn declared_id(onboarding: &Onboarding, manifest: Option<&Manifest>) -> Option<String> {
     let of_manifest = manifest.and_then(|manifest| manifest.project_id.clone());
-    [wanted.map(str::to_owned), onboarding.project_id.clone(), of_manifest]
-        .into_iter()
-        .flatten()
-        .find(|id| !id.is_empty())
-        .unwrap_or_else(|| {
-            warnings.push(Warning::NoProjectId { id: UNKNOWN_PROJECT.to_owned() });
-            UNKNOWN_PROJECT.to_owned()
-        })
+    let known = [onboarding.project_id.clone(), of_manifest];
+    known.into_iter().flatten().find(|id| !id.is_empty())
 }
 
 /// What the metadata file says of each artifact alone.

@@ -27,6 +27,10 @@ struct File {
     sha256: Option<String>,
 }
 
+/// The record is of another version of the metadata file.
+#[derive(Debug, PartialEq, Eq)]
+pub struct OtherVersion;
+
 impl File {
     fn is_named(&self, name: &str) -> bool {
         let file_name = |path| Path::new(path).file_name();
@@ -37,25 +41,31 @@ impl File {
 /// The SHA-256 of the exported source, in hexadecimal, as `inputs[]` records it. The source is the input
 /// that has the file name of `generated_from`, else the first one, where the exporter puts it.
 ///
-/// `None` if the record has no such input, or is of another version of the metadata file: a run that
-/// failed halfway leaves the record of the run before it.
+/// `None` if the record has no such input.
+///
+/// # Errors
+/// The record is of another version of the metadata file: a run that failed halfway leaves the record of the run
+/// before it, and a program that writes into the metadata file makes another version of it.
 pub fn source_checksum(
     record: &[u8],
     metadata: (&str, &[u8; 32]),
     generated_from: Option<&str>,
-) -> Option<String> {
+) -> Result<Option<String>, OtherVersion> {
     let (name, sha256) = metadata;
-    let record: Provenance = serde_json::from_slice(json::without_bom(record)).ok()?;
+    let Ok(record) = serde_json::from_slice::<Provenance>(json::without_bom(record)) else {
+        return Ok(None);
+    };
     let is_of_another_version = |file: &File| {
         let recorded = file.sha256.as_deref();
         file.is_named(name) && recorded.is_some_and(|it| !it.eq_ignore_ascii_case(&hex(sha256)))
     };
     if record.outputs.iter().any(is_of_another_version) {
-        return None;
+        return Err(OtherVersion);
     }
     let is_source = |input: &&File| generated_from.is_some_and(|name| input.is_named(name));
     let source = record.inputs.iter().find(is_source).or(record.inputs.first());
-    source?.sha256.clone().filter(|sha256| !sha256.is_empty())
+    let sha256 = source.and_then(|source| source.sha256.clone());
+    Ok(sha256.filter(|sha256| !sha256.is_empty()))
 }
 
 #[cfg(test)]
@@ -74,19 +84,19 @@ mod tests {
             source_checksum(json!({"inputs": inputs}).to_string().as_bytes(), METADATA, from)
         };
         let from = Some("gen/.contextcore.yaml");
-        assert_eq!(find(&[&source], None).as_deref(), Some("aa"));
-        assert_eq!(find(&[&source], Some("other.yaml")).as_deref(), Some("aa"));
-        assert_eq!(find(&[&mapping, &source], from).as_deref(), Some("aa"));
-        assert_eq!(find(&[&source, &mapping], None).as_deref(), Some("aa"));
-        assert_eq!(find(&[], from), None);
-        assert_eq!(find(&[&json!({"path": null, "sha256": null})], from), None);
+        assert_eq!(find(&[&source], None), Ok(Some("aa".to_owned())));
+        assert_eq!(find(&[&source], Some("other.yaml")), Ok(Some("aa".to_owned())));
+        assert_eq!(find(&[&mapping, &source], from), Ok(Some("aa".to_owned())));
+        assert_eq!(find(&[&source, &mapping], None), Ok(Some("aa".to_owned())));
+        assert_eq!(find(&[], from), Ok(None));
+        assert_eq!(find(&[&json!({"path": null, "sha256": null})], from), Ok(None));
         for broken in ["", "[]", "{\"inputs\": 5}", "{\"inputs\": [5]}"] {
-            assert_eq!(source_checksum(broken.as_bytes(), METADATA, from), None, "{broken}");
+            assert_eq!(source_checksum(broken.as_bytes(), METADATA, from), Ok(None), "{broken}");
         }
     }
 
     #[test]
-    fn the_record_of_another_run_is_ignored() {
+    fn the_record_of_another_run_is_not_used() {
         let record = |sha256: &str| {
             let record = json!({
                 "inputs": [{"path": "c.yaml", "sha256": "aa"}],
@@ -94,7 +104,7 @@ mod tests {
             });
             source_checksum(record.to_string().as_bytes(), METADATA, None)
         };
-        assert_eq!(record(&"ab".repeat(32)).as_deref(), Some("aa"));
-        assert_eq!(record(&"cd".repeat(32)), None);
+        assert_eq!(record(&"ab".repeat(32)), Ok(Some("aa".to_owned())));
+        assert_eq!(record(&"cd".repeat(32)), Err(OtherVersion));
     }
 }

@@ -7,6 +7,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::onboarding::{OnboardingError, Sections};
+use super::provenance::OtherVersion;
 use super::{Manifest, ManifestUse, Onboarding, Plan, ProjectContext, Warning, join, provenance};
 use crate::base::ids::TraceId;
 use crate::base::parallel;
@@ -150,7 +151,10 @@ pub fn read(path: &Path, options: &ReadOptions) -> Result<Export, PlanError> {
     drop(loaded.bytes);
     if onboarding.source_checksum.is_none() {
         let generated_from = manifest.as_ref().ok().and_then(|it| it.generated_from.as_deref());
-        onboarding.source_checksum = read_source_checksum(&source, generated_from, options);
+        match read_source_checksum(&source, generated_from, options) {
+            Ok(checksum) => onboarding.source_checksum = checksum,
+            Err(OtherVersion) => onboarding.warnings.push(Warning::ProvenanceNotUsed),
+        }
     }
 
     let mut warnings = Vec::new();
@@ -209,16 +213,17 @@ fn read_manifest(
         .map_err(|error| (ManifestUse::Unreadable, format!("{}: {error}", path.display())))
 }
 
-/// The checksum that the run's own record has of the exported source. The record is optional, so one that
-/// cannot be used is not worth a warning.
+/// The checksum that the run's own record has of the exported source. The record is optional: one that cannot be
+/// read is ignored without a warning.
 fn read_source_checksum(
     metadata: &Source,
     generated_from: Option<&str>,
     options: &ReadOptions,
-) -> Option<String> {
+) -> Result<Option<String>, OtherVersion> {
     let directory = metadata.path.parent().unwrap_or(Path::new("."));
-    let record = source::load_sibling(directory, provenance::FILE, options.max_file_size).ok()?;
-    let name = metadata.path.file_name()?.to_str()?;
+    let record = source::load_sibling(directory, provenance::FILE, options.max_file_size);
+    let name = metadata.path.file_name().and_then(|name| name.to_str());
+    let (Ok(record), Some(name)) = (record, name) else { return Ok(None) };
     provenance::source_checksum(&record.bytes, (name, &metadata.sha256), generated_from)
 }
 

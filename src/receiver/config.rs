@@ -29,6 +29,8 @@ pub struct WatchConfig {
     pub poll_interval: Option<HumanDuration>,
     /// A larger file is refused. 1KiB to 1GiB. Default: 64MiB.
     pub max_file_size: ByteSize,
+    /// A file that `directories` names is not looked at. Default: false.
+    pub only_directories: bool,
 }
 
 impl Default for WatchConfig {
@@ -43,6 +45,7 @@ impl Default for WatchConfig {
             rescan_interval: HumanDuration::from_secs(30),
             poll_interval: None,
             max_file_size: ByteSize::mib(64),
+            only_directories: false,
         }
     }
 }

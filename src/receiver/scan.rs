@@ -141,7 +141,9 @@ impl Scanner {
         if let Ok(metadata) = fs::symlink_metadata(top)
             && metadata.is_file()
         {
-            found.exports.insert(top.to_owned(), Stamp::from(&metadata));
+            if self.selection.is_export(top) {
+                found.exports.insert(top.to_owned(), Stamp::from(&metadata));
+            }
             return;
         }
         found.scanned.push(top.to_owned());

@@ -24,6 +24,7 @@ pub struct Selection {
     include: Vec<Pattern>,
     exclude: Vec<Pattern>,
     recursive: bool,
+    only_directories: bool,
     /// Names that are never exports.
     never: fn(&std::ffi::OsStr) -> bool,
 }
@@ -39,6 +40,7 @@ impl Selection {
             include: compiled(&config.include),
             exclude: compiled(&config.exclude),
             recursive: config.recursive,
+            only_directories: config.only_directories,
             never,
         }
     }
@@ -50,7 +52,7 @@ impl Selection {
     /// Whether a file of this path is an export. One that a user names as a directory always is.
     pub fn is_export(&self, path: &Path) -> bool {
         let selected = |relative: &Path| {
-            relative.as_os_str().is_empty()
+            (relative.as_os_str().is_empty() && !self.only_directories)
                 || (self.include.iter().any(|it| it.matches_path_with(relative, OPTIONS))
                     && !self.is_excluded(relative)
                     && (self.recursive || relative.parent() == Some(Path::new(""))))

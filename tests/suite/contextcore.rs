@@ -91,8 +91,60 @@ async fn the_checkers_report_of_another_project_sends_nothing() {
     assert_eq!(emitted.added(), []);
 }
 
+/// An export that was sent under another project id than its own: the report has its own.
+#[tokio::test]
+async fn the_report_of_an_export_with_a_set_project_id_is_accepted() {
+    let workspace = Workspace::new();
+    let server = FakeOtlp::builder().start().await;
+    let snapshot = workspace.export("out", &presets::typical()).snapshot;
+    let report = write(&workspace.root().join("report.json"), &report("shop"));
+    let command = |name: &str| {
+        let set = ["--project-id", "platform", "--endpoint", server.endpoint()];
+        workspace.program(name).args(&set)
+    };
+    command("once").arg(workspace.exports()).run().expect_code(0);
+    command("gate").arg("--metadata").arg(&snapshot.path).arg(report).run().expect_code(0);
+    let spans = server.spans();
+    let added: Vec<Span> = spans.iter().filter(|it| it.name == "gate.result").cloned().collect();
+    let is_epic = |span: &&Span| text(&span.attributes, "task.type") == "epic";
+    let epic = spans.iter().find(is_epic).unwrap();
+    assert_eq!(added.len(), 3);
+    for span in added {
+        assert_eq!((&span.parent_span_id, &span.trace_id), (&epic.span_id, &epic.trace_id));
+        assert_eq!(text(&span.attributes, "project.id"), "platform");
+    }
+}
+
+/// A reason that is longer than an attribute may be.
+#[tokio::test]
+async fn a_long_reason_stays_valid_and_whole() {
+    let emitted = Emitted::new().await;
+    let reason = "the entry of a service has no transport_protocol; ".repeat(60);
+    let mut file = report("shop");
+    file["gates"][1]["reason"] = json!(reason);
+    emitted.gate(&file).expect_code(0);
+    let added = emitted.added();
+    let span = added.iter().find(|span| span.events.len() > 1).expect("several pieces");
+    let schema = include_str!("../fixtures/schemas/gate-result.schema.json");
+    let schema = jsonschema::validator_for(&serde_json::from_str(schema).unwrap()).unwrap();
+    let mut found = String::new();
+    for event in &span.events {
+        let piece: Value = serde_json::from_str(&text(&event.attributes, "contract")).unwrap();
+        assert!(schema.is_valid(&piece), "{piece}");
+        found += piece["reason"].as_str().unwrap();
+    }
+    assert_eq!(found, reason);
+}
+
 #[tokio::test]
 async fn the_checkers_report_is_found_by_the_receiver() {
+    // Next to the export, or where the checker was run, which then names the directory.
+    for report_at in ["out/pipeline-report.json", "pipeline-report.json"] {
+        found_by_the_receiver(report_at).await;
+    }
+}
+
+async fn found_by_the_receiver(report_at: &str) {
     let workspace = Workspace::new();
     let server = FakeOtlp::builder().start().await;
     let mut pipeline = workspace.pipeline(server.endpoint(), Protocol::Grpc, Value::Null);
@@ -102,7 +154,7 @@ async fn the_checkers_report_is_found_by_the_receiver() {
     });
     pipeline["service"]["pipelines"]["traces"]["receivers"] = json!(["export_dir", "gate_results"]);
     workspace.export("out", &presets::typical());
-    write(&workspace.exports().join("out/pipeline-report.json"), &report("shop"));
+    write(&workspace.exports().join(report_at), &report("shop"));
     for _ in 0..2 {
         workspace.configured("once", &pipeline).run().expect_code(0);
     }
@@ -296,6 +348,8 @@ async fn an_id_of_another_program_is_foreign() {
     assert!(snapshot.is_untouched());
     assert_eq!(fs::read_to_string(&outputs).unwrap(), "");
     assert_eq!(states(&workspace, &pipeline), [("foreign".to_owned(), None)]);
+    let preview = workspace.configured("preview", &pipeline).run().expect_code(0);
+    preview.expect_said(&["a task_trace_id that taskspan did not write"]);
 
     pipeline["receivers"]["export_dir"]["on_existing_trace_id"] = json!("emit");
     for _ in 0..2 {

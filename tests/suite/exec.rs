@@ -340,6 +340,21 @@ async fn the_output_of_a_step_is_what_is_new() {
     assert_eq!(text, format!("task_trace_id={}\n", new.trace_id()));
 }
 
+/// A job that writes an export and, a while later, an id of its own into it.
+/// Guarantees: nothing is sent during the job, so the file never names another trace than the one that is sent.
+#[tokio::test]
+async fn a_job_that_writes_ids_itself_has_ended_before_anything_is_read() {
+    let job = Job::new(FakeOtlp::builder().may_be_unused()).await;
+    let id = r#"s/^{/{"task_trace_id": "b56a0afb5bf084080d92560a6b00dbe5",/"#;
+    let file = format!("{}/onboarding-metadata.json", job.target());
+    let script = job.export_and(&format!("sleep 0.5; sed -i '{id}' '{file}'"));
+    let run = job.exec().args(&["--", "sh", "-c", &script, "job", "--emit-tasks"]).run();
+    let run = run.expect_code(0);
+    let said = ["a task_trace_id that taskspan did not write", "0 exports emitted"];
+    let run = run.expect_said(&said);
+    assert_eq!(job.server.attempts().len(), 0, "{}", run.stderr);
+}
+
 /// The exports of a place that has one already, and a script that writes another.
 fn with_an_older_one(job: &Job) -> (Snapshot, String) {
     let older = presets::typical().write_into(&Path::new(&job.target()).join("older")).snapshot;
@@ -402,6 +417,24 @@ async fn without_a_directory_it_is_the_jobs_own() {
             "1 export emitted",
         ]);
         assert!(job.id().is_some(), "{}", run.stderr);
+    }
+    // Many programs have an option `-o` for a file.
+    for is_there_before in [true, false] {
+        let job = Job::new(FakeOtlp::builder().may_be_unused()).await;
+        let metadata = job.workspace.root().join("template/onboarding-metadata.json");
+        let target = job.workspace.root().join("result.json");
+        if is_there_before {
+            fs::copy(&metadata, &target).unwrap();
+        }
+        let program = job.workspace.root().join("program");
+        fs::write(&program, format!("#!/bin/sh\ncp {} \"$2\"\n", metadata.display())).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(&program, mode).unwrap();
+        let exec = job.workspace.program("exec").current_dir(job.workspace.root());
+        let exec = exec.args(&["--endpoint", job.server.endpoint(), "--"]).arg(&program);
+        exec.args(&["-o", "result.json"]).run().expect_code(0);
+        assert_eq!(fs::read(&target).unwrap(), fs::read(&metadata).unwrap(), "untouched");
+        assert_eq!(job.server.attempts().len(), 0);
     }
     // A configuration has the last word.
     let job = Job::new(FakeOtlp::builder().may_be_unused()).await;

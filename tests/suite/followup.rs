@@ -180,7 +180,7 @@ async fn gate_files_that_are_none_send_nothing() {
         (r#"{"schema_version": "v1", "gate_"#, "not JSON"),
         ("", "not JSON"),
         ("[1]", "an object"),
-        (r#"{"schema_version": "v2"}"#, "schema_version: has to be v1"),
+        (r#"{"schema_version": "v2"}"#, "schema_version: must be v1"),
     ] {
         let bad = emitted.workspace.root().join("bad.json");
         fs::write(&bad, content).unwrap();
@@ -391,7 +391,7 @@ async fn results_that_are_half_written_or_of_others_are_told_and_harm_nothing() 
     fs::write(&half, r#"{"schema_version": "v1", "ga"#).unwrap();
     running.wait_for_line("not JSON", PATIENCE);
     write(&out.join("other-gate.json"), &json!({"project_id": "other", "gates": [gate("x")]}));
-    running.wait_for_line("it is of project `other`", PATIENCE);
+    running.wait_for_line("the report is of project `other`", PATIENCE);
     let mut wrong = gate("x");
     wrong["phase"] = json!("DESIGN");
     write(&out.join("wrong-gate.json"), &wrong);
@@ -487,7 +487,7 @@ async fn with_two_exports_beside_it_a_result_waits_for_the_right_one() {
         json!(Snapshot::of(&out.join("onboarding-metadata.json")).written_trace_id());
     write(&out.join("plain-gate.json"), &named);
     let run = workspace.configured("once", &pipeline).run().expect_code(3);
-    run.expect_said(&["it is of project `elsewhere`"]);
+    run.expect_said(&["the report is of project `elsewhere`"]);
 }
 
 #[tokio::test]
