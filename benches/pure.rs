@@ -22,7 +22,7 @@ use divan::{Bencher, bench};
 use taskspan::base::ids::TraceId;
 use taskspan::base::signal::Signal;
 use taskspan::fs::carried::WriteBackMode;
-use taskspan::fs::source;
+use taskspan::fs::file;
 use taskspan::queue::{Accepted, Delivery, Destination, Location, Queue};
 use tempfile::TempDir;
 
@@ -113,7 +113,7 @@ fn queue_commit(bencher: Bencher<'_, '_>, artifacts: usize) {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("any");
     std::fs::write(&path, "x").unwrap();
-    let source = source::load(&path, 1_024).unwrap().source;
+    let source = file::load(&path, 1_024).unwrap().source;
     let mut number = 0_u64;
     let mut next = || {
         number += 1;

@@ -8,14 +8,13 @@
 //!
 //! The same plan, trace id, time and settings always give the same bytes.
 
+mod artifact_types;
 mod attributes;
 mod context;
 mod contracts;
-mod draft;
 mod events;
 mod gate_contract;
 mod hierarchy;
-mod kind;
 pub mod limits;
 mod logs;
 mod moved;
@@ -25,11 +24,12 @@ mod redact;
 mod request;
 mod resource;
 mod slim;
+mod span_builder;
 mod spans;
 
-pub mod followup;
+pub mod additions;
 pub mod options;
-pub mod rework;
+pub mod rewrite;
 pub mod split;
 pub mod state;
 pub mod view;
@@ -226,8 +226,11 @@ impl Converter {
         bytes.min(self.max_request_bytes())
     }
 
-    fn cutter(&self) -> attributes::Cutter {
-        attributes::Cutter::new(self.spans.max_attribute_bytes, self.limits.attribute_value_length)
+    fn cutter(&self) -> attributes::Truncator {
+        attributes::Truncator::new(
+            self.spans.max_attribute_bytes,
+            self.limits.attribute_value_length,
+        )
     }
 }
 

@@ -18,7 +18,7 @@ mod grpc;
 mod http;
 pub mod sending_queue;
 mod tls;
-mod verify;
+mod trace_reader;
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -29,7 +29,7 @@ use crate::base::signal::Signal;
 use crate::base::units::ComponentId;
 pub use classify::{Answer, Reply};
 use config::{ExporterConfig, RetryConfig};
-pub use verify::{NoAnswer, Verifier};
+pub use trace_reader::{NoAnswer, TraceReader};
 
 /// Sent with every request, as the OTLP specification asks.
 const USER_AGENT: &str = concat!("OTel-OTLP-Exporter-taskspan/", env!("CARGO_PKG_VERSION"));
@@ -44,7 +44,7 @@ pub struct Exporter {
     pub required: bool,
     pub retry: RetryConfig,
     /// How it is proven that the backend kept everything, if it is.
-    pub verifier: Option<Verifier>,
+    pub trace_reader: Option<TraceReader>,
     sink: Sink,
 }
 
@@ -108,12 +108,12 @@ impl Exporter {
                 (Sink::Debug(debug::Debug::new(config, signal)), RetryConfig::default())
             }
         };
-        let verifier = match config.otlp() {
-            Some((_, config)) if signal == Signal::Traces => Verifier::build(config)?,
+        let trace_reader = match config.otlp() {
+            Some((_, config)) if signal == Signal::Traces => TraceReader::build(config)?,
             _ => None,
         };
         let (id, required) = (Exporter::id_of(id, signal), config.is_required());
-        Ok(Exporter { id, signal, required, retry, verifier, sink })
+        Ok(Exporter { id, signal, required, retry, trace_reader, sink })
     }
 
     /// Where it sends to, for a person; without user info or query.
@@ -132,7 +132,7 @@ impl Exporter {
             Sink::Grpc(_) | Sink::Http(_) => Some(self.destination()),
             Sink::File(_) | Sink::Debug(_) => None,
         };
-        let verified = self.verifier.as_ref().map(Verifier::destination);
+        let verified = self.trace_reader.as_ref().map(TraceReader::destination);
         let addressed = |url: String| Some((url.clone(), endpoint::address(&url)?));
         destination.into_iter().chain(verified).filter_map(addressed).collect()
     }

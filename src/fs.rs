@@ -2,8 +2,8 @@
 //! carries.
 
 pub mod carried;
+pub mod file;
 pub mod lock;
 pub mod members;
-pub mod source;
 pub mod stamp;
 pub mod task_state;

@@ -32,7 +32,7 @@ use crate::observe::grafana::Grafana;
 use crate::pipeline::event::Event;
 use crate::pipeline::status::{self, Held, Known};
 use crate::queue::Queue;
-use crate::receiver::Watching;
+use crate::receiver::ReceiverStatus;
 use health::Facts;
 pub use metrics::Metrics;
 use server::Page;
@@ -69,7 +69,7 @@ pub struct BindError {
 /// What the servers look at when they are asked.
 struct Subject {
     queue: Queue,
-    watching: Vec<Arc<Watching>>,
+    watching: Vec<Arc<ReceiverStatus>>,
     metrics: Arc<Metrics>,
     stop: CancellationToken,
     exports: Exports,
@@ -122,7 +122,7 @@ impl Observe {
     pub fn serve(
         self,
         queue: Queue,
-        watching: Vec<Arc<Watching>>,
+        watching: Vec<Arc<ReceiverStatus>>,
         stop: CancellationToken,
         finished: &CancellationToken,
     ) -> JoinSet<()> {
@@ -162,7 +162,7 @@ impl Subject {
             let closed = watching.unreadable.lock();
             closed.unwrap_or_else(PoisonError::into_inner).clone()
         });
-        let troubles = self.queue.troubles();
+        let troubles = self.queue.health_facts();
         Facts {
             undelivered: troubles.undelivered.map(age),
             unwritten: troubles.unwritten.map(|(since, reason)| (age(since), reason)),

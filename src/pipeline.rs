@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! receiver ─Candidate─▶ intake ─Delivery─▶ queue ─Lease─▶ deliver ─▶ exporter
-//!                       (plan, converter)    └─Settlement─▶ settle ─▶ write-back
+//!                       (plan, converter)    └─Completion─▶ settle ─▶ write-back
 //! ```
 //!
 //! Built and started downstream first, stopped upstream first, so that no stage is ever without
@@ -10,15 +10,15 @@
 
 mod addition;
 mod build;
-mod claims;
 mod deliver;
-mod files;
-mod gates;
-mod intake;
-mod prove;
-mod reach;
-mod settle;
-mod stop;
+mod finalize;
+mod gate_results;
+mod in_flight;
+mod ingest;
+mod locks;
+mod reachability;
+mod shutdown;
+mod verify;
 
 pub mod event;
 pub mod status;
@@ -41,15 +41,15 @@ use crate::receiver::baseline::Baseline;
 use crate::receiver::config::WatchConfig;
 use crate::receiver::scan::Tidy;
 use crate::receiver::select::Selection;
-use crate::receiver::{self, Candidate, Watching};
+use crate::receiver::{self, Candidate, ReceiverStatus};
 use crate::writeback;
 pub use addition::{Addition, SendError};
 pub use build::PipelineError;
-use claims::Claims;
 use event::{Event, Observer};
-use files::AsLeft;
-pub use stop::StageDied;
-use stop::{Stopping, guarded, join_all};
+use in_flight::SelfWriteFilter;
+use locks::LockRegistry;
+pub use shutdown::StageDied;
+use shutdown::{Shutdown, guarded, join_all};
 
 /// Candidates that wait for the intake.
 const MAX_WAITING: usize = 64;
@@ -82,13 +82,13 @@ struct Gates {
     /// What its files are, how they are found, and how they settle.
     config: WatchConfig,
     destinations: Vec<Destination>,
-    watching: Arc<Watching>,
+    watching: Arc<ReceiverStatus>,
     baseline: Baseline,
 }
 
 /// How a run is told to end.
 #[derive(Clone, Debug, Default)]
-pub struct Orders {
+pub struct RunControl {
     /// Take nothing new, and leave requests in flight the shutdown timeout.
     pub stop: CancellationToken,
     /// Let go of those, too.
@@ -101,13 +101,13 @@ pub struct Orders {
 
 /// What the stages of a run share.
 #[derive(Clone)]
-struct Common {
+struct RunContext {
     queue: Queue,
-    claims: Claims,
+    locks: LockRegistry,
     observer: Observer,
     mode: Mode,
-    stopping: Stopping,
-    as_left: AsLeft,
+    shutdown: Shutdown,
+    self_writes: SelfWriteFilter,
 }
 
 /// Pipelines, built and not started. All share one queue, in which every exporter has its part.
@@ -131,7 +131,7 @@ struct Source {
     logs: Option<Converter>,
     /// The exporters of all its pipelines.
     destinations: Vec<Destination>,
-    watching: Arc<Watching>,
+    watching: Arc<ReceiverStatus>,
     baseline: Baseline,
 }
 
@@ -169,7 +169,7 @@ impl Pipelines {
     }
 
     /// How its receivers are doing, once it runs.
-    pub fn watching(&self) -> Vec<Arc<Watching>> {
+    pub fn watching(&self) -> Vec<Arc<ReceiverStatus>> {
         let exports = self.sources.iter().map(|source| &source.watching);
         exports.chain(self.gates.iter().map(|gates| &gates.watching)).cloned().collect()
     }
@@ -196,19 +196,19 @@ impl Pipelines {
         queue: Queue,
         mode: Mode,
         observer: Observer,
-        orders: Orders,
+        orders: RunControl,
     ) -> Result<(), StageDied> {
-        let stopping = Stopping::new(&orders, self.shutdown_timeout);
+        let shutdown = Shutdown::new(&orders, self.shutdown_timeout);
         let finish = orders.finish;
-        let (claims, as_left) = (Claims::default(), AsLeft::default());
-        let common = Common { queue, claims, observer, mode, stopping, as_left };
-        let Common { queue, observer, stopping, .. } = common.clone();
+        let (locks, self_writes) = (LockRegistry::default(), SelfWriteFilter::default());
+        let common = RunContext { queue, locks, observer, mode, shutdown, self_writes };
+        let RunContext { queue, observer, shutdown, .. } = common.clone();
 
         let delivered = CancellationToken::new();
         let mut downstream = JoinSet::new();
-        let settler = settle::Settler::new(&common, &self.sources).run(delivered.clone());
-        downstream.spawn(guarded(settler, stopping.stop.clone()));
-        let health = watch_health(queue.clone(), observer.clone(), stopping.finished.clone());
+        let settler = finalize::Finalizer::new(&common, &self.sources).run(delivered.clone());
+        downstream.spawn(guarded(settler, shutdown.stop.clone()));
+        let health = watch_health(queue.clone(), observer.clone(), shutdown.finished.clone());
         downstream.spawn(health);
 
         let expected = self.exporters.iter().filter(|exporter| exporter.required);
@@ -218,34 +218,39 @@ impl Pipelines {
         for exporter in self.exporters {
             let set = if exporter.required { &mut required } else { &mut optional };
             let deliverer = deliver::Deliverer::new(exporter, &common);
-            set.spawn(guarded(deliverer.run(), stopping.stop.clone()));
+            set.spawn(guarded(deliverer.run(), shutdown.stop.clone()));
         }
         let mut upstream = JoinSet::new();
-        let traces = gates::Traces::of(&self.sources);
+        let traces = gate_results::Traces::of(&self.sources);
         for Gates { config, destinations, watching, baseline } in self.gates {
             let traces = Arc::clone(&traces);
-            let intake =
-                gates::GateIntake::new(&config, traces, destinations, &common, finish.clone());
+            let intake = gate_results::GateIntake::new(
+                &config,
+                traces,
+                destinations,
+                &common,
+                finish.clone(),
+            );
             let intake = |incoming, stop| intake.run(incoming, stop);
             start((&config, watching, baseline), intake, &common, &finish, &mut upstream);
         }
         for source in self.sources {
             let (config, watching) = (source.config.watching(), Arc::clone(&source.watching));
             let baseline = source.baseline.clone();
-            let intake = intake::Intake::new(source, &common);
+            let intake = ingest::Intake::new(source, &common);
             let intake = |incoming, stop| intake.run(incoming, stop);
             start((&config, watching, baseline), intake, &common, &finish, &mut upstream);
         }
 
-        let taken_in = join_all(upstream, &stopping).await;
+        let taken_in = join_all(upstream, &shutdown).await;
         queue.close();
-        let sent = join_all(required, &stopping).await;
+        let sent = join_all(required, &shutdown).await;
         let waiver = waive(&common);
-        let sent = sent.and(join_all(optional, &stopping).await);
+        let sent = sent.and(join_all(optional, &shutdown).await);
         waiver.abort();
         delivered.cancel();
-        stopping.finished.cancel();
-        let ended = join_all(downstream, &stopping).await;
+        shutdown.finished.cancel();
+        let ended = join_all(downstream, &shutdown).await;
         for (path, reason) in queue.waiting_for(&expected) {
             observer(&Event::Undelivered { path, reason });
         }
@@ -254,8 +259,8 @@ impl Pipelines {
 }
 
 /// Exporters that nobody waits for have this long when all others are done.
-fn waive(common: &Common) -> AbortHandle {
-    let (ends, stop) = (common.mode.ends(), common.stopping.stop.clone());
+fn waive(common: &RunContext) -> AbortHandle {
+    let (ends, stop) = (common.mode.ends(), common.shutdown.stop.clone());
     let waiver = tokio::spawn(async move {
         if ends {
             tokio::time::sleep(OPTIONAL_GRACE).await;
@@ -267,16 +272,16 @@ fn waive(common: &Common) -> AbortHandle {
 
 /// A receiver and the intake for what it finds.
 fn start<F>(
-    (config, watching, baseline): (&WatchConfig, Arc<Watching>, Baseline),
+    (config, watching, baseline): (&WatchConfig, Arc<ReceiverStatus>, Baseline),
     intake: impl FnOnce(mpsc::Receiver<Candidate>, CancellationToken) -> F,
-    common: &Common,
+    common: &RunContext,
     finish: &CancellationToken,
     stages: &mut JoinSet<Result<(), StageDied>>,
 ) where
     F: Future<Output = Result<(), StageDied>> + Send + 'static,
 {
     let (candidates, incoming) = mpsc::channel::<Candidate>(MAX_WAITING);
-    let Stopping { stop, closing, .. } = common.stopping.clone();
+    let Shutdown { stop, closing, .. } = common.shutdown.clone();
     stages.spawn(guarded(intake(incoming, closing.clone()), stop));
 
     let max_bytes = config.max_file_size.0;

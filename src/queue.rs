@@ -16,9 +16,9 @@ pub mod lease;
 pub mod record;
 pub mod store;
 
-mod by_file;
-mod journal;
+mod path_index;
 mod state;
+mod writer;
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -33,14 +33,14 @@ use crate::base::clock::UnixNanos;
 use crate::base::ids::TraceId;
 use crate::base::signal::Signal;
 use crate::fs::carried::WriteBackMode;
-use crate::fs::source::Source;
-use journal::{Generation, Journal};
-pub use lease::{Lease, Lost, Settlement};
+use crate::fs::file::Source;
+pub use lease::{Completion, EntryGone, Lease};
 use record::{Head, Item, Record, Seq};
 pub use record::{Outcome, Rejection, RejectionKind};
 use state::State;
 pub use store::{Location, OpenError, is_there};
 use store::{Op, Opened, Store, StoreError};
+use writer::{Epoch, StoreWriter};
 
 /// How long to wait before a store that failed is tried again.
 const STORE_RETRY: Duration = Duration::from_secs(1);
@@ -97,7 +97,7 @@ pub struct Destination {
 
 /// What a person may have to look at.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Troubles {
+pub struct HealthFacts {
     /// When the oldest export was taken in that waits for a required exporter.
     pub undelivered: Option<UnixNanos>,
     /// The same for one that is delivered and whose id cannot be written, and why.
@@ -155,7 +155,7 @@ pub struct Queue {
 
 #[derive(Debug)]
 struct Shared {
-    journal: Journal,
+    journal: StoreWriter,
     state: Mutex<State>,
     /// Something changed that somebody may wait for.
     changed: Notify,
@@ -175,9 +175,9 @@ pub struct Ready {
     pub waiting: usize,
     pub dead_letters: usize,
     /// Exports whose exporters are not configured any more; they wait for their return.
-    pub parked: usize,
+    pub orphaned: usize,
     /// Where a corrupt store was put, and what was wrong with it.
-    pub set_aside: Option<(PathBuf, String)>,
+    pub quarantined: Option<(PathBuf, String)>,
     /// Ends when everything is on disk, after the last handle is gone.
     pub thread: std::thread::JoinHandle<()>,
 }
@@ -201,9 +201,9 @@ impl Queue {
         exporters: &Exporters,
         scope: Option<Vec<PathBuf>>,
     ) -> Result<Ready, OpenError> {
-        let Opened { mut store, records, forgotten, set_aside } = opened;
+        let Opened { mut store, records, tombstones, quarantined } = opened;
         let mut state = State::new(exporters, scope);
-        state.forgotten.extend(forgotten);
+        state.tombstones.extend(tombstones);
         let mut over = Vec::new();
         for (seq, mut record) in records {
             if record.is_over() {
@@ -211,7 +211,7 @@ impl Queue {
                 continue;
             }
             record.items.iter_mut().for_each(Item::recover);
-            state.insert(seq, record, Generation::default());
+            state.insert(seq, record, Epoch::default());
         }
         // The process ended just before it would have done so. The next one may as well.
         let _ = store.apply(&over);
@@ -220,23 +220,23 @@ impl Queue {
         };
         let dead_letters = count(&Record::is_dead_letter);
         let waiting = count(&|record| !record.is_dead_letter());
-        let parked = count(&|record| {
+        let orphaned = count(&|record| {
             let known = |item: &Item| exporters.contains_key(&item.exporter);
             record.items.iter().any(|item| !item.is_finished() && !known(item))
         });
-        let (journal, thread) = Journal::start(store)
+        let (journal, thread) = StoreWriter::start(store)
             .map_err(|source| OpenError::Directory { path: PathBuf::from("(thread)"), source })?;
         Ok(Ready {
             queue: Queue::new(journal, state),
             waiting,
             dead_letters,
-            parked,
-            set_aside,
+            orphaned,
+            quarantined,
             thread,
         })
     }
 
-    fn new(journal: Journal, state: State) -> Queue {
+    fn new(journal: StoreWriter, state: State) -> Queue {
         let shared = Shared {
             journal,
             state: Mutex::new(state),
@@ -261,10 +261,10 @@ impl Queue {
                 Ok(prepared) => prepared,
                 Err(error) => return Accepted::Impossible(error.to_string()),
             };
-            let before = self.generation();
+            let before = self.epoch();
             match self.shared.journal.take_in(ops).await {
                 // Only if the store that has it is still the present one; else once more.
-                Ok(generation) if place.fill(&record, generation) => {
+                Ok(epoch) if place.fill(&record, epoch) => {
                     self.set_health(Health::Good);
                     self.shared.changed.notify_waiters();
                     return Accepted::New;
@@ -284,7 +284,7 @@ impl Queue {
         &'a self,
         delivery: &'a Delivery,
         destinations: &'a [Destination],
-    ) -> Result<(Place<'a>, HashSet<String>), Accepted> {
+    ) -> Result<(Reservation<'a>, HashSet<String>), Accepted> {
         let key = delivery.key();
         self.when(|state| {
             if state.closed {
@@ -304,7 +304,7 @@ impl Queue {
             let idle = state.idle(destinations);
             let at_once = if delivery.at_once { idle } else { HashSet::new() };
             let seq = state.reserve(delivery, destinations);
-            Some(Ok((Place { queue: self, seq, delivery, destinations }, at_once)))
+            Some(Ok((Reservation { queue: self, seq, delivery, destinations }, at_once)))
         })
         .await
     }
@@ -336,12 +336,12 @@ impl Queue {
 
     /// The next export that every required exporter is done with; none when the queue is closed
     /// and there will be no other.
-    pub async fn settlement(&self) -> Option<Settlement> {
+    pub async fn completion(&self) -> Option<Completion> {
         self.when(|state| {
-            if let Some((seq, generation, head, outcome)) = state.settle() {
-                return Some(Some(Settlement::new(self.clone(), seq, generation, head, outcome)));
+            if let Some((seq, epoch, head, outcome)) = state.settle() {
+                return Some(Some(Completion::new(self.clone(), seq, epoch, head, outcome)));
             }
-            (state.closed && state.is_settled()).then_some(None)
+            (state.closed && state.is_finalized()).then_some(None)
         })
         .await
     }
@@ -364,8 +364,8 @@ impl Queue {
     }
 
     /// What a person may have to look at.
-    pub fn troubles(&self) -> Troubles {
-        self.state().troubles()
+    pub fn health_facts(&self) -> HealthFacts {
+        self.state().health_facts()
     }
 
     /// What each exporter has before it.
@@ -391,10 +391,10 @@ impl Queue {
 
     /// Remembers that this is done with, for good.
     pub async fn note_done(&self, key: TraceId) {
-        let generation = self.generation();
-        self.state().forgotten.insert(key);
+        let epoch = self.epoch();
+        self.state().tombstones.insert(key);
         // Should this be lost, it is done once more.
-        let _ = self.shared.journal.write(vec![Op::Forget { trace_id: key }], generation).await;
+        let _ = self.shared.journal.write(vec![Op::Tombstone { trace_id: key }], epoch).await;
     }
 
     /// Whether an export of this trace is held, in whatever state.
@@ -420,22 +420,22 @@ impl Queue {
 
     /// Which store it is. Whoever gives it an order remembers this, so that a failure of an earlier
     /// store is not held against the present one.
-    fn generation(&self) -> Generation {
-        self.state().generation
+    fn epoch(&self) -> Epoch {
+        self.state().epoch
     }
 
     /// Waits before the next try, or begins anew when there is no hope for the file.
-    async fn store_failed(&self, error: StoreError, generation: Generation) -> Result<(), Lost> {
+    async fn store_failed(&self, error: StoreError, epoch: Epoch) -> Result<(), EntryGone> {
         match error {
-            StoreError::Closed | StoreError::Replaced => return Err(Lost),
+            StoreError::Closed | StoreError::Replaced => return Err(EntryGone),
             StoreError::Corrupt(reason) => {
                 // Several orders can come upon the same corruption; one of them mends it.
                 let _mending = self.shared.mending.lock().await;
-                if self.generation() != generation {
-                    return Err(Lost);
+                if self.epoch() != epoch {
+                    return Err(EntryGone);
                 }
                 tracing::error!("the queue's store is corrupt ({reason}); setting it aside");
-                match self.shared.journal.start_over(generation).await {
+                match self.shared.journal.start_over(epoch).await {
                     Ok((begun, aside)) => {
                         self.begin_anew(begun);
                         let aside = aside.map(|path| path.display().to_string());
@@ -443,7 +443,7 @@ impl Queue {
                             aside,
                             "a new store was begun; every export without an id is looked up again"
                         );
-                        return Err(Lost);
+                        return Err(EntryGone);
                     }
                     Err(error) => self.set_health(Health::Failing(error.to_string())),
                 }
@@ -454,8 +454,8 @@ impl Queue {
         Ok(())
     }
 
-    fn begin_anew(&self, generation: Generation) {
-        self.state().begin_anew(generation);
+    fn begin_anew(&self, epoch: Epoch) {
+        self.state().begin_anew(epoch);
         self.shared.restarts.send_modify(|count| *count += 1);
         self.shared.changed.notify_waiters();
     }
@@ -498,48 +498,48 @@ impl Queue {
     /// Removes an export when nothing is left to do for it, and its requests when nobody needs
     /// them any more.
     async fn tidy(&self, seq: Seq) {
-        let (op, generation) = {
+        let (op, epoch) = {
             let mut state = self.state();
             let Some(entry) = state.get(seq).filter(|entry| entry.record.is_delivered()) else {
                 return;
             };
-            let generation = entry.generation;
+            let epoch = entry.epoch;
             if entry.record.is_over() {
                 if let Some(entry) = state.remove(seq) {
                     state.remember(entry.record.head.key());
                 }
-                (Op::Remove { seq }, generation)
+                (Op::Remove { seq }, epoch)
             } else {
-                (Op::RemoveBlobs { seq }, generation)
+                (Op::RemoveBlobs { seq }, epoch)
             }
         };
         self.shared.changed.notify_waiters();
         // Should this be lost, the next start sees that it is over and removes it then.
-        let _ = self.shared.journal.write(vec![op], generation).await;
+        let _ = self.shared.journal.write(vec![op], epoch).await;
     }
 }
 
 /// Room that is kept for an export on its way to the disk; dropped, it is free again.
-struct Place<'a> {
+struct Reservation<'a> {
     queue: &'a Queue,
     seq: Seq,
     delivery: &'a Delivery,
     destinations: &'a [Destination],
 }
 
-impl Place<'_> {
+impl Reservation<'_> {
     /// The export is on disk, in this store. False when that is not the present one any more.
-    fn fill(&self, record: &Record, generation: Generation) -> bool {
+    fn fill(&self, record: &Record, epoch: Epoch) -> bool {
         let mut state = self.queue.state();
-        let present = generation >= state.generation;
+        let present = epoch >= state.epoch;
         if present {
-            state.insert(self.seq, Box::new(record.clone()), generation);
+            state.insert(self.seq, Box::new(record.clone()), epoch);
         }
         present
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for Reservation<'_> {
     fn drop(&mut self) {
         self.queue.state().release(self.delivery, self.destinations);
         self.queue.shared.changed.notify_waiters();

@@ -12,7 +12,7 @@ pub mod baseline;
 pub mod config;
 pub mod scan;
 pub mod select;
-pub mod settle;
+pub mod stability;
 
 mod mount;
 mod watch;
@@ -53,7 +53,7 @@ pub async fn scan_once(selection: Selection, candidates: &mpsc::Sender<Candidate
 
 /// How a receiver is doing, for whoever wants to know.
 #[derive(Debug, Default)]
-pub struct Watching {
+pub struct ReceiverStatus {
     pub scans: AtomicU64,
     /// Times that events were lost, which a scan of everything makes up for.
     pub overflows: AtomicU64,
@@ -65,7 +65,7 @@ pub struct Watching {
     looking: Mutex<Option<Instant>>,
 }
 
-impl Watching {
+impl ReceiverStatus {
     /// For how long it has been looking by now, if it is.
     pub fn looking_for(&self) -> Option<Duration> {
         self.looking.lock().unwrap_or_else(PoisonError::into_inner).map(|since| since.elapsed())
@@ -95,7 +95,7 @@ pub async fn run(
     config: &WatchConfig,
     (selection, baseline): (Selection, Baseline),
     (candidates, tidy, mut restarts): (mpsc::Sender<Candidate>, Tidy, watch_channel::Receiver<u64>),
-    (until, watching): (Until, Arc<Watching>),
+    (until, watching): (Until, Arc<ReceiverStatus>),
 ) {
     let Until { stop, finish } = until;
     let selection = Arc::new(selection);
@@ -146,7 +146,7 @@ pub async fn run(
 struct Receiver {
     scanner: Option<Scanner>,
     seen: HashMap<PathBuf, Stamp>,
-    watching: Arc<Watching>,
+    watching: Arc<ReceiverStatus>,
 }
 
 impl Receiver {
@@ -154,7 +154,7 @@ impl Receiver {
         selection: Arc<Selection>,
         watcher: Option<Watcher>,
         tidy: Tidy,
-        watching: Arc<Watching>,
+        watching: Arc<ReceiverStatus>,
     ) -> Receiver {
         let scanner = Scanner::watching(selection, watcher, Some(tidy));
         Receiver { scanner: Some(scanner), seen: HashMap::new(), watching }
@@ -229,7 +229,7 @@ mod tests {
         let config =
             WatchConfig { directories: vec![directory.path().into()], ..Default::default() };
         let selection = Arc::new(Selection::new(&config, |_| false));
-        let watching = Arc::<Watching>::default();
+        let watching = Arc::<ReceiverStatus>::default();
         let mut receiver = Receiver::new(selection, None, tidy, Arc::clone(&watching));
         assert_eq!(watching.looking_for(), None);
         let (candidates, _incoming) = mpsc::channel(1);

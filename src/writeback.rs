@@ -8,10 +8,10 @@
 //!
 //! `splice` is pure; the others are the file system part. `stale` clears up after an interrupted run.
 
-mod attributes;
 mod beside;
 pub mod config;
 mod error;
+mod file_metadata;
 mod replace;
 pub mod splice;
 mod stale;

@@ -4,10 +4,11 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use taskspan::base::clock::UnixNanos;
 use taskspan::plan::gate::GateFile;
 
 fuzz_target!(|bytes: &[u8]| {
-    if let Ok(file) = GateFile::parse(bytes) {
+    if let Ok(file) = GateFile::parse(bytes, UnixNanos(0)) {
         for result in &file.results {
             assert_eq!(result.whole["gate_id"], result.gate_id.as_str());
         }

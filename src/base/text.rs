@@ -5,7 +5,7 @@ const MAX_MESSAGE_CHARS: usize = 300;
 
 /// The text with everything that could move a cursor, end a line or turn the writing direction
 /// spelled out.
-pub fn visible(text: &str) -> String {
+pub fn escape_control(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
         if c.is_control() || is_bidirectional(c) {
@@ -21,7 +21,7 @@ pub fn visible(text: &str) -> String {
 pub fn one_line(text: &str) -> String {
     let words: Vec<&str> = text.split_whitespace().collect();
     let line: String = words.join(" ").chars().take(MAX_MESSAGE_CHARS).collect();
-    visible(&line)
+    escape_control(&line)
 }
 
 /// Bytes in lower-case hexadecimal.
@@ -46,7 +46,7 @@ mod tests {
 
     #[test]
     fn nothing_moves_the_cursor() {
-        assert_eq!(visible("a\u{1b}[2Jb\nc\u{202e}d é"), "a\\u{1b}[2Jb\\u{a}c\\u{202e}d é");
+        assert_eq!(escape_control("a\u{1b}[2Jb\nc\u{202e}d é"), "a\\u{1b}[2Jb\\u{a}c\\u{202e}d é");
         assert_eq!(one_line(" a\n  b\t"), "a b");
         assert_eq!(one_line(&"x".repeat(1_000)).len(), MAX_MESSAGE_CHARS);
     }

@@ -10,7 +10,7 @@ use super::progress::Progress;
 use super::setup::Setup;
 use super::{ConfigArgs, Exit, Global, Timeout, signals};
 use crate::pipeline::event::{Event, Tally};
-use crate::pipeline::{Addition, Orders, Pipelines, observer};
+use crate::pipeline::{Addition, Pipelines, RunControl, observer};
 use crate::plan::Emitted;
 
 #[derive(Debug, Args)]
@@ -78,7 +78,7 @@ impl Ready {
             return Ok(Exit::Done);
         }
         let Ready { onto, pipelines, emitted, .. } = self;
-        let orders = Orders { stop: signals::stop_on_signal()?, ..Orders::default() };
+        let orders = RunControl { stop: signals::stop_on_signal()?, ..RunControl::default() };
         let (stop, abort): (CancellationToken, _) = (orders.stop.clone(), orders.abort.clone());
         let timer = tokio::spawn(async move {
             tokio::time::sleep(onto.timeout.0).await;

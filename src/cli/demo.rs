@@ -20,7 +20,7 @@ use super::{ConfigArgs, Exit, Global};
 use crate::converter::view;
 use crate::fs::carried::{EMITTED_AT, TRACE_ID};
 use crate::pipeline::{Mode, observer};
-use crate::pipeline::{Orders, event::Tally};
+use crate::pipeline::{RunControl, event::Tally};
 use crate::receiver::METADATA_FILE;
 use otlp_receiver::OtlpReceiver;
 
@@ -62,7 +62,7 @@ impl Demo {
             counting.count(event);
             event.log();
         });
-        Session::in_memory(setup.build()?)?.run(Mode::Once, observe, Orders::default()).await?;
+        Session::in_memory(setup.build()?)?.run(Mode::Once, observe, RunControl::default()).await?;
 
         let requests = receiver.stop();
         let roots = view::trees(&requests);

@@ -26,9 +26,9 @@ use super::session::{OnTrouble, Session};
 use super::setup::Setup;
 use super::signals::{self, Passed, Signals};
 use super::{ConfigArgs, Exit, Global, Timeout, job};
-use crate::base::text::visible;
+use crate::base::text::escape_control;
 use crate::fs::carried;
-use crate::pipeline::{self, Mode, Orders, Pipelines, observer};
+use crate::pipeline::{self, Mode, Pipelines, RunControl, observer};
 use crate::receiver::baseline::Baseline;
 
 #[derive(Debug, Args)]
@@ -76,7 +76,7 @@ struct Prepared {
 /// The pipelines that run next to the job.
 struct Beside {
     report: Report,
-    orders: Orders,
+    orders: RunControl,
     run: JoinHandle<Result<(), Failure>>,
 }
 
@@ -191,7 +191,7 @@ impl Exec {
 
 impl Beside {
     fn start(session: Session) -> Beside {
-        let (report, orders) = (Report::default(), Orders::default());
+        let (report, orders) = (Report::default(), RunControl::default());
         let listening = report.clone();
         let observer = observer(move |event| {
             listening.observe(event);
@@ -232,7 +232,7 @@ fn prepare(
     let mut setup = match directories {
         Directories::Named(directories) => Setup::for_job(config, directories)?,
         Directories::OfJob(directory) => {
-            let shown = visible(&directory.display().to_string());
+            let shown = escape_control(&directory.display().to_string());
             super::say(&format!("taskspan: watching {shown}, the job's output directory"));
             Setup::for_job(config, std::slice::from_ref(directory))?.without_files()
         }
@@ -266,7 +266,7 @@ fn say_what_was_left(setup: &Setup, before: &[Baseline]) {
     });
     let left: Vec<_> = left.collect();
     let Some(first) = left.first() else { return };
-    let (count, first) = (left.len(), visible(&first.display().to_string()));
+    let (count, first) = (left.len(), escape_control(&first.display().to_string()));
     super::say(&format!(
         "taskspan: exports that the job did not write were left alone: {count} (first: {first}); \
          `taskspan once` delivers them"

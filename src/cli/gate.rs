@@ -9,7 +9,7 @@ use super::addition::Onto;
 use super::exit::Failure;
 use super::{Exit, Global};
 use crate::base::clock::UnixNanos;
-use crate::converter::followup::NoTask;
+use crate::converter::additions::NoTask;
 use crate::plan::Emitted;
 use crate::plan::gate::{GateFile, GateResult};
 

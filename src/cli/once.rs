@@ -13,7 +13,7 @@ use super::session::OnTrouble;
 use super::setup::Setup;
 use super::{ConfigArgs, Exit, Global, Timeout, signals};
 use crate::pipeline::event::Counts;
-use crate::pipeline::{Mode, Orders, observer};
+use crate::pipeline::{Mode, RunControl, observer};
 
 #[derive(Debug, Args)]
 pub struct Once {
@@ -65,7 +65,7 @@ impl Once {
             listening.observe(event);
             progress.observe(event);
         });
-        let orders = Orders { stop, ..Orders::default() };
+        let orders = RunControl { stop, ..RunControl::default() };
         let timer =
             tokio::spawn(time(orders.clone(), self.timeout.0, setup.longest_verification()));
         session.run(Mode::Once, observer, orders).await?;
@@ -76,7 +76,7 @@ impl Once {
 }
 
 /// Ends delivery, then verification. What is in flight is in doubt, and the queue remembers that.
-async fn time(orders: Orders, delivery: Duration, verification: Duration) {
+async fn time(orders: RunControl, delivery: Duration, verification: Duration) {
     tokio::time::sleep(delivery).await;
     orders.deadline.cancel();
     tokio::time::sleep(verification).await;

@@ -8,7 +8,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use super::exit::Failure;
 use super::setup::{self, Setup};
 use super::{ConfigArgs, Exit};
-use crate::base::text::visible;
+use crate::base::text::escape_control;
 use crate::queue::admin::Listed;
 use crate::queue::control::{self, Answer, Question};
 use crate::queue::{Exporters, Location, Queue, is_there};
@@ -243,7 +243,7 @@ fn table(listed: &[Listed]) -> String {
     let mut text = format!("{:>5}  {:<12}  {:<32}  {:>6}  PATH\n", "ID", "STATE", "TRACE", "SPANS");
     for one in listed {
         let (id, state, trace, spans) = (one.id, one.state.as_str(), &one.trace_id, one.spans);
-        let path = visible(&one.path.to_string_lossy());
+        let path = escape_control(&one.path.to_string_lossy());
         text.push_str(&format!("{id:>5}  {state:<12}  {trace:<32}  {spans:>6}  {path}\n"));
     }
     text
@@ -256,8 +256,8 @@ fn details(one: &Listed) -> String {
         one.id,
         one.state.as_str(),
         one.trace_id,
-        visible(&one.project_id),
-        visible(&one.path.to_string_lossy()),
+        escape_control(&one.project_id),
+        escape_control(&one.path.to_string_lossy()),
         one.spans,
         one.bytes,
         one.first_seen,

@@ -21,7 +21,7 @@ use super::{ConfigArgs, Exit, Global, signals};
 use crate::config::{Fault, Faults};
 use crate::observe::{Metrics, Observe};
 use crate::pipeline::event::Observer;
-use crate::pipeline::{Mode, Orders, Pipelines, observer};
+use crate::pipeline::{Mode, Pipelines, RunControl, observer};
 use crate::queue::{Location, Ready};
 
 #[derive(Debug, Args)]
@@ -53,7 +53,7 @@ impl Run {
             tracing::info!(to = session.destinations().join(", "), "watching");
             // A child, so that a reload ends this session and no other.
             let this = stop.child_token();
-            let orders = Orders { stop: this.clone(), ..Orders::default() };
+            let orders = RunControl { stop: this.clone(), ..RunControl::default() };
             let mut running = tokio::spawn(session.run(Mode::Watch, observer, orders));
             let next = tokio::select! {
                 biased;

@@ -9,7 +9,7 @@ use super::exit::Failure;
 use crate::config::{Fault, Faults};
 use crate::observe::Observe;
 use crate::pipeline::event::Observer;
-use crate::pipeline::{Mode, Orders, Pipelines};
+use crate::pipeline::{Mode, Pipelines, RunControl};
 use crate::queue::control::Server;
 use crate::queue::{Location, Ready};
 use crate::receiver::baseline::Baseline;
@@ -109,7 +109,12 @@ impl Session {
     ///
     /// # Errors
     /// A stage died.
-    pub async fn run(self, mode: Mode, observer: Observer, orders: Orders) -> Result<(), Failure> {
+    pub async fn run(
+        self,
+        mode: Mode,
+        observer: Observer,
+        orders: RunControl,
+    ) -> Result<(), Failure> {
         let Ready { queue, thread, .. } = self.ready;
         let finished = CancellationToken::new();
         let server = self.directory.as_deref().and_then(|directory| {
@@ -144,7 +149,7 @@ impl Session {
 
 /// What an earlier run left behind.
 fn tell(ready: &Ready) {
-    if let Some((path, reason)) = &ready.set_aside {
+    if let Some((path, reason)) = &ready.quarantined {
         tracing::error!(
             set_aside = %path.display(),
             "the queue's store was corrupt ({reason}) and a new one was begun; every export \
@@ -160,9 +165,9 @@ fn tell(ready: &Ready) {
             "refused exports are held; look at them with `taskspan queue list`"
         );
     }
-    if ready.parked > 0 {
+    if ready.orphaned > 0 {
         tracing::warn!(
-            exports = ready.parked,
+            exports = ready.orphaned,
             "exports wait for exporters that are not configured any more; `taskspan queue list`"
         );
     }

@@ -9,7 +9,7 @@ use super::exit::Failure;
 use super::queue::{Format, Source};
 use super::setup::Setup;
 use super::{ConfigArgs, Exit, Global};
-use crate::base::text::visible;
+use crate::base::text::escape_control;
 use crate::pipeline::Pipelines;
 use crate::pipeline::status::{Found, Held, Known, find};
 use crate::queue::control::{Answer, Question};
@@ -69,9 +69,9 @@ fn table(all: &[Known]) -> String {
     let mut text = format!("{:<11}  {:<32}  PATH\n", "STATE", "TRACE");
     for Known { path, state, reason, trace_id, .. } in all {
         let trace = trace_id.as_deref().unwrap_or("-");
-        text.push_str(&format!("{:<11}  {trace:<32}  {}\n", state.as_str(), visible(path)));
+        text.push_str(&format!("{:<11}  {trace:<32}  {}\n", state.as_str(), escape_control(path)));
         if let Some(reason) = reason {
-            text.push_str(&format!("{:13}{}\n", "", visible(reason)));
+            text.push_str(&format!("{:13}{}\n", "", escape_control(reason)));
         }
     }
     text

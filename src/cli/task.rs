@@ -9,7 +9,7 @@ use super::exit::Failure;
 use super::{Exit, Global};
 use crate::base::contract::{Phase, TaskStatus};
 use crate::base::ids::TaskId;
-use crate::converter::followup::TaskUpdate;
+use crate::converter::additions::TaskUpdate;
 
 #[derive(Debug, Args)]
 pub struct Task {

@@ -14,7 +14,7 @@ use super::exit::Failure;
 use super::setup::Setup;
 use super::{ConfigArgs, Exit};
 use crate::base::signal::Signal;
-use crate::base::text::visible;
+use crate::base::text::escape_control;
 use crate::config::service::listening;
 use crate::config::{Config, ExporterConfig, Fault, Faults, ProcessorConfig};
 use crate::converter::options::RedactionConfig;
@@ -167,7 +167,7 @@ fn beside_the_file(setup: &Setup) -> String {
     let Setup { config, otel, .. } = setup;
     let queue = match setup.location() {
         Some(Location::Directory(it) | Location::Existing(it)) => {
-            visible(&it.display().to_string())
+            escape_control(&it.display().to_string())
         }
         Some(Location::Memory) => "in memory".to_owned(),
         None => "nowhere".to_owned(),

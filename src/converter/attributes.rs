@@ -9,18 +9,18 @@ const ELLIPSIS: &str = "…";
 
 /// Makes the string attributes of one span and remembers which of them it had to cut.
 #[derive(Clone, Debug)]
-pub struct Cutter {
+pub struct Truncator {
     max_bytes: usize,
     /// `OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT` reaches into arrays, a backend's limit does not.
     max_element_bytes: usize,
     cut_keys: Vec<String>,
 }
 
-impl Cutter {
+impl Truncator {
     /// `max_bytes` is in UTF-8 bytes; `max_chars`, when set, in characters. A text of at most n
     /// bytes has at most n characters, so the smaller number keeps both promises.
-    pub fn new(max_bytes: usize, max_chars: Option<usize>) -> Cutter {
-        Cutter {
+    pub fn new(max_bytes: usize, max_chars: Option<usize>) -> Truncator {
+        Truncator {
             max_bytes: max_chars.map_or(max_bytes, |chars| chars.min(max_bytes)),
             max_element_bytes: max_chars.unwrap_or(usize::MAX),
             cut_keys: Vec::new(),
@@ -153,7 +153,7 @@ mod tests {
 
     #[test]
     fn the_keys_of_cut_values_are_listed_once() {
-        let mut cutter = Cutter::new(8, None);
+        let mut cutter = Truncator::new(8, None);
         cutter.string("fits", "12345678");
         cutter.string("long", "123456789");
         cutter.string("long", "987654321");
@@ -169,7 +169,7 @@ mod tests {
 
     #[test]
     fn the_length_limit_of_the_environment_reaches_into_arrays() {
-        let mut cutter = Cutter::new(2048, Some(4));
+        let mut cutter = Truncator::new(2048, Some(4));
         cutter.strings("array", ["12345"]);
         assert!(cutter.truncated().is_some());
     }

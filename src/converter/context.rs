@@ -20,7 +20,7 @@ pub struct Context<'a> {
 
 /// How far a span's work is.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Figures {
+pub struct SpanTotals {
     /// Artifacts that are needed.
     pub gaps: i64,
     pub total: usize,
@@ -29,9 +29,9 @@ pub struct Figures {
     pub open: usize,
 }
 
-impl Figures {
-    pub fn of<'a>(artifacts: impl Iterator<Item = &'a Artifact>) -> Figures {
-        artifacts.fold(Figures::default(), |sum, artifact| Figures {
+impl SpanTotals {
+    pub fn of<'a>(artifacts: impl Iterator<Item = &'a Artifact>) -> SpanTotals {
+        artifacts.fold(SpanTotals::default(), |sum, artifact| SpanTotals {
             gaps: sum.gaps + i64::from(artifact.status == Status::Needed),
             total: sum.total + 1,
             completed: sum.completed + usize::from(artifact.status == Status::Exists),

@@ -11,9 +11,9 @@ use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value};
 
+use super::artifact_types::ArtifactType;
 use super::attributes::cut;
-use super::context::{Context, Figures, PHASE};
-use super::kind::Kind;
+use super::context::{Context, PHASE, SpanTotals};
 use crate::base::ids::{SpanId, TaskId};
 use crate::plan::{Artifact, ExportInfo, Rule, Status};
 
@@ -34,7 +34,7 @@ pub struct SpanContract<'a> {
     pub span_id: SpanId,
     pub parent_id: Option<&'a TaskId>,
     pub completed: bool,
-    pub figures: Figures,
+    pub figures: SpanTotals,
     pub acceptance_criteria: Option<&'a RawValue>,
     pub checksums: Option<&'a RawValue>,
 }
@@ -76,7 +76,7 @@ struct Metrics {
 
 /// A TaskSpanContract v1 (R4.1).
 pub fn task_span_contract(context: &Context<'_>, span: &SpanContract<'_>, max: usize) -> Fitted {
-    let Figures { gaps, total, .. } = span.figures;
+    let SpanTotals { gaps, total, .. } = span.figures;
     let contract = TaskSpanContract {
         schema_version: SCHEMA_VERSION,
         project_id: &context.plan.project.id,
@@ -151,7 +151,7 @@ static NO_SOURCES: LazyLock<Box<RawValue>> = LazyLock::new(|| {
 pub fn artifact_intent(
     context: &Context<'_>,
     artifact: &Artifact,
-    kind: &Kind<'_>,
+    kind: &ArtifactType<'_>,
     parameters: &Map<String, Value>,
     (intent, is_shared): (&str, bool),
     max: usize,
@@ -192,7 +192,7 @@ pub fn artifact_intent(
 pub fn intent_of_type(
     context: &Context<'_>,
     story: &TaskId,
-    (kind, info): (&str, &Kind<'_>),
+    (kind, info): (&str, &ArtifactType<'_>),
     intent: &str,
     max: usize,
 ) -> Fitted {

@@ -4,23 +4,23 @@ use opentelemetry_proto::tonic::common::v1::KeyValue;
 use opentelemetry_proto::tonic::trace::v1::span::Event;
 use serde_json::{Map, Value};
 
-use super::attributes::{Cutter, count};
+use super::artifact_types::ArtifactType;
+use super::attributes::{Truncator, count};
 use super::context::Context;
 use super::contracts::{self, SpanContract};
-use super::kind::Kind;
 use crate::base::ids::{TaskId, TaskType};
 use crate::plan::{Artifact, Rule};
 
 /// The export command that defined the work.
 const SOURCE: &str = "contextcore.manifest.export";
 
-/// An event without a time: its span gives it one (see [`in_order`](super::draft::in_order)).
+/// An event without a time: its span gives it one (see [`in_order`](super::span_builder::in_order)).
 pub fn event(name: &str, attributes: Vec<KeyValue>) -> Event {
     Event { name: name.to_owned(), attributes, ..Event::default() }
 }
 
 /// `task.created`, on every span.
-pub fn created(cutter: &mut Cutter, task_type: TaskType, artifact: Option<&Artifact>) -> Event {
+pub fn created(cutter: &mut Truncator, task_type: TaskType, artifact: Option<&Artifact>) -> Event {
     let mut attributes =
         vec![cutter.string("source", SOURCE), cutter.string("task.type", task_type.as_str())];
     if let Some(artifact) = artifact {
@@ -37,7 +37,7 @@ pub fn created(cutter: &mut Cutter, task_type: TaskType, artifact: Option<&Artif
 /// `task.contract`: why a thing exists and what a valid one looks like (R2.4, R2.5). Rules that
 /// do not fit one value are spread over several events.
 pub fn contract<'a>(
-    cutter: &mut Cutter,
+    cutter: &mut Truncator,
     rules: impl IntoIterator<Item = &'a Rule>,
     contract: Option<&str>,
     artifact_type: Option<&str>,
@@ -68,13 +68,13 @@ pub fn contract<'a>(
 }
 
 /// The rules of an artifact: its own, else those of its type.
-pub fn rules_of<'a>(artifact: &'a Artifact, kind: &Kind<'a>) -> &'a [Rule] {
+pub fn rules_of<'a>(artifact: &'a Artifact, kind: &ArtifactType<'a>) -> &'a [Rule] {
     if artifact.derived_from.is_empty() { kind.rules } else { &artifact.derived_from }
 }
 
 /// `task.dependencies`, on tasks that have any.
 pub fn dependencies(
-    cutter: &mut Cutter,
+    cutter: &mut Truncator,
     depends_on: &[TaskId],
     unresolved: &[&TaskId],
 ) -> Option<Event> {
@@ -94,9 +94,9 @@ pub fn dependencies(
 /// `artifact.intent`, on tasks that somebody still has to work on (R4.2).
 pub fn intent(
     context: &Context<'_>,
-    cutter: &mut Cutter,
+    cutter: &mut Truncator,
     artifact: &Artifact,
-    kind: &Kind<'_>,
+    kind: &ArtifactType<'_>,
     (parameters, is_shared): (&Map<String, Value>, bool),
 ) -> Option<Event> {
     let intent = contracts::intent_of(artifact.status)?;
@@ -116,7 +116,11 @@ pub fn intent(
 }
 
 /// `task.span_contract`, on every span (R4.1).
-pub fn span_contract(context: &Context<'_>, cutter: &mut Cutter, span: &SpanContract<'_>) -> Event {
+pub fn span_contract(
+    context: &Context<'_>,
+    cutter: &mut Truncator,
+    span: &SpanContract<'_>,
+) -> Event {
     let fitted = contracts::task_span_contract(context, span, cutter.max_bytes());
     if fitted.reduced {
         cutter.note("contract");

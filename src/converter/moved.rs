@@ -6,11 +6,11 @@ use indexmap::IndexMap;
 use opentelemetry_proto::tonic::trace::v1::span::Event;
 use serde_json::Value;
 
-use super::attributes::{Cutter, count};
+use super::artifact_types::ArtifactTypes;
+use super::attributes::{Truncator, count};
 use super::context::Context;
 use super::contracts;
 use super::events::{self, event};
-use super::kind::Kinds;
 use super::parameters;
 use super::redact::Redactor;
 use super::slim::{LONG_PARAMETER, Slimming};
@@ -51,7 +51,7 @@ impl<'a> SharedParameters<'a> {
     }
 
     /// One event per value.
-    pub fn events(&self, cutter: &mut Cutter) -> Vec<Event> {
+    pub fn events(&self, cutter: &mut Truncator) -> Vec<Event> {
         let event = |((key, json), ids): (&(&str, String), &Vec<&TaskId>)| {
             let value = serde_json::from_str(json).unwrap_or_default();
             let key = format!("artifact.parameters.{key}");
@@ -74,8 +74,8 @@ fn long(value: &Value) -> Option<String> {
 
 /// The contract, the rules and the parameter sources of each type below a story.
 pub fn contracts_of_types(
-    cutter: &mut Cutter,
-    kinds: &Kinds<'_>,
+    cutter: &mut Truncator,
+    kinds: &ArtifactTypes<'_>,
     artifacts: &[&Artifact],
     slimming: Slimming,
     is_of_one_type: bool,
@@ -134,9 +134,9 @@ fn own_rules(of_type: &[Rule], artifacts: &[&Artifact]) -> Vec<Rule> {
 /// One intent for all artifacts of a type that are to be made, and one for all that are to be renewed. It
 /// names the story in place of the artifact; each task has the rest in its attributes.
 pub fn intents_of_types(
-    cutter: &mut Cutter,
+    cutter: &mut Truncator,
     context: &Context<'_>,
-    kinds: &Kinds<'_>,
+    kinds: &ArtifactTypes<'_>,
     story: &TaskId,
     artifacts: &[&Artifact],
 ) -> Vec<Event> {

@@ -6,10 +6,10 @@
 use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value::Value as AnyValue};
 use serde_json::Value;
 
-use super::attributes::{Cutter, array, boolean, double, int};
+use super::attributes::{Truncator, array, boolean, double, int};
 
 /// The attribute of a value; null has none.
-pub fn attribute(cutter: &mut Cutter, key: String, value: &Value) -> Option<KeyValue> {
+pub fn attribute(cutter: &mut Truncator, key: String, value: &Value) -> Option<KeyValue> {
     let attribute = match value {
         Value::Null => return None,
         Value::Bool(value) => boolean(key, *value),
@@ -25,7 +25,7 @@ pub fn attribute(cutter: &mut Cutter, key: String, value: &Value) -> Option<KeyV
 }
 
 /// Elements of one type stay what they are; anything else becomes text.
-fn elements(cutter: &mut Cutter, key: String, items: &[Value]) -> KeyValue {
+fn elements(cutter: &mut Truncator, key: String, items: &[Value]) -> KeyValue {
     let typed =
         |of: fn(&Value) -> Option<AnyValue>| items.iter().map(of).collect::<Option<Vec<_>>>();
     let all = typed(|item| as_int(item).map(AnyValue::IntValue))
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     fn converted(value: Value) -> Option<AnyValue> {
-        attribute(&mut Cutter::new(2_048, None), "k".to_owned(), &value)?.value?.value
+        attribute(&mut Truncator::new(2_048, None), "k".to_owned(), &value)?.value?.value
     }
 
     fn list(values: Vec<AnyValue>) -> Option<AnyValue> {

@@ -2,7 +2,7 @@
 
 use opentelemetry_proto::tonic::resource::v1::Resource;
 
-use super::attributes::Cutter;
+use super::attributes::Truncator;
 use super::options::ResourceConfig;
 use crate::plan::Project;
 
@@ -14,7 +14,7 @@ const OWN: [&str; 4] =
     ["project.id", "project.name", "telemetry.distro.name", "telemetry.distro.version"];
 
 /// There is no `service.instance.id`: each value would open a log stream of its own in Loki.
-pub fn resource(config: &ResourceConfig, project: &Project, mut cutter: Cutter) -> Resource {
+pub fn resource(config: &ResourceConfig, project: &Project, mut cutter: Truncator) -> Resource {
     let service = config.attributes.get(SERVICE_NAME).map_or(DEFAULT_SERVICE_NAME, String::as_str);
     let mut attributes = vec![
         cutter.string(SERVICE_NAME, service),

@@ -14,15 +14,15 @@ use opentelemetry_proto::tonic::trace::v1::span::Link;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
+use super::artifact_types::{ArtifactType, ArtifactTypes};
 use super::attributes::{count, double, int, string};
-use super::context::{Context, Figures, PHASE};
+use super::context::{Context, PHASE, SpanTotals};
 use super::contracts::{self, SpanContract};
-use super::draft::Draft;
 use super::hierarchy::{Hierarchy, Story, hierarchy};
-use super::kind::{Kind, Kinds};
 use super::moved::{self, SharedParameters};
 use super::redact::Redactor;
 use super::slim::Slimming;
+use super::span_builder::SpanBuilder;
 use super::{Converter, events, order, parameters};
 use crate::base::clock::UnixNanos;
 use crate::base::ids::{TaskId, TaskType, TraceId};
@@ -61,7 +61,7 @@ pub struct Builder<'a> {
     dependencies: Vec<Vec<usize>>,
     ranks: Vec<u64>,
     epic_id: TaskId,
-    kinds: Kinds<'a>,
+    kinds: ArtifactTypes<'a>,
     /// By story; empty unless the trace is slimmed that far.
     shared_parameters: Vec<SharedParameters<'a>>,
 }
@@ -111,7 +111,7 @@ impl<'a> Builder<'a> {
                 trace_hex: trace_id.to_string(),
                 checksums: contracts::checksums(&plan.export),
             },
-            kinds: Kinds::of(plan),
+            kinds: ArtifactTypes::of(plan),
             artifacts,
             index_of,
         }
@@ -156,7 +156,7 @@ impl<'a> Builder<'a> {
 
     fn epic(&self, room: Vec<KeyValue>) -> Span {
         let Plan { project, coverage, export, .. } = self.context.plan;
-        let figures = Figures::of(self.artifacts.iter().copied());
+        let figures = SpanTotals::of(self.artifacts.iter().copied());
         let title = format!("{} Observability Artifact Generation", project.name);
         let end = self.t0.plus_micros(self.ranks.iter().max().map_or(0, |last| last + 1));
         let status = if figures.is_done() { "done" } else { "todo" };
@@ -198,7 +198,7 @@ impl<'a> Builder<'a> {
     }
 
     fn story(&self, index: usize, story: &Story<'_>, room: Vec<KeyValue>) -> Span {
-        let figures = Figures::of(story.tasks.iter().map(|&task| self.artifacts[task]));
+        let figures = SpanTotals::of(story.tasks.iter().map(|&task| self.artifacts[task]));
         let parent = story.parent.map_or((TaskType::Epic, &self.epic_id), |parent| {
             (TaskType::Story, &self.hierarchy.stories[parent].id)
         });
@@ -225,7 +225,7 @@ impl<'a> Builder<'a> {
     }
 
     /// What the tasks of a story leave to it.
-    fn moved_from_tasks(&self, draft: &mut Draft<'_>, index: usize, story: &Story<'_>) {
+    fn moved_from_tasks(&self, draft: &mut SpanBuilder<'_>, index: usize, story: &Story<'_>) {
         let artifacts: Vec<&Artifact> =
             story.tasks.iter().map(|&task| self.artifacts[task]).collect();
         let (cutter, slimming) = (&mut draft.cutter, self.slimming);
@@ -252,7 +252,7 @@ impl<'a> Builder<'a> {
 
     fn task<'b>(&'b self, index: usize, redactor: &Redactor<'b>, room: Vec<KeyValue>) -> Span {
         let artifact = self.artifacts[index];
-        let figures = Figures::of(std::iter::once(artifact));
+        let figures = SpanTotals::of(std::iter::once(artifact));
         let kind = self.kinds.get(&artifact.kind);
         let story = &self.hierarchy.stories[self.hierarchy.story_of[index]];
         let parent = Some((TaskType::Story, &story.id));
@@ -306,9 +306,9 @@ impl<'a> Builder<'a> {
 
     fn task_events(
         &self,
-        draft: &mut Draft<'_>,
+        draft: &mut SpanBuilder<'_>,
         artifact: &Artifact,
-        kind: &Kind<'_>,
+        kind: &ArtifactType<'_>,
         parameters: &Map<String, Value>,
         resolved: usize,
     ) {
@@ -342,7 +342,7 @@ impl<'a> Builder<'a> {
 
     /// One link for each edge to a task of this trace (R3.2, R3.3). Ids are computed, so forward
     /// references, cycles and self-edges need no care.
-    fn task_links(&self, draft: &mut Draft<'_>, dependencies: &[usize]) {
+    fn task_links(&self, draft: &mut SpanBuilder<'_>, dependencies: &[usize]) {
         let mut linked = BTreeSet::new();
         for task in dependencies.iter().filter(|task| linked.insert(**task)) {
             let id = &self.artifacts[*task].id;
@@ -365,15 +365,15 @@ impl<'a> Builder<'a> {
         Subject { task_type, id, title, status }: Subject<'b>,
         parent: Option<(TaskType, &'b TaskId)>,
         (start, end): (UnixNanos, UnixNanos),
-        figures: Figures,
+        figures: SpanTotals,
         attributes: Vec<KeyValue>,
-    ) -> Draft<'b> {
+    ) -> SpanBuilder<'b> {
         // A task has no tasks below it; what it counts for its contract is itself.
         let (below, below_done) = match task_type {
             TaskType::Task => (0, 0),
             TaskType::Epic | TaskType::Story => (figures.total, figures.completed),
         };
-        let mut draft = Draft {
+        let mut draft = SpanBuilder {
             task_type,
             task_id: id,
             span_id: self.context.trace_id.span(task_type, id),
@@ -406,7 +406,12 @@ impl<'a> Builder<'a> {
     }
 
     /// Adds what needs the whole span, and applies the limits of the environment.
-    fn finish(&self, mut draft: Draft<'_>, figures: Figures, criteria: Option<&RawValue>) -> Span {
+    fn finish(
+        &self,
+        mut draft: SpanBuilder<'_>,
+        figures: SpanTotals,
+        criteria: Option<&RawValue>,
+    ) -> Span {
         let trace_id = self.context.trace_id;
         let is_task = draft.task_type == TaskType::Task;
         // The story's own contract has what is the same for all of its tasks.

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::file::{self, Loaded, Source, Stamp};
 use super::members::existing;
-use super::source::{self, Loaded, Source, Stamp};
 use crate::base::ids::TraceId;
 use crate::base::text::hex;
 
@@ -56,14 +56,14 @@ pub fn beside_name(name: &OsStr) -> PathBuf {
 /// The trace id in the file beside an export, of this version or another. Blocks on the disk.
 pub fn id_beside(export: &Path) -> Option<String> {
     let beside = export.with_file_name(beside_name(export.file_name()?));
-    let loaded = source::load(&beside, MAX_BYTES).ok()?;
+    let loaded = file::load(&beside, MAX_BYTES).ok()?;
     existing(&loaded.bytes, TRACE_ID)
 }
 
 /// The trace id in the file beside an export, if it belongs to the export with this checksum. Blocks on the disk.
 pub fn id_beside_of(export: &Path, sha256: &[u8; 32]) -> Option<String> {
     let beside = export.with_file_name(beside_name(export.file_name()?));
-    let loaded = source::load(&beside, MAX_BYTES).ok()?;
+    let loaded = file::load(&beside, MAX_BYTES).ok()?;
     let checksum = existing(&loaded.bytes, CHECKSUM)?;
     existing(&loaded.bytes, TRACE_ID).filter(|_| checksum.eq_ignore_ascii_case(&hex(sha256)))
 }
@@ -95,13 +95,13 @@ const ROOM_FOR_KEYS: u64 = 4_096;
 
 /// The id that an export carries itself.
 fn id_within(path: &Path, max_bytes: u64) -> Option<String> {
-    existing(&source::load(path, max_bytes).ok()?.bytes, TRACE_ID)
+    existing(&file::load(path, max_bytes).ok()?.bytes, TRACE_ID)
 }
 
 /// The trace id that the file would get as a new export; `None` if it does not carry `task_trace_id`. Blocks on the
 /// disk.
 pub fn version_with(source: &Source, task_trace_id: &str, max_bytes: u64) -> Option<TraceId> {
-    let Loaded { source, bytes } = source::load(source.canonical(), max_bytes).ok()?;
+    let Loaded { source, bytes } = file::load(source.canonical(), max_bytes).ok()?;
     let ours = existing(&bytes, TRACE_ID).as_deref() == Some(task_trace_id);
     ours.then(|| TraceId::of_export(source.canonical(), source.mtime_ns, &bytes))
 }

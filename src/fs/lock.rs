@@ -18,48 +18,48 @@ use rustix::io::Errno;
 
 use super::carried::{WriteBackMode, carries, carries_by_content};
 use crate::base::ids::TraceId;
-use crate::fs::source::{Directory, Source, Stamp};
+use crate::fs::file::{Directory, Source, Stamp};
 
 /// How often a file that is replaced under our eyes is looked at.
 const LOOKS: usize = 8;
 
 #[derive(Debug)]
-pub enum Claim {
+pub enum LockAttempt {
     /// To be worked on here. The lock, held until this is dropped, if there is anything to lock.
-    Ours(Option<File>),
+    Acquired(Option<File>),
     /// Another process works on it.
-    Busy,
+    HeldElsewhere,
     /// Another process did: the id is where it belongs.
-    Emitted,
+    AlreadyEmitted,
     /// The version that was read is not there any more, so there is nothing to lock.
     Superseded,
 }
 
 /// Tries to become the one that works on this export. Blocks on the disk, and for nobody.
-pub fn claim(source: &Source, trace_id: TraceId, mode: WriteBackMode) -> Claim {
+pub fn claim(source: &Source, trace_id: TraceId, mode: WriteBackMode) -> LockAttempt {
     let (Some(parent), Some(name)) = (source.canonical().parent(), source.canonical().file_name())
     else {
-        return Claim::Ours(None);
+        return LockAttempt::Acquired(None);
     };
     let name = Path::new(name);
     for _ in 0..LOOKS {
         if carries(source, trace_id, mode) {
-            return Claim::Emitted;
+            return LockAttempt::AlreadyEmitted;
         }
-        let Ok(dir) = Directory::open(parent) else { return Claim::Superseded };
+        let Ok(dir) = Directory::open(parent) else { return LockAttempt::Superseded };
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let fd = match rustix::fs::openat(&dir.fd, name, flags, Mode::empty()) {
             Ok(fd) => fd,
             // It may be there still, and closed to us meanwhile.
-            Err(Errno::ACCESS | Errno::PERM) => return Claim::Ours(None),
-            Err(_) => return Claim::Superseded,
+            Err(Errno::ACCESS | Errno::PERM) => return LockAttempt::Acquired(None),
+            Err(_) => return LockAttempt::Superseded,
         };
         let opened = rustix::fs::fstat(&fd).map(|stat| Stamp::from(&stat));
-        let Some(opened) = opened.ok().filter(|stamp| stamp.looks_like(source)) else {
+        let Some(opened) = opened.ok().filter(|stamp| stamp.same_stat(source)) else {
             // What was written back meanwhile is another version, too; and to open a file asks a
             // file server anew, where a look may answer from memory.
             let is_written = carries_by_content(source, trace_id, mode);
-            return if is_written { Claim::Emitted } else { Claim::Superseded };
+            return if is_written { LockAttempt::AlreadyEmitted } else { LockAttempt::Superseded };
         };
         let mut file = File::from(fd);
         let mut locked = file.try_lock();
@@ -74,18 +74,18 @@ pub fn claim(source: &Source, trace_id: TraceId, mode: WriteBackMode) -> Claim {
         }
         match locked {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Claim::Busy,
+            Err(TryLockError::WouldBlock) => return LockAttempt::HeldElsewhere,
             // A file system without locks.
-            Err(TryLockError::Error(_)) => return Claim::Ours(None),
+            Err(TryLockError::Error(_)) => return LockAttempt::Acquired(None),
         }
         // Whoever had the lock before may have put another file in its place, or an id beside it.
         let present = rustix::fs::statat(&dir.fd, name, AtFlags::SYMLINK_NOFOLLOW);
         let is_present = present.is_ok_and(|stat| Stamp::from(&stat) == opened);
         if is_present && !carries(source, trace_id, mode) {
-            return Claim::Ours(Some(file));
+            return LockAttempt::Acquired(Some(file));
         }
     }
-    Claim::Superseded
+    LockAttempt::Superseded
 }
 
 #[cfg(test)]
@@ -93,7 +93,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::fs::source;
+    use crate::fs::file;
     use crate::writeback::{write_back, write_beside};
 
     const MAX: u64 = 1 << 20;
@@ -103,7 +103,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("onboarding-metadata.json");
         fs::write(&path, "{}").unwrap();
-        let source = source::load(&path, MAX).unwrap().source;
+        let source = file::load(&path, MAX).unwrap().source;
         let trace_id = TraceId::of_export(&path, source.mtime_ns, b"{}");
         (dir, source, trace_id)
     }
@@ -113,16 +113,16 @@ mod tests {
         for mode in [WriteBackMode::InPlace, WriteBackMode::Beside] {
             let (_dir, source, trace_id) = export();
             let claim = || claim(&source, trace_id, mode);
-            let Claim::Ours(Some(lock)) = claim() else { panic!("nobody else is there") };
-            assert!(matches!(claim(), Claim::Busy));
+            let LockAttempt::Acquired(Some(lock)) = claim() else { panic!("nobody else is there") };
+            assert!(matches!(claim(), LockAttempt::HeldElsewhere));
             let id = trace_id.to_string();
             match mode {
                 WriteBackMode::Beside => write_beside(&source, &id, AT, MAX).unwrap(),
                 _ => write_back(&source, &id, AT, MAX).unwrap(),
             };
-            assert!(matches!(claim(), Claim::Emitted), "{mode:?}");
+            assert!(matches!(claim(), LockAttempt::AlreadyEmitted), "{mode:?}");
             drop(lock);
-            assert!(matches!(claim(), Claim::Emitted), "{mode:?}");
+            assert!(matches!(claim(), LockAttempt::AlreadyEmitted), "{mode:?}");
         }
     }
 
@@ -131,8 +131,8 @@ mod tests {
         let (_dir, source, trace_id) = export();
         fs::write(&source.path, "{ }").unwrap();
         let lock = |source| claim(source, trace_id, WriteBackMode::InPlace);
-        assert!(matches!(lock(&source), Claim::Superseded));
+        assert!(matches!(lock(&source), LockAttempt::Superseded));
         fs::remove_file(&source.path).unwrap();
-        assert!(matches!(lock(&source), Claim::Superseded));
+        assert!(matches!(lock(&source), LockAttempt::Superseded));
     }
 }

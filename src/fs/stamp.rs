@@ -15,8 +15,8 @@ use rustix::fs::Timespec;
 use sha2::{Digest, Sha256};
 
 use super::carried::EMITTED_AT;
+use super::file::Source;
 use super::members::existing;
-use super::source::Source;
 use crate::base::clock::UnixNanos;
 use crate::base::ids::TraceId;
 
@@ -91,7 +91,7 @@ mod tests {
         let path = directory.path().join("onboarding-metadata.json");
         let text = format!(r#"{{"task_trace_id": "", "task_emission_timestamp": "{timestamp}"}}"#);
         std::fs::write(&path, &text).expect("written");
-        let loaded = crate::fs::source::load(&path, 1 << 20).expect("a file");
+        let loaded = crate::fs::file::load(&path, 1 << 20).expect("a file");
         let source = Source { mtime_ns, ..loaded.source };
         origin(&source, &loaded.bytes, task_trace_id)
     }

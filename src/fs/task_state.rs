@@ -18,7 +18,7 @@ use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::fs::source;
+use crate::fs::file;
 
 /// What a user can set about them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -140,7 +140,7 @@ const MAX_BYTES: u64 = 16 << 20;
 fn is_the_trackers(own: &Path, other: &Path, id: &str, state: &TaskState) -> bool {
     let files = [own, other].map(|directory| directory.join(format!("{id}.json")));
     let documents = files.iter().filter_map(|path| {
-        serde_json::from_slice::<Value>(&source::load(path, MAX_BYTES).ok()?.bytes).ok()
+        serde_json::from_slice::<Value>(&file::load(path, MAX_BYTES).ok()?.bytes).ok()
     });
     documents.into_iter().any(|document| {
         document.get("trace_id") == state.document.get("trace_id")

@@ -13,9 +13,9 @@ use prometheus::{
 use crate::base::clock::UnixNanos;
 use crate::base::signal::Signal;
 use crate::exporter::classify::NOT_CONNECTED;
-use crate::pipeline::event::{Answered, Event};
+use crate::pipeline::event::{Event, SendOutcome};
 use crate::queue::Queue;
-use crate::receiver::Watching;
+use crate::receiver::ReceiverStatus;
 
 /// From a millisecond to a minute: what a conversion of any size takes.
 const CONVERSION_BUCKETS: [f64; 10] =
@@ -216,13 +216,13 @@ impl Metrics {
                     counters[of].with_label_values(&[exporter]).inc_by(by);
                 };
                 match outcome {
-                    Answered::Accepted => count(&self.sent, *records),
-                    Answered::Partly(rejected) => {
+                    SendOutcome::Accepted => count(&self.sent, *records),
+                    SendOutcome::Partial(rejected) => {
                         count(&self.sent, records.saturating_sub(*rejected));
                         count(&self.rejected, *rejected);
                     }
-                    Answered::Failed => count(&self.failed, *records),
-                    Answered::Rejected => count(&self.rejected, *records),
+                    SendOutcome::Failed => count(&self.failed, *records),
+                    SendOutcome::Rejected => count(&self.rejected, *records),
                 }
             }
             Event::Done { written, took, .. } => {
@@ -246,7 +246,11 @@ impl Metrics {
     }
 
     /// All of it, now.
-    pub fn text<'a>(&self, queue: &Queue, watching: impl Iterator<Item = &'a Watching>) -> String {
+    pub fn text<'a>(
+        &self,
+        queue: &Queue,
+        watching: impl Iterator<Item = &'a ReceiverStatus>,
+    ) -> String {
         // One scrape at a time, so that none finds what another is just setting anew.
         let mut last = self.receivers.lock().unwrap_or_else(PoisonError::into_inner);
         self.look_at(queue);
@@ -300,7 +304,7 @@ impl Metrics {
             }
         }
         let now = UnixNanos::now();
-        let oldest = queue.troubles().undelivered;
+        let oldest = queue.health_facts().undelivered;
         let age = oldest.map(|since| now.since(since));
         self.oldest.set(age.unwrap_or_default().as_secs_f64());
     }

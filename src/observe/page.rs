@@ -213,7 +213,7 @@ pub fn escaped(text: &str) -> String {
             c => safe.push(c),
         }
     }
-    crate::base::text::visible(&safe)
+    crate::base::text::escape_control(&safe)
 }
 
 #[cfg(test)]

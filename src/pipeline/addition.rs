@@ -8,11 +8,11 @@ use std::path::Path;
 
 use bytes::Bytes;
 
-use super::{Event, Mode, Observer, Orders, Pipelines, Source, StageDied};
+use super::{Event, Mode, Observer, Pipelines, RunControl, Source, StageDied};
 use crate::base::clock::UnixNanos;
 use crate::base::ids::TraceId;
 use crate::config::receivers::ExportDirConfig;
-use crate::converter::followup::Trace;
+use crate::converter::additions::Trace;
 use crate::converter::split;
 use crate::fs::carried::WriteBackMode;
 use crate::plan::{Emitted, NotEmitted, read_emitted};
@@ -81,7 +81,7 @@ impl Pipelines {
         emitted: Emitted,
         addition: Addition,
         observer: Observer,
-        orders: Orders,
+        orders: RunControl,
     ) -> Result<(), SendError> {
         let destinations = self.source_of(metadata).map(|source| source.destinations.clone());
         let destinations = destinations.unwrap_or_default();

@@ -15,19 +15,19 @@ use bytes::Bytes;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::claims::{Claims, Turn};
-use super::event::{Answered, Event, Observer};
-use super::prove::{Proof, Prover};
-use super::reach::Reach;
-use super::stop::{Stopped, Stopping};
-use super::{Common, StageDied};
+use super::event::{Event, Observer, SendOutcome};
+use super::locks::{LockRegistry, Ownership};
+use super::reachability::Reachability;
+use super::shutdown::{Shutdown, Stopped};
+use super::verify::{Verifier, VerifyOutcome};
+use super::{RunContext, StageDied};
 use crate::base::clock::UnixNanos;
 use crate::base::signal::Signal;
-use crate::converter::{rework, split};
+use crate::converter::{rewrite, split};
 use crate::exporter::classify::{self, Delivery as Arrival};
 use crate::exporter::retry::Retry;
 use crate::exporter::{Answer, Exporter, Reply};
-use crate::queue::{Health, Lease, Lost, Queue, Rejection, RejectionKind};
+use crate::queue::{EntryGone, Health, Lease, Queue, Rejection, RejectionKind};
 
 /// What was made longer ago than this is sent as of now, if it was never on its way before: a
 /// backend finds nothing by times that are minutes old.
@@ -48,15 +48,15 @@ const TURN_IN_DOUBT: u32 = 3;
 const MAX_DOUBLINGS: u32 = 4;
 
 /// Exports that are looked for in the backend at the same time.
-const MAX_PROVING: usize = 64;
+const MAX_VERIFYING: usize = 64;
 
 pub struct Deliverer {
     exporter: Exporter,
     queue: Queue,
     observer: Observer,
-    stopping: Stopping,
-    claims: Claims,
-    reach: Reach,
+    shutdown: Shutdown,
+    locks: LockRegistry,
+    reach: Reachability,
     retry: Retry,
     /// When the next request may be sent, after an export was deferred.
     not_before: Option<Instant>,
@@ -65,25 +65,25 @@ pub struct Deliverer {
     /// The exports that have failed since.
     failing_exports: u32,
     /// If arrival is to be proven.
-    prover: Option<Arc<Prover>>,
-    proving: JoinSet<(Lease, Result<Proof, Stop>)>,
+    verifier: Option<Arc<Verifier>>,
+    verifying: JoinSet<(Lease, Result<VerifyOutcome, Interruption>)>,
     /// What other processes work on. These hold a bounded number of locks each.
     busy: JoinSet<Lease>,
     /// What is being recorded of exports that are worked on no more. The journal keeps the order of
     /// what it is given, so this is on disk before the next export is on its way, in one go with
     /// the note that it is.
-    settling: JoinSet<Result<(), Lost>>,
+    recording: JoinSet<Result<(), EntryGone>>,
 }
 
 /// Why an export is not delivered, for now or for good.
-pub enum Stop {
+pub enum Interruption {
     Rejected(Rejection),
-    /// The program is stopping, or somebody wants the export; not a failure.
+    /// The program is shutdown, or somebody wants the export; not a failure.
     Interrupted,
     /// It fails, and others wait.
     Deferred(Deferral),
     /// The queue does not have the export any more.
-    Lost,
+    EntryGone,
 }
 
 /// How an export that fails makes way for others.
@@ -96,66 +96,66 @@ pub struct Deferral {
     is_reported: bool,
 }
 
-impl From<Lost> for Stop {
-    fn from(_: Lost) -> Stop {
-        Stop::Lost
+impl From<EntryGone> for Interruption {
+    fn from(_: EntryGone) -> Interruption {
+        Interruption::EntryGone
     }
 }
 
-impl From<Stopped> for Stop {
-    fn from(_: Stopped) -> Stop {
-        Stop::Interrupted
+impl From<Stopped> for Interruption {
+    fn from(_: Stopped) -> Interruption {
+        Interruption::Interrupted
     }
 }
 
 impl Deliverer {
-    pub(super) fn new(mut exporter: Exporter, common: &Common) -> Deliverer {
-        let Common { queue, claims, observer, stopping, .. } = common.clone();
-        let reach = |to| Reach::new(&exporter.id, to, queue.clone(), observer.clone());
-        let prover = exporter.verifier.take().map(|verifier| {
-            let reach = reach(verifier.destination());
-            Arc::new(Prover { verifier, reach, stopping: stopping.clone() })
+    pub(super) fn new(mut exporter: Exporter, common: &RunContext) -> Deliverer {
+        let RunContext { queue, locks, observer, shutdown, .. } = common.clone();
+        let reach = |to| Reachability::new(&exporter.id, to, queue.clone(), observer.clone());
+        let verifier = exporter.trace_reader.take().map(|trace_reader| {
+            let reach = reach(trace_reader.destination());
+            Arc::new(Verifier { trace_reader, reach, shutdown: shutdown.clone() })
         });
         let reach = reach(exporter.destination());
         let retry = Retry::new(&exporter.retry);
-        let (proving, busy, settling) = (JoinSet::new(), JoinSet::new(), JoinSet::new());
+        let (verifying, busy, recording) = (JoinSet::new(), JoinSet::new(), JoinSet::new());
         Deliverer {
             exporter,
             queue,
             observer,
-            stopping,
-            claims,
+            shutdown,
+            locks,
             reach,
             retry,
             not_before: None,
             last_accepted: None,
             failing_exports: 0,
-            prover,
-            proving,
+            verifier,
+            verifying,
             busy,
-            settling,
+            recording,
         }
     }
 
     pub async fn run(mut self) -> Result<(), StageDied> {
         let (queue, id) = (self.queue.clone(), self.exporter.id.clone());
-        let Stopping { stop, abort, deadline, .. } = self.stopping.clone();
+        let Shutdown { stop, abort, deadline, .. } = self.shutdown.clone();
         loop {
             // A store that fails is tried again by each for itself, and so not in order.
             let is_failing = matches!(*queue.health().borrow(), Health::Failing(_));
-            let is_in_order = !is_failing || self.settling.is_empty();
+            let can_preserve_order = !is_failing || self.recording.is_empty();
             let not_before = self.not_before.filter(|at| *at > Instant::now());
-            let may_lease = self.proving.len() < MAX_PROVING
-                && is_in_order
+            let may_lease = self.verifying.len() < MAX_VERIFYING
+                && can_preserve_order
                 && not_before.is_none()
                 && !deadline.is_cancelled();
-            let (mut lease, proof) = tokio::select! {
+            let (mut lease, outcome) = tokio::select! {
                 biased;
-                Some(settled) = self.settling.join_next() => {
-                    if settled?.is_err() {
+                Some(recorded) = self.recording.join_next() => {
+                    if recorded?.is_err() {
                         // The store began anew, or is about to: there is no hurry to ask it again.
                         tracing::warn!(exporter = id, "the export left the queue while it was sent");
-                        if self.stopping.sleep(AFTER_LOSS).await.is_err() {
+                        if self.shutdown.sleep(AFTER_LOSS).await.is_err() {
                             break;
                         }
                     }
@@ -163,19 +163,19 @@ impl Deliverer {
                 }
                 // What is being looked for stays in the queue, acknowledged.
                 () = stop.cancelled() => break,
-                () = deadline.cancelled(), if self.proving.is_empty() => break,
-                Some(proved) = self.proving.join_next() => proved?,
+                () = deadline.cancelled(), if self.verifying.is_empty() => break,
+                Some(proved) = self.verifying.join_next() => proved?,
                 () = tokio::time::sleep_until(not_before.unwrap_or_else(Instant::now)),
                     if not_before.is_some() => continue,
-                Some(lease) = self.busy.join_next() => (lease?, Ok(Proof::Lost(Vec::new()))),
+                Some(lease) = self.busy.join_next() => (lease?, Ok(VerifyOutcome::Missing(Vec::new()))),
                 lease = queue.lease(&id), if may_lease => match lease {
-                    Some(lease) => (lease, Ok(Proof::Lost(Vec::new()))),
+                    Some(lease) => (lease, Ok(VerifyOutcome::Missing(Vec::new()))),
                     None => break,
                 },
             };
             match self.turn(&lease).await {
-                Turn::Ours => {}
-                Turn::Emitted => {
+                Ownership::Acquired => {}
+                Ownership::AlreadyEmitted => {
                     tracing::debug!(trace_id = %lease.head().trace_id, "another process sent it");
                     tokio::select! {
                         biased;
@@ -185,7 +185,7 @@ impl Deliverer {
                     }
                 }
                 // Others go first: the other process may wait for one of ours in turn.
-                Turn::Busy => {
+                Ownership::HeldElsewhere => {
                     self.busy.spawn(async move {
                         tokio::time::sleep(WHILE_BUSY).await;
                         lease
@@ -194,58 +194,59 @@ impl Deliverer {
                 }
             }
             // What verification found to be missing is sent again after the deadline, too.
-            let is_fresh = matches!(&proof, Ok(Proof::Lost(requests)) if requests.is_empty());
+            let is_fresh =
+                matches!(&outcome, Ok(VerifyOutcome::Missing(requests)) if requests.is_empty());
             let worked = tokio::select! {
                 biased;
-                worked = self.work(&mut lease, proof) => worked,
-                () = abort.cancelled() => Err(Stop::Interrupted),
+                worked = self.work(&mut lease, outcome) => worked,
+                () = abort.cancelled() => Err(Interruption::Interrupted),
                 () = deadline.cancelled(), if is_fresh => {
-                    Err(Stop::Interrupted)
+                    Err(Interruption::Interrupted)
                 }
             };
-            // A store that does not take it keeps nobody from stopping: on disk the export is still on
+            // A store that does not take it keeps nobody from shutdown: on disk the export is still on
             // its way, and so it is in doubt.
-            let settling = match (worked, &self.prover) {
+            let recording = match (worked, &self.verifier) {
                 (Ok(Progress::Arrived), _) | (Ok(Progress::Sent), None) => {
-                    Settling::Delivered(lease)
+                    PendingAck::Delivered(lease)
                 }
-                (Ok(Progress::Sent), Some(prover)) => {
-                    let prover = Arc::clone(prover);
-                    self.proving.spawn(async move {
-                        let proof = prover.prove(&mut lease).await;
-                        (lease, proof)
+                (Ok(Progress::Sent), Some(verifier)) => {
+                    let verifier = Arc::clone(verifier);
+                    self.verifying.spawn(async move {
+                        let outcome = verifier.verify(&mut lease).await;
+                        (lease, outcome)
                     });
-                    Settling::Nothing
+                    PendingAck::Nothing
                 }
-                (Err(Stop::Rejected(rejection)), _) => {
-                    self.tell_undecisive(&lease, &rejection);
-                    Settling::Rejected(lease, rejection)
+                (Err(Interruption::Rejected(rejection)), _) => {
+                    self.report_optional_rejection(&lease, &rejection);
+                    PendingAck::Rejected(lease, rejection)
                 }
-                (Err(Stop::Interrupted), _) => Settling::Nothing,
-                (Err(Stop::Deferred(deferral)), _) => {
+                (Err(Interruption::Interrupted), _) => PendingAck::Nothing,
+                (Err(Interruption::Deferred(deferral)), _) => {
                     self.not_before = Some(deferral.lane_not_before);
                     lease.defer(deferral.export_not_before, deferral.is_reported);
-                    Settling::Nothing
+                    PendingAck::Nothing
                 }
-                (Err(Stop::Lost), _) => {
-                    self.claims.release(lease.head().trace_id);
-                    Settling::Lost
+                (Err(Interruption::EntryGone), _) => {
+                    self.locks.release(lease.head().trace_id);
+                    PendingAck::EntryGone
                 }
             };
             // Its first step gives the journal what is to be recorded, before anything that comes next.
-            let mut settling = Box::pin(tokio::task::unconstrained(settling.run()));
+            let mut recording = Box::pin(tokio::task::unconstrained(recording.run()));
             tokio::select! {
                 biased;
-                settled = &mut settling => drop(self.settling.spawn(async move { settled })),
-                () = std::future::ready(()) => drop(self.settling.spawn(settling)),
+                recorded = &mut recording => drop(self.recording.spawn(async move { recorded })),
+                () = std::future::ready(()) => drop(self.recording.spawn(recording)),
             }
         }
-        // What was acknowledged is recorded, unless the store keeps us from stopping.
+        // What was acknowledged is recorded, unless the store keeps us from shutdown.
         loop {
             tokio::select! {
                 biased;
-                settled = self.settling.join_next() => match settled {
-                    Some(settled) => drop(settled?),
+                recorded = self.recording.join_next() => match recorded {
+                    Some(recorded) => drop(recorded?),
                     None => return Ok(()),
                 },
                 () = abort.cancelled() => return Ok(()),
@@ -254,15 +255,15 @@ impl Deliverer {
     }
 
     /// Whether it is for this process to send the export.
-    async fn turn(&self, lease: &Lease) -> Turn {
-        match self.claims.turn(lease.head()).await {
-            Turn::Emitted if !lease.ends_with_the_id() => Turn::Ours,
+    async fn turn(&self, lease: &Lease) -> Ownership {
+        match self.locks.turn(lease.head()).await {
+            Ownership::AlreadyEmitted if !lease.ends_with_the_id() => Ownership::Acquired,
             turn => turn,
         }
     }
 
-    /// A refusal that decides about the export is told when that is settled.
-    fn tell_undecisive(&self, lease: &Lease, rejection: &Rejection) {
+    /// A refusal that decides about the export is told when that is recorded.
+    fn report_optional_rejection(&self, lease: &Lease, rejection: &Rejection) {
         if !lease.item().required {
             (self.observer)(&Event::Rejected {
                 path: lease.head().source.path.clone(),
@@ -278,23 +279,27 @@ impl Deliverer {
     async fn work(
         &mut self,
         lease: &mut Lease,
-        proof: Result<Proof, Stop>,
-    ) -> Result<Progress, Stop> {
-        match proof? {
-            Proof::Arrived => return Ok(Progress::Arrived),
-            Proof::Lost(requests) if !requests.is_empty() => lease.resend(requests).await?,
-            Proof::Lost(_) => {}
+        outcome: Result<VerifyOutcome, Interruption>,
+    ) -> Result<Progress, Interruption> {
+        match outcome? {
+            VerifyOutcome::Arrived => return Ok(Progress::Arrived),
+            VerifyOutcome::Missing(requests) if !requests.is_empty() => {
+                lease.resend(requests).await?
+            }
+            VerifyOutcome::Missing(_) => {}
         }
         self.send_all(lease).await?;
         match &lease.item().lost_spans {
             // Spans that the server did not keep make the trace one that an id must not vouch for,
             // unless what is read back says otherwise.
-            Some(reason) if self.prover.is_none() => Err(Stop::Rejected(refused(reason.clone()))),
+            Some(reason) if self.verifier.is_none() => {
+                Err(Interruption::Rejected(refused(reason.clone())))
+            }
             _ => Ok(Progress::Sent),
         }
     }
 
-    async fn send_all(&mut self, lease: &mut Lease) -> Result<(), Stop> {
+    async fn send_all(&mut self, lease: &mut Lease) -> Result<(), Interruption> {
         let mut failures = 0;
         loop {
             bring_up_to_date(lease).await?;
@@ -303,7 +308,7 @@ impl Deliverer {
             };
             lease.begin().await?;
             let answer = self.exporter.send(request.clone()).await;
-            self.tell(&answer, &request);
+            self.record_response(&answer, &request);
             match answer.reply {
                 // That is recorded together with the delivery: one wait for the disk less.
                 Reply::Accepted if self.is_delivered_with(lease) => {
@@ -326,7 +331,7 @@ impl Deliverer {
                     failures += 1;
                     let in_doubt = delivery == Arrival::InDoubt;
                     if answer.code == classify::NOT_CONNECTED {
-                        self.reach.is_down(&reason);
+                        self.reach.report_down(&reason);
                         let wait = self.failed(lease, &reason, (after, in_doubt), false).await?;
                         self.wait(lease, wait).await?;
                     } else {
@@ -344,7 +349,7 @@ impl Deliverer {
                 Reply::Refused { reason } if self.exporter.signal == Signal::Logs => {
                     self.acknowledged(lease, Some(reason)).await?;
                 }
-                Reply::Refused { reason } => return Err(Stop::Rejected(refused(reason))),
+                Reply::Refused { reason } => return Err(Interruption::Rejected(refused(reason))),
             }
             self.accepted();
             failures = 0;
@@ -353,7 +358,7 @@ impl Deliverer {
 
     /// A request was accepted: the endpoint works.
     fn accepted(&mut self) {
-        self.reach.is_up();
+        self.reach.report_up();
         self.retry.reset();
         self.last_accepted = Some(Instant::now());
         self.failing_exports = 0;
@@ -368,7 +373,7 @@ impl Deliverer {
         reason: &str,
         (after, in_doubt): (Option<Duration>, bool),
         failures: u32,
-    ) -> Result<(), Stop> {
+    ) -> Result<(), Interruption> {
         let known = &lease.item().failures;
         let is_own_fault = known.last.is_some_and(|failed| self.last_accepted > Some(failed));
         match is_own_fault {
@@ -378,12 +383,12 @@ impl Deliverer {
                 exporter: self.exporter.id.clone(),
                 reason: reason.to_owned(),
             }),
-            false => self.reach.is_down(reason),
+            false => self.reach.report_down(reason),
         }
         let wait = self.failed(lease, reason, (after, in_doubt), is_own_fault).await?;
         let now = Instant::now();
         if is_own_fault {
-            return Err(Stop::Deferred(Deferral {
+            return Err(Interruption::Deferred(Deferral {
                 export_not_before: now + wait,
                 lane_not_before: now,
                 is_reported: true,
@@ -398,7 +403,7 @@ impl Deliverer {
         }
         let at_once = self.failing_exports == 0 && after.is_none();
         self.failing_exports = self.failing_exports.saturating_add(1);
-        Err(Stop::Deferred(Deferral {
+        Err(Interruption::Deferred(Deferral {
             export_not_before: now + wait,
             lane_not_before: if at_once { now } else { now + wait },
             is_reported: false,
@@ -408,21 +413,21 @@ impl Deliverer {
     /// Whether nothing is left to do after the request that is on its way.
     fn is_delivered_with(&self, lease: &Lease) -> bool {
         let item = lease.item();
-        item.pending.len() == 1 && item.lost_spans.is_none() && self.prover.is_none()
+        item.pending.len() == 1 && item.lost_spans.is_none() && self.verifier.is_none()
     }
 
-    fn tell(&self, answer: &Answer, request: &[u8]) {
+    fn record_response(&self, answer: &Answer, request: &[u8]) {
         (self.observer)(&Event::Answered {
             exporter: self.exporter.id.clone(),
             signal: self.exporter.signal,
             code: answer.code.clone(),
             outcome: match &answer.reply {
-                Reply::Accepted => Answered::Accepted,
+                Reply::Accepted => SendOutcome::Accepted,
                 Reply::Partial { rejected, .. } => {
-                    Answered::Partly(u64::try_from(*rejected).unwrap_or_default())
+                    SendOutcome::Partial(u64::try_from(*rejected).unwrap_or_default())
                 }
-                Reply::Retry { .. } | Reply::TooLarge { .. } => Answered::Failed,
-                Reply::Refused { .. } => Answered::Rejected,
+                Reply::Retry { .. } | Reply::TooLarge { .. } => SendOutcome::Failed,
+                Reply::Refused { .. } => SendOutcome::Rejected,
             },
             records: split::count(request),
         });
@@ -435,7 +440,7 @@ impl Deliverer {
         reason: &str,
         (after, in_doubt): (Option<Duration>, bool),
         is_own_fault: bool,
-    ) -> Result<Duration, Stop> {
+    ) -> Result<Duration, Interruption> {
         let known = &lease.item().failures;
         let failing_for = known.since.map(|since| since.elapsed()).unwrap_or_default();
         let wait = match is_own_fault {
@@ -445,7 +450,7 @@ impl Deliverer {
         let Some(wait) = wait else {
             self.retry.reset();
             let reason = format!("no more tries: {reason}");
-            return Err(Stop::Rejected(Rejection { reason, kind: RejectionKind::GivenUp }));
+            return Err(Interruption::Rejected(Rejection { reason, kind: RejectionKind::GivenUp }));
         };
         let next = UnixNanos(UnixNanos::now().0.saturating_add(nanos(wait)));
         lease.failed(reason, in_doubt, next).await?;
@@ -453,15 +458,15 @@ impl Deliverer {
         Ok(wait)
     }
 
-    async fn wait(&self, lease: &Lease, wait: Duration) -> Result<(), Stop> {
+    async fn wait(&self, lease: &Lease, wait: Duration) -> Result<(), Interruption> {
         tokio::select! {
-            waited = self.stopping.sleep(wait) => Ok(waited?),
+            waited = self.shutdown.sleep(wait) => Ok(waited?),
             // It comes back with the next lease, unless it was dropped.
-            () = lease.wanted() => Err(Stop::Interrupted),
+            () = lease.wanted() => Err(Interruption::Interrupted),
         }
     }
 
-    async fn acknowledged(&self, lease: &mut Lease, lost: Option<String>) -> Result<(), Lost> {
+    async fn acknowledged(&self, lease: &mut Lease, lost: Option<String>) -> Result<(), EntryGone> {
         lease.acknowledged(lost).await?;
         (self.observer)(&Event::Acknowledged { trace_id: lease.head().trace_id });
         Ok(())
@@ -475,20 +480,20 @@ impl Deliverer {
 }
 
 /// What is noted of an export when it is worked on no more, for now or for good.
-enum Settling {
+enum PendingAck {
     Delivered(Lease),
     Rejected(Lease, Rejection),
-    Lost,
+    EntryGone,
     Nothing,
 }
 
-impl Settling {
-    async fn run(self) -> Result<(), Lost> {
+impl PendingAck {
+    async fn run(self) -> Result<(), EntryGone> {
         match self {
-            Settling::Delivered(lease) => lease.delivered(UnixNanos::now()).await,
-            Settling::Rejected(lease, rejection) => lease.rejected(rejection).await,
-            Settling::Lost => Err(Lost),
-            Settling::Nothing => Ok(()),
+            PendingAck::Delivered(lease) => lease.delivered(UnixNanos::now()).await,
+            PendingAck::Rejected(lease, rejection) => lease.rejected(rejection).await,
+            PendingAck::EntryGone => Err(EntryGone),
+            PendingAck::Nothing => Ok(()),
         }
     }
 }
@@ -502,7 +507,7 @@ enum Progress {
 }
 
 /// Moves the times of an export that waited long, unless some of it may have arrived.
-async fn bring_up_to_date(lease: &mut Lease) -> Result<(), Lost> {
+async fn bring_up_to_date(lease: &mut Lease) -> Result<(), EntryGone> {
     let (item, now) = (lease.item(), UnixNanos::now());
     let (made_at, signal) = (item.made_at, item.signal);
     let age = now.since(made_at);
@@ -511,8 +516,8 @@ async fn bring_up_to_date(lease: &mut Lease) -> Result<(), Lost> {
     }
     let requests = lease.pending_requests().await?;
     // Each goes as the one that it becomes comes.
-    let restamp = |request: Bytes| rework::restamp(signal, &request, made_at, now);
-    let moved: Option<Vec<Bytes>> = requests.into_iter().map(restamp).collect();
+    let shift_times = |request: Bytes| rewrite::shift_times(signal, &request, made_at, now);
+    let moved: Option<Vec<Bytes>> = requests.into_iter().map(shift_times).collect();
     match moved {
         Some(moved) => lease.replace_pending(moved, now).await,
         // What cannot be read here is for the server to refuse.

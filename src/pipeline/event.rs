@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::base::ids::TraceId;
 use crate::base::signal::Signal;
-use crate::base::text::visible;
+use crate::base::text::escape_control;
 use crate::queue::Health;
 
 /// Called by every stage, at once and from any thread.
@@ -38,7 +38,7 @@ pub enum Event {
         signal: Signal,
         /// See [`Answer`](crate::exporter::Answer).
         code: Cow<'static, str>,
-        outcome: Answered,
+        outcome: SendOutcome,
         /// Spans or log records.
         records: u64,
     },
@@ -85,10 +85,10 @@ pub enum Event {
 
 /// What an answer came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answered {
+pub enum SendOutcome {
     Accepted,
     /// But for so many records.
-    Partly(u64),
+    Partial(u64),
     /// For now.
     Failed,
     /// For good.
@@ -111,14 +111,14 @@ impl Event {
                 tracing::debug!(path = %path.display(), "emitted before");
             }
             Event::Refused { path, reason } => {
-                tracing::error!(path = %path.display(), "export refused: {}", visible(reason));
+                tracing::error!(path = %path.display(), "export refused: {}", escape_control(reason));
             }
             Event::ResultsRefused { path, reason } => {
                 let path = path.display();
-                tracing::error!(%path, "gate results refused: {}", visible(reason));
+                tracing::error!(%path, "gate results refused: {}", escape_control(reason));
             }
             Event::Odd { path, warning } => {
-                tracing::warn!(path = %path.display(), "{}", visible(warning));
+                tracing::warn!(path = %path.display(), "{}", escape_control(warning));
             }
             Event::Accepted { path, trace_id, spans, requests, .. } => {
                 tracing::debug!(path = %path.display(), %trace_id, spans, requests, "export accepted");
@@ -130,7 +130,7 @@ impl Event {
                     exporter,
                     destination,
                     "endpoint is down, trying again: {}",
-                    visible(reason)
+                    escape_control(reason)
                 );
             }
             Event::Up { exporter, destination, after, waiting } => {
@@ -140,11 +140,11 @@ impl Event {
                 tracing::info!(exporter, destination, waiting, "endpoint is back after {after}");
             }
             Event::Remark { path, exporter, rejected: 0, message } => {
-                tracing::warn!(path = %path.display(), exporter, "the server remarks: {}", visible(message));
+                tracing::warn!(path = %path.display(), exporter, "the server remarks: {}", escape_control(message));
             }
             Event::Remark { path, exporter, rejected, message } => {
                 let path = path.display();
-                tracing::error!(%path, exporter, rejected, "the server rejected a part: {}", visible(message));
+                tracing::error!(%path, exporter, rejected, "the server rejected a part: {}", escape_control(message));
             }
             Event::Done { path, trace_id, project_id, spans, written, .. } => {
                 let path = path.display();
@@ -160,11 +160,11 @@ impl Event {
             }
             Event::NotWritten { path, trace_id, reason } => {
                 let path = path.display();
-                tracing::error!(%path, %trace_id, "export emitted, but not written back: {}", visible(reason));
+                tracing::error!(%path, %trace_id, "export emitted, but not written back: {}", escape_control(reason));
             }
             Event::Deferred { path, exporter, reason } => {
                 let path = path.display();
-                tracing::warn!(%path, exporter, "export deferred: it fails while others are delivered: {}", visible(reason));
+                tracing::warn!(%path, exporter, "export deferred: it fails while others are delivered: {}", escape_control(reason));
             }
             Event::Health { health: Health::Good } => {
                 tracing::info!("the queue takes exports again");
@@ -180,7 +180,7 @@ impl Event {
             }
             Event::Undelivered { path, reason: Some(reason) } => {
                 let path = path.display();
-                tracing::warn!(%path, "export still pending ({}); the next run resumes it", visible(reason));
+                tracing::warn!(%path, "export still pending ({}); the next run resumes it", escape_control(reason));
             }
             Event::Undelivered { path, reason: None } => {
                 let path = path.display();
@@ -189,7 +189,7 @@ impl Event {
             Event::Rejected { path, exporter, reason, permanent, .. } => {
                 let path = path.display();
                 let verb = if *permanent { "rejected" } else { "not delivered" };
-                tracing::error!(%path, exporter, "export {verb}: {}", visible(reason));
+                tracing::error!(%path, exporter, "export {verb}: {}", escape_control(reason));
             }
         }
     }

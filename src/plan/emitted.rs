@@ -6,7 +6,7 @@ use super::{CarriedId, Export, Fresh, Plan, PlanError, Project, ReadOptions, rea
 use crate::base::ids::TraceId;
 use crate::fs::carried;
 use crate::fs::carried::WriteBackMode;
-use crate::fs::source::Source;
+use crate::fs::file::Source;
 use crate::fs::stamp::IdOrigin;
 
 #[derive(Clone, Debug)]

@@ -12,7 +12,7 @@ use super::{Manifest, ManifestUse, Onboarding, Plan, ProjectContext, Warning, jo
 use crate::base::ids::TraceId;
 use crate::base::parallel;
 use crate::base::text::hex;
-use crate::fs::source::{self, Source, SourceError};
+use crate::fs::file::{self, Source, SourceError};
 use crate::fs::stamp::{self, IdOrigin};
 
 /// How an export is read.
@@ -126,7 +126,7 @@ impl std::error::Error for PlanError {}
 /// # Errors
 /// The metadata file cannot be read, is too large, or is not an export.
 pub fn read(path: &Path, options: &ReadOptions) -> Result<Export, PlanError> {
-    let loaded = source::load(path, options.max_file_size).map_err(PlanError::Source)?;
+    let loaded = file::load(path, options.max_file_size).map_err(PlanError::Source)?;
     let refused = |error| PlanError::Onboarding { path: path.to_owned(), error };
     let sections = Sections::of(&loaded.bytes).map_err(refused)?;
     let carries = sections.task_trace_id().map(|text| {
@@ -192,7 +192,7 @@ fn read_manifest(
         return Err((ManifestUse::Missing, "the metadata names none".to_owned()));
     };
     let path = directory.join(&name);
-    let loaded = match source::load_sibling(directory, &name, options.max_file_size) {
+    let loaded = match file::load_sibling(directory, &name, options.max_file_size) {
         Ok(loaded) => loaded,
         Err(error @ SourceError::Missing { .. }) => {
             return Err((ManifestUse::Missing, error.to_string()));
@@ -221,7 +221,7 @@ fn read_source_checksum(
     options: &ReadOptions,
 ) -> Result<Option<String>, OtherVersion> {
     let directory = metadata.path.parent().unwrap_or(Path::new("."));
-    let record = source::load_sibling(directory, provenance::FILE, options.max_file_size);
+    let record = file::load_sibling(directory, provenance::FILE, options.max_file_size);
     let name = metadata.path.file_name().and_then(|name| name.to_str());
     let (Ok(record), Some(name)) = (record, name) else { return Ok(None) };
     provenance::source_checksum(&record.bytes, (name, &metadata.sha256), generated_from)
@@ -236,7 +236,7 @@ fn read_context(
 ) -> Option<ProjectContext> {
     // Older exports have none; that is nothing to warn about.
     let name = onboarding.project_context_path.as_ref()?;
-    source::load_sibling(directory, name, options.max_file_size)
+    file::load_sibling(directory, name, options.max_file_size)
         .map_err(|error| error.to_string())
         .and_then(|loaded| {
             ProjectContext::parse(&loaded.bytes)

@@ -177,18 +177,18 @@ impl Queue {
         // One at a time: what a person sees of an export is to be true when it is acted upon.
         let _alone = self.shared.admin.lock().await;
         let seq = Seq(id);
-        let (again, generation) = {
+        let (again, epoch) = {
             let state = self.state();
             let Some(entry) = state.get(seq) else { return Ok(false) };
             let Record { head, items } = &*entry.record;
             let refused = items.iter().enumerate().filter(|(_, item)| which(item));
             let again = refused.map(|(index, item)| (index, item.again(head)));
-            (again.collect::<Vec<_>>(), entry.generation)
+            (again.collect::<Vec<_>>(), entry.epoch)
         };
         let ops: Result<Vec<Op>, _> =
             again.iter().map(|(index, item)| Op::put_item(seq, *index, item)).collect();
         let ops = ops.map_err(|error| error.to_string())?;
-        let written = self.shared.journal.write(ops, generation).await;
+        let written = self.shared.journal.write(ops, epoch).await;
         written.map_err(|error| error.to_string())?;
         self.state().change(seq, |entry| {
             for (index, item) in &again {
@@ -227,18 +227,18 @@ impl Queue {
                 }
                 // From here on no exporter takes it.
                 entry.leased.extend(0..entry.record.items.len());
-                Some((entry.record.head.key(), entry.generation))
+                Some((entry.record.head.key(), entry.epoch))
             });
             // It may have left the queue in the meantime.
             taken.map_or(Some(None), |taken| taken.map(Some))
         });
         let taken = tokio::time::timeout_at(until, take).await.ok().flatten();
-        let Some((key, generation)) = taken else { return Ok(false) };
+        let Some((key, epoch)) = taken else { return Ok(false) };
         wanted.is_taken = true;
-        let ops = vec![Op::Forget { trace_id: key }, Op::Remove { seq }];
-        self.shared.journal.write(ops, generation).await.map_err(|error| error.to_string())?;
+        let ops = vec![Op::Tombstone { trace_id: key }, Op::Remove { seq }];
+        self.shared.journal.write(ops, epoch).await.map_err(|error| error.to_string())?;
         let mut state = self.state();
-        state.forgotten.insert(key);
+        state.tombstones.insert(key);
         state.remove(seq);
         drop(state);
         self.shared.changed.notify_waiters();
@@ -254,13 +254,13 @@ impl Queue {
         let listed: Vec<_> = {
             let state = self.state();
             let entries = state.iter();
-            entries.map(|(seq, entry)| (seq, entry.generation, entry.record.clone())).collect()
+            entries.map(|(seq, entry)| (seq, entry.epoch, entry.record.clone())).collect()
         };
-        for (seq, generation, record) in listed {
+        for (seq, epoch, record) in listed {
             verified.exports += 1;
             for item in &record.items {
                 for blob in &item.pending {
-                    match self.shared.journal.read(seq, *blob, generation).await {
+                    match self.shared.journal.read(seq, *blob, epoch).await {
                         Ok(bytes) => {
                             verified.requests += 1;
                             verified.bytes += bytes.len() as u64;

@@ -4,10 +4,10 @@
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::journal::Generation;
 use super::record::{Blob, Failures, Head, Item, Seq, State as ItemState};
 use super::state::Leased;
 use super::store::Op;
+use super::writer::Epoch;
 use super::{Outcome, Queue, Rejection};
 use crate::base::clock::UnixNanos;
 use crate::base::ids::TraceId;
@@ -15,7 +15,7 @@ use crate::base::ids::TraceId;
 /// The export is not in the queue any more: its store was lost, or the program is stopping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the export is not in the queue any more")]
-pub struct Lost;
+pub struct EntryGone;
 
 /// One export in the hands of one exporter. Dropped, it is deferred: what was acknowledged stays
 /// acknowledged, the rest waits for the next lease.
@@ -52,7 +52,7 @@ impl Lease {
     ///
     /// # Errors
     /// The export is lost.
-    pub async fn next_request(&mut self) -> Result<Option<Bytes>, Lost> {
+    pub async fn next_request(&mut self) -> Result<Option<Bytes>, EntryGone> {
         match self.leased.item.pending.first() {
             Some(&blob) => self.read(blob).await.map(Some),
             None => Ok(None),
@@ -63,7 +63,7 @@ impl Lease {
     ///
     /// # Errors
     /// The export is lost.
-    pub async fn pending_requests(&mut self) -> Result<Vec<Bytes>, Lost> {
+    pub async fn pending_requests(&mut self) -> Result<Vec<Bytes>, EntryGone> {
         let mut requests = Vec::new();
         for blob in self.leased.item.pending.clone() {
             requests.push(self.read(blob).await?);
@@ -75,7 +75,7 @@ impl Lease {
     ///
     /// # Errors
     /// The export is lost.
-    pub async fn all_requests(&mut self) -> Result<Vec<Bytes>, Lost> {
+    pub async fn all_requests(&mut self) -> Result<Vec<Bytes>, EntryGone> {
         let mut requests = Vec::new();
         for blob in self.leased.head.blobs(self.leased.item.signal) {
             requests.push(self.read(blob).await?);
@@ -118,12 +118,12 @@ impl Lease {
     ///
     /// # Errors
     /// The export is lost.
-    pub async fn begin(&mut self) -> Result<(), Lost> {
+    pub async fn begin(&mut self) -> Result<(), EntryGone> {
         if self.leased.item.state == ItemState::Delivering {
             return Ok(());
         }
         let item = Item { state: ItemState::Delivering, ..self.leased.item.clone() };
-        match item.announced {
+        match item.premarked {
             true => self.remember(item),
             false => self.save(item, Vec::new()).await,
         }
@@ -133,7 +133,7 @@ impl Lease {
     ///
     /// # Errors
     /// The export is lost.
-    pub async fn acknowledged(&mut self, lost_spans: Option<String>) -> Result<(), Lost> {
+    pub async fn acknowledged(&mut self, lost_spans: Option<String>) -> Result<(), EntryGone> {
         let mut item = self.leased.item.clone();
         item.pending.remove(0);
         item.touched = true;
@@ -163,7 +163,7 @@ impl Lease {
         reason: &str,
         in_doubt: bool,
         next_attempt: UnixNanos,
-    ) -> Result<(), Lost> {
+    ) -> Result<(), EntryGone> {
         let mut item = self.leased.item.clone();
         item.touched |= in_doubt;
         let now = Instant::now();
@@ -180,7 +180,7 @@ impl Lease {
     ///
     /// # Errors
     /// The export is lost.
-    pub async fn split_next(&mut self, first: Bytes, second: Bytes) -> Result<(), Lost> {
+    pub async fn split_next(&mut self, first: Bytes, second: Bytes) -> Result<(), EntryGone> {
         let mut item = self.leased.item.clone();
         let whole = item.pending.remove(0);
         let (mut blobs, mut ops) = self.new_blobs(&mut item, [first, second]);
@@ -201,7 +201,7 @@ impl Lease {
         &mut self,
         requests: Vec<Bytes>,
         made_at: UnixNanos,
-    ) -> Result<(), Lost> {
+    ) -> Result<(), EntryGone> {
         let mut item = self.leased.item.clone();
         let (blobs, ops) = self.new_blobs(&mut item, requests);
         // The form before, if it was this exporter's own, is of no more use.
@@ -217,7 +217,7 @@ impl Lease {
     ///
     /// # Errors
     /// The export is lost.
-    pub async fn resend(&mut self, requests: Vec<Bytes>) -> Result<(), Lost> {
+    pub async fn resend(&mut self, requests: Vec<Bytes>) -> Result<(), EntryGone> {
         let mut item = self.leased.item.clone();
         let (blobs, ops) = self.new_blobs(&mut item, requests);
         item.pending = blobs;
@@ -229,7 +229,7 @@ impl Lease {
     ///
     /// # Errors
     /// The export is lost.
-    pub async fn delivered(mut self, at: UnixNanos) -> Result<(), Lost> {
+    pub async fn delivered(mut self, at: UnixNanos) -> Result<(), EntryGone> {
         self.finish(ItemState::Delivered { at }).await
     }
 
@@ -237,11 +237,11 @@ impl Lease {
     ///
     /// # Errors
     /// The export is lost.
-    pub async fn rejected(mut self, rejection: Rejection) -> Result<(), Lost> {
+    pub async fn rejected(mut self, rejection: Rejection) -> Result<(), EntryGone> {
         self.finish(ItemState::Rejected(rejection)).await
     }
 
-    async fn finish(&mut self, state: ItemState) -> Result<(), Lost> {
+    async fn finish(&mut self, state: ItemState) -> Result<(), EntryGone> {
         let is_refused = matches!(state, ItemState::Rejected(_));
         let before = &self.leased.item;
         let ends_with_a_request =
@@ -275,45 +275,39 @@ impl Lease {
     }
 
     /// To disk, then to memory. Tries until the disk takes it: what happened did happen.
-    async fn save(&mut self, item: Item, mut ops: Vec<Op>) -> Result<(), Lost> {
-        let item = Item { announced: false, ..item };
-        ops.push(Op::put_item(self.leased.seq, self.leased.index, &item).map_err(|_| Lost)?);
+    async fn save(&mut self, item: Item, mut ops: Vec<Op>) -> Result<(), EntryGone> {
+        let item = Item { premarked: false, ..item };
+        ops.push(Op::put_item(self.leased.seq, self.leased.index, &item).map_err(|_| EntryGone)?);
         loop {
-            match self.queue.shared.journal.write(ops.clone(), self.leased.generation).await {
+            match self.queue.shared.journal.write(ops.clone(), self.leased.epoch).await {
                 Ok(()) => {
                     self.queue.recovered();
                     break;
                 }
-                Err(error) => self.queue.store_failed(error, self.leased.generation).await?,
+                Err(error) => self.queue.store_failed(error, self.leased.epoch).await?,
             }
         }
         self.remember(item)
     }
 
     /// What is on disk.
-    fn remember(&mut self, item: Item) -> Result<(), Lost> {
+    fn remember(&mut self, item: Item) -> Result<(), EntryGone> {
         let saved = self.queue.state().change(self.leased.seq, |entry| {
             if let Some(known) = entry.record.items.get_mut(self.leased.index) {
                 known.clone_from(&item);
             }
         });
-        saved.ok_or(Lost)?;
+        saved.ok_or(EntryGone)?;
         self.leased.item = item;
         self.queue.shared.changed.notify_waiters();
         Ok(())
     }
 
-    async fn read(&mut self, blob: Blob) -> Result<Bytes, Lost> {
+    async fn read(&mut self, blob: Blob) -> Result<Bytes, EntryGone> {
         loop {
-            match self
-                .queue
-                .shared
-                .journal
-                .read(self.leased.seq, blob, self.leased.generation)
-                .await
-            {
+            match self.queue.shared.journal.read(self.leased.seq, blob, self.leased.epoch).await {
                 Ok(found) => return Ok(found),
-                Err(error) => self.queue.store_failed(error, self.leased.generation).await?,
+                Err(error) => self.queue.store_failed(error, self.leased.epoch).await?,
             }
         }
     }
@@ -335,23 +329,23 @@ impl Drop for Lease {
 /// An export that every required exporter is done with. Dropped, it comes again.
 #[derive(Debug)]
 #[must_use = "a settlement that is dropped comes again"]
-pub struct Settlement {
+pub struct Completion {
     queue: Queue,
     seq: Seq,
-    generation: Generation,
+    epoch: Epoch,
     pub head: Head,
     pub outcome: Outcome,
 }
 
-impl Settlement {
+impl Completion {
     pub(super) fn new(
         queue: Queue,
         seq: Seq,
-        generation: Generation,
+        epoch: Epoch,
         head: Head,
         outcome: Outcome,
-    ) -> Settlement {
-        Settlement { queue, seq, generation, head, outcome }
+    ) -> Completion {
+        Completion { queue, seq, epoch, head, outcome }
     }
 
     /// The id could not be written, for this reason. It stays to be tried again.
@@ -361,7 +355,7 @@ impl Settlement {
         self.queue.state().change(self.seq, |entry| entry.record.head = head.clone());
         if let Ok(op) = Op::put_head(self.seq, &head) {
             // It is for people to read; the next try says it again.
-            let _ = self.queue.shared.journal.write(vec![op], self.generation).await;
+            let _ = self.queue.shared.journal.write(vec![op], self.epoch).await;
         }
     }
 
@@ -369,9 +363,9 @@ impl Settlement {
     /// is not to be taken in, whatever it says itself.
     pub async fn written(self, done: Option<TraceId>) {
         if let Some(trace_id) = done {
-            self.queue.state().forgotten.insert(trace_id);
-            let op = Op::Forget { trace_id };
-            let _ = self.queue.shared.journal.write(vec![op], self.generation).await;
+            self.queue.state().tombstones.insert(trace_id);
+            let op = Op::Tombstone { trace_id };
+            let _ = self.queue.shared.journal.write(vec![op], self.epoch).await;
         }
         let head = Head { written: true, not_written: None, ..self.head.clone() };
         let over = self.queue.state().change(self.seq, |entry| {
@@ -384,7 +378,7 @@ impl Settlement {
             Some(false) => {
                 // Should this be lost, the next start finds the id in the file.
                 if let Ok(op) = Op::put_head(self.seq, &head) {
-                    let _ = self.queue.shared.journal.write(vec![op], self.generation).await;
+                    let _ = self.queue.shared.journal.write(vec![op], self.epoch).await;
                 }
             }
         }
@@ -396,7 +390,7 @@ impl Settlement {
     }
 }
 
-impl Drop for Settlement {
+impl Drop for Completion {
     fn drop(&mut self) {
         self.queue.state().change(self.seq, |entry| entry.settling = false);
         self.queue.shared.changed.notify_waiters();

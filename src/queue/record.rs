@@ -18,7 +18,7 @@ use crate::base::clock::UnixNanos;
 use crate::base::ids::TraceId;
 use crate::base::signal::Signal;
 use crate::fs::carried::WriteBackMode;
-use crate::fs::source::Source;
+use crate::fs::file::Source;
 
 /// The place of an export in the order of arrival; not used again while anything is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -119,7 +119,7 @@ pub struct Item {
     /// The store has it as on its way already, though it is not: its exporter had nothing else to
     /// do when it was taken in, and so waits for the disk once, and not twice.
     #[serde(skip)]
-    pub announced: bool,
+    pub premarked: bool,
     #[serde(skip)]
     pub failures: Failures,
 }
@@ -226,7 +226,7 @@ impl Item {
             last_error: None,
             next_attempt: None,
             lost_spans: None,
-            announced: false,
+            premarked: false,
             failures: Failures::default(),
         }
     }
@@ -269,7 +269,7 @@ impl Item {
             resent: false,
             lost_spans,
             pending,
-            announced: false,
+            premarked: false,
             failures: Failures::default(),
             ..self.clone()
         }
@@ -359,14 +359,14 @@ impl Record {
             not_written: None,
         };
         let items = destinations.iter().enumerate().map(|(index, to)| {
-            let announced = at_once.contains(&to.exporter);
-            Item { announced, ..Item::new(to, index, &head) }
+            let premarked = at_once.contains(&to.exporter);
+            Item { premarked, ..Item::new(to, index, &head) }
         });
         let record = Record { items: items.collect(), head };
         // Should anything of an earlier export of this name be there, it goes first.
         let mut ops = vec![Op::Remove { seq }, Op::put_head(seq, &record.head)?];
         for (index, item) in record.items.iter().enumerate() {
-            let state = if item.announced { State::Delivering } else { State::Accepted };
+            let state = if item.premarked { State::Delivering } else { State::Accepted };
             ops.push(Op::put_item(seq, index, &Item { state, ..item.clone() })?);
         }
         for (blob, bytes) in (0..).map(Blob).zip(delivery.requests.iter().chain(&delivery.logs)) {

@@ -13,10 +13,10 @@ use std::path::{Path, PathBuf};
 
 use tokio::time::Instant;
 
-use super::by_file::ByFile;
-use super::journal::Generation;
+use super::path_index::PathIndex;
 use super::record::{Head, Item, Place, Record, Seq, State as ItemState};
-use super::{Accepted, Delivery, Destination, Exporters, LaneFigures, Outcome, Troubles};
+use super::writer::Epoch;
+use super::{Accepted, Delivery, Destination, Exporters, HealthFacts, LaneFigures, Outcome};
 use crate::base::clock::UnixNanos;
 use crate::base::ids::TraceId;
 
@@ -29,23 +29,23 @@ pub struct State {
     /// In order of arrival.
     entries: BTreeMap<Seq, Entry>,
     by_key: HashMap<TraceId, Seq>,
-    by_file: ByFile,
+    by_file: PathIndex,
     /// By exporter that is there to take a lease.
     lanes: HashMap<String, Lane>,
     /// Where exports have to lie to be worked on; none: anywhere.
     scope: Option<Vec<PathBuf>>,
-    to_settle: BTreeSet<Seq>,
-    unsettled: usize,
+    to_finalize: BTreeSet<Seq>,
+    unfinalized: usize,
     /// On their way to the disk.
     accepting: HashSet<TraceId>,
     delivered: VecDeque<TraceId>,
     /// The exporters whose backlog counts for health.
     pub expected: HashSet<String>,
     /// Dropped by a person.
-    pub forgotten: HashSet<TraceId>,
+    pub tombstones: HashSet<TraceId>,
     /// The files of what a corrupt store held, and nothing holds now.
     pub lost: Vec<PathBuf>,
-    pub generation: Generation,
+    pub epoch: Epoch,
     pub next_seq: u64,
     deferrals: u64,
     pub closed: bool,
@@ -70,7 +70,7 @@ pub struct Entry {
     /// Elsewhere: the map has room for more entries than it holds.
     pub record: Box<Record>,
     /// The store that has it.
-    pub generation: Generation,
+    pub epoch: Epoch,
     /// The items in somebody's hands, by index.
     pub leased: BTreeSet<usize>,
     /// Whoever has it in hands and only waits is to give it back.
@@ -86,7 +86,7 @@ pub struct Entry {
 pub struct Leased {
     pub seq: Seq,
     pub index: usize,
-    pub generation: Generation,
+    pub epoch: Epoch,
     pub head: Head,
     pub item: Item,
     /// Nothing of the export was sent so far, to nobody.
@@ -96,8 +96,8 @@ pub struct Leased {
 /// What an entry adds to the lanes.
 struct Marks {
     lanes: Vec<LaneMark>,
-    to_settle: bool,
-    unsettled: bool,
+    to_finalize: bool,
+    unfinalized: bool,
 }
 
 struct LaneMark {
@@ -124,7 +124,7 @@ impl State {
         self.entries.get(&seq)
     }
 
-    pub fn insert(&mut self, seq: Seq, record: Box<Record>, generation: Generation) {
+    pub fn insert(&mut self, seq: Seq, record: Box<Record>, epoch: Epoch) {
         // One whose exporters are all gone does not stand in the way of the same trace.
         if self.knows_an_exporter_of(&record) {
             self.by_key.insert(record.head.key(), seq);
@@ -133,7 +133,7 @@ impl State {
         self.lost.retain(|path| *path != record.head.source.path);
         let leased = BTreeSet::new();
         let reported = matches!(self.outcome(&record), Some(Outcome::Rejected { .. }));
-        let entry = Entry { record, generation, leased, wanted: false, settling: false, reported };
+        let entry = Entry { record, epoch, leased, wanted: false, settling: false, reported };
         self.next_seq = self.next_seq.max(seq.0.saturating_add(1));
         self.mark(seq, &self.marks(seq, &entry), true);
         self.entries.insert(seq, entry);
@@ -160,13 +160,13 @@ impl State {
     }
 
     /// Everything that an earlier store held is gone with it.
-    pub fn begin_anew(&mut self, generation: Generation) {
-        let gone = self.entries.iter().filter(|(_, entry)| entry.generation < generation);
+    pub fn begin_anew(&mut self, epoch: Epoch) {
+        let gone = self.entries.iter().filter(|(_, entry)| entry.epoch < epoch);
         for seq in gone.map(|(seq, _)| *seq).collect::<Vec<_>>() {
-            let lost = self.remove(seq).filter(|entry| !entry.is_settled());
+            let lost = self.remove(seq).filter(|entry| !entry.is_finalized());
             self.lost.extend(lost.map(|entry| entry.record.head.source.path));
         }
-        self.generation = generation;
+        self.epoch = epoch;
         self.delivered.clear();
     }
 
@@ -188,7 +188,7 @@ impl State {
             entry.leased.insert(index);
             let (head, item) = (entry.record.head.clone(), item.clone());
             let untouched = entry.record.items.iter().all(|it| !it.touched && !it.is_finished());
-            Some(Leased { seq, index, generation: entry.generation, head, item, untouched })
+            Some(Leased { seq, index, epoch: entry.epoch, head, item, untouched })
         })?
     }
 
@@ -232,18 +232,18 @@ impl State {
     }
 
     /// The oldest that can be settled, now in somebody's hands.
-    pub fn settle(&mut self) -> Option<(Seq, Generation, Head, Outcome)> {
-        let seq = *self.to_settle.first()?;
+    pub fn settle(&mut self) -> Option<(Seq, Epoch, Head, Outcome)> {
+        let seq = *self.to_finalize.first()?;
         let outcome = self.outcome(&self.entries.get(&seq)?.record)?;
         self.change(seq, |entry| {
             entry.settling = true;
-            (seq, entry.generation, entry.record.head.clone(), outcome)
+            (seq, entry.epoch, entry.record.head.clone(), outcome)
         })
     }
 
     /// Nothing is left to settle, and nothing will come.
-    pub fn is_settled(&self) -> bool {
-        self.unsettled == 0 && self.accepting.is_empty()
+    pub fn is_finalized(&self) -> bool {
+        self.unfinalized == 0 && self.accepting.is_empty()
     }
 
     /// The files of the exports that wait for their write-back, or for one of these exporters, and what each
@@ -251,8 +251,8 @@ impl State {
     pub fn waiting(&self, exporters: &[String]) -> Vec<(PathBuf, Option<String>)> {
         let open = |item: &Item| !item.is_finished() && exporters.contains(&item.exporter);
         let waits = |entry: &&Entry| {
-            (!entry.is_settled() || entry.record.items.iter().any(open))
-                && self.concerns(&entry.record)
+            (!entry.is_finalized() || entry.record.items.iter().any(open))
+                && self.is_affected_by(&entry.record)
         };
         let entries = self.entries.values().filter(waits);
         let held = entries.map(|entry| {
@@ -265,34 +265,34 @@ impl State {
         held.chain(self.lost.iter().map(|path| (path.clone(), None))).collect()
     }
 
-    pub fn troubles(&self) -> Troubles {
-        let mut troubles = Troubles::default();
+    pub fn health_facts(&self) -> HealthFacts {
+        let mut health_facts = HealthFacts::default();
         let counts = |item: &Item| {
             (item.required || self.expected.contains(&item.exporter))
                 && self.lanes.contains_key(&item.exporter)
         };
         for record in self.entries.values().map(|entry| &entry.record) {
             let head = &record.head;
-            if !self.concerns(record) {
+            if !self.is_affected_by(record) {
                 continue;
             }
             if record.items.iter().any(|it| counts(it) && !it.is_finished()) {
-                let oldest = troubles.undelivered.unwrap_or(head.first_seen);
-                troubles.undelivered = Some(oldest.min(head.first_seen));
+                let oldest = health_facts.undelivered.unwrap_or(head.first_seen);
+                health_facts.undelivered = Some(oldest.min(head.first_seen));
             }
             // A refusal by a required exporter of logs does not keep the id from being written.
             let is_refused = record.items.iter().any(|it| counts(it) && it.is_rejected());
-            troubles.refused += usize::from(is_refused);
+            health_facts.refused += usize::from(is_refused);
             if !head.written && matches!(self.outcome(record), Some(Outcome::Delivered { .. })) {
                 let is_older = |(since, _): &(UnixNanos, String)| *since <= head.first_seen;
                 if let Some(reason) = head.not_written.clone()
-                    && !troubles.unwritten.as_ref().is_some_and(is_older)
+                    && !health_facts.unwritten.as_ref().is_some_and(is_older)
                 {
-                    troubles.unwritten = Some((head.first_seen, reason));
+                    health_facts.unwritten = Some((head.first_seen, reason));
                 }
             }
         }
-        troubles
+        health_facts
     }
 
     pub fn lanes(&self) -> Vec<LaneFigures> {
@@ -357,7 +357,7 @@ impl State {
         if self.delivered.contains(&trace_id) {
             return Some(Accepted::Delivered);
         }
-        if self.forgotten.contains(&trace_id) || self.accepting.contains(&trace_id) {
+        if self.tombstones.contains(&trace_id) || self.accepting.contains(&trace_id) {
             return Some(Accepted::Known);
         }
         let seq = self.by_key.get(&trace_id)?;
@@ -379,7 +379,7 @@ impl State {
     }
 
     pub fn is_done_with(&self, trace_id: TraceId) -> bool {
-        self.forgotten.contains(&trace_id) || self.delivered.contains(&trace_id)
+        self.tombstones.contains(&trace_id) || self.delivered.contains(&trace_id)
     }
 
     pub fn holds(&self, trace_id: TraceId) -> bool {
@@ -406,7 +406,7 @@ impl State {
     }
 
     /// Whether this process works on the export: it has an exporter for it, and was asked to.
-    fn concerns(&self, record: &Record) -> bool {
+    fn is_affected_by(&self, record: &Record) -> bool {
         let path = &record.head.source.path;
         let within = |scope: &Vec<PathBuf>| scope.iter().any(|it| path.starts_with(it));
         self.knows_an_exporter_of(record) && self.scope.as_ref().is_none_or(within)
@@ -417,22 +417,22 @@ impl State {
     }
 
     fn marks(&self, seq: Seq, entry: &Entry) -> Marks {
-        let concerns = self.concerns(&entry.record);
+        let is_affected_by = self.is_affected_by(&entry.record);
         let lanes = entry.record.items.iter().enumerate().map(|(index, item)| {
             let is_free = !entry.wanted && !entry.leased.contains(&index);
             let bytes = entry.record.head.bytes_of(item.signal);
             LaneMark {
                 exporter: item.exporter.clone(),
-                to_lease: (concerns && item.state == ItemState::Accepted && is_free)
+                to_lease: (is_affected_by && item.state == ItemState::Accepted && is_free)
                     .then_some(item.place(seq)),
-                unfinished: concerns && !item.is_finished(),
+                unfinished: is_affected_by && !item.is_finished(),
                 bytes: if item.is_delivered() { 0 } else { bytes },
                 dead: if item.is_rejected() { bytes } else { 0 },
             }
         });
-        let unsettled = concerns && !entry.is_settled();
-        let to_settle = unsettled && !entry.settling && self.outcome(&entry.record).is_some();
-        Marks { lanes: lanes.collect(), to_settle, unsettled }
+        let unfinalized = is_affected_by && !entry.is_finalized();
+        let to_finalize = unfinalized && !entry.settling && self.outcome(&entry.record).is_some();
+        Marks { lanes: lanes.collect(), to_finalize, unfinalized }
     }
 
     fn mark(&mut self, seq: Seq, marks: &Marks, add: bool) {
@@ -456,17 +456,17 @@ impl State {
                 };
             }
         }
-        count(&mut self.unsettled, marks.unsettled);
-        if add && marks.to_settle {
-            self.to_settle.insert(seq);
+        count(&mut self.unfinalized, marks.unfinalized);
+        if add && marks.to_finalize {
+            self.to_finalize.insert(seq);
         } else if !add {
-            self.to_settle.remove(&seq);
+            self.to_finalize.remove(&seq);
         }
     }
 }
 
 impl Entry {
-    pub fn is_settled(&self) -> bool {
+    pub fn is_finalized(&self) -> bool {
         self.record.head.written || self.reported
     }
 }

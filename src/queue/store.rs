@@ -4,7 +4,7 @@
 //! heads     seq         ─▶ the export, as JSON
 //! items     (seq, n)    ─▶ its way to the n-th exporter, as JSON: each is written by one lease alone
 //! blobs     (seq, blob) ─▶ one encoded request, compressed: what a disk takes longest with is bytes
-//! forgotten trace id: dropped by a person
+//! tombstones trace id: dropped by a person
 //! ```
 //!
 //! A transaction is on disk, fsynced, before `apply` returns. A file that cannot be opened is set
@@ -34,7 +34,7 @@ use packed::{packed, unpacked};
 
 const HEADS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("heads");
 const ITEMS: TableDefinition<'_, (u64, u32), &[u8]> = TableDefinition::new("items");
-const FORGOTTEN: TableDefinition<'_, &str, ()> = TableDefinition::new("forgotten");
+const TOMBSTONES: TableDefinition<'_, &str, ()> = TableDefinition::new("forgotten");
 const BLOBS: TableDefinition<'_, (u64, u32), &[u8]> = TableDefinition::new("blobs");
 
 /// The store's own cache in bytes. Requests are read once and sent, so there is little to keep.
@@ -81,7 +81,7 @@ pub enum Op {
         seq: Seq,
     },
     /// A person does not want this trace any more, though its file may still be there.
-    Forget {
+    Tombstone {
         trace_id: TraceId,
     },
 }
@@ -118,7 +118,7 @@ pub struct Store {
     /// None after a failure, until it is open again.
     database: Option<Database>,
     /// Something was written since the file was last made as small as it can be.
-    may_shrink: bool,
+    needs_compaction: bool,
 }
 
 /// A store and what it held.
@@ -127,9 +127,9 @@ pub struct Opened {
     pub store: Store,
     pub records: Vec<(Seq, Box<Record>)>,
     /// Traces that a person dropped.
-    pub forgotten: Vec<TraceId>,
+    pub tombstones: Vec<TraceId>,
     /// Where a corrupt file was put, and what was wrong with it.
-    pub set_aside: Option<(PathBuf, String)>,
+    pub quarantined: Option<(PathBuf, String)>,
 }
 
 impl Store {
@@ -174,15 +174,15 @@ impl Store {
         };
         match open(files) {
             // After a kill it is mended first, which takes room that was kept for such a case.
-            Err((Refusal::Other(_), Some(files))) if files.release_left_reserve() => {
+            Err((Refusal::Other(_), Some(files))) if files.release_stale_reserve() => {
                 open(files).map_err(|(refusal, _)| refusal.into_error(&path))
             }
             Err((Refusal::Corrupt(reason), Some(files))) => {
                 let aside = files
-                    .set_aside()
+                    .quarantined()
                     .map_err(|source| OpenError::Directory { path: path.clone(), source })?;
                 let opened = open(files).map_err(|(refusal, _)| refusal.into_error(&path))?;
-                Ok(Opened { set_aside: Some((aside, reason)), ..opened })
+                Ok(Opened { quarantined: Some((aside, reason)), ..opened })
             }
             opened => opened.map_err(|(refusal, _)| refusal.into_error(&path)),
         }
@@ -197,13 +197,13 @@ impl Store {
         // assertion in it. That is one more way to be corrupt.
         let read = catch_unwind(AssertUnwindSafe(|| {
             let database = open()?;
-            let held = (records(&database)?, forgotten(&database)?);
+            let held = (records(&database)?, tombstones(&database)?);
             Ok((database, held))
         }));
         match read.unwrap_or_else(|_| Err(Refusal::Corrupt("it cannot be read".to_owned()))) {
-            Ok((database, (records, forgotten))) => {
-                let store = Store { files, open, database: Some(database), may_shrink: true };
-                Ok(Opened { store, records, forgotten, set_aside: None })
+            Ok((database, (records, tombstones))) => {
+                let store = Store { files, open, database: Some(database), needs_compaction: true };
+                Ok(Opened { store, records, tombstones, quarantined: None })
             }
             Err(refusal) => Err((refusal, files)),
         }
@@ -227,7 +227,7 @@ impl Store {
         // What tripped over a corrupt file may trip again, or wait for itself, when it is closed. It
         // is left alone instead, with the file that goes out of the way.
         std::mem::forget(self.database.take());
-        let aside = self.files.as_ref().map(Files::set_aside).transpose();
+        let aside = self.files.as_ref().map(Files::quarantined).transpose();
         let aside = aside.map_err(redb::Error::from)?;
         self.reopen()?;
         Ok(aside)
@@ -237,20 +237,20 @@ impl Store {
     ///
     /// # Errors
     /// There is no room for it.
-    pub fn keep_reserve(&mut self) -> Result<(), StoreError> {
+    pub fn ensure_reserve_space(&mut self) -> Result<(), StoreError> {
         let Some(files) = &mut self.files else { return Ok(()) };
         let no_room = |error: io::Error| StoreError::Failing(format!("no room is left: {error}"));
-        match files.keep_reserve() {
+        match files.ensure_reserve_space() {
             Ok(()) => return Ok(()),
-            Err(error) if !self.may_shrink => return Err(no_room(error)),
+            Err(error) if !self.needs_compaction => return Err(no_room(error)),
             Err(_) => {}
         }
         // What was delivered left room within the file, which the disk does not have back yet.
-        self.may_shrink = false;
+        self.needs_compaction = false;
         if let Some(database) = &mut self.database {
             database.compact().map_err(|error| StoreError::Failing(error.to_string()))?;
         }
-        files.keep_reserve().map_err(no_room)
+        files.ensure_reserve_space().map_err(no_room)
     }
 
     /// Gives the reserve up. False when there is none.
@@ -272,7 +272,7 @@ impl Store {
             let mut heads = transaction.open_table(HEADS).map_err(redb::Error::from)?;
             let mut items = transaction.open_table(ITEMS).map_err(redb::Error::from)?;
             let mut blobs = transaction.open_table(BLOBS).map_err(redb::Error::from)?;
-            let mut forgotten = transaction.open_table(FORGOTTEN).map_err(redb::Error::from)?;
+            let mut tombstones = transaction.open_table(TOMBSTONES).map_err(redb::Error::from)?;
             for op in ops {
                 match op {
                     Op::PutHead { seq, json } => {
@@ -293,9 +293,9 @@ impl Store {
                         let all = (seq.0, u32::MIN)..=(seq.0, u32::MAX);
                         blobs.retain_in(all, |_, _| false).map_err(redb::Error::from)?;
                     }
-                    Op::Forget { trace_id } => {
+                    Op::Tombstone { trace_id } => {
                         let name = trace_id.to_string();
-                        forgotten.insert(name.as_str(), ()).map_err(redb::Error::from)?;
+                        tombstones.insert(name.as_str(), ()).map_err(redb::Error::from)?;
                     }
                     Op::Remove { seq } => {
                         heads.remove(seq.0).map_err(redb::Error::from)?;
@@ -307,7 +307,7 @@ impl Store {
             }
         }
         transaction.commit().map_err(redb::Error::from)?;
-        self.may_shrink = true;
+        self.needs_compaction = true;
         Ok(())
     }
 
@@ -353,18 +353,18 @@ fn records(database: &Database) -> Result<Vec<(Seq, Box<Record>)>, redb::Error> 
     Ok(records)
 }
 
-fn forgotten(database: &Database) -> Result<Vec<TraceId>, redb::Error> {
+fn tombstones(database: &Database) -> Result<Vec<TraceId>, redb::Error> {
     let transaction = database.begin_read()?;
-    let table = match transaction.open_table(FORGOTTEN) {
+    let table = match transaction.open_table(TOMBSTONES) {
         Ok(table) => table,
         Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
         Err(error) => return Err(error.into()),
     };
-    let mut forgotten = Vec::new();
+    let mut tombstones = Vec::new();
     for entry in table.iter()? {
-        forgotten.extend(TraceId::from_hex(entry?.0.value()));
+        tombstones.extend(TraceId::from_hex(entry?.0.value()));
     }
-    Ok(forgotten)
+    Ok(tombstones)
 }
 
 fn decode<T: DeserializeOwned>(json: &[u8]) -> Result<T, redb::Error> {

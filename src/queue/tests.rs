@@ -73,9 +73,9 @@ async fn all_required_exporters_settle_an_export() {
     assert_eq!(queue.accept(&delivery(1, &["x"]), &to(&["a", "b"])).await, Accepted::New);
     assert_eq!(queue.accept(&delivery(1, &["x"]), &to(&["a", "b"])).await, Accepted::Known);
     queue.lease("a").await.expect("waiting").delivered(UnixNanos(9)).await.expect("held");
-    assert!(at_once(queue.settlement()).await.is_none(), "b is not done");
+    assert!(at_once(queue.completion()).await.is_none(), "b is not done");
     queue.lease("b").await.expect("waiting").delivered(AT).await.expect("held");
-    let settlement = queue.settlement().await.expect("done");
+    let settlement = queue.completion().await.expect("done");
     assert_eq!(settlement.outcome, Outcome::Delivered { at: UnixNanos(9) });
     settlement.written(None).await;
     assert_eq!(queue.list(), []);
@@ -107,7 +107,7 @@ async fn the_export_that_waits_is_found_by_its_file() {
     for exporter in ["a", "b"] {
         queue.lease(exporter).await.expect("waiting").delivered(AT).await.expect("held");
     }
-    queue.settlement().await.expect("done").written(None).await;
+    queue.completion().await.expect("done").written(None).await;
     assert_eq!(waiting(), trace_id(3), "the older one went");
 
     let mut destinations = to(&["a", "b"]);
@@ -117,7 +117,7 @@ async fn the_export_that_waits_is_found_by_its_file() {
     for _ in 0..2 {
         queue.lease("a").await.expect("waiting").delivered(AT).await.expect("held");
     }
-    queue.settlement().await.expect("done").written(None).await;
+    queue.completion().await.expect("done").written(None).await;
     assert_eq!(queue.list().len(), 2, "b has still to deliver");
     assert!(queue.waiting_from(Path::new("/x/4")).is_none(), "its id is written");
     let addition = Delivery { addition: trace_id(9), ..delivery(5, &["x"]) };
@@ -132,7 +132,7 @@ async fn an_exporter_that_is_not_required_holds_nothing_back() {
     destinations[1].required = false;
     queue.accept(&delivery(1, &["x"]), &destinations).await;
     queue.lease("a").await.expect("waiting").delivered(AT).await.expect("held");
-    queue.settlement().await.expect("a is enough").written(None).await;
+    queue.completion().await.expect("a is enough").written(None).await;
     assert_eq!(queue.list().len(), 1, "b has still to deliver");
     queue.lease("b").await.expect("waiting").delivered(AT).await.expect("held");
     assert_eq!(queue.list(), []);
@@ -175,11 +175,11 @@ async fn a_refusal_is_a_dead_letter_that_can_be_retried_or_dropped() {
     let queue = in_memory(100);
     queue.accept(&delivery(1, &["x"]), &to(&["a"])).await;
     queue.lease("a").await.expect("waiting").rejected(no()).await.expect("held");
-    let settlement = queue.settlement().await.expect("done");
+    let settlement = queue.completion().await.expect("done");
     let expected = Outcome::Rejected { exporter: "a".into(), rejection: no() };
     assert_eq!(settlement.outcome, expected);
     settlement.reported();
-    assert!(at_once(queue.settlement()).await.is_none(), "it is told once");
+    assert!(at_once(queue.completion()).await.is_none(), "it is told once");
     let known = queue.accept(&delivery(1, &["x"]), &to(&["a"])).await;
     assert_eq!(known, Accepted::DeadLetter { id: 0, reason: "no".into(), may_be_retried: true });
 
@@ -187,7 +187,7 @@ async fn a_refusal_is_a_dead_letter_that_can_be_retried_or_dropped() {
     let mut lease = queue.lease("a").await.expect("another chance");
     assert!(lease.next_request().await.expect("held").is_some());
     lease.rejected(no()).await.expect("held");
-    assert!(queue.settlement().await.is_some(), "it is told again");
+    assert!(queue.completion().await.is_some(), "it is told again");
 
     assert_eq!(
         (queue.discard(0, false, soon()).await, queue.discard(0, false, soon()).await),
@@ -204,7 +204,7 @@ async fn a_full_queue_makes_the_next_export_wait() {
     assert!(at_once(queue.accept(&next, &to(&["a"]))).await.is_none());
     assert!(matches!(&*queue.health().borrow(), Health::Full(why) if why.contains("`a`")));
     queue.lease("a").await.expect("waiting").delivered(AT).await.expect("held");
-    queue.settlement().await.expect("done").written(None).await;
+    queue.completion().await.expect("done").written(None).await;
     assert_eq!(queue.accept(&next, &to(&["a"])).await, Accepted::New);
     assert_eq!(*queue.health().borrow(), Health::Good);
 }
@@ -223,7 +223,7 @@ async fn a_closed_queue_is_worked_off() {
         }
     }
     let mut settled = 0;
-    while let Some(settlement) = queue.settlement().await {
+    while let Some(settlement) = queue.completion().await {
         settled += 1;
         settlement.written(None).await;
     }
@@ -260,7 +260,7 @@ async fn a_reopened_queue_goes_on_where_it_was() {
     end(ready);
 
     let ready = at(directory.path());
-    assert_eq!((ready.waiting, ready.dead_letters, ready.parked), (2, 0, 0));
+    assert_eq!((ready.waiting, ready.dead_letters, ready.orphaned), (2, 0, 0));
     let mut lease = ready.queue.lease("a").await.expect("the older one");
     assert_eq!(lease.pending_requests().await.expect("held"), ["y"]);
     assert!(lease.item().touched);
@@ -273,7 +273,7 @@ async fn a_reopened_queue_goes_on_where_it_was() {
     let ready = at(directory.path());
     assert_eq!((ready.waiting, ready.dead_letters), (1, 1));
     assert!(at_once(ready.queue.lease("a")).await.is_none());
-    let settlement = ready.queue.settlement().await.expect("delivered, not written back");
+    let settlement = ready.queue.completion().await.expect("delivered, not written back");
     settlement.written(None).await;
     end(ready);
     assert_eq!(at(directory.path()).waiting, 0);
@@ -288,7 +288,7 @@ async fn what_waits_for_an_exporter_that_is_gone_is_parked() {
     let others = Exporters::from([("c".to_owned(), 100)]);
     let location = Location::Directory(directory.path().to_owned());
     let ready = Queue::open(location, &others, None).expect("a store");
-    assert_eq!(ready.parked, 1);
+    assert_eq!(ready.orphaned, 1);
     assert!(ready.queue.waiting().is_empty());
     let again = ready.queue.accept(&delivery(1, &["x"]), &to(&["c"])).await;
     assert_eq!(again, Accepted::New, "a file that is still there goes to the new exporter");
@@ -300,13 +300,13 @@ async fn an_exporter_that_is_gone_keeps_no_id_from_being_written() {
     let ready = at(directory.path());
     ready.queue.accept(&delivery(1, &["x"]), &to(&["a", "b"])).await;
     ready.queue.lease("a").await.expect("waiting").delivered(AT).await.expect("held");
-    assert!(at_once(ready.queue.settlement()).await.is_none(), "b is required");
+    assert!(at_once(ready.queue.completion()).await.is_none(), "b is required");
     end(ready);
     let location = Location::Directory(directory.path().to_owned());
     let only_a = Exporters::from([("a".to_owned(), 100)]);
     let ready = Queue::open(location, &only_a, None).expect("a store");
-    assert_eq!(ready.parked, 1);
-    ready.queue.settlement().await.expect("a is all there is").written(None).await;
+    assert_eq!(ready.orphaned, 1);
+    ready.queue.completion().await.expect("a is all there is").written(None).await;
     end(ready);
     let ready = at(directory.path());
     let mut lease = ready.queue.lease("b").await.expect("back again");
@@ -322,7 +322,7 @@ async fn what_is_delivered_takes_up_no_room_though_its_id_is_not_written() {
     let queue = in_memory(3);
     queue.accept(&delivery(1, &["xyz"]), &to(&["a"])).await;
     queue.lease("a").await.expect("waiting").delivered(AT).await.expect("held");
-    let unwritten = queue.settlement().await.expect("done");
+    let unwritten = queue.completion().await.expect("done");
     assert_eq!(queue.accept(&delivery(2, &["xyz"]), &to(&["a"])).await, Accepted::New);
     let verified = queue.verify().await.expect("readable");
     assert_eq!((verified.exports, verified.requests), (2, 1));
@@ -350,12 +350,12 @@ async fn what_was_meant_for_a_corrupt_store_does_not_reach_the_next() {
     queue.accept(&delivery(1, &["x"]), &to(&["a"])).await;
     let mut lease = queue.lease("a").await.expect("waiting");
     let corrupt = StoreError::Corrupt("a test says so".into());
-    assert!(queue.store_failed(corrupt.clone(), queue.generation()).await.is_err());
+    assert!(queue.store_failed(corrupt.clone(), queue.epoch()).await.is_err());
     assert!(lease.begin().await.is_err(), "its store is gone");
     drop(lease);
     assert_eq!(queue.waiting(), [PathBuf::from("/x/1")], "accounted for, though not held");
     // A failure of the first store that comes late sets nothing more aside.
-    assert!(queue.store_failed(corrupt, Generation::default()).await.is_err());
+    assert!(queue.store_failed(corrupt, Epoch::default()).await.is_err());
     assert_eq!(*queue.restarts().borrow(), 1);
     assert_eq!(queue.accept(&delivery(1, &["x"]), &to(&["a"])).await, Accepted::New);
     end(ready);
@@ -429,14 +429,14 @@ async fn a_corrupt_store_is_set_aside_and_a_new_one_begun() {
         // Damage where nothing is stored may go unseen; what is seen is set aside.
         let ready = at(directory.path());
         let held = ready.queue.list().len();
-        assert_eq!(held == 0, ready.set_aside.is_some(), "damage at {damage}");
+        assert_eq!(held == 0, ready.quarantined.is_some(), "damage at {damage}");
         assert_eq!(ready.queue.accept(&delivery(2, &["y"]), &to(&["a"])).await, Accepted::New);
         end(ready);
     }
     for torn in [&sound[..sound.len() / 3], b"not a store".as_slice()] {
         std::fs::write(&file, torn).expect("written");
         let ready = at(directory.path());
-        let (aside, _) = ready.set_aside.as_ref().expect("set aside");
+        let (aside, _) = ready.quarantined.as_ref().expect("set aside");
         assert_eq!(std::fs::read(aside).expect("kept"), torn);
         end(ready);
     }

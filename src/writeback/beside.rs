@@ -15,7 +15,7 @@ use super::temp::Temp;
 use super::{Outcome, WriteBackError, splice};
 use crate::base::text::hex;
 use crate::fs::carried::{CHECKSUM, EMITTED_AT, TRACE_ID, beside_name, id_beside};
-use crate::fs::source::{Directory, Source, SourceError};
+use crate::fs::file::{Directory, Source, SourceError};
 
 /// Writes the two keys beside the export that `source` identifies, if it is still there.
 pub fn write_beside(
@@ -69,7 +69,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::fs::source;
+    use crate::fs::file;
 
     const ID: &str = "0af7651916cd43dd8448eb211c80319c";
 
@@ -78,7 +78,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("onboarding-metadata.json");
         fs::write(&path, "{}").unwrap();
-        let source = source::load(&path, 1 << 20).unwrap().source;
+        let source = file::load(&path, 1 << 20).unwrap().source;
         assert_eq!(id_beside(&path), None);
         for _ in 0..2 {
             let outcome = write_beside(&source, ID, "2026-01-02T03:04:05Z", 1 << 20).unwrap();
@@ -103,7 +103,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("o.json");
         fs::write(&path, "{}").unwrap();
-        let source = source::load(&path, 1 << 20).unwrap().source;
+        let source = file::load(&path, 1 << 20).unwrap().source;
         fs::write(&path, "{ }").unwrap();
         assert_eq!(write_beside(&source, ID, "", 1 << 20).unwrap(), Outcome::Superseded);
         fs::remove_file(&path).unwrap();

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use rustix::io::Errno;
 
 use super::splice::SpliceError;
-use crate::fs::source::SourceError;
+use crate::fs::file::SourceError;
 
 #[derive(Debug, thiserror::Error)]
 pub enum WriteBackError {

@@ -54,10 +54,10 @@ use rustix::io::Errno;
 
 use super::splice::splice_into;
 use super::temp::Temp;
-use super::{WriteBackError, attributes};
+use super::{WriteBackError, file_metadata};
 use crate::fs::carried::{EMITTED_AT, TRACE_ID};
+use crate::fs::file::{Directory, Source, SourceError, Stamp};
 use crate::fs::members::parse;
-use crate::fs::source::{Directory, Source, SourceError, Stamp};
 use crate::fs::stamp;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,7 +153,7 @@ fn write_back_with(
     }
     before(Step::Create).map_err(|errno| failed(path, "create a file beside it", errno))?;
     let (temp, placed) = Temp::create(&dir, name, &source.sha256, &text, |new, path| {
-        attributes::copy(&original, new, path)?;
+        file_metadata::copy(&original, new, path)?;
         // So that a version that we left can be told from one that somebody made of it.
         stamp::time_of(emitted_at).map_or(Ok(()), |at| {
             let omit = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };

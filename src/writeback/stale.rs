@@ -12,8 +12,8 @@ use std::time::{Duration, SystemTime};
 use super::WriteBackError;
 use super::replace::Swap;
 use super::temp::{Temp, TempName, seconds, short};
+use crate::fs::file::{Directory, SourceError};
 use crate::fs::members;
-use crate::fs::source::{Directory, SourceError};
 
 /// Far longer than a write-back takes, so that none under way is disturbed. No longer than it has
 /// to be: what lies there may be a newer export that a kill left under this name. Should one be

@@ -23,7 +23,7 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 use sha2::{Digest, Sha256};
 
 use super::WriteBackError;
-use crate::fs::source::{Directory, Stamp};
+use crate::fs::file::{Directory, Stamp};
 
 /// Whether a file name is one of ours, to be passed over by whoever looks for exports.
 pub fn is_temp_name(name: impl AsRef<OsStr>) -> bool {

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use anstyle::{AnsiColor, Style};
 
 use super::Previewed;
-use crate::base::text::visible;
+use crate::base::text::escape_control;
 use crate::converter::view::SpanView;
 
 const BOLD: Style = Style::new().bold();
@@ -36,7 +36,7 @@ pub(super) fn of_preview(preview: &Previewed) -> String {
 pub fn tree(root: &SpanView) -> String {
     let mut text = String::new();
     // Writing to a string does not fail.
-    let _ = writeln!(text, "{BOLD}{}{BOLD:#}{}", visible(&root.name), coverage(root));
+    let _ = writeln!(text, "{BOLD}{}{BOLD:#}{}", escape_control(&root.name), coverage(root));
     branches(&mut text, root, "");
     text
 }
@@ -67,7 +67,7 @@ fn branches(text: &mut String, parent: &SpanView, indent: &str) {
 fn story(story: &SpanView) -> String {
     let done = story.number("task.subtask_completed");
     let count = story.number("task.subtask_count");
-    format!("{BOLD}{}{BOLD:#}  {DIM}{done} of {count} done{DIM:#}", visible(&story.name))
+    format!("{BOLD}{}{BOLD:#}  {DIM}{done} of {count} done{DIM:#}", escape_control(&story.name))
 }
 
 /// What was added after the export, in its order.
@@ -78,14 +78,18 @@ fn update(update: &SpanView) -> String {
         "failed" | "blocked" => RED,
         _ => YELLOW,
     };
-    format!("{style}▸ {}{style:#}  {DIM}{}{DIM:#}", visible(status), update.text("task.phase"))
+    format!(
+        "{style}▸ {}{style:#}  {DIM}{}{DIM:#}",
+        escape_control(status),
+        update.text("task.phase")
+    )
 }
 
 fn gate(gate: &SpanView) -> String {
     let (mark, style) = if gate.is_ok { ("✔", GREEN) } else { ("✘", RED) };
-    let id = visible(gate.text("gate.id"));
+    let id = escape_control(gate.text("gate.id"));
     let details = [gate.text("task.phase"), gate.text("gate.reason")].join("  ");
-    format!("{style}{mark} gate {id}{style:#}  {DIM}{}{DIM:#}", visible(details.trim_end()))
+    format!("{style}{mark} gate {id}{style:#}  {DIM}{}{DIM:#}", escape_control(details.trim_end()))
 }
 
 fn task(task: &SpanView) -> String {
@@ -96,12 +100,12 @@ fn task(task: &SpanView) -> String {
         "outdated" => ("↻", CYAN),
         _ => ("–", DIM),
     };
-    let priority = visible(task.text("artifact.priority"));
+    let priority = escape_control(task.text("artifact.priority"));
     let depends_on = task.texts("artifact.depends_on");
     let waits = match depends_on.as_slice() {
         [] => String::new(),
-        list => format!("  {DIM}after {}{DIM:#}", visible(&list.join(", "))),
+        list => format!("  {DIM}after {}{DIM:#}", escape_control(&list.join(", "))),
     };
-    let name = visible(task.text("task.id"));
+    let name = escape_control(task.text("task.id"));
     format!("{style}{mark}{style:#} {name}  {style}{status}{style:#} {DIM}{priority}{DIM:#}{waits}")
 }

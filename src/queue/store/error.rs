@@ -17,9 +17,9 @@ pub enum StoreError {
     Encoding(String),
     #[error("the queue is closed")]
     Closed,
-    /// The store that the order was meant for is not there any more; see [`Generation`].
+    /// The store that the order was meant for is not there any more; see [`Epoch`].
     ///
-    /// [`Generation`]: super::journal::Generation
+    /// [`Epoch`]: super::writer::Epoch
     #[error("the queue's store was begun anew")]
     Replaced,
 }

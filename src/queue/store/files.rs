@@ -82,7 +82,7 @@ impl Files {
     ///
     /// # Errors
     /// It stays where it is.
-    pub fn set_aside(&self) -> io::Result<PathBuf> {
+    pub fn quarantined(&self) -> io::Result<PathBuf> {
         let name = format!("{STORE}.corrupt-{}", UnixNanos::now().compact());
         let mut aside = self.directory.join(&name);
         let mut number = 1;
@@ -96,7 +96,7 @@ impl Files {
 
     /// # Errors
     /// There is no room for it.
-    pub fn keep_reserve(&mut self) -> io::Result<()> {
+    pub fn ensure_reserve_space(&mut self) -> io::Result<()> {
         if self.has_reserve {
             return Ok(());
         }
@@ -117,7 +117,7 @@ impl Files {
     }
 
     /// Gives up what an earlier run kept. False when it kept nothing.
-    pub fn release_left_reserve(&self) -> bool {
+    pub fn release_stale_reserve(&self) -> bool {
         fs::remove_file(self.directory.join(RESERVE)).is_ok()
     }
 

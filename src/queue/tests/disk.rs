@@ -155,7 +155,7 @@ async fn a_disk_that_the_queue_has_filled_is_emptied_again() {
     lease.acknowledged(None).await.expect("on the room that was kept");
     assert!(!reserve.exists());
     lease.delivered(AT).await.expect("held");
-    queue.settlement().await.expect("done").written(None).await;
+    queue.completion().await.expect("done").written(None).await;
     assert_eq!(queue.list(), []);
 
     disk.full.store(false, Ordering::Release);

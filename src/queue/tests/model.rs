@@ -43,7 +43,7 @@ struct Modelled {
     acknowledged: usize,
     touched: bool,
     /// On disk it is on its way since it was taken in, which comes out after the next start.
-    announced: bool,
+    premarked: bool,
     delivered: bool,
     rejected: bool,
 }
@@ -77,8 +77,8 @@ async fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
                 let accepted = queue.accept(&delivery(number, &REQUESTS), &to(&["a"])).await;
                 prop_assert_eq!(accepted == Accepted::New, !known);
                 if !known {
-                    let announced = model.waiting().is_none();
-                    let one = Modelled { number, announced, ..Modelled::default() };
+                    let premarked = model.waiting().is_none();
+                    let one = Modelled { number, premarked, ..Modelled::default() };
                     model.held.insert(model.next, one);
                     model.next += 1;
                 }
@@ -88,7 +88,7 @@ async fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
                 let mut lease = queue.lease("a").await.expect("the model has one");
                 lease.begin().await.expect("held");
                 one.touched = true;
-                one.announced = false;
+                one.premarked = false;
                 for _ in 0..count {
                     if lease.next_request().await.expect("held").is_none() {
                         break;
@@ -112,7 +112,7 @@ async fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
             Step::Reject => {
                 let Some(one) = model.waiting() else { continue };
                 one.rejected = true;
-                one.announced = false;
+                one.premarked = false;
                 let lease = queue.lease("a").await.expect("the model has one");
                 lease.rejected(no()).await.expect("held");
             }
@@ -122,7 +122,7 @@ async fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
                     continue;
                 };
                 loop {
-                    let settlement = queue.settlement().await.expect("the model has one");
+                    let settlement = queue.completion().await.expect("the model has one");
                     if matches!(settlement.outcome, Outcome::Delivered { .. }) {
                         prop_assert_eq!(settlement.head.source.sha256[0], number);
                         settlement.written(None).await;
@@ -154,8 +154,8 @@ async fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
                     }
                     // A store that closes in peace writes; what it writes is not there any more.
                 }
-                let announced = model.held.values_mut().filter(|one| one.announced);
-                announced.for_each(|one| one.touched = true);
+                let premarked = model.held.values_mut().filter(|one| one.premarked);
+                premarked.for_each(|one| one.touched = true);
                 drop(queue);
                 end(ready);
                 disk = found;
@@ -165,7 +165,7 @@ async fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
                 let dead = model.held.values().filter(|one| one.rejected).count();
                 prop_assert_eq!(ready.dead_letters, dead);
                 prop_assert_eq!(ready.waiting, model.held.len() - dead);
-                prop_assert!(ready.set_aside.is_none());
+                prop_assert!(ready.quarantined.is_none());
             }
         }
     }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::super::is_temp_name;
 use super::*;
-use crate::fs::source::load;
+use crate::fs::file::load;
 
 const NAME: &str = "onboarding-metadata.json";
 const OLD: &str = "{\n  \"project_id\": \"p\"\n}";

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::Orders;
+use super::RunControl;
 
 /// A stage ended on its own, which it never should.
 #[derive(Debug, thiserror::Error)]
@@ -41,11 +41,11 @@ const ABORT_GRACE: Duration = Duration::from_secs(1);
 /// what it had in hand is in the queue, or a file without an id.
 pub async fn join_all(
     mut stages: JoinSet<Result<(), StageDied>>,
-    stopping: &Stopping,
+    shutdown: &Shutdown,
 ) -> Result<(), StageDied> {
     let mut result = Ok(());
     let hangs = async {
-        stopping.abort.cancelled().await;
+        shutdown.abort.cancelled().await;
         tokio::time::sleep(ABORT_GRACE).await;
     };
     tokio::pin!(hangs);
@@ -63,7 +63,7 @@ pub async fn join_all(
         };
         let ended = ended.map_err(StageDied::from).and_then(|ended| ended);
         if ended.is_err() {
-            stopping.stop.cancel();
+            shutdown.stop.cancel();
             result = result.and(ended);
         }
     }
@@ -71,7 +71,7 @@ pub async fn join_all(
 
 /// The steps of a shutdown.
 #[derive(Clone, Debug)]
-pub struct Stopping {
+pub struct Shutdown {
     /// Send nothing more; a verification in progress goes on.
     pub deadline: CancellationToken,
     /// Take nothing new: cancelled by `stop` and by `deadline`.
@@ -88,7 +88,7 @@ pub struct Stopping {
 #[derive(Clone, Copy, Debug)]
 pub struct Stopped;
 
-impl Stopping {
+impl Shutdown {
     /// A sleep that ends at once when the program is to stop.
     pub async fn sleep(&self, wait: Duration) -> Result<(), Stopped> {
         tokio::select! {
@@ -99,18 +99,18 @@ impl Stopping {
     }
 
     /// `timeout`: how long requests in flight have to finish after `stop`.
-    pub fn new(orders: &Orders, timeout: Duration) -> Stopping {
-        let Orders { stop, abort, deadline, .. } = orders.clone();
+    pub fn new(orders: &RunControl, timeout: Duration) -> Shutdown {
+        let RunControl { stop, abort, deadline, .. } = orders.clone();
         let (closing, finished) = (stop.child_token(), CancellationToken::new());
-        let stopping = Stopping { deadline, closing, stop, abort, finished };
-        let Stopping { deadline, closing, finished, .. } = stopping.clone();
+        let shutdown = Shutdown { deadline, closing, stop, abort, finished };
+        let Shutdown { deadline, closing, finished, .. } = shutdown.clone();
         tokio::spawn(async move {
             tokio::select! {
                 () = deadline.cancelled() => closing.cancel(),
                 () = finished.cancelled() => {}
             }
         });
-        let Stopping { stop, abort, finished, .. } = stopping.clone();
+        let Shutdown { stop, abort, finished, .. } = shutdown.clone();
         tokio::spawn(async move {
             tokio::select! {
                 () = stop.cancelled() => {}
@@ -122,6 +122,6 @@ impl Stopping {
                 () = finished.cancelled() => {}
             }
         });
-        stopping
+        shutdown
     }
 }

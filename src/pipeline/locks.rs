@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::base::ids::TraceId;
 use crate::fs::carried::WriteBackMode;
-use crate::fs::lock::{Claim, claim};
-use crate::fs::source::Source;
+use crate::fs::file::Source;
+use crate::fs::lock::{LockAttempt, claim};
 use crate::queue::record::Head;
 
 /// Exports whose lock is held, so that they do not use up the files that a process may have open.
@@ -16,7 +16,7 @@ use crate::queue::record::Head;
 const MAX_HELD: usize = 256;
 
 #[derive(Clone, Debug, Default)]
-pub struct Claims {
+pub struct LockRegistry {
     held: Arc<Mutex<Held>>,
 }
 
@@ -29,51 +29,53 @@ struct Held {
 
 /// Whether to go on with an export.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Turn {
-    Ours,
+pub enum Ownership {
+    Acquired,
     /// Another process works on it.
-    Busy,
+    HeldElsewhere,
     /// Another process did, or is about to.
-    Emitted,
+    AlreadyEmitted,
 }
 
-impl Claims {
+impl LockRegistry {
     /// For an export in the queue that is to be sent.
-    pub async fn turn(&self, head: &Head) -> Turn {
+    pub async fn turn(&self, head: &Head) -> Ownership {
         let trace_id = head.trace_id;
         // The file of an addition carries no id that could say so. Its spans have the same ids whoever
         // sends them.
         if head.addition.is_some() {
-            return Turn::Ours;
+            return Ownership::Acquired;
         }
         // What we wrote ourselves carries the id, and may still be on its way to somebody.
         if head.written || self.held().locks.contains_key(&trace_id) {
-            return Turn::Ours;
+            return Ownership::Acquired;
         }
-        let (claims, source, mode) = (self.clone(), head.source.clone(), head.write_back);
-        let claimed = tokio::task::spawn_blocking(move || claims.claim(&source, trace_id, mode));
+        let (locks, source, mode) = (self.clone(), head.source.clone(), head.write_back);
+        let claimed = tokio::task::spawn_blocking(move || locks.claim(&source, trace_id, mode));
         // It fails when the runtime is going down.
-        claimed.await.unwrap_or(Turn::Busy)
+        claimed.await.unwrap_or(Ownership::HeldElsewhere)
     }
 
     /// For an export that was just read. Blocks on the disk.
-    pub fn claim(&self, source: &Source, trace_id: TraceId, mode: WriteBackMode) -> Turn {
+    pub fn claim(&self, source: &Source, trace_id: TraceId, mode: WriteBackMode) -> Ownership {
         if self.held().locks.contains_key(&trace_id) {
-            return Turn::Ours;
+            return Ownership::Acquired;
         }
         match claim(source, trace_id, mode) {
-            Claim::Ours(lock) => {
+            LockAttempt::Acquired(lock) => {
                 self.held().insert(trace_id, lock);
-                Turn::Ours
+                Ownership::Acquired
             }
-            Claim::Busy => {
+            LockAttempt::HeldElsewhere => {
                 self.held().elsewhere.insert(trace_id);
-                Turn::Busy
+                Ownership::HeldElsewhere
             }
-            Claim::Emitted => Turn::Emitted,
+            LockAttempt::AlreadyEmitted => Ownership::AlreadyEmitted,
             // It was replaced while another process worked on it, in whose queue it is.
-            Claim::Superseded if self.held().elsewhere.contains(&trace_id) => Turn::Emitted,
-            Claim::Superseded => Turn::Ours,
+            LockAttempt::Superseded if self.held().elsewhere.contains(&trace_id) => {
+                Ownership::AlreadyEmitted
+            }
+            LockAttempt::Superseded => Ownership::Acquired,
         }
     }
 

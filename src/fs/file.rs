@@ -82,7 +82,7 @@ pub(crate) struct Stamp {
 
 impl Stamp {
     /// As far as `stat` can tell, the version that was read.
-    pub(crate) fn looks_like(&self, source: &Source) -> bool {
+    pub(crate) fn same_stat(&self, source: &Source) -> bool {
         (self.size, self.mtime_ns) == (source.size, source.mtime_ns)
     }
 }
@@ -275,7 +275,7 @@ impl Directory {
     ) -> Result<bool, SourceError> {
         let (file, before) = self.open_regular(name)?;
         let stamp = Stamp::from(&before);
-        if !stamp.looks_like(version) {
+        if !stamp.same_stat(version) {
             return Ok(false);
         }
         let failed = |error| SourceError::from_io(&self.canonical.join(name), error);

@@ -20,60 +20,60 @@ use super::store::{Op, Store, StoreError};
 /// Which of the stores that followed each other in this run: a corrupt one is set aside, and what
 /// was meant for it must not end up in the next.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Generation(u64);
+pub struct Epoch(u64);
 
-/// Orders that may wait for the disk.
+/// RunControl that may wait for the disk.
 const MAX_WAITING: usize = 256;
 
 type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 
-enum Order {
+enum Command {
     /// A new export, which can wait for room; anything else makes room in the end.
     TakeIn {
         ops: Vec<Op>,
-        done: Answer<Generation>,
+        done: Answer<Epoch>,
     },
     Write {
         ops: Vec<Op>,
-        of: Generation,
-        done: Answer<Generation>,
+        of: Epoch,
+        done: Answer<Epoch>,
     },
     Read {
         seq: Seq,
         blob: Blob,
-        of: Generation,
+        of: Epoch,
         done: Answer<Bytes>,
     },
     /// This one is corrupt: set it aside and begin a new one.
     StartOver {
-        corrupt: Generation,
-        done: Answer<(Generation, Option<PathBuf>)>,
+        corrupt: Epoch,
+        done: Answer<(Epoch, Option<PathBuf>)>,
     },
 }
 
 /// A handle on the thread. When the last one is dropped the thread writes what it has and ends.
 #[derive(Clone, Debug)]
-pub struct Journal {
-    orders: mpsc::Sender<Order>,
+pub struct StoreWriter {
+    commands: mpsc::Sender<Command>,
 }
 
-impl Journal {
+impl StoreWriter {
     /// # Errors
     /// The system gives no thread.
-    pub fn start(store: Store) -> io::Result<(Journal, JoinHandle<()>)> {
-        let (orders, incoming) = mpsc::channel(MAX_WAITING);
+    pub fn start(store: Store) -> io::Result<(StoreWriter, JoinHandle<()>)> {
+        let (commands, incoming) = mpsc::channel(MAX_WAITING);
         let thread = std::thread::Builder::new()
             .name("queue".to_owned())
             .spawn(move || work(store, incoming))?;
-        Ok((Journal { orders }, thread))
+        Ok((StoreWriter { commands }, thread))
     }
 
     /// Makes all changes durably, or none.
     ///
     /// # Errors
     /// The disk failed; nothing was changed.
-    pub async fn write(&self, ops: Vec<Op>, of: Generation) -> Result<(), StoreError> {
-        self.order(|done| Order::Write { ops, of, done }).await.map(drop)
+    pub async fn write(&self, ops: Vec<Op>, of: Epoch) -> Result<(), StoreError> {
+        self.command(|done| Command::Write { ops, of, done }).await.map(drop)
     }
 
     /// The same for a new export, for which the last of the room is not used. Says which store has
@@ -81,31 +81,28 @@ impl Journal {
     ///
     /// # Errors
     /// The disk failed, or is too full to take more in.
-    pub async fn take_in(&self, ops: Vec<Op>) -> Result<Generation, StoreError> {
-        self.order(|done| Order::TakeIn { ops, done }).await
+    pub async fn take_in(&self, ops: Vec<Op>) -> Result<Epoch, StoreError> {
+        self.command(|done| Command::TakeIn { ops, done }).await
     }
 
     /// # Errors
     /// The disk failed, or what was written is not there.
-    pub async fn read(&self, seq: Seq, blob: Blob, of: Generation) -> Result<Bytes, StoreError> {
-        self.order(|done| Order::Read { seq, blob, of, done }).await
+    pub async fn read(&self, seq: Seq, blob: Blob, of: Epoch) -> Result<Bytes, StoreError> {
+        self.command(|done| Command::Read { seq, blob, of, done }).await
     }
 
     /// # Errors
     /// The disk failed, or the store was replaced already.
-    pub async fn start_over(
-        &self,
-        corrupt: Generation,
-    ) -> Result<(Generation, Option<PathBuf>), StoreError> {
-        self.order(|done| Order::StartOver { corrupt, done }).await
+    pub async fn start_over(&self, corrupt: Epoch) -> Result<(Epoch, Option<PathBuf>), StoreError> {
+        self.command(|done| Command::StartOver { corrupt, done }).await
     }
 
-    async fn order<T>(
+    async fn command<T>(
         &self,
-        order: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Order,
+        command: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Command,
     ) -> Result<T, StoreError> {
         let (done, answer) = oneshot::channel();
-        self.orders.send(order(done)).await.map_err(|_| StoreError::Closed)?;
+        self.commands.send(command(done)).await.map_err(|_| StoreError::Closed)?;
         answer.await.unwrap_or(Err(StoreError::Closed))
     }
 }
@@ -117,32 +114,32 @@ fn guarded<T>(work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreEr
         .unwrap_or_else(|_| Err(StoreError::Corrupt("it cannot be read any more".to_owned())))
 }
 
-fn work(mut store: Store, mut orders: mpsc::Receiver<Order>) {
-    let mut present = Generation::default();
+fn work(mut store: Store, mut commands: mpsc::Receiver<Command>) {
+    let mut present = Epoch::default();
     let mut failed = false;
     let mut batch = Vec::new();
     // An answer that nobody waits for any more is no loss.
-    while orders.blocking_recv_many(&mut batch, MAX_WAITING) > 0 {
-        let starts_over = batch.iter().any(|order| matches!(order, Order::StartOver { .. }));
+    while commands.blocking_recv_many(&mut batch, MAX_WAITING) > 0 {
+        let starts_over = batch.iter().any(|command| matches!(command, Command::StartOver { .. }));
         if failed
             && !starts_over
             && let Err(error) = guarded(|| store.reopen())
         {
-            batch.drain(..).for_each(|order| order.refuse(error.clone()));
+            batch.drain(..).for_each(|command| command.refuse(error.clone()));
             continue;
         }
         failed = false;
         let (mut intake, mut progress) = (Writes::default(), Writes::default());
-        for order in batch.drain(..) {
-            match order {
-                Order::TakeIn { ops, done } => intake.add(ops, done),
-                Order::Write { ops, of, done } if of == present => progress.add(ops, done),
-                Order::Read { seq, blob, of, done } if of == present => {
+        for command in batch.drain(..) {
+            match command {
+                Command::TakeIn { ops, done } => intake.add(ops, done),
+                Command::Write { ops, of, done } if of == present => progress.add(ops, done),
+                Command::Read { seq, blob, of, done } if of == present => {
                     let found = guarded(|| store.blob(seq, blob));
                     failed |= found.is_err();
                     let _ = done.send(found.and_then(|found| found.ok_or_else(missing)));
                 }
-                Order::StartOver { corrupt, done } if corrupt == present => {
+                Command::StartOver { corrupt, done } if corrupt == present => {
                     std::mem::take(&mut progress).answer(&Err(StoreError::Replaced));
                     let begun = guarded(|| store.start_over());
                     present.0 += u64::from(begun.is_ok());
@@ -164,16 +161,16 @@ fn missing() -> StoreError {
 #[derive(Default)]
 struct Writes {
     ops: Vec<Op>,
-    waiting: Vec<Answer<Generation>>,
+    waiting: Vec<Answer<Epoch>>,
 }
 
 impl Writes {
-    fn add(&mut self, ops: Vec<Op>, done: Answer<Generation>) {
+    fn add(&mut self, ops: Vec<Op>, done: Answer<Epoch>) {
         self.ops.extend(ops);
         self.waiting.push(done);
     }
 
-    fn answer(self, result: &Result<Generation, StoreError>) {
+    fn answer(self, result: &Result<Epoch, StoreError>) {
         for done in self.waiting {
             let _ = done.send(result.clone());
         }
@@ -184,12 +181,12 @@ impl Writes {
 /// on the room that was kept for it.
 fn write(
     store: &mut Store,
-    present: Generation,
+    present: Epoch,
     mut progress: Writes,
     mut intake: Writes,
 ) -> Result<(), StoreError> {
     if !intake.waiting.is_empty()
-        && let Err(error) = guarded(|| store.keep_reserve())
+        && let Err(error) = guarded(|| store.ensure_reserve_space())
     {
         std::mem::take(&mut intake).answer(&Err(error));
     }
@@ -208,12 +205,14 @@ fn write(
     result
 }
 
-impl Order {
+impl Command {
     fn refuse(self, error: StoreError) {
         match self {
-            Order::TakeIn { done, .. } | Order::Write { done, .. } => drop(done.send(Err(error))),
-            Order::Read { done, .. } => drop(done.send(Err(error))),
-            Order::StartOver { done, .. } => drop(done.send(Err(error))),
+            Command::TakeIn { done, .. } | Command::Write { done, .. } => {
+                drop(done.send(Err(error)))
+            }
+            Command::Read { done, .. } => drop(done.send(Err(error))),
+            Command::StartOver { done, .. } => drop(done.send(Err(error))),
         }
     }
 }

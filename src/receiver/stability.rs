@@ -16,7 +16,7 @@ const AHEAD: Duration = Duration::from_millis(20);
 
 /// The times to wait, from the configuration.
 #[derive(Clone, Copy, Debug)]
-pub struct Settling {
+pub struct StabilityPolicy {
     /// The quiet after which an export is read.
     pub settle: Duration,
     /// The quiet after which an unfinished export is given up.
@@ -32,7 +32,7 @@ pub enum Look {
     Inconsistent,
 }
 
-impl Settling {
+impl StabilityPolicy {
     /// How long to wait before the first look. `quiet` is the time since the last change; a
     /// directory that is never quiet cannot put it off for ever.
     pub fn before_reading(&self, quiet: Duration, waited: Duration) -> Option<Duration> {
@@ -42,7 +42,7 @@ impl Settling {
     /// The same for whoever has nothing else to do, and takes what was read only if nothing changed
     /// until the time to read it. That is told by the export's file and its directory; a manifest
     /// that is written over in place shows by its checksum.
-    pub fn before_reading_ahead(&self, quiet: Duration, waited: Duration) -> Option<Duration> {
+    pub fn speculative_read_delay(&self, quiet: Duration, waited: Duration) -> Option<Duration> {
         self.until(self.settle - (self.settle / 5).min(AHEAD), quiet, waited)
     }
 
@@ -77,8 +77,8 @@ pub fn quiet_since(changes: &[SystemTime], now: SystemTime) -> Duration {
 mod tests {
     use super::*;
 
-    const SETTLING: Settling =
-        Settling { settle: Duration::from_millis(100), timeout: Duration::from_secs(10) };
+    const SETTLING: StabilityPolicy =
+        StabilityPolicy { settle: Duration::from_millis(100), timeout: Duration::from_secs(10) };
 
     fn ms(millis: u64) -> Duration {
         Duration::from_millis(millis)
@@ -97,9 +97,13 @@ mod tests {
         for (quiet, waited, left) in cases {
             assert_eq!(SETTLING.before_reading(quiet, waited), left, "{quiet:?} {waited:?}");
             let ahead = left.map(|left| left - ms(20)).filter(|left| !left.is_zero());
-            assert_eq!(SETTLING.before_reading_ahead(quiet, waited), ahead, "{quiet:?} {waited:?}");
+            assert_eq!(
+                SETTLING.speculative_read_delay(quiet, waited),
+                ahead,
+                "{quiet:?} {waited:?}"
+            );
         }
-        assert_eq!(SETTLING.before_reading_ahead(ms(80), ms(0)), None);
+        assert_eq!(SETTLING.speculative_read_delay(ms(80), ms(0)), None);
     }
 
     #[test]

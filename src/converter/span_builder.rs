@@ -4,14 +4,14 @@ use opentelemetry_proto::tonic::common::v1::KeyValue;
 use opentelemetry_proto::tonic::trace::v1::span::{Event, Link, SpanKind};
 use opentelemetry_proto::tonic::trace::v1::{Span, Status, status::StatusCode};
 
-use super::attributes::Cutter;
+use super::attributes::Truncator;
 use super::options::SpanNames;
 use crate::base::clock::UnixNanos;
 use crate::base::ids::{SpanId, TaskId, TaskType, TraceId};
 use crate::converter::limits::SpanLimits;
 
 /// One span on its way, before limits are applied.
-pub struct Draft<'a> {
+pub struct SpanBuilder<'a> {
     pub task_type: TaskType,
     pub task_id: &'a TaskId,
     pub span_id: SpanId,
@@ -20,7 +20,7 @@ pub struct Draft<'a> {
     pub start: UnixNanos,
     pub end: UnixNanos,
     pub done: bool,
-    pub cutter: Cutter,
+    pub cutter: Truncator,
     pub attributes: Vec<KeyValue>,
     /// How many of them every span has.
     pub fixed: usize,
@@ -28,7 +28,7 @@ pub struct Draft<'a> {
     pub links: Vec<Link>,
 }
 
-impl Draft<'_> {
+impl SpanBuilder<'_> {
     pub fn string(&mut self, key: &str, value: &str) {
         let attribute = self.cutter.string(key, value);
         self.attributes.push(attribute);

@@ -16,7 +16,7 @@ use super::StageDied;
 use crate::fs::stamp;
 use crate::receiver::Candidate;
 use crate::receiver::scan::Stamp;
-use crate::receiver::settle::quiet_since;
+use crate::receiver::stability::quiet_since;
 
 /// What tells versions of a file apart well enough to report each once.
 fn version(path: &Path) -> Option<(SystemTime, u64)> {
@@ -53,18 +53,18 @@ impl Refusals {
 
 /// The paths that are in work.
 #[derive(Debug, Default)]
-pub struct InWork {
+pub struct InFlight {
     /// True when they changed again meanwhile.
     paths: Mutex<HashMap<PathBuf, bool>>,
 }
 
-impl InWork {
-    /// Has the candidates worked on that `sift` leaves, so many at a time, until there are no more.
-    pub async fn work_off<S, W>(
+impl InFlight {
+    /// Has the candidates worked on that `prefilter` leaves, so many at a time, until there are no more.
+    pub async fn process_all<S, W>(
         &self,
         mut candidates: mpsc::Receiver<Candidate>,
         at_a_time: usize,
-        sift: impl Fn(Vec<Candidate>) -> S,
+        prefilter: impl Fn(Vec<Candidate>) -> S,
         work: impl Fn(PathBuf) -> W,
     ) -> Result<(), StageDied>
     where
@@ -86,7 +86,7 @@ impl InWork {
                     }
                 }
             }
-            for Candidate { path } in sift(some).await {
+            for Candidate { path } in prefilter(some).await {
                 if self.is_new(&path) {
                     working.spawn(work(path));
                 }
@@ -100,8 +100,8 @@ impl InWork {
 
     /// A path that is in work already is looked at again when that work ends.
     fn is_new(&self, path: &Path) -> bool {
-        let mut in_work = self.paths.lock().unwrap_or_else(PoisonError::into_inner);
-        match in_work.entry(path.to_owned()) {
+        let mut in_flight = self.paths.lock().unwrap_or_else(PoisonError::into_inner);
+        match in_flight.entry(path.to_owned()) {
             Entry::Occupied(mut again) => {
                 again.insert(true);
                 false
@@ -114,14 +114,14 @@ impl InWork {
     }
 
     pub fn is_done(&self, path: &Path) -> bool {
-        let mut in_work = self.paths.lock().unwrap_or_else(PoisonError::into_inner);
-        match in_work.get_mut(path) {
+        let mut in_flight = self.paths.lock().unwrap_or_else(PoisonError::into_inner);
+        match in_flight.get_mut(path) {
             Some(again) if *again => {
                 *again = false;
                 false
             }
             _ => {
-                in_work.remove(path);
+                in_flight.remove(path);
                 true
             }
         }
@@ -130,14 +130,14 @@ impl InWork {
 
 /// Versions of files that are as a write-back left them: that they changed is news to nobody.
 #[derive(Clone, Debug, Default)]
-pub struct AsLeft {
+pub struct SelfWriteFilter {
     versions: Arc<Mutex<HashMap<PathBuf, Stamp>>>,
 }
 
 /// How many of them are remembered until somebody tells of the change. Others are read again.
 const MAX_AS_LEFT: usize = 1_024;
 
-impl AsLeft {
+impl SelfWriteFilter {
     /// Remembers a file that was just written with this timestamp, if it still has the time of it.
     pub fn note(&self, path: &Path, timestamp: &str) {
         let Ok(metadata) = fs::symlink_metadata(path) else { return };
@@ -163,7 +163,7 @@ impl AsLeft {
 
 /// How long nothing has changed about an export: by the file's times, and, since those may lie,
 /// by what was seen here.
-pub struct Quiet<'a> {
+pub struct StabilityProbe<'a> {
     path: &'a Path,
     since: Instant,
     changes: Vec<SystemTime>,
@@ -172,11 +172,18 @@ pub struct Quiet<'a> {
     last: Duration,
 }
 
-impl<'a> Quiet<'a> {
-    pub fn new(path: &'a Path) -> Quiet<'a> {
+impl<'a> StabilityProbe<'a> {
+    pub fn new(path: &'a Path) -> StabilityProbe<'a> {
         let now = Instant::now();
         let (changes, version) = (Vec::new(), Vec::new());
-        Quiet { path, since: now, changes, version, seen_change: now, last: Duration::ZERO }
+        StabilityProbe {
+            path,
+            since: now,
+            changes,
+            version,
+            seen_change: now,
+            last: Duration::ZERO,
+        }
     }
 
     /// Looks again.
@@ -229,34 +236,34 @@ mod tests {
             fs::write(&path, "ours").unwrap();
             set_time(&path, AT);
         };
-        let as_left = AsLeft::default();
-        assert!(!as_left.take(&path), "nothing was left there");
+        let self_writes = SelfWriteFilter::default();
+        assert!(!self_writes.take(&path), "nothing was left there");
 
         written();
-        as_left.note(&path, &AT.rfc3339());
-        assert!(as_left.take(&path));
-        assert!(!as_left.take(&path), "whoever asks again reads it");
+        self_writes.note(&path, &AT.rfc3339());
+        assert!(self_writes.take(&path));
+        assert!(!self_writes.take(&path), "whoever asks again reads it");
 
-        as_left.note(&path, &AT.rfc3339());
+        self_writes.note(&path, &AT.rfc3339());
         fs::write(&path, "newer").unwrap();
-        assert!(!as_left.take(&path));
+        assert!(!self_writes.take(&path));
 
         // Not even the same size and the old time make another file ours.
         written();
-        as_left.note(&path, &AT.rfc3339());
+        self_writes.note(&path, &AT.rfc3339());
         let before = fs::symlink_metadata(&path).unwrap();
         while fs::symlink_metadata(&path).unwrap().ctime_nsec() == before.ctime_nsec() {
             fs::write(&path, "them").unwrap();
             set_time(&path, AT);
         }
-        assert!(!as_left.take(&path));
+        assert!(!self_writes.take(&path));
 
         // Nor is what somebody put there before we could look.
         fs::write(&path, "newer").unwrap();
-        as_left.note(&path, &AT.rfc3339());
-        assert!(!as_left.take(&path));
+        self_writes.note(&path, &AT.rfc3339());
+        assert!(!self_writes.take(&path));
         fs::remove_file(&path).unwrap();
-        as_left.note(&path, &AT.rfc3339());
-        assert!(!as_left.take(&path));
+        self_writes.note(&path, &AT.rfc3339());
+        assert!(!self_writes.take(&path));
     }
 }

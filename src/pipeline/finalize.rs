@@ -9,21 +9,21 @@ use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use super::claims::Claims;
 use super::event::{Event, Observer};
-use super::files::AsLeft;
-use super::{Common, Mode, Source, StageDied};
+use super::in_flight::SelfWriteFilter;
+use super::locks::LockRegistry;
+use super::{Mode, RunContext, Source, StageDied};
 use crate::base::clock::UnixNanos;
 use crate::base::ids::TraceId;
 use crate::config::receivers::{ExistingTraceId, ExportDirConfig};
 use crate::converter::{Converter, state};
 use crate::fs::carried;
 use crate::fs::carried::WriteBackMode;
-use crate::fs::source;
+use crate::fs::file;
 use crate::fs::stamp::emission_timestamp;
 use crate::fs::task_state::{self, TaskStateConfig};
 use crate::plan::{self, Export, ReadOptions};
-use crate::queue::{Outcome, Queue, RejectionKind, Settlement};
+use crate::queue::{Completion, Outcome, Queue, RejectionKind};
 use crate::writeback::{self, WriteBackError, write_back, write_beside};
 
 /// Exports that are written back at the same time: most of a write-back is waiting, for the disk and
@@ -36,31 +36,31 @@ const LARGE: u64 = 1 << 20;
 /// How often an id that could not be written is tried again, when nothing else says so.
 const TRY_AGAIN: Duration = Duration::from_secs(30);
 
-pub struct Settler {
-    claims: Claims,
+pub struct Finalizer {
+    locks: LockRegistry,
     queue: Queue,
     observer: Observer,
     /// How what is written back was found and converted.
     sources: Vec<(ExportDirConfig, Converter)>,
     mode: Mode,
-    as_left: AsLeft,
+    self_writes: SelfWriteFilter,
     room: Semaphore,
 }
 
-impl Settler {
-    pub(super) fn new(common: &Common, sources: &[Source]) -> Settler {
-        let Common { queue, claims, observer, mode, as_left, .. } = common.clone();
+impl Finalizer {
+    pub(super) fn new(common: &RunContext, sources: &[Source]) -> Finalizer {
+        let RunContext { queue, locks, observer, mode, self_writes, .. } = common.clone();
         let of = |source: &Source| (source.config.clone(), source.converter.clone());
         let (sources, room) =
             (sources.iter().map(of).collect(), Semaphore::new(AT_A_TIME as usize));
-        Settler { claims, queue, observer, sources, mode, as_left, room }
+        Finalizer { locks, queue, observer, sources, mode, self_writes, room }
     }
 
     /// Settles until nothing more can come: the queue is closed and empty, or delivery has ended.
     pub(super) async fn run(self, delivered: CancellationToken) -> Result<(), StageDied> {
         // Delivered, but not written back for now. They stay in the queue, so that a scan that
         // comes upon the file again does not send it again.
-        let mut unwritten: Vec<(Settlement, UnixNanos)> = Vec::new();
+        let mut unwritten: Vec<(Completion, UnixNanos)> = Vec::new();
         let interval = self.sources.iter().map(|(config, _)| config.rescan_interval.0).min();
         let mut again = tokio::time::interval(interval.unwrap_or(TRY_AGAIN));
         again.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -76,7 +76,7 @@ impl Settler {
             tokio::select! {
                 biased;
                 Some(ended) = at_work.join_next() => unwritten.append(&mut ended?),
-                settlement = this.queue.settlement(), if may_take => match settlement {
+                settlement = this.queue.completion(), if may_take => match settlement {
                     Some(settlement) => {
                         at_work.spawn(async move {
                             Vec::from_iter(settler.settle(settlement).await)
@@ -102,8 +102,8 @@ impl Settler {
     /// What could not be written before; gives back what cannot be written still.
     async fn write_again(
         &self,
-        unwritten: Vec<(Settlement, UnixNanos)>,
-    ) -> Vec<(Settlement, UnixNanos)> {
+        unwritten: Vec<(Completion, UnixNanos)>,
+    ) -> Vec<(Completion, UnixNanos)> {
         let mut still = Vec::new();
         for (settlement, at) in unwritten {
             still.extend(self.write(settlement, at, true).await);
@@ -111,7 +111,7 @@ impl Settler {
         still
     }
 
-    async fn settle(&self, settlement: Settlement) -> Option<(Settlement, UnixNanos)> {
+    async fn settle(&self, settlement: Completion) -> Option<(Completion, UnixNanos)> {
         match settlement.outcome.clone() {
             Outcome::Delivered { at } => self.write(settlement, at, false).await,
             Outcome::Rejected { exporter, rejection } => {
@@ -122,7 +122,7 @@ impl Settler {
                     permanent: rejection.kind != RejectionKind::GivenUp,
                     required: true,
                 });
-                self.claims.release(settlement.head.trace_id);
+                self.locks.release(settlement.head.trace_id);
                 settlement.reported();
                 None
             }
@@ -132,10 +132,10 @@ impl Settler {
     /// Gives the settlement back when it is worth another try.
     async fn write(
         &self,
-        mut settlement: Settlement,
+        mut settlement: Completion,
         at: UnixNanos,
         is_retry: bool,
-    ) -> Option<(Settlement, UnixNanos)> {
+    ) -> Option<(Completion, UnixNanos)> {
         let head = &settlement.head;
         let (path, trace_id) = (head.source.path.clone(), head.trace_id);
         let origin = self.origin_of(&path);
@@ -152,7 +152,7 @@ impl Settler {
             key: head.key(),
             states,
             at,
-            as_left: self.as_left.clone(),
+            self_writes: self.self_writes.clone(),
             max_bytes: config.map_or(u64::MAX, |config| config.max_file_size.0),
             emits_existing: config
                 .is_some_and(|config| config.on_existing_trace_id == ExistingTraceId::Emit),
@@ -177,7 +177,7 @@ impl Settler {
         let failure = match written.await {
             Ok(Ok((outcome, is_done))) => {
                 settlement.written(is_done).await;
-                self.claims.release(key);
+                self.locks.release(key);
                 (self.observer)(&match outcome {
                     writeback::Outcome::Written => done,
                     writeback::Outcome::Superseded => {
@@ -212,13 +212,13 @@ impl Settler {
 /// All that is needed to write an id back, on a thread that may block.
 struct Write {
     mode: WriteBackMode,
-    source: source::Source,
+    source: file::Source,
     trace_id: TraceId,
     /// What tells it from everything else that is sent.
     key: TraceId,
     states: Option<States>,
     at: UnixNanos,
-    as_left: AsLeft,
+    self_writes: SelfWriteFilter,
     max_bytes: u64,
     /// An id in the file does not keep it from being taken in again.
     emits_existing: bool,
@@ -236,7 +236,7 @@ impl Write {
             WriteBackMode::InPlace => {
                 let outcome = write_back(&source, &id, &at, max_bytes)?;
                 if outcome == writeback::Outcome::Written {
-                    self.as_left.note(&source.path, &at);
+                    self.self_writes.note(&source.path, &at);
                 }
                 let ours = emits_existing.then(|| carried::version_with(&source, &id, max_bytes));
                 Ok((outcome, ours.flatten()))
@@ -261,7 +261,7 @@ struct States {
 impl States {
     /// From the file, which is as it was delivered, or is none of ours any more. They are a service to
     /// another program: that they fail is worth a word and no more.
-    fn write(self, source: &source::Source, trace_id: TraceId) {
+    fn write(self, source: &file::Source, trace_id: TraceId) {
         let read = ReadOptions { emit_existing: true, ..self.read };
         let Ok(Export::Fresh(fresh)) = plan::read(&source.path, &read) else { return };
         if fresh.trace_id != trace_id {

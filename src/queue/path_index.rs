@@ -8,13 +8,13 @@ use std::path::Path;
 use super::record::{Head, Seq};
 
 #[derive(Debug, Default)]
-pub struct ByFile {
+pub struct PathIndex {
     digests: RandomState,
     /// The last one that was put in, where several are from one file.
     seqs: HashMap<u64, Seq>,
 }
 
-impl ByFile {
+impl PathIndex {
     pub fn insert(&mut self, head: &Head, seq: Seq) {
         // What was added to a trace later says nothing about the export.
         if head.addition.is_none() {

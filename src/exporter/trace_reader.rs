@@ -30,7 +30,7 @@ const MAX_ANSWER_BYTES: usize = 256 << 20;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
-pub struct Verifier {
+pub struct TraceReader {
     client: Client<Empty<Bytes>>,
     base: String,
     headers: HeaderMap,
@@ -60,9 +60,9 @@ impl NoAnswer {
     }
 }
 
-impl Verifier {
+impl TraceReader {
     /// None when the exporter is not to prove anything.
-    pub fn build(config: &OtlpConfig) -> Result<Option<Verifier>, BuildError> {
+    pub fn build(config: &OtlpConfig) -> Result<Option<TraceReader>, BuildError> {
         let Some(verify) = &config.verify else {
             return Ok(None);
         };
@@ -86,7 +86,7 @@ impl Verifier {
         }
         let client = client(&config.tls, config.timeout.0, &uri)?;
         let after = verify.after.map(|after| after.0);
-        Ok(Some(Verifier { client, base, headers, timeout: verify.timeout.0, after }))
+        Ok(Some(TraceReader { client, base, headers, timeout: verify.timeout.0, after }))
     }
 
     /// Where it looks, for a person.

@@ -1,8 +1,8 @@
-//! Proof of arrival: every span that was acknowledged is looked for in the backend.
+//! VerifyOutcome of arrival: every span that was acknowledged is looked for in the backend.
 //!
 //! ```text
 //! all acknowledged ─▶ read back … ─all there─▶ Arrived
-//!                        ▲    │ some missing: Lost, to be sent once more; then: Incomplete
+//!                        ▲    │ some missing: EntryGone, to be sent once more; then: Incomplete
 //!                        └────┘ until `verify.timeout`
 //! ```
 
@@ -12,12 +12,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::deliver::Stop;
-use super::reach::Reach;
-use super::stop::Stopping;
+use super::deliver::Interruption;
+use super::reachability::Reachability;
+use super::shutdown::Shutdown;
 use crate::base::signal::Signal;
-use crate::converter::rework;
-use crate::exporter::{NoAnswer, Verifier};
+use crate::converter::rewrite;
+use crate::exporter::{NoAnswer, TraceReader};
 use crate::queue::{Lease, Rejection, RejectionKind};
 
 /// The first wait between two looks for a trace; it doubles.
@@ -28,38 +28,38 @@ const SLOWEST_LOOK: Duration = Duration::from_secs(5);
 const TEMPO_TRACE_BYTES: u64 = 5_000_000;
 
 /// What a look at the backend came to.
-pub enum Proof {
+pub enum VerifyOutcome {
     Arrived,
     /// These requests hold what it does not have.
-    Lost(Vec<Bytes>),
+    Missing(Vec<Bytes>),
 }
 
 /// What is needed to look, apart from any one export.
-pub struct Prover {
-    pub verifier: Verifier,
-    pub reach: Reach,
-    pub stopping: Stopping,
+pub struct Verifier {
+    pub trace_reader: TraceReader,
+    pub reach: Reachability,
+    pub shutdown: Shutdown,
 }
 
-impl Prover {
+impl Verifier {
     /// Looks for every span of an export.
-    pub async fn prove(&self, lease: &mut Lease) -> Result<Proof, Stop> {
+    pub async fn verify(&self, lease: &mut Lease) -> Result<VerifyOutcome, Interruption> {
         let requests = lease.all_requests().await?;
         let sent: HashSet<Vec<u8>> =
-            requests.iter().flat_map(|request| rework::span_ids(request)).collect();
+            requests.iter().flat_map(|request| rewrite::span_ids(request)).collect();
         let mut missing = self.missing(lease, &sent).await?;
         if missing.is_empty()
-            && let Some(after) = self.verifier.after
+            && let Some(after) = self.trace_reader.after
         {
             // A backend may lose within seconds what it showed, for example when it is killed.
-            self.stopping.sleep(after).await?;
+            self.shutdown.sleep(after).await?;
             missing = self.missing(lease, &sent).await?;
         }
         if missing.is_empty() {
-            return Ok(Proof::Arrived);
+            return Ok(VerifyOutcome::Arrived);
         }
         if lease.item().resent {
-            return Err(Stop::Rejected(incomplete(lease, sent.len(), missing.len())));
+            return Err(Interruption::Rejected(incomplete(lease, sent.len(), missing.len())));
         }
         let (found, all) = (sent.len() - missing.len(), sent.len());
         let path = lease.head().source.path.display().to_string();
@@ -68,9 +68,9 @@ impl Prover {
         let (from, to) = (lease.head().first_seen, lease.item().made_at);
         let lost = requests
             .iter()
-            .filter_map(|request| rework::only(request, &missing))
-            .filter_map(|request| rework::restamp(Signal::Traces, &request, from, to));
-        Ok(Proof::Lost(lost.collect()))
+            .filter_map(|request| rewrite::only(request, &missing))
+            .filter_map(|request| rewrite::shift_times(Signal::Traces, &request, from, to));
+        Ok(VerifyOutcome::Missing(lost.collect()))
     }
 
     /// The spans that are not there when the time for them is over. A backend that cannot be asked
@@ -79,15 +79,15 @@ impl Prover {
         &self,
         lease: &mut Lease,
         sent: &HashSet<Vec<u8>>,
-    ) -> Result<HashSet<Vec<u8>>, Stop> {
+    ) -> Result<HashSet<Vec<u8>>, Interruption> {
         let trace_id = lease.head().trace_id;
-        let timeout = self.verifier.timeout;
+        let timeout = self.trace_reader.timeout;
         let mut deadline = Instant::now() + timeout;
         let mut pause = FIRST_LOOK;
         loop {
-            match self.verifier.stored_spans(trace_id).await {
+            match self.trace_reader.stored_spans(trace_id).await {
                 Ok(stored) => {
-                    self.reach.is_up();
+                    self.reach.report_up();
                     let missing: HashSet<Vec<u8>> = sent.difference(&stored).cloned().collect();
                     if missing.is_empty() || Instant::now() >= deadline {
                         return Ok(missing);
@@ -97,20 +97,20 @@ impl Prover {
                 }
                 // It will hardly show a trace that it refuses to show, but may be busy with others.
                 Err(NoAnswer::Refused(reason)) if Instant::now() >= deadline => {
-                    return Err(Stop::Rejected(unreadable(&reason)));
+                    return Err(Interruption::Rejected(unreadable(&reason)));
                 }
                 Err(NoAnswer::Refused(reason)) => {
                     lease.note(&format!("the backend does not show the trace: {reason}"));
                 }
                 Err(NoAnswer::Silent(reason)) => {
                     let reason = format!("cannot read the trace back (verify.endpoint): {reason}");
-                    self.reach.is_down(&reason);
+                    self.reach.report_down(&reason);
                     lease.note(&reason);
                     deadline = Instant::now() + timeout;
                 }
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            self.stopping.sleep(pause.min(left.max(FIRST_LOOK))).await?;
+            self.shutdown.sleep(pause.min(left.max(FIRST_LOOK))).await?;
             pause = (pause * 2).min(SLOWEST_LOOK);
         }
     }

@@ -18,12 +18,12 @@ use opentelemetry_proto::tonic::trace::v1::span::{Event, Link, SpanKind};
 use opentelemetry_proto::tonic::trace::v1::{Span, Status, status::StatusCode};
 use serde_json::{Map, Value};
 
-use super::attributes::{self, Cutter, boolean, string};
-use super::draft::in_order;
+use super::attributes::{self, Truncator, boolean, string};
 use super::events::event;
 use super::gate_contract::{self, Pieces};
 use super::logs::Source;
 use super::request::{Logs, Request, Traces};
+use super::span_builder::in_order;
 use super::split::{Fields, Packer};
 use super::view;
 use super::{Converter, resource, scope};
@@ -245,7 +245,7 @@ impl Trace<'_> {
         name: &str,
         (span_id, start): (SpanId, UnixNanos),
         (link_type, parent): (&str, Option<&Span>),
-        (mut attributes, mut events, cutter): (Vec<KeyValue>, Vec<Event>, Cutter),
+        (mut attributes, mut events, cutter): (Vec<KeyValue>, Vec<Event>, Truncator),
         (code, reason): (StatusCode, Option<&str>),
     ) -> Span {
         attributes.extend(cutter.truncated());
@@ -275,7 +275,7 @@ impl Trace<'_> {
     }
 
     /// What every addition below `parent` has: whose it is, and what queries need of the task.
-    fn describing(&self, parent: Option<&Span>, cutter: &mut Cutter) -> Vec<KeyValue> {
+    fn describing(&self, parent: Option<&Span>, cutter: &mut Truncator) -> Vec<KeyValue> {
         let mut attributes = vec![
             cutter.string("project.id", &self.plan.project.id),
             cutter.string("task.id", parent.map(task_id).unwrap_or_default()),

@@ -6,36 +6,36 @@ use opentelemetry_proto::tonic::common::v1::KeyValue;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::attributes::{Cutter, int};
+use super::attributes::{Truncator, int};
 use super::contracts;
-use super::draft::Draft;
+use super::span_builder::SpanBuilder;
 use crate::plan::{Plan, Rule, TypeInfo};
 
 /// All types of a plan, by name.
-pub struct Kinds<'a> {
-    known: HashMap<&'a str, Kind<'a>>,
+pub struct ArtifactTypes<'a> {
+    known: HashMap<&'a str, ArtifactType<'a>>,
     /// One that the export says nothing about.
-    unknown: Kind<'a>,
+    unknown: ArtifactType<'a>,
 }
 
-impl<'a> Kinds<'a> {
-    pub fn of(plan: &'a Plan) -> Kinds<'a> {
-        let known = plan.types.iter().map(|(name, info)| (name.as_str(), Kind::of(info)));
-        Kinds { known: known.collect(), unknown: Kind::default() }
+impl<'a> ArtifactTypes<'a> {
+    pub fn of(plan: &'a Plan) -> ArtifactTypes<'a> {
+        let known = plan.types.iter().map(|(name, info)| (name.as_str(), ArtifactType::of(info)));
+        ArtifactTypes { known: known.collect(), unknown: ArtifactType::default() }
     }
 
-    pub fn get(&self, name: &str) -> &Kind<'a> {
+    pub fn get(&self, name: &str) -> &ArtifactType<'a> {
         self.known.get(name).unwrap_or(&self.unknown)
     }
 
     /// For what is not of one type.
-    pub fn none(&self) -> &Kind<'a> {
+    pub fn none(&self) -> &ArtifactType<'a> {
         &self.unknown
     }
 }
 
 #[derive(Default)]
-pub struct Kind<'a> {
+pub struct ArtifactType<'a> {
     pub rules: &'a [Rule],
     /// What says how a valid result looks, as JSON.
     pub contract: Option<String>,
@@ -52,8 +52,8 @@ pub struct Kind<'a> {
     fields: Vec<&'a str>,
 }
 
-impl<'a> Kind<'a> {
-    fn of(info: &'a TypeInfo) -> Kind<'a> {
+impl<'a> ArtifactType<'a> {
+    fn of(info: &'a TypeInfo) -> ArtifactType<'a> {
         let field = |key: &str| info.contract.as_ref().and_then(|it| it.get(key));
         let int = |key: &str| field(key).and_then(Value::as_i64);
         let strings = |key: &str| -> Vec<&'a str> {
@@ -61,7 +61,7 @@ impl<'a> Kind<'a> {
             items.into_iter().flatten().filter_map(Value::as_str).collect()
         };
         let markers = strings("completeness_markers");
-        Kind {
+        ArtifactType {
             rules: &info.rules,
             contract: info.contract.as_ref().map(contracts::text),
             parameter_sources: info.parameter_sources.as_ref().and_then(contracts::raw),
@@ -76,7 +76,7 @@ impl<'a> Kind<'a> {
     }
 
     /// The lists of the contract as attributes: of a task, or of its story in a bare trace.
-    pub fn lists(&self, cutter: &mut Cutter) -> Vec<KeyValue> {
+    pub fn lists(&self, cutter: &mut Truncator) -> Vec<KeyValue> {
         let lists = [
             ("expected_output.completeness_markers", &self.markers),
             ("expected_output.fields", &self.fields),
@@ -86,7 +86,7 @@ impl<'a> Kind<'a> {
     }
 
     /// As attributes of a task, with the lists unless it `is_bare`.
-    pub fn describe(&self, draft: &mut Draft<'_>, is_bare: bool) {
+    pub fn describe(&self, draft: &mut SpanBuilder<'_>, is_bare: bool) {
         draft.known_string("expected_output.depth", self.depth);
         let numbers = [
             ("expected_output.max_lines", self.max_lines),

@@ -13,26 +13,26 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use super::claims::{Claims, Turn};
 use super::event::{Event, Observer};
-use super::files::{AsLeft, InWork, Quiet, Refusals};
-use super::{Common, Mode, StageDied};
+use super::in_flight::{InFlight, Refusals, SelfWriteFilter, StabilityProbe};
+use super::locks::{LockRegistry, Ownership};
+use super::{Mode, RunContext, StageDied};
 use crate::base::clock::UnixNanos;
 use crate::base::ids::TraceId;
 use crate::converter::{Converter, state};
 use crate::fs::carried;
 use crate::fs::carried::WriteBackMode;
-use crate::fs::source::{Source, SourceError};
+use crate::fs::file::{Source, SourceError};
 use crate::fs::stamp::{IdOrigin, emission_timestamp};
 use crate::fs::task_state;
 use crate::plan::{self, Export, Fresh, PlanError, ReadOptions};
 use crate::queue::{Accepted, Delivery, Destination, Queue};
 use crate::receiver::Candidate;
-use crate::receiver::settle::{Look, Settling};
+use crate::receiver::stability::{Look, StabilityPolicy};
 use crate::writeback;
 
 /// Exports that may wait to settle at the same time. Each costs a timer and a path.
-const MAX_SETTLING: usize = 1_024;
+const MAX_UNSTABLE: usize = 1_024;
 
 /// To let go of the plan of more of them takes longer than to have a thread do it.
 const MANY_ARTIFACTS: usize = 500;
@@ -44,14 +44,14 @@ pub struct Intake {
 
 struct Shared {
     directories: Vec<PathBuf>,
-    settling: Settling,
+    settling: StabilityPolicy,
     /// When a file that cannot be read for now is looked at again.
     look_again: Duration,
     read: ReadOptions,
     converter: Converter,
     logs: Option<Converter>,
     queue: Queue,
-    claims: Claims,
+    locks: LockRegistry,
     destinations: Vec<Destination>,
     observer: Observer,
     mode: Mode,
@@ -60,13 +60,13 @@ struct Shared {
     /// How many exports are in memory at once, at most.
     at_a_time: usize,
     concurrency: Semaphore,
-    in_work: InWork,
+    in_flight: InFlight,
     refusals: Refusals,
-    as_left: AsLeft,
+    self_writes: SelfWriteFilter,
 }
 
 /// What one look at a file came to.
-enum Seen {
+enum ReadOutcome {
     Ready {
         delivery: Box<Delivery>,
         warnings: Vec<String>,
@@ -81,18 +81,18 @@ enum Seen {
 }
 
 impl Intake {
-    pub(super) fn new(source: super::Source, common: &Common) -> Intake {
+    pub(super) fn new(source: super::Source, common: &RunContext) -> Intake {
         let super::Source { config, converter, logs, destinations, .. } = source;
-        let Common { queue, claims, observer, mode, as_left, .. } = common.clone();
+        let RunContext { queue, locks, observer, mode, self_writes, .. } = common.clone();
         let shared = Shared {
             directories: config.directories.clone(),
             look_again: config.rescan_interval.0,
-            settling: Settling { settle: config.settle.0, timeout: config.settle_timeout.0 },
+            settling: StabilityPolicy { settle: config.settle.0, timeout: config.settle_timeout.0 },
             read: config.read_options(),
             converter,
             logs,
             queue,
-            claims,
+            locks,
             destinations,
             observer,
             mode,
@@ -100,9 +100,9 @@ impl Intake {
             makes_state_files: config.task_state.is_some(),
             at_a_time: config.max_concurrent_exports,
             concurrency: Semaphore::new(config.max_concurrent_exports),
-            in_work: InWork::default(),
+            in_flight: InFlight::default(),
             refusals: Refusals::default(),
-            as_left,
+            self_writes,
         };
         Intake { shared: Arc::new(shared) }
     }
@@ -113,16 +113,16 @@ impl Intake {
         candidates: mpsc::Receiver<Candidate>,
         stop: CancellationToken,
     ) -> Result<(), StageDied> {
-        let sift = |candidates| self.shared.without_what_waits(candidates, &stop);
+        let prefilter = |candidates| self.shared.skip_queued(candidates, &stop);
         let work = |path| Arc::clone(&self.shared).work(path, stop.clone());
-        self.shared.in_work.work_off(candidates, MAX_SETTLING, sift, work).await
+        self.shared.in_flight.process_all(candidates, MAX_UNSTABLE, prefilter, work).await
     }
 }
 
 impl Shared {
     /// Leaves out the exports that were taken in before and are not to be read again: after a restart
     /// these are all that wait, which may be very many. They are locked like one that is read.
-    async fn without_what_waits(
+    async fn skip_queued(
         self: &Arc<Self>,
         candidates: Vec<Candidate>,
         stop: &CancellationToken,
@@ -147,9 +147,9 @@ impl Shared {
         let Some(head) = self.queue.waiting_from(path).filter(|it| it.source.is_untouched()) else {
             return false;
         };
-        let turn = self.claims.claim(&head.source, head.trace_id, head.write_back);
+        let turn = self.locks.claim(&head.source, head.trace_id, head.write_back);
         self.release_unless_held(head.trace_id);
-        let waits = turn != Turn::Emitted;
+        let waits = turn != Ownership::AlreadyEmitted;
         if waits {
             tracing::debug!(path = %path.display(), "it waits in the queue, as it was read");
         }
@@ -169,38 +169,38 @@ impl Shared {
                 }
                 () = Arc::clone(&self).take_in(&path) => {}
             }
-            if self.in_work.is_done(&path) {
+            if self.in_flight.is_done(&path) {
                 return;
             }
         }
     }
 
     async fn take_in(self: Arc<Self>, path: &Path) {
-        let mut quiet = Quiet::new(path);
+        let mut quiet = StabilityProbe::new(path);
         let mut looks = 0;
         loop {
             while let Some(wait) = self.before_reading(&mut quiet) {
                 tokio::time::sleep(wait).await;
             }
             // Our own write-back changed it, and nobody has since: it need not be read to know that.
-            if self.as_left.take(path) {
+            if self.self_writes.take(path) {
                 (self.observer)(&Event::AlreadyEmitted { path: path.to_owned(), foreign: false });
                 return;
             }
             let Ok(permit) = self.concurrency.acquire().await else {
                 return;
             };
-            let is_ahead = self.is_ahead(&quiet);
+            let is_speculative = self.is_speculative(&quiet);
             let version = quiet.version();
             let seen = self.look(path).await;
-            if is_ahead {
+            if is_speculative {
                 while let Some(wait) = self.settling.before_reading(quiet.now(), quiet.waited())
                     && quiet.version() == version
                 {
                     tokio::time::sleep(wait).await;
                 }
                 if quiet.version() != version {
-                    if let Seen::Ready { delivery, .. } = &seen {
+                    if let ReadOutcome::Ready { delivery, .. } = &seen {
                         self.release_unless_held(delivery.trace_id);
                     }
                     continue;
@@ -209,8 +209,10 @@ impl Shared {
             looks += 1;
             let last_look = |look| self.settling.before_next_look(look, looks, quiet.last());
             let wait = match &seen {
-                Seen::Later(look) => last_look(*look),
-                Seen::Ready { .. } | Seen::AlreadyEmitted { .. } | Seen::Refused(_) => None,
+                ReadOutcome::Later(look) => last_look(*look),
+                ReadOutcome::Ready { .. }
+                | ReadOutcome::AlreadyEmitted { .. }
+                | ReadOutcome::Refused(_) => None,
             };
             if let Some(wait) = wait {
                 drop(permit);
@@ -219,11 +221,11 @@ impl Shared {
                 continue;
             }
             let seen = match seen {
-                Seen::Later(_) => self.look_for_good(path).await,
+                ReadOutcome::Later(_) => self.final_read(path).await,
                 seen => seen,
             };
             // A file server that is away, say: nobody changes the file when it is back.
-            let passes = matches!(&seen, Seen::Refused(error) if error.is_transient());
+            let passes = matches!(&seen, ReadOutcome::Refused(error) if error.is_transient());
             if passes && self.mode == Mode::Watch {
                 drop(permit);
                 self.conclude(path, seen).await;
@@ -236,64 +238,66 @@ impl Shared {
     }
 
     /// Who is alone is read while the rest of the quiet time passes.
-    fn before_reading(&self, quiet: &mut Quiet<'_>) -> Option<Duration> {
+    fn before_reading(&self, quiet: &mut StabilityProbe<'_>) -> Option<Duration> {
         let (quiet, waited) = (quiet.now(), quiet.waited());
         match self.concurrency.available_permits() == self.at_a_time {
-            true => self.settling.before_reading_ahead(quiet, waited),
+            true => self.settling.speculative_read_delay(quiet, waited),
             false => self.settling.before_reading(quiet, waited),
         }
     }
 
     /// Whether it is read before it was quiet for as long as it has to be.
-    fn is_ahead(&self, quiet: &Quiet<'_>) -> bool {
+    fn is_speculative(&self, quiet: &StabilityProbe<'_>) -> bool {
         self.settling.before_reading(quiet.last(), quiet.waited()).is_some()
     }
 
     fn release_unless_held(&self, trace_id: TraceId) {
         if !self.queue.holds(trace_id) {
-            self.claims.release(trace_id);
+            self.locks.release(trace_id);
         }
     }
 
-    async fn look(self: &Arc<Self>, path: &Path) -> Seen {
+    async fn look(self: &Arc<Self>, path: &Path) -> ReadOutcome {
         self.read(path, false).await
     }
 
     /// The last look: what is inconsistent is taken as it is, what is torn is refused.
-    async fn look_for_good(self: &Arc<Self>, path: &Path) -> Seen {
+    async fn final_read(self: &Arc<Self>, path: &Path) -> ReadOutcome {
         self.read(path, true).await
     }
 
-    async fn read(self: &Arc<Self>, path: &Path, final_look: bool) -> Seen {
+    async fn read(self: &Arc<Self>, path: &Path, final_look: bool) -> ReadOutcome {
         let (shared, path) = (Arc::clone(self), path.to_owned());
         let read = on_a_thread(move || shared.read_blocking(&path, final_look)).await;
-        read.unwrap_or(Seen::Later(Look::Unfinished))
+        read.unwrap_or(ReadOutcome::Later(Look::Unfinished))
     }
 
-    fn read_blocking(&self, path: &Path, final_look: bool) -> Seen {
+    fn read_blocking(&self, path: &Path, final_look: bool) -> ReadOutcome {
         let mut fresh = match plan::read(path, &self.read) {
             Ok(Export::Fresh(fresh)) => fresh,
             Ok(Export::Emitted(carried)) => {
-                return Seen::AlreadyEmitted { foreign: carried.origin == IdOrigin::Foreign };
+                return ReadOutcome::AlreadyEmitted {
+                    foreign: carried.origin == IdOrigin::Foreign,
+                };
             }
             Err(error) if error.may_settle() && !final_look => {
-                return Seen::Later(Look::Unfinished);
+                return ReadOutcome::Later(Look::Unfinished);
             }
-            Err(error) => return Seen::Refused(error),
+            Err(error) => return ReadOutcome::Refused(error),
         };
         if self.is_done_already(path, &fresh) {
-            return Seen::AlreadyEmitted { foreign: false };
+            return ReadOutcome::AlreadyEmitted { foreign: false };
         }
         if fresh.provisional && !final_look {
-            return Seen::Later(Look::Inconsistent);
+            return ReadOutcome::Later(Look::Inconsistent);
         }
         if let Err(error) = self.is_within(&fresh.source) {
-            return Seen::Refused(PlanError::Source(error));
+            return ReadOutcome::Refused(PlanError::Source(error));
         }
         // What another process works on is taken in all the same, should that one die.
-        let turn = self.claims.claim(&fresh.source, fresh.trace_id, self.write_back);
-        if turn == Turn::Emitted {
-            return Seen::AlreadyEmitted { foreign: false };
+        let turn = self.locks.claim(&fresh.source, fresh.trace_id, self.write_back);
+        if turn == Ownership::AlreadyEmitted {
+            return ReadOutcome::AlreadyEmitted { foreign: false };
         }
         let (made_at, started) = (UnixNanos::now(), Instant::now());
         let conversion = self.converter.convert(&fresh.plan, fresh.trace_id, made_at);
@@ -301,7 +305,7 @@ impl Shared {
             && let Err(error) = task_state::check(&state::states(&conversion.traces()))
         {
             let path = path.to_owned();
-            return Seen::Refused(PlanError::Unfit { path, reason: error.to_string() });
+            return ReadOutcome::Refused(PlanError::Unfit { path, reason: error.to_string() });
         }
         let warnings = fresh.plan.warnings.iter().map(ToString::to_string);
         let warnings =
@@ -318,14 +322,14 @@ impl Shared {
             requests: conversion.requests,
             logs: logs.unwrap_or_default(),
             write_back: self.write_back,
-            at_once: turn == Turn::Ours,
+            at_once: turn == Ownership::Acquired,
         };
         let plan = fresh.plan;
         if plan.artifacts.len() > MANY_ARTIFACTS {
             // Its very many small pieces are let go while the queue takes the requests.
             drop(tokio::task::spawn_blocking(move || drop(plan)));
         }
-        Seen::Ready { delivery: Box::new(delivery), warnings, conversion: started.elapsed() }
+        ReadOutcome::Ready { delivery: Box::new(delivery), warnings, conversion: started.elapsed() }
     }
 
     /// A directory on the way may have become a link since the scan.
@@ -347,23 +351,23 @@ impl Shared {
                     == Some(fresh.trace_id))
     }
 
-    async fn conclude(&self, path: &Path, seen: Seen) {
+    async fn conclude(&self, path: &Path, seen: ReadOutcome) {
         let path = path.to_owned();
         match seen {
-            Seen::AlreadyEmitted { foreign } => {
+            ReadOutcome::AlreadyEmitted { foreign } => {
                 (self.observer)(&Event::AlreadyEmitted { path, foreign });
             }
-            Seen::Refused(PlanError::Source(error)) if error.is_missing() => {
+            ReadOutcome::Refused(PlanError::Source(error)) if error.is_missing() => {
                 tracing::debug!(path = %path.display(), "gone before it was read");
             }
-            Seen::Refused(error) => {
+            ReadOutcome::Refused(error) => {
                 let reason = error.to_string();
                 if self.refusals.is_new(&path, &reason) {
                     (self.observer)(&Event::Refused { path, reason });
                 }
             }
-            Seen::Later(_) => {}
-            Seen::Ready { delivery, warnings, conversion } => {
+            ReadOutcome::Later(_) => {}
+            ReadOutcome::Ready { delivery, warnings, conversion } => {
                 let event = Event::Accepted {
                     path: path.clone(),
                     trace_id: delivery.trace_id,

@@ -18,14 +18,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::event::{Event, Observer};
-use super::files::{InWork, Quiet, Refusals};
-use super::{Common, Mode, Source, StageDied};
+use super::in_flight::{InFlight, Refusals, StabilityProbe};
+use super::{Mode, RunContext, Source, StageDied};
 use crate::base::clock::UnixNanos;
 use crate::base::ids::TraceId;
 use crate::converter::Converter;
-use crate::converter::followup::NoTask;
+use crate::converter::additions::NoTask;
 use crate::fs::carried::WriteBackMode;
-use crate::fs::source::{self, Loaded, SourceError};
+use crate::fs::file::{self, Loaded, SourceError};
 use crate::plan::gate::{GateError, GateFile, GateResult};
 use crate::plan::{Emitted, NotEmitted, Project, ReadOptions, read_emitted};
 use crate::queue::{Accepted, Delivery, Destination, Queue};
@@ -33,7 +33,7 @@ use crate::receiver::Candidate;
 use crate::receiver::config::WatchConfig;
 use crate::receiver::scan::Scanner;
 use crate::receiver::select::Selection;
-use crate::receiver::settle::Settling;
+use crate::receiver::stability::StabilityPolicy;
 
 /// Files that may wait for their export at the same time.
 const MAX_WAITING: usize = 1_024;
@@ -196,7 +196,7 @@ pub struct GateIntake {
 
 struct Shared {
     traces: Arc<Traces>,
-    settling: Settling,
+    settling: StabilityPolicy,
     rescan_interval: Duration,
     max_bytes: u64,
     /// The job is over.
@@ -206,12 +206,12 @@ struct Shared {
     observer: Observer,
     mode: Mode,
     concurrency: Semaphore,
-    in_work: InWork,
+    in_flight: InFlight,
     refusals: Refusals,
 }
 
 /// What one look at a file came to.
-enum Seen {
+enum ReadOutcome {
     Ready {
         additions: Vec<Addition>,
         warnings: Vec<String>,
@@ -229,13 +229,13 @@ impl GateIntake {
         config: &WatchConfig,
         traces: Arc<Traces>,
         destinations: Vec<Destination>,
-        common: &Common,
+        common: &RunContext,
         finish: CancellationToken,
     ) -> GateIntake {
-        let Common { queue, observer, mode, .. } = common.clone();
+        let RunContext { queue, observer, mode, .. } = common.clone();
         let shared = Shared {
             traces,
-            settling: Settling { settle: config.settle.0, timeout: config.settle_timeout.0 },
+            settling: StabilityPolicy { settle: config.settle.0, timeout: config.settle_timeout.0 },
             rescan_interval: config.rescan_interval.0,
             max_bytes: config.max_file_size.0,
             finish,
@@ -244,7 +244,7 @@ impl GateIntake {
             observer,
             mode,
             concurrency: Semaphore::new(MAX_READING),
-            in_work: InWork::default(),
+            in_flight: InFlight::default(),
             refusals: Refusals::default(),
         };
         GateIntake { shared: Arc::new(shared) }
@@ -257,7 +257,7 @@ impl GateIntake {
         stop: CancellationToken,
     ) -> Result<(), StageDied> {
         let work = |path| Arc::clone(&self.shared).work(path, stop.clone());
-        self.shared.in_work.work_off(candidates, MAX_WAITING, ready, work).await
+        self.shared.in_flight.process_all(candidates, MAX_WAITING, ready, work).await
     }
 }
 
@@ -275,30 +275,30 @@ impl Shared {
                 }
                 () = Arc::clone(&self).take_in(&path) => {}
             }
-            if self.in_work.is_done(&path) {
+            if self.in_flight.is_done(&path) {
                 return;
             }
         }
     }
 
     async fn take_in(self: Arc<Self>, path: &Path) {
-        let mut quiet = Quiet::new(path);
+        let mut quiet = StabilityProbe::new(path);
         let mut wait = Waiting::new();
         loop {
             while let Some(wait) = self.settling.before_reading(quiet.now(), quiet.waited()) {
                 tokio::time::sleep(wait).await;
             }
             match self.look(path).await {
-                Seen::Ready { additions, warnings } => {
+                ReadOutcome::Ready { additions, warnings } => {
                     return self.hand_over(path, additions, warnings).await;
                 }
-                Seen::Gone => return,
-                Seen::Refused(reason) => return self.refuse(path, reason),
-                Seen::Unfinished(reason) if quiet.last() >= self.settling.timeout => {
+                ReadOutcome::Gone => return,
+                ReadOutcome::Refused(reason) => return self.refuse(path, reason),
+                ReadOutcome::Unfinished(reason) if quiet.last() >= self.settling.timeout => {
                     return self.refuse(path, reason);
                 }
-                Seen::Unfinished(_) => tokio::time::sleep(self.settling.settle).await,
-                Seen::Waiting(reason) => {
+                ReadOutcome::Unfinished(_) => tokio::time::sleep(self.settling.settle).await,
+                ReadOutcome::Waiting(reason) => {
                     if self.is_over(&mut wait) {
                         return self.refuse(path, reason);
                     }
@@ -337,28 +337,28 @@ impl Shared {
         }
     }
 
-    async fn look(self: &Arc<Self>, path: &Path) -> Seen {
-        let Ok(_permit) = self.concurrency.acquire().await else { return Seen::Gone };
+    async fn look(self: &Arc<Self>, path: &Path) -> ReadOutcome {
+        let Ok(_permit) = self.concurrency.acquire().await else { return ReadOutcome::Gone };
         let (shared, path) = (Arc::clone(self), path.to_owned());
         match tokio::task::spawn_blocking(move || shared.look_blocking(&path)).await {
             Ok(seen) => seen,
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            Err(_) => Seen::Gone,
+            Err(_) => ReadOutcome::Gone,
         }
     }
 
-    fn look_blocking(&self, path: &Path) -> Seen {
-        let loaded = match source::load(path, self.max_bytes) {
+    fn look_blocking(&self, path: &Path) -> ReadOutcome {
+        let loaded = match file::load(path, self.max_bytes) {
             Ok(loaded) => loaded,
-            Err(SourceError::Missing { .. }) => return Seen::Gone,
-            Err(error) if error.is_transient() => return Seen::Waiting(error.to_string()),
-            Err(error) => return Seen::Refused(error.to_string()),
+            Err(SourceError::Missing { .. }) => return ReadOutcome::Gone,
+            Err(error) if error.is_transient() => return ReadOutcome::Waiting(error.to_string()),
+            Err(error) => return ReadOutcome::Refused(error.to_string()),
         };
         let written_at = UnixNanos::of_mtime(loaded.source.mtime_ns);
         let file = match GateFile::parse(&loaded.bytes, written_at) {
             Ok(file) => file,
-            Err(error @ GateError::Syntax(_)) => return Seen::Unfinished(error.to_string()),
-            Err(error) => return Seen::Refused(error.to_string()),
+            Err(error @ GateError::Syntax(_)) => return ReadOutcome::Unfinished(error.to_string()),
+            Err(error) => return ReadOutcome::Refused(error.to_string()),
         };
         let directory = path.parent().unwrap_or(Path::new("."));
         let GateFile { project_id, output_dir, results, mut warnings } = file;
@@ -374,14 +374,14 @@ impl Shared {
                     warnings.extend(emitted.doubt.clone());
                     match additions(&loaded, &emitted, converter, &results, &mut warnings) {
                         Ok(additions) => all.extend(additions),
-                        Err(error) => return Seen::Refused(error.to_string()),
+                        Err(error) => return ReadOutcome::Refused(error.to_string()),
                     }
                 }
-                Err(NotFound::Later(reason)) => return Seen::Waiting(reason),
-                Err(NotFound::Never(reason)) => return Seen::Refused(reason),
+                Err(NotFound::Later(reason)) => return ReadOutcome::Waiting(reason),
+                Err(NotFound::Never(reason)) => return ReadOutcome::Refused(reason),
             }
         }
-        Seen::Ready { additions: all, warnings }
+        ReadOutcome::Ready { additions: all, warnings }
     }
 
     async fn hand_over(&self, path: &Path, additions: Vec<Addition>, warnings: Vec<String>) {

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::event::{Event, Observer};
 use crate::queue::Queue;
 
-pub struct Reach {
+pub struct Reachability {
     exporter: String,
     destination: String,
     queue: Queue,
@@ -16,13 +16,18 @@ pub struct Reach {
     down_since: Mutex<Option<Instant>>,
 }
 
-impl Reach {
-    pub fn new(exporter: &str, destination: String, queue: Queue, observer: Observer) -> Reach {
+impl Reachability {
+    pub fn new(
+        exporter: &str,
+        destination: String,
+        queue: Queue,
+        observer: Observer,
+    ) -> Reachability {
         let exporter = exporter.to_owned();
-        Reach { exporter, destination, queue, observer, down_since: Mutex::default() }
+        Reachability { exporter, destination, queue, observer, down_since: Mutex::default() }
     }
 
-    pub fn is_down(&self, reason: &str) {
+    pub fn report_down(&self, reason: &str) {
         let mut since = self.down_since.lock().unwrap_or_else(PoisonError::into_inner);
         if since.is_none() {
             *since = Some(Instant::now());
@@ -35,7 +40,7 @@ impl Reach {
         }
     }
 
-    pub fn is_up(&self) {
+    pub fn report_up(&self) {
         let since = self.down_since.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(since) = since {
             (self.observer)(&Event::Up {

@@ -15,7 +15,7 @@ use crate::base::signal::Signal;
 /// by the spans' own time, so what waited long is sent as of now.
 ///
 /// None when it is no request of ours.
-pub fn restamp(
+pub fn shift_times(
     signal: Signal,
     encoded: &[u8],
     made_at: UnixNanos,
@@ -78,8 +78,8 @@ mod tests {
     #[test]
     fn times_move_and_nothing_else_does() {
         let before = encoded(&[1, 2]);
-        let after =
-            restamp(Signal::Traces, &before, UnixNanos(1_000), UnixNanos(50_000)).expect("ours");
+        let after = shift_times(Signal::Traces, &before, UnixNanos(1_000), UnixNanos(50_000))
+            .expect("ours");
         let mut request = ExportTraceServiceRequest::decode(after.clone()).expect("a request");
         let span = spans_mut(&mut request).next().expect("a span");
         assert_eq!(
@@ -87,7 +87,7 @@ mod tests {
             (50_001, 51_000, 50_500)
         );
         let back =
-            restamp(Signal::Traces, &after, UnixNanos(50_000), UnixNanos(1_000)).expect("ours");
+            shift_times(Signal::Traces, &after, UnixNanos(50_000), UnixNanos(1_000)).expect("ours");
         assert_eq!(back, before);
         assert_eq!(span_ids(&after), span_ids(&before));
     }
@@ -98,6 +98,6 @@ mod tests {
         let picked = only(&encoded(&[1, 2, 3]), &wanted).expect("one of them");
         assert_eq!(span_ids(&picked), [vec![2; 8]]);
         assert_eq!(only(&encoded(&[1, 3]), &wanted), None);
-        assert_eq!(restamp(Signal::Traces, b"\xff", UnixNanos(0), UnixNanos(1)), None);
+        assert_eq!(shift_times(Signal::Traces, b"\xff", UnixNanos(0), UnixNanos(1)), None);
     }
 }
