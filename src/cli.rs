@@ -166,7 +166,7 @@ fn print(text: &str) -> std::io::Result<()> {
     }
 }
 
-/// Writes a line to standard error. A log that cannot be written, on a full disk say, stops nobody.
+/// Writes a line to standard error. A failure, for example on a full disk, is ignored.
 fn say(text: &str) {
     use std::io::Write;
     let _ = writeln!(anstream::stderr(), "{text}");

@@ -79,7 +79,7 @@ pub struct Conversion {
 }
 
 impl Conversion {
-    /// The requests for whoever looks into them.
+    /// Decodes the requests, for inspection.
     pub fn traces(&self) -> Vec<Traces> {
         // We have encoded them, so nothing is lost here.
         self.requests.iter().filter_map(|it| Traces::decode(it.clone()).ok()).collect()

@@ -58,7 +58,7 @@ const MAX_WAITING: usize = 64;
 /// not take in this time stays in the queue.
 const OPTIONAL_GRACE: Duration = Duration::from_secs(5);
 
-/// Whether to stay.
+/// When the pipelines end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// Watch until stopped.
@@ -258,7 +258,7 @@ impl Pipelines {
     }
 }
 
-/// Exporters that nobody waits for have this long when all others are done.
+/// Stops optional exporters `OPTIONAL_GRACE` after all others are done.
 fn waive(common: &RunContext) -> AbortHandle {
     let (ends, stop) = (common.mode.ends(), common.shutdown.stop.clone());
     let waiver = tokio::spawn(async move {

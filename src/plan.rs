@@ -187,7 +187,7 @@ impl Status {
         all.into_iter().find(|status| status.as_str() == text)
     }
 
-    /// Whether somebody still has to work on it.
+    /// Returns whether the artifact is needed or outdated.
     pub fn is_open(self) -> bool {
         matches!(self, Status::Needed | Status::Outdated)
     }

@@ -62,8 +62,7 @@ pub struct Delivery {
     pub logs: Vec<Bytes>,
     /// Where its id is to go in the end.
     pub write_back: WriteBackMode,
-    /// Whoever has nothing else to send turns to it as soon as it is taken in: nobody else works on
-    /// it. Then it is on its way from that moment on.
+    /// Mark it in flight in the transaction that stores it if its exporter is idle; this saves one fsync.
     pub at_once: bool,
 }
 
@@ -121,7 +120,7 @@ pub struct LaneFigures {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Accepted {
     New,
-    /// The same trace is on its way already, or is not wanted.
+    /// Duplicate: the trace is queued, or an operator dropped it.
     Known,
     /// The same trace was delivered a while ago.
     Delivered,
@@ -133,7 +132,7 @@ pub enum Accepted {
     },
     /// No more is taken: the program is stopping.
     Closed,
-    /// It can never be recorded.
+    /// The export cannot be encoded.
     Impossible(String),
 }
 
@@ -157,13 +156,13 @@ pub struct Queue {
 struct Shared {
     journal: StoreWriter,
     state: Mutex<State>,
-    /// Something changed that somebody may wait for.
+    /// Notified of every change that a caller may wait for.
     changed: Notify,
     health: watch::Sender<Health>,
     /// Counts how often the store had to begin anew.
     restarts: watch::Sender<u64>,
     mending: tokio::sync::Mutex<()>,
-    /// Held by whoever changes the queue for a person.
+    /// Held while an operator command changes the queue.
     admin: tokio::sync::Mutex<()>,
 }
 
@@ -378,7 +377,7 @@ impl Queue {
         self.state().waiting(exporters)
     }
 
-    /// Whether the id of this trace is about to be written, or was, and nobody has noted it yet.
+    /// Returns whether the id of this trace is about to be written, or was written and is not recorded yet.
     pub fn is_to_write(&self, trace_id: TraceId) -> bool {
         self.state().is_to_write(trace_id)
     }
@@ -418,8 +417,7 @@ impl Queue {
         self.shared.restarts.subscribe()
     }
 
-    /// Which store it is. Whoever gives it an order remembers this, so that a failure of an earlier
-    /// store is not held against the present one.
+    /// The epoch of the current store. Commands carry it; an error from an earlier epoch is ignored.
     fn epoch(&self) -> Epoch {
         self.state().epoch
     }
@@ -495,8 +493,8 @@ impl Queue {
         });
     }
 
-    /// Removes an export when nothing is left to do for it, and its requests when nobody needs
-    /// them any more.
+    /// Removes an export when nothing is left to do for it, and its requests when no exporter needs them any
+    /// more.
     async fn tidy(&self, seq: Seq) {
         let (op, epoch) = {
             let mut state = self.state();

@@ -51,7 +51,7 @@ pub async fn scan_once(selection: Selection, candidates: &mpsc::Sender<Candidate
     receiver.look(Hint::Everything, candidates).await;
 }
 
-/// How a receiver is doing, for whoever wants to know.
+/// The state of a receiver, for health and metrics.
 #[derive(Debug, Default)]
 pub struct ReceiverStatus {
     pub scans: AtomicU64,

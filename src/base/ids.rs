@@ -5,7 +5,7 @@
 //! ```
 //!
 //! Both are pure functions of what is on disk: a retry or a restart arrives at the same ids, and
-//! whoever holds `task_trace_id` and an artifact id can compute the span id without asking (R4.4).
+//! a program that has `task_trace_id` and an artifact id can compute the span id (R4.4).
 
 use std::fmt;
 use std::path::Path;
@@ -125,7 +125,7 @@ impl TraceId {
     }
 }
 
-/// A span of somebody else's trace, as W3C Trace Context writes it.
+/// A span of another trace, as W3C Trace Context writes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TraceParent {
     pub trace_id: TraceId,

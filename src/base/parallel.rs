@@ -12,7 +12,7 @@ use std::sync::LazyLock;
 use std::sync::mpsc::sync_channel;
 use std::thread::{self, Builder};
 
-/// More would only hold more blocks: what takes them is one thread.
+/// One consumer: more workers would only buffer more output.
 const MAX_THREADS: usize = 4;
 
 static THREADS: LazyLock<usize> =
@@ -35,7 +35,7 @@ pub fn in_order<T: Send>(
             let (sender, receiver) = sync_channel(1);
             let work = move || {
                 let mut blocks = (first..count).step_by(threads);
-                // Nobody takes any more: that is the end of it.
+                // The consumer has stopped.
                 let _ = blocks.try_for_each(|block| sender.send(make(block)));
             };
             Builder::new().spawn_scoped(scope, work).ok().map(|thread| (receiver, thread))

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::pipeline::event::Event;
 
-/// Logs every event, and draws the progress where somebody can see it.
+/// Logs every event, and draws the progress on a terminal.
 #[derive(Debug)]
 pub struct Progress {
     on_terminal: bool,

@@ -48,7 +48,7 @@ impl Status {
     }
 }
 
-/// What the queue of this configuration knows, whoever holds it.
+/// What the queue of this configuration knows, in this process or in a running taskspan.
 async fn held_by(setup: &Setup, found: &[Found]) -> Result<Held, Failure> {
     let Some(directory) = setup.queue_directory().filter(|it| is_there(it)) else {
         return Ok(Held::default());

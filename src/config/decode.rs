@@ -139,7 +139,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Nobody said what it should be: the core schema decides.
+    /// The type is not known: the core schema decides.
     fn any<V: Visitor<'a>>(self, visitor: V) -> Result<V::Value, Error> {
         let text = match &self.0.value {
             Value::Null => return visitor.visit_unit(),

@@ -131,7 +131,7 @@ mod tests {
         let over = text("b", "m:\n  y: [3]\n  z:\n  w: 4\n");
         let (node, report) = run(&[base, over], &["n=5", "m.z.k='q'", "m.new/1.deep=[a, {b: c}]"]);
         let node = node.unwrap();
-        // The variable is overridden, so nobody misses it.
+        // The variable is overridden, so it is not reported.
         assert!(report.faults.is_empty() && report.warnings.is_empty());
         let get = |path: &str| {
             let (mark, node) = node.find(path).unwrap();

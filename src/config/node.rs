@@ -6,7 +6,7 @@
 //!             aliases copied, size and depth bounded ┘  duplicate keys reported
 //! ```
 //!
-//! The tree keeps scalars as text: what a scalar is gets decided by whoever asks (`decode`).
+//! The tree keeps scalars as text: `decode` decides what a scalar is.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -42,7 +42,7 @@ pub struct Key {
     pub mark: Mark,
 }
 
-/// Only a plain scalar may turn out to be a null or a number when nobody says what it is.
+/// Only a plain scalar may be a null or a number where the type is not known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Style {
     Plain,

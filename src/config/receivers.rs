@@ -75,8 +75,8 @@ pub struct ExportDirConfig {
     pub task_state: Option<TaskStateConfig>,
     /// How an export becomes spans.
     pub spans: SpanOptions,
-    /// A file that `directories` names is not looked at. Set for directories that nobody named, and by no
-    /// configuration.
+    /// A file that `directories` names is not looked at. Set for directories that are inferred; no
+    /// configuration has it.
     #[serde(skip)]
     pub only_directories: bool,
 }

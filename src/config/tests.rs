@@ -447,7 +447,7 @@ fn the_schema_and_the_loader_agree() {
         otlp("retry_on_failure: {max_interval: 1ms}", BeyondTheSchema),
         otlp("sending_queue: {storage: nowhere}", BeyondTheSchema),
         service("extensions: [pprof]", BeyondTheSchema),
-        service("pipelines: {traces/one: {receivers: [nobody]}}", BeyondTheSchema),
+        service("pipelines: {traces/one: {receivers: [unknown]}}", BeyondTheSchema),
         plain("processors: {redaction: {keys: ['(']}}", BeyondTheSchema),
     ];
     let env = |name: &str| {

@@ -91,7 +91,7 @@ pub fn dependencies(
     Some(event("task.dependencies", attributes))
 }
 
-/// `artifact.intent`, on tasks that somebody still has to work on (R4.2).
+/// `artifact.intent`, on tasks that are needed or outdated (R4.2).
 pub fn intent(
     context: &Context<'_>,
     cutter: &mut Truncator,

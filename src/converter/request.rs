@@ -17,7 +17,7 @@ pub trait Request: Message + Default {
 
     fn of(resource: Resource, scope: InstrumentationScope, records: Vec<Self::Record>) -> Self;
 
-    /// The contrary; none when it is no request of ours.
+    /// Splits a request made by [`Request::of`]. `None` if it has other than one resource and one scope.
     fn into_parts(self) -> Option<(Resource, InstrumentationScope, Vec<Self::Record>)>;
 
     /// Moves every time in a record.

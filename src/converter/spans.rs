@@ -136,8 +136,8 @@ impl<'a> Builder<'a> {
             .collect()
     }
 
-    /// Some of them as spans, one after the other. Whoever takes their attributes takes room that
-    /// the next one could have used.
+    /// Makes the spans of these parts, one after the other. The attribute buffer is reused; a caller that
+    /// takes it costs an allocation for the next span.
     pub fn each_span(&self, parts: &[Part<'_>], mut each: impl FnMut(&mut Span)) {
         let redactor = self.converter.redaction.of_a_plan();
         let mut room = Vec::new();

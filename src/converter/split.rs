@@ -80,7 +80,7 @@ pub struct Packed {
 
 /// The longest that a length can be, in bytes.
 const MAX_VARINT: usize = 10;
-/// In a request the groups, in a group the resource, in a scope group the scope.
+/// Protobuf field 1: `resource_spans` in a request, `resource` in a group, `scope` in a scope group.
 const FIRST: u32 = 1;
 /// In a group the scope groups, in a scope group the records.
 const SECOND: u32 = 2;

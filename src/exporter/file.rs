@@ -58,7 +58,7 @@ fn json_line<R: Message + Default + Serialize>(request: &[u8]) -> Result<String,
     serde_json::to_string(&request).map_err(|error| error.to_string())
 }
 
-/// The whole line, or none of it: half a line would spoil the file for whoever reads it.
+/// The whole line, or none of it: half a line would make the file unreadable.
 fn append(path: &Path, line: &[u8]) -> std::io::Result<()> {
     let mut file = OpenOptions::new().create(true).append(true).open(path)?;
     let before = file.metadata()?.len();

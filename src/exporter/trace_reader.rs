@@ -23,7 +23,7 @@ use crate::base::ids::TraceId;
 /// The only header that is sent along: the others are meant for the exporter's endpoint.
 const TENANT: HeaderName = HeaderName::from_static("x-scope-orgid");
 
-/// A trace as JSON is some times its size on the wire; more than this is not read.
+/// Response limit in bytes. JSON is several times larger than protobuf.
 const MAX_ANSWER_BYTES: usize = 256 << 20;
 
 /// How long one look may take.
@@ -43,7 +43,7 @@ pub struct TraceReader {
 /// Why nothing is known of a trace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NoAnswer {
-    /// Nobody can be asked for now: this says nothing about the trace.
+    /// The backend cannot be asked for now: this says nothing about the trace.
     Silent(String),
     /// It does not show this trace: too large to be read, say.
     Refused(String),

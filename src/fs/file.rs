@@ -32,7 +32,7 @@ pub struct Source {
     pub inode: u64,
     pub size: u64,
     pub mtime_ns: i128,
-    /// When anything about the file changed last, before it was read. Nobody can set this time; where
+    /// When anything about the file changed last, before it was read. No program can set this time; where
     /// the file system has but seconds, two changes may have the same, and it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) ctime_ns: Option<NonZeroI64>,
@@ -145,7 +145,7 @@ impl SourceError {
         matches!(self, SourceError::Missing { .. })
     }
 
-    /// Whether the same call may well succeed soon, with nobody doing anything about it.
+    /// Returns whether the same call may succeed soon without an action by the user.
     pub fn is_transient(&self) -> bool {
         const PASSING: [Errno; 8] = [
             Errno::INTR,

@@ -35,7 +35,7 @@ pub enum LockAttempt {
     Superseded,
 }
 
-/// Tries to become the one that works on this export. Blocks on the disk, and for nobody.
+/// Tries to lock the export for this process. Performs blocking I/O; never waits for the lock.
 pub fn claim(source: &Source, trace_id: TraceId, mode: WriteBackMode) -> LockAttempt {
     let (Some(parent), Some(name)) = (source.canonical().parent(), source.canonical().file_name())
     else {
@@ -78,7 +78,7 @@ pub fn claim(source: &Source, trace_id: TraceId, mode: WriteBackMode) -> LockAtt
             // A file system without locks.
             Err(TryLockError::Error(_)) => return LockAttempt::Acquired(None),
         }
-        // Whoever had the lock before may have put another file in its place, or an id beside it.
+        // The process that had the lock before may have replaced the file, or written an id beside it.
         let present = rustix::fs::statat(&dir.fd, name, AtFlags::SYMLINK_NOFOLLOW);
         let is_present = present.is_ok_and(|stat| Stamp::from(&stat) == opened);
         if is_present && !carries(source, trace_id, mode) {
@@ -113,7 +113,9 @@ mod tests {
         for mode in [WriteBackMode::InPlace, WriteBackMode::Beside] {
             let (_dir, source, trace_id) = export();
             let claim = || claim(&source, trace_id, mode);
-            let LockAttempt::Acquired(Some(lock)) = claim() else { panic!("nobody else is there") };
+            let LockAttempt::Acquired(Some(lock)) = claim() else {
+                panic!("no other process is there")
+            };
             assert!(matches!(claim(), LockAttempt::HeldElsewhere));
             let id = trace_id.to_string();
             match mode {

@@ -58,7 +58,7 @@ pub enum TaskStateError {
     Name { id: String, reason: &'static str },
     #[error("{}: {source}", path.display())]
     Io { path: PathBuf, source: io::Error },
-    #[error("{}: somebody has held the lock for too long", .0.display())]
+    #[error("{}: another process has held the lock for too long", .0.display())]
     Locked(PathBuf),
 }
 
@@ -174,7 +174,7 @@ fn has_moved_on(document: &Value, new: &Value) -> bool {
 
 fn replace(directory: &Path, name: &str, text: &str) -> Result<(), TaskStateError> {
     let (path, temp) = (directory.join(name), directory.join(format!(".{name}.taskspan.tmp")));
-    // What a run left that was killed here; the lock says that nobody else is at it.
+    // A killed run left it; no other process has the lock.
     let _ = fs::remove_file(&temp);
     let file = OpenOptions::new().create_new(true).write(true).open(&temp);
     let written =
@@ -315,7 +315,7 @@ mod tests {
             (needed, "done", needed, true),
             (needed, "cancelled", needed, true),
             (needed, "done", exists, true),
-            // It exists now, whoever made it.
+            // It exists now.
             (needed, "in_progress", exists, false),
             // As the export left it, even if the tracker moved the file.
             (needed, "todo", needed, false),

@@ -11,7 +11,7 @@ use super::page::escaped;
 use crate::base::ids::TaskId;
 use crate::plan::Plan;
 
-/// More boxes than this are a blot.
+/// Larger graphs are unreadable and are not drawn.
 const MAX_DRAWN: usize = 150;
 
 /// Sizes in pixels.
@@ -115,8 +115,8 @@ fn label(id: &str) -> String {
     format!("{start}…")
 }
 
-/// How far from the left each stands: behind all that it needs. In a cycle nobody can, so what is
-/// left of one in the end stands where it is.
+/// The column of each box: right of all that it needs. No column fits the members of a cycle; they stay
+/// where the last round put them.
 fn layers(needs: &[Vec<usize>]) -> Vec<usize> {
     let mut layers = vec![0; needs.len()];
     // As many rounds as the longest way can have steps.
@@ -132,7 +132,7 @@ fn layers(needs: &[Vec<usize>]) -> Vec<usize> {
             break;
         }
     }
-    // A cycle pushed its members ever further: columns that nobody stands in go.
+    // A cycle pushes its members further in each round: empty columns are removed.
     let mut used: Vec<usize> = layers.clone();
     used.sort_unstable();
     used.dedup();

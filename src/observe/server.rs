@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::page::POLICY;
 
-/// Who asks for health and figures are few; whoever wants more waits.
+/// Maximum of concurrent connections; others wait in the accept backlog.
 const MAX_CONNECTIONS: usize = 32;
 /// How long a connection may be open, whatever it does.
 const MAX_CONNECTION: Duration = Duration::from_secs(60);
@@ -53,7 +53,7 @@ impl Page {
 
     /// One look at all files at a time is enough.
     pub fn busy() -> Page {
-        let text = "somebody is looking already; try again in a moment\n";
+        let text = "another request is being answered; try again in a moment\n";
         Page::new(503, "text/plain; charset=utf-8", text.to_owned())
     }
 

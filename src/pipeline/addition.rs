@@ -40,8 +40,8 @@ impl Pipelines {
     /// # Errors
     /// See [`NotEmitted`].
     pub fn emitted(&self, metadata: &Path) -> Result<Emitted, NotEmitted> {
-        let of_nobody = ExportDirConfig::default();
-        let config = self.source_of(metadata).map_or(&of_nobody, |source| &source.config);
+        let unwatched = ExportDirConfig::default();
+        let config = self.source_of(metadata).map_or(&unwatched, |source| &source.config);
         read_emitted(metadata, &config.read_options(), config.write_back.mode)
     }
 
@@ -70,8 +70,8 @@ impl Pipelines {
         Ok(Addition { traces, logs, spans })
     }
 
-    /// Sends it, and ends when it is delivered, refused, or when told to. Nothing of it stays behind:
-    /// whoever did not succeed can do it again.
+    /// Sends it, and ends when it is delivered or refused, or when stopped. Nothing of it stays in a queue, so
+    /// the command can be repeated.
     ///
     /// # Errors
     /// A stage ended on its own.

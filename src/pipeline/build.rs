@@ -33,7 +33,7 @@ pub enum PipelineError {
     SharedReceiver { id: ComponentId, signal: Signal },
     #[error(
         "receiver `{id}` feeds a logs pipeline and no traces pipeline, so the log records would \
-         speak of spans that nobody sends; list it in a traces pipeline, too"
+         speak of spans that are never sent; list it in a traces pipeline, too"
     )]
     LogsAlone { id: ComponentId },
     #[error(
@@ -254,7 +254,7 @@ fn converter(
     resource.attributes.extend(service_name.map(|name| ("service.name".to_owned(), name)));
     Converter {
         spans: receiver.spans.clone(),
-        // Secrets stay here even where nobody thought of the processor.
+        // Secrets are redacted even where the processor is not configured.
         redaction: redaction.unwrap_or_default(),
         resource,
         limits: otel.limits,

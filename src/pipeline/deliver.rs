@@ -1,4 +1,4 @@
-//! One exporter working its part of the queue off, in order.
+//! Delivers the queued exports of one exporter, in order.
 //!
 //! ```text
 //! lease ─▶ send ─accepted─▶ next request … ─▶ prove ─▶ delivered
@@ -64,21 +64,20 @@ pub struct Deliverer {
     last_accepted: Option<Instant>,
     /// The exports that have failed since.
     failing_exports: u32,
-    /// If arrival is to be proven.
+    /// Set if `verify` is configured.
     verifier: Option<Arc<Verifier>>,
     verifying: JoinSet<(Lease, Result<VerifyOutcome, Interruption>)>,
-    /// What other processes work on. These hold a bounded number of locks each.
+    /// Leases on exports that another process has locked; each is retried after `WHILE_BUSY`.
     busy: JoinSet<Lease>,
-    /// What is being recorded of exports that are worked on no more. The journal keeps the order of
-    /// what it is given, so this is on disk before the next export is on its way, in one go with
-    /// the note that it is.
+    /// Outcomes being persisted. The store applies writes in submission order, so an outcome is durable
+    /// before the next export is marked in flight; both usually share one fsync.
     recording: JoinSet<Result<(), EntryGone>>,
 }
 
-/// Why an export is not delivered, for now or for good.
+/// Why a delivery attempt ended without a delivery.
 pub enum Interruption {
     Rejected(Rejection),
-    /// The program is shutdown, or somebody wants the export; not a failure.
+    /// The program is stopping, or an operator wants the export; not a failure.
     Interrupted,
     /// It fails, and others wait.
     Deferred(Deferral),
@@ -184,7 +183,7 @@ impl Deliverer {
                         () = abort.cancelled() => return Ok(()),
                     }
                 }
-                // Others go first: the other process may wait for one of ours in turn.
+                // Defer instead of waiting: two processes that wait for each other's locks would deadlock.
                 Ownership::HeldElsewhere => {
                     self.busy.spawn(async move {
                         tokio::time::sleep(WHILE_BUSY).await;
@@ -204,8 +203,8 @@ impl Deliverer {
                     Err(Interruption::Interrupted)
                 }
             };
-            // A store that does not take it keeps nobody from shutdown: on disk the export is still on
-            // its way, and so it is in doubt.
+            // Shutdown does not wait for a failing store. The export stays marked in flight on disk, so the
+            // next run treats its delivery as uncertain.
             let recording = match (worked, &self.verifier) {
                 (Ok(Progress::Arrived), _) | (Ok(Progress::Sent), None) => {
                     PendingAck::Delivered(lease)
@@ -233,7 +232,7 @@ impl Deliverer {
                     PendingAck::EntryGone
                 }
             };
-            // Its first step gives the journal what is to be recorded, before anything that comes next.
+            // The first poll submits the write, which fixes its position before any later write.
             let mut recording = Box::pin(tokio::task::unconstrained(recording.run()));
             tokio::select! {
                 biased;
@@ -241,7 +240,7 @@ impl Deliverer {
                 () = std::future::ready(()) => drop(self.recording.spawn(recording)),
             }
         }
-        // What was acknowledged is recorded, unless the store keeps us from shutdown.
+        // Acknowledgements are recorded, unless the store fails.
         loop {
             tokio::select! {
                 biased;
@@ -262,7 +261,7 @@ impl Deliverer {
         }
     }
 
-    /// A refusal that decides about the export is told when that is recorded.
+    /// Reports a rejection by an optional exporter. The finalizer reports that of a required exporter.
     fn report_optional_rejection(&self, lease: &Lease, rejection: &Rejection) {
         if !lease.item().required {
             (self.observer)(&Event::Rejected {
@@ -310,7 +309,7 @@ impl Deliverer {
             let answer = self.exporter.send(request.clone()).await;
             self.record_response(&answer, &request);
             match answer.reply {
-                // That is recorded together with the delivery: one wait for the disk less.
+                // The acknowledgement is recorded together with the delivery, which saves one fsync.
                 Reply::Accepted if self.is_delivered_with(lease) => {
                     (self.observer)(&Event::Acknowledged { trace_id: lease.head().trace_id });
                     self.accepted();
@@ -479,7 +478,7 @@ impl Deliverer {
     }
 }
 
-/// What is noted of an export when it is worked on no more, for now or for good.
+/// The outcome of one delivery attempt, to be persisted.
 enum PendingAck {
     Delivered(Lease),
     Rejected(Lease, Rejection),

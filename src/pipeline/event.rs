@@ -1,4 +1,4 @@
-//! What happens to exports, for whoever wants to know: the log, a progress line, a summary.
+//! What happens to exports, for the log, the progress line, the metrics and the summary.
 
 use std::borrow::Cow;
 use std::path::PathBuf;
@@ -87,7 +87,7 @@ pub enum Event {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SendOutcome {
     Accepted,
-    /// But for so many records.
+    /// Accepted except for this many records (OTLP partial success).
     Partial(u64),
     /// For now.
     Failed,

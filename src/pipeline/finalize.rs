@@ -1,4 +1,5 @@
-//! What every required exporter is done with: write the id back, or say why not.
+//! Finalizes an export once all required exporters have accepted or rejected it: writes the trace id back,
+//! or reports the rejection.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -30,7 +31,7 @@ use crate::writeback::{self, WriteBackError, write_back, write_beside};
 /// for late writers.
 const AT_A_TIME: u32 = 16;
 
-/// One that is larger takes the room of several, so that memory stays bounded.
+/// Bytes per semaphore permit: a large export takes several permits, which bounds memory.
 const LARGE: u64 = 1 << 20;
 
 /// How often an id that could not be written is tried again, when nothing else says so.
@@ -56,7 +57,7 @@ impl Finalizer {
         Finalizer { locks, queue, observer, sources, mode, self_writes, room }
     }
 
-    /// Settles until nothing more can come: the queue is closed and empty, or delivery has ended.
+    /// Runs until the queue is closed and empty, or delivery has ended.
     pub(super) async fn run(self, delivered: CancellationToken) -> Result<(), StageDied> {
         // Delivered, but not written back for now. They stay in the queue, so that a scan that
         // comes upon the file again does not send it again.
@@ -171,7 +172,7 @@ impl Finalizer {
         };
         let key = head.key();
         let size = u32::try_from(head.source.size / LARGE).unwrap_or(AT_A_TIME);
-        // Nobody closes it.
+        // The semaphore is never closed.
         let _room = self.room.acquire_many(size.clamp(1, AT_A_TIME)).await;
         let written = tokio::task::spawn_blocking(move || write.run());
         let failure = match written.await {

@@ -432,8 +432,8 @@ impl Shared {
 /// One result on its way.
 struct Addition {
     delivery: Delivery,
-    /// The version of the file that says it: a file that nobody has written anew says nothing of an
-    /// export that came over the one that it judged.
+    /// The version of the file with the result: an unchanged file says nothing about a newer export in
+    /// the same place.
     version: Option<TraceId>,
 }
 

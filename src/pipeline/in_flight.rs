@@ -1,4 +1,4 @@
-//! Files on their way in: each once at a time, and not before it is quiet.
+//! Tracks in-flight paths, and decides when a file has stopped changing.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -54,7 +54,7 @@ impl Refusals {
 /// The paths that are in work.
 #[derive(Debug, Default)]
 pub struct InFlight {
-    /// True when they changed again meanwhile.
+    /// In-flight paths. `true`: the file changed since processing began and must be processed again.
     paths: Mutex<HashMap<PathBuf, bool>>,
 }
 
@@ -128,13 +128,13 @@ impl InFlight {
     }
 }
 
-/// Versions of files that are as a write-back left them: that they changed is news to nobody.
+/// File versions written by our own write-back. File events for them are ignored.
 #[derive(Clone, Debug, Default)]
 pub struct SelfWriteFilter {
     versions: Arc<Mutex<HashMap<PathBuf, Stamp>>>,
 }
 
-/// How many of them are remembered until somebody tells of the change. Others are read again.
+/// Capacity. Beyond it, our own writes are read again: correct, but one extra read.
 const MAX_AS_LEFT: usize = 1_024;
 
 impl SelfWriteFilter {
@@ -146,14 +146,15 @@ impl SelfWriteFilter {
         let mut versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
         if is_ours {
             if versions.len() >= MAX_AS_LEFT {
-                // Nobody asked for them, since the files are gone, say.
+                // No event came for them, for example because the files are gone.
                 versions.clear();
             }
             versions.insert(path.to_owned(), Stamp::from(&metadata));
         }
     }
 
-    /// Whether a file is one of these. It is asked for once each time it was left.
+    /// Removes the entry for `path`, and returns whether the file still has that version. Each write-back
+    /// suppresses one event.
     pub fn take(&self, path: &Path) -> bool {
         let known = self.versions.lock().unwrap_or_else(PoisonError::into_inner).remove(path);
         let metadata = known.and_then(|known| Some((known, fs::symlink_metadata(path).ok()?)));
@@ -242,7 +243,7 @@ mod tests {
         written();
         self_writes.note(&path, &AT.rfc3339());
         assert!(self_writes.take(&path));
-        assert!(!self_writes.take(&path), "whoever asks again reads it");
+        assert!(!self_writes.take(&path), "the next event leads to a read");
 
         self_writes.note(&path, &AT.rfc3339());
         fs::write(&path, "newer").unwrap();
@@ -258,7 +259,7 @@ mod tests {
         }
         assert!(!self_writes.take(&path));
 
-        // Nor is what somebody put there before we could look.
+        // Nor is a version that replaced it before the filter looked.
         fs::write(&path, "newer").unwrap();
         self_writes.note(&path, &AT.rfc3339());
         assert!(!self_writes.take(&path));

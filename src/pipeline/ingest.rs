@@ -31,10 +31,10 @@ use crate::receiver::Candidate;
 use crate::receiver::stability::{Look, StabilityPolicy};
 use crate::writeback;
 
-/// Exports that may wait to settle at the same time. Each costs a timer and a path.
+/// Exports that may wait to become stable at the same time. Each costs a timer and a path.
 const MAX_UNSTABLE: usize = 1_024;
 
-/// To let go of the plan of more of them takes longer than to have a thread do it.
+/// Plans with more artifacts are dropped on a blocking thread: freeing them takes longer than the hand-off.
 const MANY_ARTIFACTS: usize = 500;
 
 #[derive(Clone)]
@@ -65,7 +65,7 @@ struct Shared {
     self_writes: SelfWriteFilter,
 }
 
-/// What one look at a file came to.
+/// The outcome of reading a file.
 enum ReadOutcome {
     Ready {
         delivery: Box<Delivery>,
@@ -107,7 +107,7 @@ impl Intake {
         Intake { shared: Arc::new(shared) }
     }
 
-    /// Works candidates off until there are no more, or until stopped.
+    /// Processes candidates until there are no more, or until stopped.
     pub(super) async fn run(
         self,
         candidates: mpsc::Receiver<Candidate>,
@@ -120,8 +120,8 @@ impl Intake {
 }
 
 impl Shared {
-    /// Leaves out the exports that were taken in before and are not to be read again: after a restart
-    /// these are all that wait, which may be very many. They are locked like one that is read.
+    /// Skips candidates that are already queued, without reading them, and locks them again. After a restart
+    /// nearly all candidates are of this kind.
     async fn skip_queued(
         self: &Arc<Self>,
         candidates: Vec<Candidate>,
@@ -182,7 +182,7 @@ impl Shared {
             while let Some(wait) = self.before_reading(&mut quiet) {
                 tokio::time::sleep(wait).await;
             }
-            // Our own write-back changed it, and nobody has since: it need not be read to know that.
+            // Our own write-back made the last change: the file need not be read.
             if self.self_writes.take(path) {
                 (self.observer)(&Event::AlreadyEmitted { path: path.to_owned(), foreign: false });
                 return;
@@ -224,7 +224,7 @@ impl Shared {
                 ReadOutcome::Later(_) => self.final_read(path).await,
                 seen => seen,
             };
-            // A file server that is away, say: nobody changes the file when it is back.
+            // For example a file server that is away: its return is no change of the file.
             let passes = matches!(&seen, ReadOutcome::Refused(error) if error.is_transient());
             if passes && self.mode == Mode::Watch {
                 drop(permit);
@@ -237,7 +237,8 @@ impl Shared {
         }
     }
 
-    /// Who is alone is read while the rest of the quiet time passes.
+    /// If no other export is being read, this one is read speculatively before the settle time is over. The
+    /// result is discarded if the file changes.
     fn before_reading(&self, quiet: &mut StabilityProbe<'_>) -> Option<Duration> {
         let (quiet, waited) = (quiet.now(), quiet.waited());
         match self.concurrency.available_permits() == self.at_a_time {
@@ -294,7 +295,7 @@ impl Shared {
         if let Err(error) = self.is_within(&fresh.source) {
             return ReadOutcome::Refused(PlanError::Source(error));
         }
-        // What another process works on is taken in all the same, should that one die.
+        // Enqueue it even if another process holds the lock, so that it is delivered if that process dies.
         let turn = self.locks.claim(&fresh.source, fresh.trace_id, self.write_back);
         if turn == Ownership::AlreadyEmitted {
             return ReadOutcome::AlreadyEmitted { foreign: false };
@@ -399,8 +400,8 @@ impl Shared {
 }
 
 impl Shared {
-    /// A copy with the old times was put over a file that had its id: it is the same export, and the
-    /// same id is right for it. (Or it was read just before the id was written, and has it by now.)
+    /// The file was replaced by an older copy without the id. The export is the same, so only the write-back
+    /// is repeated. (Or the file was read just before the id was written, and has it by now.)
     async fn write_again(&self, delivery: Delivery) {
         let Delivery { trace_id, source, write_back, .. } = delivery;
         let (id, at, max_bytes) = (

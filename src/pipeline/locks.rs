@@ -1,5 +1,5 @@
-//! The exports that this process works on, locked against others from when they are read until the
-//! id is written.
+//! The exports that this process has locked against others, from the time they are read until the id is
+//! written.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -41,12 +41,12 @@ impl LockRegistry {
     /// For an export in the queue that is to be sent.
     pub async fn turn(&self, head: &Head) -> Ownership {
         let trace_id = head.trace_id;
-        // The file of an addition carries no id that could say so. Its spans have the same ids whoever
-        // sends them.
+        // The file of an addition carries no id that could say so. Its spans have the same ids in every
+        // process.
         if head.addition.is_some() {
             return Ownership::Acquired;
         }
-        // What we wrote ourselves carries the id, and may still be on its way to somebody.
+        // The id is written, and an optional exporter may still deliver the export.
         if head.written || self.held().locks.contains_key(&trace_id) {
             return Ownership::Acquired;
         }

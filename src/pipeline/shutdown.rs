@@ -18,7 +18,7 @@ impl From<JoinError> for StageDied {
     }
 }
 
-/// A stage that asks all others to stop when it dies, whoever looks at it or not.
+/// Runs a stage, and stops all others if it dies.
 pub async fn guarded(
     stage: impl Future<Output = Result<(), StageDied>>,
     stop: CancellationToken,

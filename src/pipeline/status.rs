@@ -22,7 +22,7 @@ use crate::receiver::scan::Scanner;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// Nobody has taken it in so far.
+    /// Not in the queue yet.
     Waiting,
     /// It is no export.
     Invalid,

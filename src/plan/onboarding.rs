@@ -1,7 +1,7 @@
 //! `onboarding-metadata.json`: coverage and gaps, the graph, contracts, rules and parameters.
 //!
 //! Only `coverage.gaps` has to be there; every other section may be missing, left out by the
-//! exporter's profile (`{"_omitted": …}`) or, with a warning, of a form nobody expected.
+//! exporter's profile (`{"_omitted": …}`) or, with a warning, of an unexpected form.
 
 use indexmap::IndexMap;
 use serde::Deserialize;

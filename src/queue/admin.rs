@@ -165,7 +165,7 @@ impl Queue {
     }
 
     /// The same, but only with the exporters that write-back waits for: what others refused may be
-    /// there in part, and nobody asked for it again.
+    /// there in part, and is not sent again.
     ///
     /// # Errors
     /// The disk failed.

@@ -136,7 +136,7 @@ impl Server {
     /// The directory takes no socket.
     pub fn bind(directory: &Path) -> io::Result<Server> {
         let path = directory.join(FILE);
-        // We hold the store, so whoever listened here is gone.
+        // We hold the store, so the process that listened here is gone.
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}

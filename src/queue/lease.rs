@@ -1,5 +1,5 @@
-//! What somebody holds of the queue: an export on its way to an exporter, or one that is to be
-//! written back. To let go of either means "later".
+//! RAII handles: [`Lease`] for delivery, [`Completion`] for write-back. Dropping one returns the work to the
+//! queue.
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -42,8 +42,8 @@ impl Lease {
         &self.leased.item
     }
 
-    /// Whether an id in its file means that there is nothing left to do here: somebody else has
-    /// delivered it to all who are required, and we have begun with nobody.
+    /// Returns whether an id in the file means that nothing is left to do: another process has delivered the
+    /// export to all required exporters, and this one has not begun.
     pub fn ends_with_the_id(&self) -> bool {
         self.leased.item.required || self.leased.untouched
     }
@@ -83,7 +83,7 @@ impl Lease {
         Ok(requests)
     }
 
-    /// Waits until somebody else wants it: a person who drops the export, say.
+    /// Waits until revocation is requested, for example because an operator drops the export.
     pub async fn wanted(&self) {
         let is_wanted = |state: &mut super::state::State| {
             state.get(self.leased.seq).is_none_or(|entry| entry.wanted).then_some(())
@@ -141,16 +141,16 @@ impl Lease {
         item.last_error = None;
         item.next_attempt = None;
         item.failures = Failures::default();
-        // What a server rejected is not to be sent again, by nobody.
+        // Rejected spans are never sent again.
         item.resent |= lost_spans.is_some();
         item.lost_spans = item.lost_spans.or(lost_spans);
         self.save(item, Vec::new()).await
     }
 
-    /// Notes for a person what keeps it from being delivered. Not on disk: the next look says it again.
+    /// Records the last error for `status`, in memory only.
     pub fn note(&mut self, reason: &str) {
         let item = Item { last_error: Some(reason.to_owned()), ..self.leased.item.clone() };
-        // An entry that is gone has nobody to note it for.
+        // A removed entry needs no note.
         let _ = self.remember(item);
     }
 
@@ -354,7 +354,7 @@ impl Completion {
         let head = self.head.clone();
         self.queue.state().change(self.seq, |entry| entry.record.head = head.clone());
         if let Ok(op) = Op::put_head(self.seq, &head) {
-            // It is for people to read; the next try says it again.
+            // Best effort: the reason is informational, and the next attempt writes it again.
             let _ = self.queue.shared.journal.write(vec![op], self.epoch).await;
         }
     }

@@ -1,5 +1,5 @@
-//! Exports by the file that they were read from. There may be very many, and each has its path
-//! already: here is a digest of it, and whoever asks compares.
+//! Maps a 64-bit hash of the path to sequence numbers, to avoid storing each path twice. Callers compare the
+//! full path.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};

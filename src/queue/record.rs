@@ -116,8 +116,7 @@ pub struct Item {
     pub next_attempt: Option<UnixNanos>,
     /// Spans that the server took and rejected, and what it said.
     pub lost_spans: Option<String>,
-    /// The store has it as on its way already, though it is not: its exporter had nothing else to
-    /// do when it was taken in, and so waits for the disk once, and not twice.
+    /// Stored as in flight although nothing was sent (see `Delivery::at_once`), which saves an fsync.
     #[serde(skip)]
     pub premarked: bool,
     #[serde(skip)]
@@ -210,7 +209,7 @@ const OWN_BLOBS: u32 = 1 << 24;
 impl Item {
     /// The `index`-th exporter's way; all of one signal share the requests that came in.
     pub fn new(to: &Destination, index: usize, head: &Head) -> Item {
-        // Requests that one exporter needed in another form are its own, under names of its own.
+        // Requests rewritten for one exporter (split, times shifted) get blob ids from that exporter's range.
         let own = u32::try_from(index).unwrap_or(u32::MAX).saturating_add(1);
         Item {
             exporter: to.exporter.clone(),
@@ -259,7 +258,7 @@ impl Item {
             (State::Rejected(rejection), _) if rejection.kind == RejectionKind::Incomplete => {
                 (Some(rejection.reason.clone()), self.pending.clone())
             }
-            // What a server took in part has to go whole: nobody knows which spans it kept.
+            // A partly accepted export is sent whole: it is not known which spans the server kept.
             (_, Some(_)) => (None, head.blobs(self.signal).collect()),
             (_, None) => (None, self.pending.clone()),
         };
@@ -275,7 +274,7 @@ impl Item {
         }
     }
 
-    /// After a crash nobody knows whether the request on its way arrived.
+    /// After a crash it is not known whether the request in flight arrived.
     pub fn recover(&mut self) {
         if self.state == State::Delivering {
             self.state = State::Accepted;
@@ -446,7 +445,7 @@ mod tests {
         assert_eq!(
             outcome(vec![a(delivered(5)), item("gone", true, State::Accepted)]),
             Some(Outcome::Delivered { at: UnixNanos(5) }),
-            "nobody can wait for an exporter that is not configured any more"
+            "an exporter that is not configured any more holds nothing up"
         );
         assert_eq!(outcome(vec![b(delivered(5))]), None);
     }
@@ -476,7 +475,7 @@ mod tests {
         use RejectionKind::{Incomplete, Refused};
         assert_eq!(again(refused(vec![Blob(2)], None, Refused)), (vec![2], None));
         let partly = refused(vec![Blob(2)], Some("3 spans"), Refused);
-        assert_eq!(again(partly), (vec![0, 1, 2], None), "nobody knows which spans are there");
+        assert_eq!(again(partly), (vec![0, 1, 2], None), "it is not known which spans are there");
         assert_eq!(again(refused(vec![], Some("3 spans"), Refused)), (vec![0, 1, 2], None));
         assert_eq!(again(refused(vec![], None, Incomplete)), (vec![], Some("no".into())));
     }

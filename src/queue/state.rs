@@ -36,7 +36,7 @@ pub struct State {
     scope: Option<Vec<PathBuf>>,
     to_finalize: BTreeSet<Seq>,
     unfinalized: usize,
-    /// On their way to the disk.
+    /// Traces being written to the store; not yet leasable.
     accepting: HashSet<TraceId>,
     delivered: VecDeque<TraceId>,
     /// The exporters whose backlog counts for health.
@@ -67,15 +67,15 @@ struct Lane {
 
 #[derive(Debug)]
 pub struct Entry {
-    /// Elsewhere: the map has room for more entries than it holds.
+    /// Boxed: the map also allocates its empty slots.
     pub record: Box<Record>,
     /// The store that has it.
     pub epoch: Epoch,
-    /// The items in somebody's hands, by index.
+    /// The indices of leased items.
     pub leased: BTreeSet<usize>,
-    /// Whoever has it in hands and only waits is to give it back.
+    /// Revocation requested: a holder in backoff must release the lease.
     pub wanted: bool,
-    /// Somebody holds the settlement.
+    /// A [`Completion`](super::lease::Completion) is held.
     pub settling: bool,
     /// Its refusal was told to a person.
     pub reported: bool,
@@ -89,7 +89,7 @@ pub struct Leased {
     pub epoch: Epoch,
     pub head: Head,
     pub item: Item,
-    /// Nothing of the export was sent so far, to nobody.
+    /// No exporter has sent anything of the export.
     pub untouched: bool,
 }
 
@@ -204,7 +204,7 @@ impl State {
         at.next()?.failures.not_before
     }
 
-    /// Whether items wait for this exporter that nobody has leased.
+    /// Returns whether items without a lease wait for this exporter.
     pub fn has_waiting(&self, exporter: &str) -> bool {
         self.lanes.get(exporter).is_some_and(|lane| !lane.to_lease.is_empty())
     }
@@ -231,7 +231,7 @@ impl State {
         self.lanes.get(exporter).is_none_or(|lane| lane.unfinished == 0)
     }
 
-    /// The oldest that can be settled, now in somebody's hands.
+    /// Takes the oldest export that can be finalized.
     pub fn settle(&mut self) -> Option<(Seq, Epoch, Head, Outcome)> {
         let seq = *self.to_finalize.first()?;
         let outcome = self.outcome(&self.entries.get(&seq)?.record)?;
@@ -305,8 +305,7 @@ impl State {
         self.lanes.iter().map(figures).collect()
     }
 
-    /// What has to be taken in first, for a delivery to have room: the exporter that has too
-    /// much before it. `slack`: how much emptier than just enough it has to be, as a divisor.
+    /// Returns the exporter whose backlog leaves no room for `delivery`, if any. `slack`: how much emptier than just enough it has to be, as a divisor.
     pub fn is_full_for(
         &self,
         delivery: &Delivery,

@@ -72,7 +72,7 @@ pub enum Op {
         seq: Seq,
         blob: Blob,
     },
-    /// All requests of the export, which nobody needs any more.
+    /// All requests of the export, which no exporter needs any more.
     RemoveBlobs {
         seq: Seq,
     },
@@ -94,7 +94,7 @@ impl Op {
     }
 
     /// # Errors
-    /// None that is known of.
+    /// Returns an error if redb cannot encode the record; not expected.
     pub fn put_item(seq: Seq, index: usize, item: &Item) -> Result<Op, StoreError> {
         Ok(Op::PutItem { seq, index: item_key(index), json: encode(item)? })
     }
@@ -117,7 +117,7 @@ pub struct Store {
     open: Open,
     /// None after a failure, until it is open again.
     database: Option<Database>,
-    /// Something was written since the file was last made as small as it can be.
+    /// Set by writes, cleared by compaction.
     needs_compaction: bool,
 }
 
@@ -209,10 +209,10 @@ impl Store {
         }
     }
 
-    /// Opens it again after it failed: the library takes no more orders from a file that did.
+    /// Opens it again after it failed: redb refuses all work on a database that had an I/O error.
     ///
     /// # Errors
-    /// It fails still.
+    /// The store still cannot be opened; call again later.
     pub fn reopen(&mut self) -> Result<(), StoreError> {
         self.database = None;
         self.database = Some((self.open)().map_err(redb::Error::from)?);

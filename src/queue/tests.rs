@@ -99,7 +99,7 @@ async fn the_export_that_waits_is_found_by_its_file() {
     assert!(queue.waiting_from(Path::new("/x/other")).is_none());
 
     queue.lease("a").await.expect("waiting").rejected(no()).await.expect("held");
-    assert_eq!(waiting(), None, "whoever comes upon it is told that it was refused");
+    assert_eq!(waiting(), None, "its refusal is reported to the next reader");
     queue.discard(queue.list()[0].id, true, soon()).await.expect("dropped");
     queue.accept(&from_file(2), &to(&["a", "b"])).await;
     queue.accept(&from_file(3), &to(&["a", "b"])).await;
@@ -150,13 +150,13 @@ async fn a_dropped_lease_is_deferred_and_keeps_what_was_acknowledged() {
     assert_eq!(lease.next_request().await.expect("held").as_deref(), Some(b"y".as_slice()));
 }
 
-/// Whoever asked to drop it has gone in the middle of it, or had no more time.
+/// The caller that asked to drop it has gone meanwhile, or its time was up.
 #[tokio::test]
 async fn what_was_not_dropped_in_time_is_worked_on_as_before() {
     let queue = in_memory(100);
     queue.accept(&delivery(1, &["x"]), &to(&["a"])).await;
     let lease = queue.lease("a").await.expect("waiting");
-    assert!(at_once(queue.discard(0, true, soon())).await.is_none(), "it is in somebody's hands");
+    assert!(at_once(queue.discard(0, true, soon())).await.is_none(), "it is leased");
     assert_eq!(queue.discard(0, true, tokio::time::Instant::now()).await, Ok(false));
     drop(lease);
     let lease = at_once(queue.lease("a")).await.flatten().expect("deferred");

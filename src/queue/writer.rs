@@ -17,12 +17,12 @@ use tokio::sync::{mpsc, oneshot};
 use super::record::{Blob, Seq};
 use super::store::{Op, Store, StoreError};
 
-/// Which of the stores that followed each other in this run: a corrupt one is set aside, and what
-/// was meant for it must not end up in the next.
+/// One life of the store. A corrupt store is quarantined and a new one begun, which must not get writes that
+/// were meant for the old one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Epoch(u64);
 
-/// RunControl that may wait for the disk.
+/// Commands that may wait for the disk.
 const MAX_WAITING: usize = 256;
 
 type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
@@ -107,8 +107,7 @@ impl StoreWriter {
     }
 }
 
-/// The library can trip over a file that somebody else wrote into. That is corruption, and no
-/// reason for the thread to die.
+/// redb can panic on a file that another program wrote into. That is corruption, and must not end the thread.
 fn guarded<T>(work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
     catch_unwind(AssertUnwindSafe(work))
         .unwrap_or_else(|_| Err(StoreError::Corrupt("it cannot be read any more".to_owned())))
@@ -118,7 +117,7 @@ fn work(mut store: Store, mut commands: mpsc::Receiver<Command>) {
     let mut present = Epoch::default();
     let mut failed = false;
     let mut batch = Vec::new();
-    // An answer that nobody waits for any more is no loss.
+    // The caller may have gone; then the answer is dropped.
     while commands.blocking_recv_many(&mut batch, MAX_WAITING) > 0 {
         let starts_over = batch.iter().any(|command| matches!(command, Command::StartOver { .. }));
         if failed

@@ -39,9 +39,8 @@ impl StabilityPolicy {
         self.until(self.settle, quiet, waited)
     }
 
-    /// The same for whoever has nothing else to do, and takes what was read only if nothing changed
-    /// until the time to read it. That is told by the export's file and its directory; a manifest
-    /// that is written over in place shows by its checksum.
+    /// Like `before_reading`, but earlier, for a speculative read. The caller must check the stamps of the file
+    /// and its directory again before using the result. An in-place manifest rewrite is caught by its checksum.
     pub fn speculative_read_delay(&self, quiet: Duration, waited: Duration) -> Option<Duration> {
         self.until(self.settle - (self.settle / 5).min(AHEAD), quiet, waited)
     }

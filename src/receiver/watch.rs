@@ -74,7 +74,7 @@ impl Sender {
     fn everything(&self) {
         self.overflow.store(true, Ordering::Release);
         // Any hint will do to wake the other end. If there is no room for it, one is on its way still,
-        // and whoever takes that sees the flag.
+        // and the receiver of that sees the flag.
         let _ = self.directories.try_send(PathBuf::new());
     }
 

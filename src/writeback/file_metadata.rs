@@ -137,9 +137,14 @@ mod tests {
 
     /// `user::rw-,user:12345:r--,group::r--,mask::r--,other::---` as the kernel lays it out.
     fn acl() -> Vec<u8> {
-        const NOBODY: u32 = u32::MAX;
-        let entries =
-            [(1u16, 6u16, NOBODY), (2, 4, 12345), (4, 4, NOBODY), (16, 4, NOBODY), (32, 0, NOBODY)];
+        const UNDEFINED_ID: u32 = u32::MAX;
+        let entries = [
+            (1u16, 6u16, UNDEFINED_ID),
+            (2, 4, 12345),
+            (4, 4, UNDEFINED_ID),
+            (16, 4, UNDEFINED_ID),
+            (32, 0, UNDEFINED_ID),
+        ];
         let mut acl = 2u32.to_le_bytes().to_vec();
         for (tag, rights, id) in entries {
             acl.extend([tag.to_le_bytes(), rights.to_le_bytes()].concat());

@@ -16,7 +16,7 @@
 //!   A writer that opened the file before the exchange and is silent until after the second look,
 //!   `GRACE` later, writes into a file without a name. Nothing short of a lock would tell; the
 //!   settle time before reading makes it unlikely.
-//! - Somebody clears the directory out meanwhile: nothing is put back that was deleted.
+//! - Another process deletes the directory's files meanwhile: no deleted file is put back.
 //! - Crash before the exchange: the target was not touched. Crash after: both versions are whole
 //!   on disk, the next attempt sees its own id and answers `Written`, and `stale` sorts the
 //!   leftover out by its name, putting back a newer export that was not looked at yet.
@@ -154,7 +154,7 @@ fn write_back_with(
     before(Step::Create).map_err(|errno| failed(path, "create a file beside it", errno))?;
     let (temp, placed) = Temp::create(&dir, name, &source.sha256, &text, |new, path| {
         file_metadata::copy(&original, new, path)?;
-        // So that a version that we left can be told from one that somebody made of it.
+        // The time tells our version of the file from later ones.
         stamp::time_of(emitted_at).map_or(Ok(()), |at| {
             let omit = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
             let times = Timestamps { last_access: omit, last_modification: at };
@@ -191,7 +191,7 @@ impl Swap<'_> {
             }
             Err(errno) => return Err(failed(source.canonical(), "replace it", errno)),
         }
-        // From here on the temp file may be somebody's newer export.
+        // From here on the temp file may be a newer export.
         self.temp.disposable = false;
         let untouched = match self.came_out_as_read(Step::Look, source, read) {
             Ok(true) => {
@@ -222,7 +222,7 @@ impl Swap<'_> {
         match self.dir.is_still(&self.temp.name, source, read) {
             Ok(is_still) => Ok(is_still),
             Err(error @ SourceError::Unreadable { .. }) => Err(error),
-            // Somebody clears the directory out. Nothing is left that could be put back.
+            // Another process deletes files here. Nothing is left to put back.
             Err(SourceError::Missing { .. }) => Ok(true),
             Err(_) => Ok(false),
         }
@@ -257,8 +257,8 @@ impl Swap<'_> {
         if errno != Errno::NOENT {
             return Err(self.stranded(errno));
         }
-        // Somebody deletes here. Whoever deleted ours would have deleted the newer one, had we not
-        // been there; and a newer one that was deleted from under us needs to go nowhere.
+        // Another process is deleting files here. It deleted our file, so it would have deleted the
+        // newer one; nothing is restored.
         self.temp.disposable = true;
         Ok(if self.target_is_gone() { Outcome::Gone } else { Outcome::Superseded })
     }

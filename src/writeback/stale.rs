@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! old temp file ─▶ what it was to put in place, or what it displaced, or half of it ─▶ removed
-//!               └▶ a version nobody has read, and the target is the one we put ─▶ exchanged back
+//!               └▶ a version that was not read, and the target is our new file ─▶ exchanged back
 //! ```
 
 use std::ffi::OsStr;

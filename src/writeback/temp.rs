@@ -7,8 +7,8 @@
 //!                                             └ original: digest of what it is to replace
 //! ```
 //!
-//! After a crash the name alone tells which of the three a leftover is: what was to be put in
-//! place, what was displaced, or something else, that nobody has read yet. It carries its own time
+//! After a crash the name alone tells which of the three a leftover is: the new file, the displaced
+//! file, or another version that was not read yet. It carries its own time
 //! because an exchange leaves the file's times as they were, on some file systems even the ctime.
 
 use std::borrow::Cow;
@@ -25,7 +25,7 @@ use sha2::{Digest, Sha256};
 use super::WriteBackError;
 use crate::fs::file::{Directory, Stamp};
 
-/// Whether a file name is one of ours, to be passed over by whoever looks for exports.
+/// Returns whether the name is that of a temp file. The receiver skips such files.
 pub fn is_temp_name(name: impl AsRef<OsStr>) -> bool {
     TempName::parse(name.as_ref()).is_some()
 }

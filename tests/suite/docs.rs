@@ -68,6 +68,25 @@ fn every_path_exists() {
     }
 }
 
+/// Words that stand for a part of the program without naming it.
+#[test]
+fn the_source_names_what_it_speaks_of() {
+    let banned = ["whoever", "nobody", "somebody"];
+    let mut found = Vec::new();
+    for file in rust_files(&root().join("src")).into_iter().chain(rust_files(&root().join("yaml")))
+    {
+        let text = std::fs::read_to_string(&file).unwrap();
+        for (number, line) in text.lines().enumerate() {
+            let line = line.to_lowercase();
+            let words = line.split(|c: char| !c.is_alphanumeric());
+            if words.into_iter().any(|word| banned.contains(&word)) {
+                found.push(format!("{}:{}: {line}", file.display(), number + 1));
+            }
+        }
+    }
+    assert_eq!(found, [""; 0]);
+}
+
 #[test]
 fn every_test_exists() {
     for page in CHECKED {
@@ -185,4 +204,14 @@ fn yaml_files(directory: &Path, recursive: bool) -> Vec<PathBuf> {
         }
     }
     found
+}
+
+/// Every source file below a directory.
+pub fn rust_files(directory: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(directory).expect("a directory");
+    let paths = entries.map(|entry| entry.expect("an entry").path());
+    paths
+        .flat_map(|path| if path.is_dir() { rust_files(&path) } else { vec![path] })
+        .filter(|path| path.extension().is_some_and(|it| it == "rs"))
+        .collect()
 }

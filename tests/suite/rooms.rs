@@ -5,7 +5,9 @@
 //! - No stage names the configuration: `config` builds on the stages, not the other way round.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use super::docs::rust_files;
 
 /// Each room, and the rooms that it may name. Only earlier lines are allowed, so there is no cycle.
 const ROOMS: &[(&str, &[&str])] = &[
@@ -65,7 +67,10 @@ fn a_room_may_name_only_rooms_before_it() {
 #[test]
 fn the_rooms_name_what_they_may_and_nothing_else() {
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let files = rust_files(&sources);
+    let is_test = |file: &Path| {
+        file.components().any(|it| ["tests", "tests.rs"].iter().any(|name| it.as_os_str() == *name))
+    };
+    let files: Vec<_> = rust_files(&sources).into_iter().filter(|file| !is_test(file)).collect();
     assert!(files.len() > 100, "only {} files were found", files.len());
     let mut found = BTreeSet::new();
     for file in &files {
@@ -111,17 +116,4 @@ fn named_rooms(source: &str) -> Vec<String> {
 fn room_of(file: &Path) -> String {
     let first = file.components().next().expect("a file").as_os_str();
     Path::new(first).with_extension("").display().to_string()
-}
-
-fn rust_files(directory: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(directory).expect("a directory");
-    let paths = entries.map(|entry| entry.expect("an entry").path());
-    paths
-        .flat_map(|path| match path.is_dir() {
-            true => rust_files(&path),
-            false => vec![path],
-        })
-        .filter(|path| path.extension().is_some_and(|it| it == "rs") && !path.ends_with("tests.rs"))
-        .filter(|path| !path.components().any(|it| it.as_os_str() == "tests"))
-        .collect()
 }

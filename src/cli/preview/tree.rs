@@ -1,4 +1,4 @@
-//! A trace as a tree with status marks; the colours go where nobody would see them.
+//! A trace as a tree with status marks; without colours if the output is no terminal.
 
 use std::fmt::Write;
 

@@ -50,7 +50,7 @@ fn a_file_is_untouched_until_anything_about_it_changes() {
     let source = || load(&path, MAX).unwrap().source;
     let before = source();
     assert!(before.is_untouched());
-    assert!(!Source { ctime_ns: None, ..before.clone() }.is_untouched(), "nobody knows");
+    assert!(!Source { ctime_ns: None, ..before.clone() }.is_untouched(), "it is not known");
 
     // The same size and the same time, but not the time of the change.
     let time = std::fs::metadata(&path).unwrap().modified().unwrap();

@@ -33,7 +33,7 @@ pub struct Files {
 }
 
 impl Files {
-    /// Makes the directory, for nobody else to read, and keeps other processes out.
+    /// Makes the directory, readable for this user only, and keeps other processes out.
     ///
     /// # Errors
     /// The directory cannot be used, or another process holds it.
@@ -57,7 +57,7 @@ impl Files {
         let unusable = |source| OpenError::Directory { path: directory.to_owned(), source };
         let lock = match options.open(directory.join(LOCK)) {
             Ok(lock) => Some(lock),
-            // Nobody was ever here.
+            // There was never a queue here.
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(unusable(error)),
         };
@@ -128,12 +128,12 @@ impl Files {
     }
 }
 
-/// Whether somebody ever had a queue in this directory.
+/// Returns whether there is, or was, a queue in this directory.
 pub fn is_there(directory: &Path) -> bool {
     directory.join(STORE).exists()
 }
 
-/// For a file that nobody else can read, and that may or may not be there.
+/// For a file that only this user can read, and that need not exist.
 pub fn private() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(0o600);
