@@ -21,12 +21,15 @@ mod tls;
 mod trace_reader;
 
 use std::error::Error;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
+use std::task::Poll;
 
 use bytes::Bytes;
 
 use crate::base::signal::Signal;
 use crate::base::units::ComponentId;
+use classify::Delivery;
 pub use classify::{Answer, Reply};
 use config::{ExporterConfig, RetryConfig};
 pub use trace_reader::{NoAnswer, TraceReader};
@@ -137,8 +140,21 @@ impl Exporter {
         destination.into_iter().chain(verified).filter_map(addressed).collect()
     }
 
-    /// Sends one encoded request of its signal, once.
+    /// Sends one encoded request of its signal, once. A panic while an answer is read is a failure that leaves
+    /// in doubt whether the request arrived: tonic panics on `grpc-status-details-bin` that is not base64.
     pub async fn send(&self, request: Bytes) -> Answer {
+        let sent = without_panic(self.send_unguarded(request)).await;
+        sent.unwrap_or_else(|| Answer {
+            reply: Reply::Retry {
+                reason: "the answer is malformed: it could not be read".to_owned(),
+                after: None,
+                delivery: Delivery::InDoubt,
+            },
+            code: "malformed".into(),
+        })
+    }
+
+    async fn send_unguarded(&self, request: Bytes) -> Answer {
         let local = |reply: Reply| {
             let code = if reply == Reply::Accepted { "OK" } else { "FAILED" };
             Answer { reply, code: code.into() }
@@ -150,6 +166,19 @@ impl Exporter {
             Sink::Debug(debug) => local(debug.send(&request)),
         }
     }
+}
+
+/// `None` if the future panics. It is not polled again then.
+async fn without_panic<T>(future: impl Future<Output = T>) -> Option<T> {
+    let mut future = std::pin::pin!(future);
+    std::future::poll_fn(|context| {
+        let poll = AssertUnwindSafe(|| future.as_mut().poll(context));
+        match catch_unwind(poll) {
+            Ok(poll) => poll.map(Some),
+            Err(_) => Poll::Ready(None),
+        }
+    })
+    .await
 }
 
 /// An error and what caused it, outermost first.

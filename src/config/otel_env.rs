@@ -130,7 +130,8 @@ impl Reader<'_> {
                     headers.insert(name, Secret::new(value));
                 }
                 None => self.warn(format!(
-                    "the OTLP headers variable: entry {} is not name=value and is ignored",
+                    "the OTLP headers variable: entry {} is not name=value and is ignored (write \
+                     `Authorization=Basic%20…`, not `Authorization: Basic …`)",
                     index + 1
                 )),
             }
@@ -215,11 +216,13 @@ fn attributes(value: &str) -> Result<Vec<(String, String)>, String> {
         .ok_or_else(|| "has to be key=value,key=value, percent-encoded".into())
 }
 
-/// `name=value` with the value percent-decoded.
+/// `name=value` with the value percent-decoded. A name is a token (RFC 9110, section 5.6.2), so that no value is
+/// mistaken for one: `Authorization: Basic dXNlcg==` has a `=`, and is no pair.
 fn pair(entry: &str) -> Option<(String, String)> {
     let (name, value) = entry.split_once('=')?;
     let name = name.trim();
-    (!name.is_empty()).then_some(())?;
+    let is_token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
+    (!name.is_empty() && name.chars().all(is_token)).then_some(())?;
     Some((name.to_owned(), decoded(value.trim())?))
 }
 

@@ -576,6 +576,21 @@ async fn an_outage_in_doubt_touches_few_exports() {
     assert_eq!(lines_with(&output, &["export deferred"]), [""; 0]);
 }
 
+/// Scenario: a server answers with gRPC details that are not base64, on which tonic panics.
+/// Guarantees: the sidecar goes on and tries again; the export is delivered once the server answers well.
+#[tokio::test]
+async fn a_malformed_answer_is_a_failure_like_others() {
+    let workspace = Workspace::new();
+    let server = FakeOtlp::builder().script(vec![Fault::MalformedDetails; 3]).start().await;
+    let pipeline = workspace.pipeline(server.endpoint(), Protocol::Grpc, Value::Null);
+    let snapshot = workspace.export("out", &presets::typical()).snapshot;
+    let running = workspace.configured("run", &pipeline).spawn();
+    snapshot.wait_for_trace_id(PATIENCE).await;
+    let output = terminate(running);
+    assert_eq!(lines_with(&output, &["endpoint is down", "the answer is malformed"]).len(), 1);
+    assert_eq!(server.attempts().len(), 4);
+}
+
 /// Scenario: an endpoint refuses every request for a while with an error that says that nothing arrived.
 /// Guarantees: after the outage, no export is said to fail while others are delivered.
 #[tokio::test]

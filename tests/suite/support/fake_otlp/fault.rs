@@ -38,6 +38,8 @@ pub enum Fault {
         status: u16,
         message: String,
     },
+    /// A gRPC refusal with details that are not base64.
+    MalformedDetails,
     Partial {
         rejected: i64,
         message: String,
@@ -150,6 +152,12 @@ impl Fault {
             Self::Grpc { code, message, retry_info } => {
                 let details = rpc_status(*code as i32, message, *retry_info);
                 Status::with_details(*code, message, details.into()).into_http()
+            }
+            Self::MalformedDetails => {
+                let mut response: Response<Body> = Status::unavailable("injected").into_http();
+                let details = HeaderValue::from_static("%%%");
+                response.headers_mut().insert("grpc-status-details-bin", details);
+                response
             }
             Self::Http { status, message, retry_after } => {
                 let body = rpc_status(Code::Unknown as i32, message, None);
