@@ -15,6 +15,7 @@ mod finalize;
 mod gate_results;
 mod in_flight;
 mod ingest;
+mod lane;
 mod locks;
 mod reachability;
 mod shutdown;

@@ -20,8 +20,14 @@ pub struct Pieces {
     pub reduced: bool,
 }
 
-/// The room, in bytes, that the fields other than reason and evidence leave at least.
+/// The room, in bytes, that the fields other than reason and evidence leave for these if they can.
 const MIN_ROOM: usize = 512;
+
+/// Fields that are short, or no GateResult if they are cut.
+const NEVER_CUT: [&str; 5] = ["schema_version", "phase", "result", "severity", "checked_at"];
+
+/// A reason is cut where a piece has less room for it, in bytes.
+const LEAST_PIECE: usize = 32;
 
 pub fn pieces(result: &Map<String, Value>, max_bytes: usize) -> Pieces {
     let whole = json_of(result);
@@ -31,7 +37,7 @@ pub fn pieces(result: &Map<String, Value>, max_bytes: usize) -> Pieces {
     let mut fields = result.clone();
     let reason = fields.remove("reason");
     let evidence = fields.remove("evidence");
-    let mut reduced = shorten(&mut fields, max_bytes.saturating_sub(MIN_ROOM));
+    let mut reduced = shorten(&mut fields, max_bytes.saturating_sub(MIN_ROOM).max(max_bytes / 2));
     let mut pieces = Vec::new();
     let with = |key: &str, value: Value| {
         let mut piece = fields.clone();
@@ -40,7 +46,11 @@ pub fn pieces(result: &Map<String, Value>, max_bytes: usize) -> Pieces {
     };
     if let Some(Value::String(reason)) = &reason {
         let room = max_bytes.saturating_sub(json_of(&with("reason", json!(""))).len());
-        let chunks = chunks(reason, room);
+        let mut chunks = chunks(reason, room.max(LEAST_PIECE));
+        if room < LEAST_PIECE && chunks.len() > 1 {
+            chunks.truncate(1);
+            reduced = true;
+        }
         pieces.extend(chunks.into_iter().map(|chunk| with("reason", json!(chunk))));
     }
     if let Some(Value::Array(evidence)) = evidence {
@@ -91,9 +101,10 @@ fn shorten(fields: &mut Map<String, Value>, max_bytes: usize) -> bool {
     let mut longest = max_bytes;
     while json_of(fields).len() > max_bytes && longest > 16 {
         longest /= 2;
-        for text in fields.values_mut() {
+        for (key, text) in fields.iter_mut() {
             if let Value::String(long) = text
                 && long.len() > longest
+                && !NEVER_CUT.contains(&key.as_str())
             {
                 *long = cut(long, longest);
                 reduced = true;
@@ -167,6 +178,20 @@ mod tests {
             }
             prop_assert_eq!(reasons, reason);
             prop_assert_eq!(found, evidence);
+        }
+    }
+
+    #[test]
+    fn small_limits_cut_no_word_of_the_schema() {
+        let result = result(&"why ".repeat(1_000), &[file("x")]);
+        for max_bytes in [64, 140, 200, 513, 650] {
+            let pieces = pieces(&result, max_bytes);
+            assert!(pieces.json.len() < 100, "{} pieces", pieces.json.len());
+            for piece in &pieces.json {
+                let piece: Value = serde_json::from_str(piece).expect("JSON");
+                let same = NEVER_CUT.iter().all(|key| piece[*key] == result[*key]);
+                assert!(same, "{max_bytes}: {piece}");
+            }
         }
     }
 

@@ -111,7 +111,7 @@ pub fn contracts_of_types(
 /// The artifacts that one copy of a rule names at most, so that it fits into an attribute.
 const MAX_NAMED: usize = 16;
 
-/// The rules of artifacts that are not those of their type. A rule of all artifacts is listed once; one of
+/// The rules that artifacts have of their own. A rule of all artifacts is listed once; one of
 /// some artifacts names them.
 fn own_rules(of_type: &[Rule], artifacts: &[&Artifact]) -> Vec<Rule> {
     let mut owners: IndexMap<&str, (&Rule, Vec<&TaskId>)> = IndexMap::new();
@@ -123,7 +123,10 @@ fn own_rules(of_type: &[Rule], artifacts: &[&Artifact]) -> Vec<Rule> {
             }
         }
     }
-    let is_new = |(rule, _): &(&Rule, Vec<&TaskId>)| !of_type.contains(rule);
+    // A rule of the type is one of every artifact that has no rules of its own.
+    let is_new = |(rule, ids): &(&Rule, Vec<&TaskId>)| {
+        ids.len() < artifacts.len() || !of_type.contains(rule)
+    };
     let named = |(rule, ids): (&Rule, Vec<&TaskId>)| match ids.len() == artifacts.len() {
         true => vec![rule.clone()],
         false => ids.chunks(MAX_NAMED).map(|ids| rule.of_artifacts(ids)).collect(),

@@ -120,11 +120,15 @@ fn write_one(config: &TaskStateConfig, state: &TaskState) -> Result<(), TaskStat
         }
     }
     let _lock = lock(own, &name)?;
-    if is_the_trackers(own, other, &state.task_id, state) {
+    let is_this_export =
+        |document: &Value| document.get("trace_id") == state.document.get("trace_id");
+    let mut own_files = documents(own, other, &state.task_id);
+    if own_files.any(|it| is_this_export(&it) || has_moved_on(&it, &state.document)) {
         return Ok(());
     }
     let mapped_id = state.mapped_id.as_deref().filter(|id| unfit(id).is_none());
-    if mapped_id.is_some_and(|id| is_the_trackers(own, other, id, state)) {
+    let mut mapped_files = mapped_id.into_iter().flat_map(|id| documents(own, other, id));
+    if mapped_files.any(|it| has_moved_on(&it, &state.document)) {
         // The task goes on under its mapped id; what an earlier export left would start it twice.
         remove_unlocked(own, &name)?;
         return remove(other, &name);
@@ -136,16 +140,12 @@ fn write_one(config: &TaskStateConfig, state: &TaskState) -> Result<(), TaskStat
 /// What is larger is no state file.
 const MAX_BYTES: u64 = 16 << 20;
 
-/// Whether the tracker has a file of this name for the task that an export must not replace.
-fn is_the_trackers(own: &Path, other: &Path, id: &str, state: &TaskState) -> bool {
+/// The state files of an id, active and completed.
+fn documents(own: &Path, other: &Path, id: &str) -> impl Iterator<Item = Value> + use<> {
     let files = [own, other].map(|directory| directory.join(format!("{id}.json")));
-    let documents = files.iter().filter_map(|path| {
-        serde_json::from_slice::<Value>(&file::load(path, MAX_BYTES).ok()?.bytes).ok()
-    });
-    documents.into_iter().any(|document| {
-        document.get("trace_id") == state.document.get("trace_id")
-            || has_moved_on(&document, &state.document)
-    })
+    files
+        .into_iter()
+        .filter_map(|path| serde_json::from_slice(&file::load(&path, MAX_BYTES).ok()?.bytes).ok())
 }
 
 /// Whether the status in a file is not the one that an export gave it, and is no earlier one than that of a

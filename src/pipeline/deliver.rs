@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::event::{Event, Observer, SendOutcome};
+use super::lane::{Failure, Lane, Next};
 use super::locks::{LockRegistry, Ownership};
 use super::reachability::Reachability;
 use super::shutdown::{Shutdown, Stopped};
@@ -39,14 +40,6 @@ const AFTER_LOSS: Duration = Duration::from_secs(1);
 /// How long to wait before an export that another process works on is looked at again.
 const WHILE_BUSY: Duration = Duration::from_millis(100);
 
-/// How often a request that may have arrived is tried before another export is. A second export is tried
-/// twice as often, and so on: its times are fixed once it may have arrived, and an outage should leave few
-/// such exports.
-const TURN_IN_DOUBT: u32 = 3;
-
-/// The turn of an export that may have arrived grows no further.
-const MAX_DOUBLINGS: u32 = 4;
-
 /// Exports that are looked for in the backend at the same time.
 const MAX_VERIFYING: usize = 64;
 
@@ -57,13 +50,9 @@ pub struct Deliverer {
     shutdown: Shutdown,
     locks: LockRegistry,
     reach: Reachability,
-    retry: Retry,
+    lane: Lane,
     /// When the next request may be sent, after an export was deferred.
     not_before: Option<Instant>,
-    /// When a request was accepted last.
-    last_accepted: Option<Instant>,
-    /// The exports that have failed since.
-    failing_exports: u32,
     /// Set if `verify` is configured.
     verifier: Option<Arc<Verifier>>,
     verifying: JoinSet<(Lease, Result<VerifyOutcome, Interruption>)>,
@@ -116,7 +105,7 @@ impl Deliverer {
             Arc::new(Verifier { trace_reader, reach, shutdown: shutdown.clone() })
         });
         let reach = reach(exporter.destination());
-        let retry = Retry::new(&exporter.retry);
+        let lane = Lane::new(Retry::new(&exporter.retry));
         let (verifying, busy, recording) = (JoinSet::new(), JoinSet::new(), JoinSet::new());
         Deliverer {
             exporter,
@@ -125,10 +114,8 @@ impl Deliverer {
             shutdown,
             locks,
             reach,
-            retry,
+            lane,
             not_before: None,
-            last_accepted: None,
-            failing_exports: 0,
             verifier,
             verifying,
             busy,
@@ -223,7 +210,7 @@ impl Deliverer {
                 }
                 (Err(Interruption::Interrupted), _) => PendingAck::Nothing,
                 (Err(Interruption::Deferred(deferral)), _) => {
-                    self.not_before = Some(deferral.lane_not_before);
+                    self.not_before = self.not_before.max(Some(deferral.lane_not_before));
                     lease.defer(deferral.export_not_before, deferral.is_reported);
                     PendingAck::Nothing
                 }
@@ -328,19 +315,29 @@ impl Deliverer {
                 }
                 Reply::Retry { reason, after, delivery } => {
                     failures += 1;
-                    let in_doubt = delivery == Arrival::InDoubt;
-                    if answer.code == classify::NOT_CONNECTED {
-                        self.reach.report_down(&reason);
-                        let wait = self.failed(lease, &reason, (after, in_doubt), false).await?;
-                        self.wait(lease, wait).await?;
-                    } else {
-                        self.answered_with_failure(lease, &reason, (after, in_doubt), failures)
-                            .await?;
-                    }
+                    let failure = Failure {
+                        before: &lease.item().failures.clone(),
+                        in_a_row: failures,
+                        // A connection that broke under a request may have broken because of it.
+                        is_answered: answer.code != classify::NOT_CONNECTED
+                            || delivery == Arrival::InDoubt,
+                        in_doubt: delivery == Arrival::InDoubt,
+                        after,
+                        has_others: lease.has_others(),
+                    };
+                    self.failed(lease, &reason, &failure).await?;
                     continue;
                 }
                 Reply::TooLarge { reason } => match split::halve(self.exporter.signal, &request) {
-                    Some((first, second)) => lease.split_next(first, second).await?,
+                    Some((first, second)) => {
+                        let exporter = &self.exporter.id;
+                        tracing::debug!(
+                            exporter,
+                            reason,
+                            "the request is too large: sending halves"
+                        );
+                        lease.split_next(first, second).await?;
+                    }
                     // The others may fit; the export as a whole is refused at the end.
                     None => self.acknowledged(lease, Some(reason)).await?,
                 },
@@ -358,55 +355,7 @@ impl Deliverer {
     /// A request was accepted: the endpoint works.
     fn accepted(&mut self) {
         self.reach.report_up();
-        self.retry.reset();
-        self.last_accepted = Some(Instant::now());
-        self.failing_exports = 0;
-    }
-
-    /// Waits, or makes way for another export. If others were accepted since the export failed last, the
-    /// fault is its own, and only the export waits. Otherwise the endpoint may fail for all: one other
-    /// export is tried at once, then one per wait.
-    async fn answered_with_failure(
-        &mut self,
-        lease: &mut Lease,
-        reason: &str,
-        (after, in_doubt): (Option<Duration>, bool),
-        failures: u32,
-    ) -> Result<(), Interruption> {
-        let known = &lease.item().failures;
-        let is_own_fault = known.last.is_some_and(|failed| self.last_accepted > Some(failed));
-        match is_own_fault {
-            true if known.is_reported => {}
-            true => (self.observer)(&Event::Deferred {
-                path: lease.head().source.path.clone(),
-                exporter: self.exporter.id.clone(),
-                reason: reason.to_owned(),
-            }),
-            false => self.reach.report_down(reason),
-        }
-        let wait = self.failed(lease, reason, (after, in_doubt), is_own_fault).await?;
-        let now = Instant::now();
-        if is_own_fault {
-            return Err(Interruption::Deferred(Deferral {
-                export_not_before: now + wait,
-                lane_not_before: now,
-                is_reported: true,
-            }));
-        }
-        let turn = match in_doubt {
-            true => TURN_IN_DOUBT << self.failing_exports.min(MAX_DOUBLINGS),
-            false => 1,
-        };
-        if failures < turn || !lease.has_others() {
-            return self.wait(lease, wait).await;
-        }
-        let at_once = self.failing_exports == 0 && after.is_none();
-        self.failing_exports = self.failing_exports.saturating_add(1);
-        Err(Interruption::Deferred(Deferral {
-            export_not_before: now + wait,
-            lane_not_before: if at_once { now } else { now + wait },
-            is_reported: false,
-        }))
+        self.lane.accepted(Instant::now());
     }
 
     /// Whether nothing is left to do after the request that is on its way.
@@ -432,29 +381,44 @@ impl Deliverer {
         });
     }
 
-    /// Notes a failed attempt, and returns how long to wait before the next one.
+    /// Records a failed attempt, and waits or makes way for another export.
     async fn failed(
         &mut self,
         lease: &mut Lease,
         reason: &str,
-        (after, in_doubt): (Option<Duration>, bool),
-        is_own_fault: bool,
-    ) -> Result<Duration, Interruption> {
-        let known = &lease.item().failures;
-        let failing_for = known.since.map(|since| since.elapsed()).unwrap_or_default();
-        let wait = match is_own_fault {
-            true => self.retry.of_one(known.deferrals, after, failing_for),
-            false => self.retry.next(after, failing_for),
+        failure: &Failure<'_>,
+    ) -> Result<(), Interruption> {
+        let is_own_fault = self.lane.is_own_fault(failure);
+        match is_own_fault {
+            true if failure.before.is_reported => {}
+            true => (self.observer)(&Event::Deferred {
+                path: lease.head().source.path.clone(),
+                exporter: self.exporter.id.clone(),
+                reason: reason.to_owned(),
+            }),
+            false => self.reach.report_down(reason),
+        }
+        let now = Instant::now();
+        let next = self.lane.failed(failure, now);
+        let wait = match next {
+            Next::Wait(wait) | Next::Defer { export: wait, .. } => wait,
+            Next::GiveUp => {
+                let reason = format!("no more tries: {reason}");
+                let kind = RejectionKind::GivenUp;
+                return Err(Interruption::Rejected(Rejection { reason, kind }));
+            }
         };
-        let Some(wait) = wait else {
-            self.retry.reset();
-            let reason = format!("no more tries: {reason}");
-            return Err(Interruption::Rejected(Rejection { reason, kind: RejectionKind::GivenUp }));
-        };
-        let next = UnixNanos(UnixNanos::now().0.saturating_add(nanos(wait)));
-        lease.failed(reason, in_doubt, next).await?;
-        tracing::debug!(exporter = self.exporter.id, ?wait, reason, "trying again");
-        Ok(wait)
+        tracing::debug!(exporter = self.exporter.id, ?next, reason, "trying again");
+        let next_attempt = UnixNanos(UnixNanos::now().0.saturating_add(nanos(wait)));
+        lease.failed(reason, failure.in_doubt, next_attempt).await?;
+        match next {
+            Next::Defer { export, lane } => Err(Interruption::Deferred(Deferral {
+                export_not_before: now + export,
+                lane_not_before: now + lane,
+                is_reported: is_own_fault,
+            })),
+            Next::Wait(_) | Next::GiveUp => self.wait(lease, wait).await,
+        }
     }
 
     async fn wait(&self, lease: &Lease, wait: Duration) -> Result<(), Interruption> {
@@ -462,6 +426,8 @@ impl Deliverer {
             waited = self.shutdown.sleep(wait) => Ok(waited?),
             // It comes back with the next lease, unless it was dropped.
             () = lease.wanted() => Err(Interruption::Interrupted),
+            // Verifications that are done need not wait for this export.
+            () = self.shutdown.deadline.cancelled() => Err(Interruption::Interrupted),
         }
     }
 

@@ -176,13 +176,13 @@ impl Traces {
     }
 }
 
-/// Where the export of a report may be: next to the report, or in the directory that was checked. The checker is
+/// Where the export of a report may be: in the directory that was checked, or next to the report. The checker is
 /// given that directory relative to its own working directory, where the report usually is. Only exports that a
 /// receiver watches are found there.
 fn directories_of(report: &Path, output_dir: Option<&Path>) -> Vec<PathBuf> {
     let is_plain = |path: &&Path| !path.components().any(|it| it == Component::ParentDir);
     let checked = output_dir.filter(is_plain).map(|checked| report.join(checked));
-    std::iter::once(report.to_owned()).chain(checked).collect()
+    checked.into_iter().chain([report.to_owned()]).collect()
 }
 
 fn of_another(project: &str, own: &str) -> String {
