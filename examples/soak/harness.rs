@@ -14,6 +14,7 @@ mod writer;
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -271,7 +272,9 @@ impl Soak {
         let mut child = self.start("the last process");
         let end = Instant::now() + PATIENCE;
         let is_done = |snapshot: &Snapshot| snapshot.written_trace_id().is_some();
-        while !(self.writer.in_place().all(is_done) && self.queue_is_empty()) {
+        // `queue list` opens a queue that no process has open, which would keep the sidecar from it.
+        while !(self.writer.in_place().all(is_done) && self.is_answering() && self.queue_is_empty())
+        {
             if Instant::now() > end {
                 self.writer.faults.push("not done in time".to_owned());
                 break;
@@ -292,6 +295,11 @@ impl Soak {
             self.writer.faults.push("something was sent again".into());
         }
         self.stop_endpoint();
+    }
+
+    /// Whether a sidecar has the queue open.
+    fn is_answering(&self) -> bool {
+        UnixStream::connect(self.root.join("state/taskspan/control.sock")).is_ok()
     }
 
     fn queue_is_empty(&self) -> bool {
