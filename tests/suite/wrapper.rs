@@ -10,9 +10,13 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::Instant;
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::exports::presets;
 use crate::support::fake_otlp::FakeOtlp;
+use crate::support::program::PATIENCE;
 use crate::support::snapshot::Snapshot;
 use crate::support::workspace::Workspace;
 
@@ -55,6 +59,10 @@ impl Place {
     }
 
     fn run_with(&self, arguments: &[&str], environment: &[(&str, &OsStr)]) -> Output {
+        self.command(arguments).envs(environment.iter().copied()).output().unwrap()
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
         let path = [wrapper().parent().unwrap().to_owned(), self.root().join("bin")];
         let path = path.into_iter().chain(["/usr/bin".into(), "/bin".into()]);
         let mut command = Command::new(wrapper());
@@ -65,9 +73,8 @@ impl Place {
             .env("PATH", std::env::join_paths(path).unwrap())
             .env("TMPDIR", self.temporary())
             .env("TASKSPAN", env!("CARGO_BIN_EXE_taskspan"))
-            .env("XDG_STATE_HOME", self.root().join("state"))
-            .envs(environment.iter().copied());
-        command.output().unwrap()
+            .env("XDG_STATE_HOME", self.root().join("state"));
+        command
     }
 
     fn temporary(&self) -> PathBuf {
@@ -184,6 +191,28 @@ async fn a_dry_run_sends_nothing_and_leaves_nothing() {
     assert!(!place.root().join("out").exists());
     assert_eq!(fs::read_dir(place.temporary()).unwrap().count(), 0);
     assert_eq!(place.server.attempts().len(), 0);
+}
+
+/// A signal during the export of a dry run ends the exporter and leaves nothing.
+#[tokio::test]
+async fn a_dry_run_that_is_ended_leaves_nothing() {
+    let place = Place::new(FakeOtlp::builder().may_be_unused()).await;
+    let waits = "#!/bin/sh\ntouch \"$TMPDIR\"/*/half-written\n: > started\nexec sleep 600\n";
+    program(&place.root().join("bin/contextcore"), waits);
+    for (signal, code) in [(Signal::TERM, 143), (Signal::INT, 130), (Signal::HUP, 129)] {
+        let started = place.root().join("started");
+        let _ = fs::remove_file(&started);
+        let dry_run = ["manifest", "export", "--emit-tasks", "--dry-run", "-o", "out"];
+        let mut running = place.command(&dry_run).spawn().unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        while !started.exists() {
+            assert!(Instant::now() < deadline, "the exporter did not start");
+            tokio::task::yield_now().await;
+        }
+        kill_process(Pid::from_child(&running), signal).unwrap();
+        assert_eq!(running.wait().unwrap().code(), Some(code));
+        assert_eq!(fs::read_dir(place.temporary()).unwrap().count(), 0);
+    }
 }
 
 #[tokio::test]
