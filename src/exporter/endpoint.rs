@@ -51,22 +51,23 @@ pub fn address(url: &str) -> Option<String> {
     Some(if has_port { authority.to_owned() } else { format!("{authority}:{port}") })
 }
 
-/// An address without what may be secret in it: user info and query.
+/// An address without what may be secret in it: user info and query. All before the last `@` counts as user
+/// info, since a password that is not percent-encoded may have any character.
 pub fn redacted(url: &str) -> String {
-    let without_query = url.split(['?', '#']).next().unwrap_or_default();
-    match without_query.split_once("://") {
-        Some((scheme, rest)) => {
-            let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-            let host = authority.rsplit('@').next().unwrap_or_default();
-            let slash = if path.is_empty() { "" } else { "/" };
-            format!("{scheme}://{host}{slash}{path}")
-        }
-        None => without_query.rsplit('@').next().unwrap_or_default().to_owned(),
-    }
+    let is_scheme = |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric());
+    let (scheme, rest) = match url.split_once("://") {
+        Some((scheme, rest)) if is_scheme(scheme) => (format!("{scheme}://"), rest),
+        _ => (String::new(), url),
+    };
+    let host = rest.rsplit('@').next().unwrap_or_default();
+    let without_query = host.split(['?', '#']).next().unwrap_or_default();
+    format!("{scheme}{}", without_query.trim_end_matches('/'))
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn config(endpoint: &str, insecure: bool) -> OtlpConfig {
@@ -129,5 +130,20 @@ mod tests {
         assert_eq!(redacted("https://u:p@h:1/x?token=t"), "https://h:1/x");
         assert_eq!(redacted("http://h:4317"), "http://h:4317");
         assert_eq!(redacted("u:p@h:4317"), "h:4317");
+        for password in ["hun/ter2", "hun?ter2", "hun#ter2", "hun@ter2", "hun://ter2"] {
+            assert_eq!(
+                redacted(&format!("http://admin:{password}@tempo:4317/x")),
+                "http://tempo:4317/x"
+            );
+            assert_eq!(redacted(&format!("admin:{password}@tempo:4317")), "tempo:4317");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_password_is_ever_shown(password in "[!-~]{0,20}") {
+            let shown = redacted(&format!("https://user:s3cret{password}@host/path"));
+            prop_assert!(!shown.contains("s3cret"), "{}", shown);
+        }
     }
 }
