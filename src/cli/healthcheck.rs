@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use bytes::Bytes;
 use clap::Args;
 use http_body_util::{BodyExt, Empty, Limited};
@@ -17,7 +17,7 @@ use super::exit::Failure;
 #[derive(Debug, Args)]
 pub struct Healthcheck {
     /// Where the health_check extension answers; /live and /ready are there, too
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:13133/")]
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:13133/", value_parser = probe_url)]
     url: Uri,
 }
 
@@ -26,6 +26,14 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// More of an answer than this is not shown.
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
+
+/// # Errors
+/// The text is no URL of a probe.
+fn probe_url(text: &str) -> Result<Uri, String> {
+    let is_of_http = |url: &Uri| url.scheme_str() == Some("http") && url.authority().is_some();
+    let url = text.parse::<Uri>().ok().filter(is_of_http);
+    url.ok_or_else(|| "must be of the form http://host:port/path".to_owned())
+}
 
 impl Healthcheck {
     pub async fn run(self) -> Result<Exit, Failure> {
@@ -40,9 +48,7 @@ impl Healthcheck {
 }
 
 async fn ask(url: &Uri) -> anyhow::Result<(u16, String)> {
-    let Some(authority) = url.authority().filter(|_| url.scheme_str() == Some("http")) else {
-        bail!("has to begin with http://host:port");
-    };
+    let authority = url.authority().context("there is no host")?;
     // An IPv6 address stands in brackets in a URL, and nowhere else.
     let host = authority.host().trim_start_matches('[').trim_end_matches(']');
     let stream = TcpStream::connect((host, authority.port_u16().unwrap_or(80))).await?;

@@ -177,9 +177,10 @@ pub fn acknowledgement(body: &[u8]) -> Reply {
         return Reply::Refused { reason: reason.to_owned() };
     };
     match response.partial_success {
-        Some(partial) if partial.rejected_spans != 0 || !partial.error_message.is_empty() => {
+        Some(partial) if partial.rejected_spans > 0 || !partial.error_message.is_empty() => {
             Reply::Partial {
-                rejected: partial.rejected_spans,
+                // A negative number is no rejection.
+                rejected: partial.rejected_spans.max(0),
                 message: one_line(&partial.error_message),
             }
         }
@@ -445,6 +446,8 @@ mod tests {
         assert_eq!(acknowledgement(b""), Reply::Accepted);
         assert_eq!(answer(0, ""), Reply::Accepted);
         assert_eq!(answer(3, "x"), Reply::Partial { rejected: 3, message: "x".into() });
+        assert_eq!(answer(-1, ""), Reply::Accepted);
+        assert_eq!(answer(-1, "hm"), Reply::Partial { rejected: 0, message: "hm".into() });
         assert_eq!(answer(0, "hm"), Reply::Partial { rejected: 0, message: "hm".into() });
         assert_eq!(kind(&acknowledgement(b"<html>Sign in</html>")), Kind::Refused);
     }

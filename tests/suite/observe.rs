@@ -141,7 +141,7 @@ async fn health_tells_the_truth_through_an_outage() {
     let body = sidecar.wait_for_health(503);
     assert_eq!(body["status"], "Server not available");
     assert!(body["reasons"][0].as_str().unwrap().contains("has waited for its delivery"), "{body}");
-    assert_eq!(sidecar.health("/live").0, 200, "to kill it would help nobody");
+    assert_eq!(sidecar.health("/live").0, 200, "a restart would not help");
     assert_eq!(sidecar.health("/ready").0, 200);
     let url = ["--url", &format!("http://{}", sidecar.health)];
     workspace.program("healthcheck").args(&url).run().expect_code(1);
@@ -158,6 +158,10 @@ async fn health_tells_the_truth_through_an_outage() {
     assert_eq!(request(&sidecar.health, post).0, 405);
     sidecar.stop();
     workspace.program("healthcheck").args(&url).run().expect_code(1);
+    for url in ["nonsense", "https://localhost", "/path", ""] {
+        let run = workspace.program("healthcheck").args(&["--url", url]).run().expect_code(2);
+        run.expect_said(&["must be of the form http://host:port/path"]);
+    }
 }
 
 #[tokio::test]
