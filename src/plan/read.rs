@@ -153,6 +153,9 @@ pub fn read(path: &Path, options: &ReadOptions) -> Result<Export, PlanError> {
         let generated_from = manifest.as_ref().ok().and_then(|it| it.generated_from.as_deref());
         match read_source_checksum(&source, generated_from, options) {
             Ok(checksum) => onboarding.source_checksum = checksum,
+            // Our own write-back made the other version.
+            Err(OtherVersion)
+                if carries.as_ref().is_some_and(|it| it.origin != IdOrigin::Foreign) => {}
             Err(OtherVersion) => onboarding.warnings.push(Warning::ProvenanceNotUsed),
         }
     }

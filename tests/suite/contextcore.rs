@@ -17,8 +17,10 @@ use std::process::Stdio;
 use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value};
 use opentelemetry_proto::tonic::trace::v1::Span;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use crate::followup::{Emitted, assert_added, stop, text, watching, write};
+use crate::support::conventions::hex;
 use crate::support::exports::presets;
 use crate::support::fake_otlp::{FakeOtlp, Protocol};
 use crate::support::program::PATIENCE;
@@ -113,6 +115,27 @@ async fn the_report_of_an_export_with_a_set_project_id_is_accepted() {
         assert_eq!((&span.parent_span_id, &span.trace_id), (&epic.span_id, &epic.trace_id));
         assert_eq!(text(&span.attributes, "project.id"), "platform");
     }
+}
+
+/// The record of a run has the checksum of the metadata, which a write-back changes.
+#[tokio::test]
+async fn a_write_back_makes_no_warning_about_the_record_of_the_run() {
+    let workspace = Workspace::new();
+    let server = FakeOtlp::builder().start().await;
+    let snapshot = workspace.export("out", &presets::typical()).snapshot;
+    let digest = hex(&Sha256::digest(fs::read(&snapshot.path).unwrap()));
+    let record = json!({
+        "inputs": [{"path": "shop.yaml", "sha256": "ab".repeat(32)}],
+        "outputs": [{"path": "out/onboarding-metadata.json", "sha256": digest}],
+    });
+    write(&snapshot.path.with_file_name("run-provenance.json"), &record);
+    let report = write(&workspace.root().join("report.json"), &report("shop"));
+    let command = |name: &str| workspace.program(name).args(&["--endpoint", server.endpoint()]);
+    let mut said = String::new();
+    said += &command("once").arg(workspace.exports()).run().expect_code(0).stderr;
+    let gate = command("gate").arg("--metadata").arg(&snapshot.path);
+    said += &gate.arg(report).run().expect_code(0).stderr;
+    assert!(!said.contains("run-provenance.json"), "{said}");
 }
 
 /// A reason that is longer than an attribute may be.
