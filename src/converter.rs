@@ -137,7 +137,7 @@ impl Converter {
                 fits = packer.push(&fields) <= at_most;
                 if fits { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
             });
-            fits.then(|| packer.finish())
+            fits.then(|| (packer.finish(), builder.tops()))
         };
         // An attempt that is sure to fail costs as much as the limit.
         let may_fit = |step: &Slimming| self.estimate(plan, trace_id, *step) <= limit + limit / 4;
@@ -145,14 +145,13 @@ impl Converter {
             .into_iter()
             .filter(may_fit)
             .find_map(|step| Some((step, pack(step, limit, self.max_request_bytes())?)));
-        let (slimming, packed) = fitted.unwrap_or_else(|| {
+        let (slimming, (packed, tops)) = fitted.unwrap_or_else(|| {
             // A backend drops the whole request that exceeds its limit.
             let small = self.max_request_bytes().min(SMALL_REQUEST);
             (Slimming::Bare, pack(Slimming::Bare, u64::MAX, small).unwrap_or_default())
         });
         let Packed { requests, count, bytes } = packed;
         let warning = if bytes > limit {
-            let tops = spans::Builder::new(self, plan, trace_id, t0, Slimming::Whole).tops();
             let kept = spans_within(&requests, limit);
             let (fit, artifacts) = (kept.saturating_sub(tops), (count as u64).saturating_sub(tops));
             Some(ConversionWarning::TraceTooLarge { bytes, limit, fit, artifacts })

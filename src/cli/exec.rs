@@ -84,7 +84,8 @@ impl Exec {
     pub async fn run(self, global: &Global) -> Result<Exit, Failure> {
         // Before the job starts: a signal must find us listening.
         let mut signals = Signals::listen();
-        if job::emits_tasks(&self.job) {
+        let emits_tasks = job::emits_tasks(&self.job);
+        if emits_tasks {
             super::say(
                 "taskspan: the job itself has --emit-tasks: an export that carries the id of another \
                  program is not delivered; remove the flag",
@@ -99,10 +100,9 @@ impl Exec {
             }
         };
         // The id that such a job writes at its end must not meet one of ours.
-        let starts_later = job::emits_tasks(&self.job);
         let start =
             |Prepared { setup, before, session }| (setup, before, session.map(Beside::start));
-        let (now, later) = if starts_later { (None, prepared) } else { (prepared, None) };
+        let (now, later) = if emits_tasks { (None, prepared) } else { (prepared, None) };
         let now = now.map(start);
         let code = match self.spawn() {
             Ok(child) => wait(child, &mut signals).await.map_or(u8::MAX, code_of),

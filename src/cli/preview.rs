@@ -25,6 +25,7 @@ use crate::config::receivers::ExportDirConfig;
 use crate::converter::Converter;
 use crate::converter::view::{self, SpanView};
 use crate::fs::stamp::IdOrigin;
+use crate::pipeline::event::Event;
 use crate::pipeline::{self, Pipelines};
 use crate::plan::{self, Export, Plan};
 use crate::receiver::METADATA_FILE;
@@ -94,15 +95,11 @@ pub fn show(setup: &Setup, paths: &[PathBuf], format: Format) -> Result<Exit, Fa
                     previews.push(preview(path, *fresh, &converter));
                 }
                 Ok(Export::Emitted(carried)) => {
-                    let (path, task_trace_id) = (path.display(), carried.text);
-                    match carried.origin {
-                        IdOrigin::Foreign => tracing::warn!(
-                            %path,
-                            task_trace_id,
-                            "export skipped: it carries a task_trace_id that taskspan did not \
-                             write; set on_existing_trace_id: emit to replace it"
-                        ),
-                        _ => tracing::info!(%path, task_trace_id, "emitted before"),
+                    if carried.origin == IdOrigin::Foreign {
+                        Event::AlreadyEmitted { path, foreign: true }.log();
+                    } else {
+                        let (path, task_trace_id) = (path.display(), carried.text);
+                        tracing::info!(%path, task_trace_id, "emitted before");
                     }
                 }
                 Err(error) => {

@@ -63,7 +63,7 @@ pub struct ExportDirConfig {
     /// How many exports are worked on at a time. 1 to 64. Default: 4.
     #[cfg_attr(test, schemars(range(min = 1, max = 64)))]
     pub max_concurrent_exports: usize,
-    /// Stands in for the export's own project id. Default: not set.
+    /// Overrides the export's own project id. Default: not set.
     #[cfg_attr(test, schemars(regex(pattern = r"\S")))]
     pub project_id: Option<String>,
     /// An export that carries a `task_trace_id` is done: `skip`. Or it is new all the same, and the

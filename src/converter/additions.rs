@@ -5,7 +5,7 @@
 //! ```
 //!
 //! Spans are never opened again; a backend has no way to. Every span id follows from the trace id and the
-//! plan, so no backend has to be queried.
+//! plan, so no backend is queried.
 //!
 //! A backend evaluates structural queries within one block, and a plan and its additions are usually in
 //! different ones. So every addition carries the attributes of its task that queries need.

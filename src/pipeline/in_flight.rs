@@ -135,7 +135,7 @@ pub struct SelfWriteFilter {
 }
 
 /// Capacity. Beyond it, our own writes are read again: correct, but one extra read.
-const MAX_AS_LEFT: usize = 1_024;
+const MAX_SELF_WRITES: usize = 1_024;
 
 impl SelfWriteFilter {
     /// Remembers a file that was just written with this timestamp, if it still has the time of it.
@@ -145,7 +145,7 @@ impl SelfWriteFilter {
             .is_some_and(|at| (at.tv_sec, at.tv_nsec) == (metadata.mtime(), metadata.mtime_nsec()));
         let mut versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
         if is_ours {
-            if versions.len() >= MAX_AS_LEFT {
+            if versions.len() >= MAX_SELF_WRITES {
                 // No event came for them, for example because the files are gone.
                 versions.clear();
             }

@@ -305,7 +305,8 @@ impl State {
         self.lanes.iter().map(figures).collect()
     }
 
-    /// Returns the exporter whose backlog leaves no room for `delivery`, if any. `slack`: how much emptier than just enough it has to be, as a divisor.
+    /// Returns the exporter whose backlog leaves no room for `delivery`, if any. `slack`: the part of
+    /// the capacity that must stay free as well, as a divisor.
     pub fn is_full_for(
         &self,
         delivery: &Delivery,

@@ -501,7 +501,7 @@ async fn what_waited_long_is_sent_as_of_now_unless_it_may_have_arrived() {
     }
 }
 
-/// Scenario: the endpoint answers one export with an error that OTLP calls temporary, for ever, and
+/// Scenario: the endpoint answers one export with an error that OTLP calls temporary, each time, and
 /// takes every other one; for example a backend that cannot parse something in it.
 /// Guarantees: the others are delivered; the one stays in the queue, deferred, and `queue list`
 /// and the log name it and the answer.
@@ -613,7 +613,7 @@ async fn an_outage_is_no_fault_of_an_export() {
     }
 }
 
-/// Scenario: one export fails for ever, and others come after it, one after the other.
+/// Scenario: one export always fails, and others come after it, one after the other.
 /// Guarantees: the export keeps its own growing waits; it is not sent again for each export that is delivered.
 #[tokio::test]
 async fn an_export_that_fails_keeps_its_own_waits() {
