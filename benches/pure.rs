@@ -118,7 +118,6 @@ fn queue_commit(bencher: Bencher<'_, '_>, artifacts: usize) {
     let mut next = || {
         number += 1;
         Delivery {
-            at_once: true,
             trace_id: TraceId::of_export(Path::new("/x"), 0, &number.to_be_bytes()),
             addition: None,
             source: source.clone(),

@@ -16,11 +16,10 @@ pub mod lease;
 pub mod record;
 pub mod store;
 
-mod path_index;
 mod state;
 mod writer;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -62,8 +61,6 @@ pub struct Delivery {
     pub logs: Vec<Bytes>,
     /// Where its id is to go in the end.
     pub write_back: WriteBackMode,
-    /// Mark it in flight in the transaction that stores it if its exporter is idle; this saves one fsync.
-    pub at_once: bool,
 }
 
 impl Delivery {
@@ -250,12 +247,12 @@ impl Queue {
 
     /// Takes an export in, durably. Waits while the queue is full or its disk fails.
     pub async fn accept(&self, delivery: &Delivery, destinations: &[Destination]) -> Accepted {
-        let (place, mut at_once) = match self.reserve(delivery, destinations).await {
+        let place = match self.reserve(delivery, destinations).await {
             Ok(reserved) => reserved,
             Err(answer) => return answer,
         };
         loop {
-            let prepared = Record::of_delivery(place.seq, delivery, destinations, &at_once);
+            let prepared = Record::of_delivery(place.seq, delivery, destinations);
             let (record, ops) = match prepared {
                 Ok(prepared) => prepared,
                 Err(error) => return Accepted::Impossible(error.to_string()),
@@ -273,17 +270,15 @@ impl Queue {
                 // Whatever became of the store, the next round tries again, under the same name.
                 Err(error) => drop(self.store_failed(error, before).await),
             }
-            // By then they may be at something else.
-            at_once.clear();
         }
     }
 
-    /// A place in the order, as soon as there is room, and the exporters that wait for nothing else.
+    /// Waits for room, and reserves it.
     async fn reserve<'a>(
         &'a self,
         delivery: &'a Delivery,
         destinations: &'a [Destination],
-    ) -> Result<(Reservation<'a>, HashSet<String>), Accepted> {
+    ) -> Result<Reservation<'a>, Accepted> {
         let key = delivery.key();
         self.when(|state| {
             if state.closed {
@@ -300,10 +295,8 @@ impl Queue {
                 }
                 return None;
             }
-            let idle = state.idle(destinations);
-            let at_once = if delivery.at_once { idle } else { HashSet::new() };
             let seq = state.reserve(delivery, destinations);
-            Some(Ok((Reservation { queue: self, seq, delivery, destinations }, at_once)))
+            Some(Ok(Reservation { queue: self, seq, delivery, destinations }))
         })
         .await
     }

@@ -88,7 +88,6 @@ impl Pipelines {
         let ready = Queue::open(Location::Memory, &self.capacities, None)?;
         let requests = addition.traces;
         let delivery = Delivery {
-            at_once: true,
             trace_id: emitted.trace_id,
             addition: Some(key(emitted.trace_id, &requests)),
             source: emitted.source,

@@ -474,7 +474,6 @@ fn additions(
         // One that names its trace cannot be taken for another's.
         let version = result.trace_id.is_none().then(|| TraceId::of_content(version.as_bytes()));
         let delivery = Delivery {
-            at_once: true,
             trace_id: emitted.trace_id,
             addition: Some(emitted.trace_id.addition("gate.result", content.as_bytes())),
             source: file.source.clone(),

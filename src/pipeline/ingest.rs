@@ -323,7 +323,6 @@ impl Shared {
             requests: conversion.requests,
             logs: logs.unwrap_or_default(),
             write_back: self.write_back,
-            at_once: turn == Ownership::Acquired,
         };
         let plan = fresh.plan;
         if plan.artifacts.len() > MANY_ARTIFACTS {

@@ -123,10 +123,7 @@ impl Lease {
             return Ok(());
         }
         let item = Item { state: ItemState::Delivering, ..self.leased.item.clone() };
-        match item.premarked {
-            true => self.remember(item),
-            false => self.save(item, Vec::new()).await,
-        }
+        self.save(item, Vec::new()).await
     }
 
     /// The request was acknowledged: it is never sent again.
@@ -276,7 +273,6 @@ impl Lease {
 
     /// To disk, then to memory. Tries until the disk takes it: what happened did happen.
     async fn save(&mut self, item: Item, mut ops: Vec<Op>) -> Result<(), EntryGone> {
-        let item = Item { premarked: false, ..item };
         ops.push(Op::put_item(self.leased.seq, self.leased.index, &item).map_err(|_| EntryGone)?);
         loop {
             match self.queue.shared.journal.write(ops.clone(), self.leased.epoch).await {

@@ -6,8 +6,6 @@
 //!                └─▶ rejected: a dead letter, until a person retries or drops it
 //! ```
 
-use std::collections::HashSet;
-
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -116,9 +114,6 @@ pub struct Item {
     pub next_attempt: Option<UnixNanos>,
     /// Spans that the server took and rejected, and what it said.
     pub lost_spans: Option<String>,
-    /// Stored as in flight although nothing was sent (see `Delivery::at_once`), which saves an fsync.
-    #[serde(skip)]
-    pub premarked: bool,
     #[serde(skip)]
     pub failures: Failures,
 }
@@ -225,7 +220,6 @@ impl Item {
             last_error: None,
             next_attempt: None,
             lost_spans: None,
-            premarked: false,
             failures: Failures::default(),
         }
     }
@@ -268,7 +262,6 @@ impl Item {
             resent: false,
             lost_spans,
             pending,
-            premarked: false,
             failures: Failures::default(),
             ..self.clone()
         }
@@ -330,8 +323,7 @@ impl Record {
         self.items.iter().any(Item::is_rejected)
     }
 
-    /// The record of a delivery, and all that has to be written for it. `at_once`: the exporters
-    /// that will turn to it as soon as it is there.
+    /// The record of a delivery, and all that has to be written for it.
     ///
     /// # Errors
     /// Its path is not UTF-8, say.
@@ -339,7 +331,6 @@ impl Record {
         seq: Seq,
         delivery: &Delivery,
         destinations: &[Destination],
-        at_once: &HashSet<String>,
     ) -> Result<(Record, Vec<Op>), StoreError> {
         let count = |requests: &[Bytes]| u32::try_from(requests.len()).unwrap_or(u32::MAX);
         let head = Head {
@@ -357,16 +348,13 @@ impl Record {
             write_back: delivery.write_back,
             not_written: None,
         };
-        let items = destinations.iter().enumerate().map(|(index, to)| {
-            let premarked = at_once.contains(&to.exporter);
-            Item { premarked, ..Item::new(to, index, &head) }
-        });
+        let items = destinations.iter().enumerate();
+        let items = items.map(|(index, to)| Item::new(to, index, &head));
         let record = Record { items: items.collect(), head };
         // Should anything of an earlier export of this name be there, it goes first.
         let mut ops = vec![Op::Remove { seq }, Op::put_head(seq, &record.head)?];
         for (index, item) in record.items.iter().enumerate() {
-            let state = if item.premarked { State::Delivering } else { State::Accepted };
-            ops.push(Op::put_item(seq, index, &Item { state, ..item.clone() })?);
+            ops.push(Op::put_item(seq, index, item)?);
         }
         for (blob, bytes) in (0..).map(Blob).zip(delivery.requests.iter().chain(&delivery.logs)) {
             ops.push(Op::PutBlob { seq, blob, bytes: bytes.clone() });

@@ -13,7 +13,6 @@ use std::path::{Path, PathBuf};
 
 use tokio::time::Instant;
 
-use super::path_index::PathIndex;
 use super::record::{Head, Item, Place, Record, Seq, State as ItemState};
 use super::writer::Epoch;
 use super::{Accepted, Delivery, Destination, Exporters, HealthFacts, LaneFigures, Outcome};
@@ -29,7 +28,8 @@ pub struct State {
     /// In order of arrival.
     entries: BTreeMap<Seq, Entry>,
     by_key: HashMap<TraceId, Seq>,
-    by_file: PathIndex,
+    /// The last export that was read from each file. Additions are not exports.
+    by_path: HashMap<PathBuf, Seq>,
     /// By exporter that is there to take a lease.
     lanes: HashMap<String, Lane>,
     /// Where exports have to lie to be worked on; none: anywhere.
@@ -128,7 +128,9 @@ impl State {
         // One whose exporters are all gone does not stand in the way of the same trace.
         if self.knows_an_exporter_of(&record) {
             self.by_key.insert(record.head.key(), seq);
-            self.by_file.insert(&record.head, seq);
+            if record.head.addition.is_none() {
+                self.by_path.insert(record.head.source.path.clone(), seq);
+            }
         }
         self.lost.retain(|path| *path != record.head.source.path);
         let leased = BTreeSet::new();
@@ -155,7 +157,10 @@ impl State {
         if self.by_key.get(&entry.record.head.key()) == Some(&seq) {
             self.by_key.remove(&entry.record.head.key());
         }
-        self.by_file.remove(&entry.record.head, seq);
+        let path = &entry.record.head.source.path;
+        if self.by_path.get(path) == Some(&seq) {
+            self.by_path.remove(path);
+        }
         Some(entry)
     }
 
@@ -213,17 +218,6 @@ impl State {
     pub fn place_of_deferred(&mut self) -> Place {
         self.deferrals += 1;
         Place::deferred(self.next_seq, self.deferrals)
-    }
-
-    /// The exporters that have nothing before them, and nothing on its way to them.
-    pub fn idle(&self, destinations: &[Destination]) -> HashSet<String> {
-        let names = destinations.iter().map(|to| &to.exporter);
-        let idle = |name: &&String| self.lanes.get(*name).is_some_and(|it| it.unfinished == 0);
-        if self.accepting.is_empty() {
-            names.filter(idle).cloned().collect()
-        } else {
-            HashSet::new()
-        }
     }
 
     /// Nothing is left for this exporter.
@@ -389,10 +383,10 @@ impl State {
     /// The last export that was read from this file, while some exporter is to have it or its id is
     /// to be written. A refused one does not wait for anything.
     pub fn waiting_from(&self, path: &Path) -> Option<&Head> {
-        let record = &self.entries.get(&self.by_file.get(path)?)?.record;
+        let record = &self.entries.get(self.by_path.get(path)?)?.record;
         let is_refused = matches!(self.outcome(record), Some(Outcome::Rejected { .. }));
         let head = &record.head;
-        (!is_refused && !head.written && head.source.path == path).then_some(head)
+        (!is_refused && !head.written).then_some(head)
     }
 
     pub fn remember(&mut self, trace_id: TraceId) {

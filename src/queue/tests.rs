@@ -16,7 +16,6 @@ fn delivery(number: u8, requests: &[&'static str]) -> Delivery {
         sha256: [number; 32],
     };
     Delivery {
-        at_once: true,
         trace_id: TraceId::of_export(Path::new("/x"), 0, &[number]),
         addition: None,
         source,
@@ -373,43 +372,25 @@ fn a_second_process_is_told_who_holds_the_store() {
     end(at(directory.path()));
 }
 
-/// What was on its way when the program ended, by exporter.
-async fn in_doubt(offered: &[(Delivery, &[&str])]) -> Vec<(String, bool)> {
+/// Guarantees: an item is in doubt after a restart only if a request of it may have been sent.
+#[tokio::test]
+async fn only_what_was_marked_in_flight_is_in_doubt_after_a_restart() {
     let directory = tempfile::tempdir().expect("a directory");
-    let open = || {
-        let exporters = ["a", "b"].map(|id| (id.to_owned(), u64::MAX)).into();
-        let location = Location::Directory(directory.path().to_owned());
-        Queue::open(location, &exporters, None).expect("a queue")
-    };
-    let ready = open();
-    for (delivery, exporters) in offered {
-        assert_eq!(ready.queue.accept(delivery, &to(exporters)).await, Accepted::New);
+    let ready = at(directory.path());
+    for number in [1, 2] {
+        let accepted = ready.queue.accept(&delivery(number, &["x"]), &to(&["a", "b"])).await;
+        assert_eq!(accepted, Accepted::New);
     }
-    // Let go of before anything is sent: that changes nothing.
-    drop(ready.queue.lease("a").await);
+    ready.queue.lease("a").await.expect("waiting").begin().await.expect("held");
+    drop(ready.queue.lease("b").await);
     end(ready);
-    let ready = open();
+    let ready = at(directory.path());
     let state = ready.queue.state();
     let items = state.iter().flat_map(|(_, entry)| &entry.record.items);
-    let found = items.map(|item| (item.exporter.clone(), item.touched)).collect();
+    let found: Vec<_> = items.map(|item| (item.exporter.as_str(), item.touched)).collect();
+    assert_eq!(found, [("a", true), ("b", false), ("a", false), ("b", false)]);
     drop(state);
     end(ready);
-    found
-}
-
-/// Guarantees: what an exporter without other work turns to at once is on its way from then on; what
-/// waits behind something else, or for another process, is not before it is begun.
-#[tokio::test]
-async fn only_what_is_turned_to_at_once_is_on_its_way_when_it_is_taken_in() {
-    let one = |number| delivery(number, &["x"]);
-    let found = |items: &[(&str, bool)]| -> Vec<(String, bool)> {
-        items.iter().map(|(exporter, touched)| ((*exporter).to_owned(), *touched)).collect()
-    };
-    let behind = [(one(1), &["a"][..]), (one(2), &["a", "b"][..])];
-    let expected = found(&[("a", true), ("a", false), ("b", true)]);
-    assert_eq!(in_doubt(&behind).await, expected);
-    let elsewhere = Delivery { at_once: false, ..one(1) };
-    assert_eq!(in_doubt(&[(elsewhere, &["a"][..])]).await, found(&[("a", false)]));
 }
 
 #[tokio::test]

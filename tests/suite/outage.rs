@@ -442,7 +442,6 @@ async fn accepted_two_hours_ago(outage: &Outage, snapshot: &Snapshot, in_doubt: 
     let conversion = converter.convert(&fresh.plan, fresh.trace_id, made_at);
     let encoded = conversion.requests.iter().cloned();
     let delivery = Delivery {
-        at_once: false,
         trace_id: fresh.trace_id,
         addition: None,
         source: fresh.source,

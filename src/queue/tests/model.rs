@@ -42,8 +42,6 @@ struct Modelled {
     number: u8,
     acknowledged: usize,
     touched: bool,
-    /// On disk it is on its way since it was taken in, which comes out after the next start.
-    premarked: bool,
     delivered: bool,
     rejected: bool,
 }
@@ -77,9 +75,7 @@ async fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
                 let accepted = queue.accept(&delivery(number, &REQUESTS), &to(&["a"])).await;
                 prop_assert_eq!(accepted == Accepted::New, !known);
                 if !known {
-                    let premarked = model.waiting().is_none();
-                    let one = Modelled { number, premarked, ..Modelled::default() };
-                    model.held.insert(model.next, one);
+                    model.held.insert(model.next, Modelled { number, ..Modelled::default() });
                     model.next += 1;
                 }
             }
@@ -88,7 +84,6 @@ async fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
                 let mut lease = queue.lease("a").await.expect("the model has one");
                 lease.begin().await.expect("held");
                 one.touched = true;
-                one.premarked = false;
                 for _ in 0..count {
                     if lease.next_request().await.expect("held").is_none() {
                         break;
@@ -112,7 +107,6 @@ async fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
             Step::Reject => {
                 let Some(one) = model.waiting() else { continue };
                 one.rejected = true;
-                one.premarked = false;
                 let lease = queue.lease("a").await.expect("the model has one");
                 lease.rejected(no()).await.expect("held");
             }
@@ -154,8 +148,6 @@ async fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
                     }
                     // A store that closes in peace writes; what it writes is not there any more.
                 }
-                let premarked = model.held.values_mut().filter(|one| one.premarked);
-                premarked.for_each(|one| one.touched = true);
                 drop(queue);
                 end(ready);
                 disk = found;
