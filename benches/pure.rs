@@ -120,6 +120,7 @@ fn queue_commit(bencher: Bencher<'_, '_>, artifacts: usize) {
         Delivery {
             trace_id: TraceId::of_export(Path::new("/x"), 0, &number.to_be_bytes()),
             addition: None,
+            receiver: "export_dir".to_owned(),
             source: source.clone(),
             project_id: plan.project.id.clone(),
             span_count: conversion.span_count,
@@ -127,6 +128,7 @@ fn queue_commit(bencher: Bencher<'_, '_>, artifacts: usize) {
             requests: requests.clone(),
             logs: Vec::new(),
             write_back: WriteBackMode::Off,
+            state_files: None,
         }
     };
     let exporters = HashMap::from([("otlp".to_owned(), u64::MAX)]);

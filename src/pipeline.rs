@@ -80,6 +80,8 @@ impl Mode {
 /// A receiver of gate results, and where they go.
 #[derive(Debug)]
 struct Gates {
+    /// The id of the receiver, as configured.
+    id: String,
     /// What its files are, how they are found, and how they settle.
     config: WatchConfig,
     destinations: Vec<Destination>,
@@ -126,6 +128,8 @@ pub struct Pipelines {
 /// A receiver, and what becomes of what it finds.
 #[derive(Debug)]
 struct Source {
+    /// The id of the receiver, as configured.
+    id: String,
     config: ExportDirConfig,
     converter: Converter,
     /// The same for log records, when it feeds a logs pipeline.
@@ -223,10 +227,10 @@ impl Pipelines {
         }
         let mut upstream = JoinSet::new();
         let traces = gate_results::Traces::of(&self.sources);
-        for Gates { config, destinations, watching, baseline } in self.gates {
+        for Gates { id, config, destinations, watching, baseline } in self.gates {
             let traces = Arc::clone(&traces);
             let intake = gate_results::GateIntake::new(
-                &config,
+                (id, &config),
                 traces,
                 destinations,
                 &common,

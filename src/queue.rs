@@ -34,7 +34,7 @@ use crate::base::signal::Signal;
 use crate::fs::carried::WriteBackMode;
 use crate::fs::file::Source;
 pub use lease::{Completion, EntryGone, Lease};
-use record::{Head, Item, Record, Seq};
+use record::{Blob, Head, Item, Record, Seq};
 pub use record::{Outcome, Rejection, RejectionKind};
 use state::State;
 pub use store::{Location, OpenError, is_there};
@@ -50,6 +50,8 @@ pub struct Delivery {
     pub trace_id: TraceId,
     /// Names what is added to the trace of an export later; none for the export itself.
     pub addition: Option<TraceId>,
+    /// The id of the receiver that found the file.
+    pub receiver: String,
     pub source: Source,
     pub project_id: String,
     pub span_count: usize,
@@ -61,6 +63,8 @@ pub struct Delivery {
     pub logs: Vec<Bytes>,
     /// Where its id is to go in the end.
     pub write_back: WriteBackMode,
+    /// The state files to write once it is delivered, encoded; the queue does not read them.
+    pub state_files: Option<Bytes>,
 }
 
 impl Delivery {
@@ -443,6 +447,16 @@ impl Queue {
         }
         tokio::time::sleep(STORE_RETRY).await;
         Ok(())
+    }
+
+    /// Reads a blob. Retries while the disk fails.
+    async fn read(&self, seq: Seq, blob: Blob, epoch: Epoch) -> Result<Bytes, EntryGone> {
+        loop {
+            match self.shared.journal.read(seq, blob, epoch).await {
+                Ok(found) => return Ok(found),
+                Err(error) => self.store_failed(error, epoch).await?,
+            }
+        }
     }
 
     fn begin_anew(&self, epoch: Epoch) {

@@ -31,7 +31,7 @@ pub struct TaskStateConfig {
 }
 
 /// The state of one task, story or epic.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TaskState {
     pub project_id: String,
     pub task_id: String,
@@ -60,13 +60,20 @@ pub enum TaskStateError {
     Io { path: PathBuf, source: io::Error },
     #[error("{}: another process has held the lock for too long", .0.display())]
     Locked(PathBuf),
+    #[error("the state files cannot be read from the queue: {0}")]
+    Encoding(#[from] serde_json::Error),
 }
 
-/// Whether every state has a name that stays within the directory.
+/// Encodes states to be written later by [`write`], if every state has a name that stays within the directory.
 ///
 /// # Errors
-/// The first that has not.
-pub fn check(states: &[TaskState]) -> Result<(), TaskStateError> {
+/// Returns the first state whose id cannot be the name of a file.
+pub fn encode(states: &[TaskState]) -> Result<Vec<u8>, TaskStateError> {
+    check(states)?;
+    Ok(serde_json::to_vec(states)?)
+}
+
+fn check(states: &[TaskState]) -> Result<(), TaskStateError> {
     let ids = states.iter().flat_map(|state| [&state.project_id, &state.task_id]);
     ids.into_iter().try_for_each(|id| match unfit(id) {
         Some(reason) => Err(TaskStateError::Name { id: id.clone(), reason }),
@@ -85,15 +92,16 @@ fn unfit(id: &str) -> Option<&'static str> {
     }
 }
 
-/// Writes all states, each whole or not at all. A file for the same trace is kept, and so is one whose
+/// Writes all encoded states, each whole or not at all. A file for the same trace is kept, and so is one whose
 /// task has moved on, under the task's own id or its mapped id. Blocks on the disk.
 ///
 /// # Errors
-/// The first that cannot be written; the others are.
-pub fn write(config: &TaskStateConfig, states: &[TaskState]) -> Result<(), TaskStateError> {
-    check(states)?;
+/// Returns the first failure, after it has tried to write all others.
+pub fn write(config: &TaskStateConfig, encoded: &[u8]) -> Result<(), TaskStateError> {
+    let states: Vec<TaskState> = serde_json::from_slice(encoded)?;
+    check(&states)?;
     let mut failure = None;
-    for state in states {
+    for state in &states {
         if let Err(error) = write_one(config, state) {
             failure.get_or_insert(error);
         }
@@ -256,6 +264,10 @@ mod tests {
         TaskStateConfig { directory: directory.to_owned() }
     }
 
+    fn put(config: &TaskStateConfig, states: &[TaskState]) -> Result<(), TaskStateError> {
+        write(config, &encode(states)?)
+    }
+
     #[test]
     fn a_task_is_active_or_completed() {
         let root = tempfile::tempdir().expect("a directory");
@@ -263,7 +275,7 @@ mod tests {
         let active = root.path().join("p/t.json");
         let completed = root.path().join("p/completed/t.json");
         for is_closed in [false, true, false] {
-            write(&config, &[state("t", is_closed)]).expect("written");
+            put(&config, &[state("t", is_closed)]).expect("written");
             let there = if is_closed { &completed } else { &active };
             let text = fs::read(there).expect("there");
             let found: Value = serde_json::from_slice(&text).expect("JSON");
@@ -286,13 +298,13 @@ mod tests {
         let root = tempfile::tempdir().expect("a directory");
         let config = config(root.path());
         let first = state("t", false);
-        write(&config, std::slice::from_ref(&first)).expect("written");
+        put(&config, std::slice::from_ref(&first)).expect("written");
         let path = root.path().join("p/t.json");
         let mut ours: Value =
             serde_json::from_slice(&fs::read(&path).expect("there")).expect("JSON");
         ours["status"] = json!("in_progress");
         fs::write(&path, ours.to_string()).expect("written");
-        write(&config, &[first]).expect("nothing to do");
+        put(&config, &[first]).expect("nothing to do");
         assert_eq!(fs::read_to_string(&path).expect("there"), ours.to_string());
     }
 
@@ -328,7 +340,7 @@ mod tests {
                 let root = tempfile::tempdir().expect("a directory");
                 let config = config(root.path());
                 let first = exported(before.0, before.1);
-                write(&config, std::slice::from_ref(&first)).expect("written");
+                put(&config, std::slice::from_ref(&first)).expect("written");
                 let directories = [root.path().join("p"), root.path().join("p/completed")];
                 let path =
                     directories.iter().map(|it| it.join("t.json")).find(|it| it.exists()).unwrap();
@@ -340,7 +352,7 @@ mod tests {
                 fs::write(&place, document.to_string()).expect("written");
 
                 let second = exported(after.0, after.1);
-                write(&config, std::slice::from_ref(&second)).expect("written");
+                put(&config, std::slice::from_ref(&second)).expect("written");
                 let found: Vec<Value> = directories
                     .iter()
                     .filter_map(|it| fs::read(it.join("t.json")).ok())
@@ -363,7 +375,7 @@ mod tests {
             fs::write(&tracked, document.to_string()).expect("written");
             let mapped =
                 TaskState { mapped_id: Some("PI-006".into()), ..exported("needed", "todo") };
-            write(&config, &[mapped]).expect("written");
+            put(&config, &[mapped]).expect("written");
             assert_eq!(root.path().join("p/t.json").exists(), is_written, "{status}");
         }
         // What an earlier export left under the artifact id would start the task twice.
@@ -374,10 +386,10 @@ mod tests {
         let mut mapped = exported("needed", "todo");
         mapped.mapped_id = Some("PI-006".into());
         mapped.document["trace_id"] = json!("that of a later export");
-        write(&config, &[mapped]).expect("written");
+        put(&config, &[mapped]).expect("written");
         assert!(!stale.exists());
         let odd = TaskState { mapped_id: Some("../x".into()), ..exported("needed", "todo") };
-        write(&config, &[odd]).expect("an id that is no name is no file");
+        put(&config, &[odd]).expect("an id that is no name is no file");
     }
 
     #[test]
@@ -385,20 +397,20 @@ mod tests {
         let root = tempfile::tempdir().expect("a directory");
         let elsewhere = tempfile::tempdir().expect("a directory");
         std::os::unix::fs::symlink(elsewhere.path(), root.path().join("p")).expect("a link");
-        write(&config(root.path()), &[state("t", false)]).expect_err("a link");
+        put(&config(root.path()), &[state("t", false)]).expect_err("a link");
         assert_eq!(fs::read_dir(elsewhere.path()).expect("there").count(), 0);
     }
 
     #[test]
     fn a_lock_that_is_held_is_waited_for_and_respected() {
         let root = tempfile::tempdir().expect("a directory");
-        write(&config(root.path()), &[state("t", false)]).expect("written");
+        put(&config(root.path()), &[state("t", false)]).expect("written");
         let held = lock(&root.path().join("p"), "t.json").expect("free");
         let states = [state("t", false), state("other", false)];
-        let error = write(&config(root.path()), &states).expect_err("held");
+        let error = put(&config(root.path()), &states).expect_err("held");
         assert!(matches!(error, TaskStateError::Locked(_)));
         assert!(root.path().join("p/other.json").exists(), "the others are written");
         drop(held);
-        write(&config(root.path()), &[state("t", false)]).expect("free again");
+        put(&config(root.path()), &[state("t", false)]).expect("free again");
     }
 }

@@ -90,6 +90,7 @@ impl Pipelines {
         let delivery = Delivery {
             trace_id: emitted.trace_id,
             addition: Some(key(emitted.trace_id, &requests)),
+            receiver: String::new(),
             source: emitted.source,
             project_id: emitted.plan.project.id,
             span_count: addition.spans,
@@ -97,6 +98,7 @@ impl Pipelines {
             requests,
             logs: addition.logs,
             write_back: WriteBackMode::Off,
+            state_files: None,
         };
         // The queue in memory is empty, and so it takes one.
         if let Accepted::Impossible(reason) = ready.queue.accept(&delivery, &destinations).await {

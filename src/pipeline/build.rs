@@ -69,6 +69,7 @@ impl Pipelines {
                     Some(ReceiverConfig::ExportDir(dir)) => dir,
                     Some(ReceiverConfig::GateResults(results)) => {
                         gates.push(Gates {
+                            id: receiver.to_string(),
                             config: WatchConfig {
                                 directories: absolute(&results.directories),
                                 ..results.watching()
@@ -82,6 +83,7 @@ impl Pipelines {
                     None => continue,
                 };
                 let mut source = Source {
+                    id: receiver.to_string(),
                     config: with_absolute_directories(dir),
                     converter: converter(config, pipeline, dir, otel, &mut errors),
                     logs: None,

@@ -1,10 +1,10 @@
 //! Finalizes an export once all required exporters have accepted or rejected it: writes the trace id back,
 //! or reports the rejection.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
@@ -17,14 +17,14 @@ use super::{Mode, RunContext, Source, StageDied};
 use crate::base::clock::UnixNanos;
 use crate::base::ids::TraceId;
 use crate::config::receivers::{ExistingTraceId, ExportDirConfig};
-use crate::converter::{Converter, state};
 use crate::fs::carried;
 use crate::fs::carried::WriteBackMode;
 use crate::fs::file;
 use crate::fs::stamp::emission_timestamp;
 use crate::fs::task_state::{self, TaskStateConfig};
-use crate::plan::{self, Export, ReadOptions};
+use crate::queue::record::Head;
 use crate::queue::{Completion, Outcome, Queue, RejectionKind};
+use crate::receiver::select::Selection;
 use crate::writeback::{self, WriteBackError, write_back, write_beside};
 
 /// Exports that are written back at the same time: most of a write-back is waiting, for the disk and
@@ -41,8 +41,7 @@ pub struct Finalizer {
     locks: LockRegistry,
     queue: Queue,
     observer: Observer,
-    /// How what is written back was found and converted.
-    sources: Vec<(ExportDirConfig, Converter)>,
+    receivers: Vec<Receiver>,
     mode: Mode,
     self_writes: SelfWriteFilter,
     room: Semaphore,
@@ -51,10 +50,9 @@ pub struct Finalizer {
 impl Finalizer {
     pub(super) fn new(common: &RunContext, sources: &[Source]) -> Finalizer {
         let RunContext { queue, locks, observer, mode, self_writes, .. } = common.clone();
-        let of = |source: &Source| (source.config.clone(), source.converter.clone());
-        let (sources, room) =
-            (sources.iter().map(of).collect(), Semaphore::new(AT_A_TIME as usize));
-        Finalizer { locks, queue, observer, sources, mode, self_writes, room }
+        let receivers = sources.iter().map(Receiver::of).collect();
+        let room = Semaphore::new(AT_A_TIME as usize);
+        Finalizer { locks, queue, observer, receivers, mode, self_writes, room }
     }
 
     /// Runs until the queue is closed and empty, or delivery has ended.
@@ -62,12 +60,12 @@ impl Finalizer {
         // Delivered, but not written back for now. They stay in the queue, so that a scan that
         // comes upon the file again does not send it again.
         let mut unwritten: Vec<(Completion, UnixNanos)> = Vec::new();
-        let interval = self.sources.iter().map(|(config, _)| config.rescan_interval.0).min();
+        let interval = self.receivers.iter().map(|it| it.config.rescan_interval.0).min();
         let mut again = tokio::time::interval(interval.unwrap_or(TRY_AGAIN));
         again.set_missed_tick_behavior(MissedTickBehavior::Delay);
         again.reset();
         // State files are of tasks, and the latest export of a task has the last word on it.
-        let in_order = self.sources.iter().any(|(config, _)| config.task_state.is_some());
+        let in_order = self.receivers.iter().any(|it| it.config.task_state.is_some());
         let at_a_time = if in_order { 1 } else { AT_A_TIME as usize };
         let this = Arc::new(self);
         let mut at_work = JoinSet::new();
@@ -139,13 +137,8 @@ impl Finalizer {
     ) -> Option<(Completion, UnixNanos)> {
         let head = &settlement.head;
         let (path, trace_id) = (head.source.path.clone(), head.trace_id);
-        let origin = self.origin_of(&path);
-        let config = origin.map(|(config, _)| config);
-        let states = origin.filter(|_| head.addition.is_none()).and_then(|(config, converter)| {
-            let files = config.task_state.clone()?;
-            let (read, converter) = (config.read_options(), converter.clone());
-            Some(States { files, read, converter, made_at: head.first_seen })
-        });
+        let config = self.receiver_of(head).map(|receiver| &receiver.config);
+        let states = self.states(&settlement, config).await;
         let write = Write {
             mode: head.write_back,
             source: head.source.clone(),
@@ -205,8 +198,42 @@ impl Finalizer {
         }
     }
 
-    fn origin_of(&self, path: &Path) -> Option<&(ExportDirConfig, Converter)> {
-        self.sources.iter().find(|(config, _)| super::selection(&config.watching()).is_export(path))
+    /// The state files to write, and where.
+    async fn states(
+        &self,
+        completion: &Completion,
+        config: Option<&ExportDirConfig>,
+    ) -> Option<(TaskStateConfig, Bytes)> {
+        let config = config?.task_state.clone()?;
+        let head = &completion.head;
+        if !head.has_state_files && head.addition.is_none() {
+            // Version 0.1 enqueued it, or a configuration without `task_state`.
+            let path = head.source.path.display();
+            tracing::warn!(%path, "no state files: the export was enqueued without them");
+        }
+        Some((config, completion.state_files().await.ok().flatten()?))
+    }
+
+    /// The receiver that found the export. An entry of version 0.1 does not name it, and a receiver may have
+    /// been renamed since; then it is the one that would find the file now.
+    fn receiver_of(&self, head: &Head) -> Option<&Receiver> {
+        let named = self.receivers.iter().find(|it| it.id == head.receiver);
+        named.or_else(|| self.receivers.iter().find(|it| it.selection.is_export(&head.source.path)))
+    }
+}
+
+/// What the finalizer has to know of a receiver.
+struct Receiver {
+    id: String,
+    config: ExportDirConfig,
+    selection: Selection,
+}
+
+impl Receiver {
+    fn of(source: &Source) -> Receiver {
+        let (id, config) = (source.id.clone(), source.config.clone());
+        let selection = super::selection(&config.watching());
+        Receiver { id, config, selection }
     }
 }
 
@@ -217,7 +244,7 @@ struct Write {
     trace_id: TraceId,
     /// What tells it from everything else that is sent.
     key: TraceId,
-    states: Option<States>,
+    states: Option<(TaskStateConfig, Bytes)>,
     at: UnixNanos,
     self_writes: SelfWriteFilter,
     max_bytes: u64,
@@ -230,8 +257,12 @@ impl Write {
     fn run(self) -> Result<(writeback::Outcome, Option<TraceId>), WriteBackError> {
         let Write { mode, source, trace_id, key, states, max_bytes, emits_existing, .. } = self;
         let (id, at) = (trace_id.to_string(), emission_timestamp(trace_id, self.at));
-        if let Some(states) = states {
-            states.write(&source, trace_id);
+        // State files are a service to another program: their failure is a warning and no more.
+        if let Some((config, encoded)) = states
+            && let Err(error) = task_state::write(&config, &encoded)
+        {
+            let path = source.path.display();
+            tracing::warn!(%path, "no state files: {error}");
         }
         match mode {
             WriteBackMode::InPlace => {
@@ -247,32 +278,6 @@ impl Write {
             }
             // Nothing but the queue knows that it was sent.
             WriteBackMode::Off => Ok((writeback::Outcome::Written, Some(key))),
-        }
-    }
-}
-
-/// What the state files of an export are made from.
-struct States {
-    files: TaskStateConfig,
-    read: ReadOptions,
-    converter: Converter,
-    made_at: UnixNanos,
-}
-
-impl States {
-    /// From the file, which is as it was delivered, or is none of ours any more. They are a service to
-    /// another program: that they fail is worth a word and no more.
-    fn write(self, source: &file::Source, trace_id: TraceId) {
-        let read = ReadOptions { emit_existing: true, ..self.read };
-        let Ok(Export::Fresh(fresh)) = plan::read(&source.path, &read) else { return };
-        if fresh.trace_id != trace_id {
-            return;
-        }
-        let conversion = self.converter.convert(&fresh.plan, trace_id, self.made_at);
-        let written = task_state::write(&self.files, &state::states(&conversion.traces()));
-        if let Err(error) = written {
-            let path = source.path.display();
-            tracing::warn!(%path, "no state files: {error}");
         }
     }
 }

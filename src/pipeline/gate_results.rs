@@ -195,6 +195,7 @@ pub struct GateIntake {
 }
 
 struct Shared {
+    receiver: String,
     traces: Arc<Traces>,
     settling: StabilityPolicy,
     rescan_interval: Duration,
@@ -226,7 +227,7 @@ enum ReadOutcome {
 
 impl GateIntake {
     pub(super) fn new(
-        config: &WatchConfig,
+        (receiver, config): (String, &WatchConfig),
         traces: Arc<Traces>,
         destinations: Vec<Destination>,
         common: &RunContext,
@@ -234,6 +235,7 @@ impl GateIntake {
     ) -> GateIntake {
         let RunContext { queue, observer, mode, .. } = common.clone();
         let shared = Shared {
+            receiver,
             traces,
             settling: StabilityPolicy { settle: config.settle.0, timeout: config.settle_timeout.0 },
             rescan_interval: config.rescan_interval.0,
@@ -372,7 +374,14 @@ impl Shared {
             match self.traces.find(&directories, project_id.as_deref(), trace_id) {
                 Ok((emitted, converter)) => {
                     warnings.extend(emitted.doubt.clone());
-                    match additions(&loaded, &emitted, converter, &results, &mut warnings) {
+                    match additions(
+                        &self.receiver,
+                        &loaded,
+                        &emitted,
+                        converter,
+                        &results,
+                        &mut warnings,
+                    ) {
                         Ok(additions) => all.extend(additions),
                         Err(error) => return ReadOutcome::Refused(error.to_string()),
                     }
@@ -455,6 +464,7 @@ impl Waiting {
 /// What a file adds to the trace of one export: each result by itself, so that one that was sent
 /// is not sent again when the file grows.
 fn additions(
+    receiver: &str,
     file: &Loaded,
     emitted: &Emitted,
     converter: &Converter,
@@ -476,6 +486,7 @@ fn additions(
         let delivery = Delivery {
             trace_id: emitted.trace_id,
             addition: Some(emitted.trace_id.addition("gate.result", content.as_bytes())),
+            receiver: receiver.to_owned(),
             source: file.source.clone(),
             project_id: emitted.plan.project.id.clone(),
             span_count: 1,
@@ -483,6 +494,7 @@ fn additions(
             requests: trace.gate_result(index, result)?,
             logs: Vec::new(),
             write_back: WriteBackMode::Off,
+            state_files: None,
         };
         Ok(Addition { delivery, version })
     };

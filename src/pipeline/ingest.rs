@@ -43,6 +43,7 @@ pub struct Intake {
 }
 
 struct Shared {
+    receiver: String,
     directories: Vec<PathBuf>,
     settling: StabilityPolicy,
     /// When a file that cannot be read for now is looked at again.
@@ -82,9 +83,10 @@ enum ReadOutcome {
 
 impl Intake {
     pub(super) fn new(source: super::Source, common: &RunContext) -> Intake {
-        let super::Source { config, converter, logs, destinations, .. } = source;
+        let super::Source { id, config, converter, logs, destinations, .. } = source;
         let RunContext { queue, locks, observer, mode, self_writes, .. } = common.clone();
         let shared = Shared {
+            receiver: id,
             directories: config.directories.clone(),
             look_again: config.rescan_interval.0,
             settling: StabilityPolicy { settle: config.settle.0, timeout: config.settle_timeout.0 },
@@ -302,12 +304,17 @@ impl Shared {
         }
         let (made_at, started) = (UnixNanos::now(), Instant::now());
         let conversion = self.converter.convert(&fresh.plan, fresh.trace_id, made_at);
-        if self.makes_state_files
-            && let Err(error) = task_state::check(&state::states(&conversion.traces()))
-        {
-            let path = path.to_owned();
-            return ReadOutcome::Refused(PlanError::Unfit { path, reason: error.to_string() });
-        }
+        let state_files = if self.makes_state_files {
+            match task_state::encode(&state::states(&conversion.traces())) {
+                Ok(encoded) => Some(encoded.into()),
+                Err(error) => {
+                    let (path, reason) = (path.to_owned(), error.to_string());
+                    return ReadOutcome::Refused(PlanError::Unfit { path, reason });
+                }
+            }
+        } else {
+            None
+        };
         let warnings = fresh.plan.warnings.iter().map(ToString::to_string);
         let warnings =
             warnings.chain(conversion.warnings.iter().map(ToString::to_string)).collect();
@@ -316,6 +323,7 @@ impl Shared {
         let delivery = Delivery {
             trace_id: fresh.trace_id,
             addition: None,
+            receiver: self.receiver.clone(),
             source: fresh.source,
             project_id: std::mem::take(&mut fresh.plan.project.id),
             span_count: conversion.span_count,
@@ -323,6 +331,7 @@ impl Shared {
             requests: conversion.requests,
             logs: logs.unwrap_or_default(),
             write_back: self.write_back,
+            state_files,
         };
         let plan = fresh.plan;
         if plan.artifacts.len() > MANY_ARTIFACTS {

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::record::{Blob, Failures, Head, Item, Seq, State as ItemState};
+use super::record::{Blob, Failures, Head, Item, STATE_FILES, Seq, State as ItemState};
 use super::state::Leased;
 use super::store::Op;
 use super::writer::Epoch;
@@ -300,12 +300,7 @@ impl Lease {
     }
 
     async fn read(&mut self, blob: Blob) -> Result<Bytes, EntryGone> {
-        loop {
-            match self.queue.shared.journal.read(self.leased.seq, blob, self.leased.epoch).await {
-                Ok(found) => return Ok(found),
-                Err(error) => self.queue.store_failed(error, self.leased.epoch).await?,
-            }
-        }
+        self.queue.read(self.leased.seq, blob, self.leased.epoch).await
     }
 }
 
@@ -342,6 +337,17 @@ impl Completion {
         outcome: Outcome,
     ) -> Completion {
         Completion { queue, seq, epoch, head, outcome }
+    }
+
+    /// The state files that are to be written, as they were enqueued.
+    ///
+    /// # Errors
+    /// The export is lost.
+    pub async fn state_files(&self) -> Result<Option<Bytes>, EntryGone> {
+        if !self.head.has_state_files {
+            return Ok(None);
+        }
+        self.queue.read(self.seq, STATE_FILES, self.epoch).await.map(Some)
     }
 
     /// The id could not be written, for this reason. It stays to be tried again.

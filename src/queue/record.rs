@@ -42,6 +42,9 @@ pub struct Head {
     /// Names what is added to the trace of an export later; none for the export itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub addition: Option<TraceId>,
+    /// The id of the receiver that found the file. Empty in entries of version 0.1.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub receiver: String,
     pub source: Source,
     pub project_id: String,
     pub span_count: usize,
@@ -60,6 +63,9 @@ pub struct Head {
     /// What was configured for its directory when it was taken in.
     #[serde(default)]
     pub write_back: WriteBackMode,
+    /// State files are to be written; they are the blob [`STATE_FILES`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub has_state_files: bool,
     /// Why its id could not be written so far.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_written: Option<String>,
@@ -197,6 +203,9 @@ pub enum Outcome {
         rejection: Rejection,
     },
 }
+
+/// The blob that holds an export's state files, after the last name that a request can have.
+pub const STATE_FILES: Blob = Blob(u32::MAX);
 
 /// How far apart the names of different exporters' own requests begin.
 const OWN_BLOBS: u32 = 1 << 24;
@@ -336,6 +345,7 @@ impl Record {
         let head = Head {
             trace_id: delivery.trace_id,
             addition: delivery.addition,
+            receiver: delivery.receiver.clone(),
             source: delivery.source.clone(),
             project_id: delivery.project_id.clone(),
             span_count: delivery.span_count,
@@ -346,6 +356,7 @@ impl Record {
             first_seen: delivery.made_at,
             written: false,
             write_back: delivery.write_back,
+            has_state_files: delivery.state_files.is_some(),
             not_written: None,
         };
         let items = destinations.iter().enumerate();
@@ -359,6 +370,8 @@ impl Record {
         for (blob, bytes) in (0..).map(Blob).zip(delivery.requests.iter().chain(&delivery.logs)) {
             ops.push(Op::PutBlob { seq, blob, bytes: bytes.clone() });
         }
+        let state_files = delivery.state_files.iter().cloned();
+        ops.extend(state_files.map(|bytes| Op::PutBlob { seq, blob: STATE_FILES, bytes }));
         Ok((record, ops))
     }
 }
@@ -381,6 +394,7 @@ mod tests {
         Head {
             trace_id: TraceId::of_export(std::path::Path::new("/x"), 0, b""),
             addition: None,
+            receiver: String::new(),
             source,
             project_id: "p".into(),
             span_count: 1,
@@ -391,6 +405,7 @@ mod tests {
             first_seen: UnixNanos(1),
             written: false,
             write_back: WriteBackMode::InPlace,
+            has_state_files: false,
             not_written: None,
         }
     }

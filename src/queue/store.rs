@@ -24,7 +24,7 @@ use redb::{Builder, Database, DatabaseError, ReadableDatabase, ReadableTable, Ta
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::record::{Blob, Head, Item, Record, Seq};
+use super::record::{Blob, Head, Item, Record, STATE_FILES, Seq};
 use crate::base::ids::TraceId;
 use error::Refusal;
 pub use error::{OpenError, StoreError};
@@ -72,7 +72,7 @@ pub enum Op {
         seq: Seq,
         blob: Blob,
     },
-    /// All requests of the export, which no exporter needs any more.
+    /// All requests of the export, which no exporter needs any more. State files stay.
     RemoveBlobs {
         seq: Seq,
     },
@@ -290,8 +290,8 @@ impl Store {
                         blobs.remove((seq.0, blob.0)).map_err(redb::Error::from)?;
                     }
                     Op::RemoveBlobs { seq } => {
-                        let all = (seq.0, u32::MIN)..=(seq.0, u32::MAX);
-                        blobs.retain_in(all, |_, _| false).map_err(redb::Error::from)?;
+                        let requests = (seq.0, u32::MIN)..(seq.0, STATE_FILES.0);
+                        blobs.retain_in(requests, |_, _| false).map_err(redb::Error::from)?;
                     }
                     Op::Tombstone { trace_id } => {
                         let name = trace_id.to_string();

@@ -18,6 +18,7 @@ fn delivery(number: u8, requests: &[&'static str]) -> Delivery {
     Delivery {
         trace_id: TraceId::of_export(Path::new("/x"), 0, &[number]),
         addition: None,
+        receiver: "export_dir".into(),
         source,
         project_id: "p".into(),
         span_count: 1,
@@ -25,6 +26,7 @@ fn delivery(number: u8, requests: &[&'static str]) -> Delivery {
         requests: requests.iter().map(|text| Bytes::from_static(text.as_bytes())).collect(),
         logs: Vec::new(),
         write_back: WriteBackMode::InPlace,
+        state_files: None,
     }
 }
 
@@ -370,6 +372,26 @@ fn a_second_process_is_told_who_holds_the_store() {
     assert!(error.to_string().contains("another taskspan holds this queue"), "{error}");
     end(first);
     end(at(directory.path()));
+}
+
+/// Guarantees: the receiver and the state files travel with an export to its write-back, through a restart,
+/// and after its requests were removed.
+#[tokio::test]
+async fn the_receiver_and_the_state_files_reach_the_write_back() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let ready = at(directory.path());
+    let state_files = Some(Bytes::from_static(b"[]"));
+    let with = Delivery { receiver: "export_dir/x".into(), state_files, ..delivery(1, &["r"]) };
+    ready.queue.accept(&with, &to(&["a"])).await;
+    ready.queue.lease("a").await.expect("waiting").delivered(AT).await.expect("held");
+    end(ready);
+    let ready = at(directory.path());
+    let completion = ready.queue.completion().await.expect("delivered");
+    assert_eq!(completion.head.receiver, "export_dir/x");
+    assert_eq!(completion.state_files().await, Ok(with.state_files));
+    completion.written(None).await;
+    assert_eq!(ready.queue.list(), []);
+    end(ready);
 }
 
 /// Guarantees: an item is in doubt after a restart only if a request of it may have been sent.

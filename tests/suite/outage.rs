@@ -444,6 +444,7 @@ async fn accepted_two_hours_ago(outage: &Outage, snapshot: &Snapshot, in_doubt: 
     let delivery = Delivery {
         trace_id: fresh.trace_id,
         addition: None,
+        receiver: "export_dir".to_owned(),
         source: fresh.source,
         project_id: fresh.plan.project.id,
         span_count: conversion.span_count,
@@ -451,6 +452,7 @@ async fn accepted_two_hours_ago(outage: &Outage, snapshot: &Snapshot, in_doubt: 
         requests: encoded.collect(),
         logs: Vec::new(),
         write_back: WriteBackMode::InPlace,
+        state_files: None,
     };
     let directory = outage.store().parent().unwrap().to_owned();
     let exporters = Exporters::from([(EXPORTER.to_owned(), u64::MAX)]);
