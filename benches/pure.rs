@@ -23,7 +23,7 @@ use taskspan::base::ids::TraceId;
 use taskspan::base::signal::Signal;
 use taskspan::fs::carried::WriteBackMode;
 use taskspan::fs::file;
-use taskspan::queue::{Accepted, Delivery, Destination, Location, Queue};
+use taskspan::queue::{Destination, Enqueued, Location, NewEntry, Queue};
 use tempfile::TempDir;
 
 use cases::export::Language;
@@ -117,7 +117,7 @@ fn queue_commit(bencher: Bencher<'_, '_>, artifacts: usize) {
     let mut number = 0_u64;
     let mut next = || {
         number += 1;
-        Delivery {
+        NewEntry {
             trace_id: TraceId::of_export(Path::new("/x"), 0, &number.to_be_bytes()),
             addition: None,
             receiver: "export_dir".to_owned(),
@@ -139,7 +139,7 @@ fn queue_commit(bencher: Bencher<'_, '_>, artifacts: usize) {
     let queue = Queue::open(Location::Directory(state), &exporters, None).unwrap().queue;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     bencher.with_inputs(&mut next).bench_local_values(|delivery| {
-        let accepted = runtime.block_on(queue.accept(&delivery, &destinations));
-        assert_eq!(accepted, Accepted::New);
+        let accepted = runtime.block_on(queue.enqueue(&delivery, &destinations));
+        assert_eq!(accepted, Enqueued::New);
     });
 }

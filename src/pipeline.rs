@@ -18,6 +18,7 @@ mod ingest;
 mod lane;
 mod locks;
 mod reachability;
+mod send;
 mod shutdown;
 mod verify;
 
@@ -295,7 +296,7 @@ fn start<F>(
         tidy: Arc::new(move |directory: &Path| tidy(directory, max_bytes)),
     };
     let (config, selection) = (config.clone(), selection(config));
-    let (mode, finish, restarts) = (common.mode, finish.clone(), common.queue.restarts());
+    let (mode, finish, restarts) = (common.mode, finish.clone(), common.queue.store_resets());
     stages.spawn(async move {
         match mode {
             Mode::Once => receiver::scan_once(selection, &candidates, tidy).await,

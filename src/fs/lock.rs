@@ -36,7 +36,7 @@ pub enum LockAttempt {
 }
 
 /// Tries to lock the export for this process. Performs blocking I/O; never waits for the lock.
-pub fn claim(source: &Source, trace_id: TraceId, mode: WriteBackMode) -> LockAttempt {
+pub fn try_lock(source: &Source, trace_id: TraceId, mode: WriteBackMode) -> LockAttempt {
     let (Some(parent), Some(name)) = (source.canonical().parent(), source.canonical().file_name())
     else {
         return LockAttempt::Acquired(None);
@@ -112,19 +112,19 @@ mod tests {
     fn one_at_a_time_until_the_id_is_there() {
         for mode in [WriteBackMode::InPlace, WriteBackMode::Beside] {
             let (_dir, source, trace_id) = export();
-            let claim = || claim(&source, trace_id, mode);
-            let LockAttempt::Acquired(Some(lock)) = claim() else {
+            let try_again = || try_lock(&source, trace_id, mode);
+            let LockAttempt::Acquired(Some(lock)) = try_again() else {
                 panic!("no other process is there")
             };
-            assert!(matches!(claim(), LockAttempt::HeldElsewhere));
+            assert!(matches!(try_again(), LockAttempt::HeldElsewhere));
             let id = trace_id.to_string();
             match mode {
                 WriteBackMode::Beside => write_beside(&source, &id, AT, MAX).unwrap(),
                 _ => write_back(&source, &id, AT, MAX).unwrap(),
             };
-            assert!(matches!(claim(), LockAttempt::AlreadyEmitted), "{mode:?}");
+            assert!(matches!(try_again(), LockAttempt::AlreadyEmitted), "{mode:?}");
             drop(lock);
-            assert!(matches!(claim(), LockAttempt::AlreadyEmitted), "{mode:?}");
+            assert!(matches!(try_again(), LockAttempt::AlreadyEmitted), "{mode:?}");
         }
     }
 
@@ -132,7 +132,7 @@ mod tests {
     fn another_version_is_not_there_to_be_locked() {
         let (_dir, source, trace_id) = export();
         fs::write(&source.path, "{ }").unwrap();
-        let lock = |source| claim(source, trace_id, WriteBackMode::InPlace);
+        let lock = |source| try_lock(source, trace_id, WriteBackMode::InPlace);
         assert!(matches!(lock(&source), LockAttempt::Superseded));
         fs::remove_file(&source.path).unwrap();
         assert!(matches!(lock(&source), LockAttempt::Superseded));

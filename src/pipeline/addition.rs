@@ -16,7 +16,7 @@ use crate::converter::additions::Trace;
 use crate::converter::split;
 use crate::fs::carried::WriteBackMode;
 use crate::plan::{Emitted, NotEmitted, read_emitted};
-use crate::queue::{Accepted, Delivery, Location, OpenError, Queue};
+use crate::queue::{Enqueued, Location, NewEntry, OpenError, Queue};
 
 /// What is added, already of one trace.
 #[derive(Clone, Debug, Default)]
@@ -87,7 +87,7 @@ impl Pipelines {
         let destinations = destinations.unwrap_or_default();
         let ready = Queue::open(Location::Memory, &self.capacities, None)?;
         let requests = addition.traces;
-        let delivery = Delivery {
+        let delivery = NewEntry {
             trace_id: emitted.trace_id,
             addition: Some(key(emitted.trace_id, &requests)),
             receiver: String::new(),
@@ -101,7 +101,7 @@ impl Pipelines {
             state_files: None,
         };
         // The queue in memory is empty, and so it takes one.
-        if let Accepted::Impossible(reason) = ready.queue.accept(&delivery, &destinations).await {
+        if let Enqueued::Impossible(reason) = ready.queue.enqueue(&delivery, &destinations).await {
             observer(&Event::Refused { path: metadata.to_owned(), reason });
         }
         self.sources.clear();

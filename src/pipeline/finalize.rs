@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::MissedTickBehavior;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::event::{Event, Observer};
@@ -34,8 +34,8 @@ const AT_A_TIME: u32 = 16;
 /// Bytes per semaphore permit: a large export takes several permits, which bounds memory.
 const LARGE: u64 = 1 << 20;
 
-/// How often an id that could not be written is tried again, when nothing else says so.
-const TRY_AGAIN: Duration = Duration::from_secs(30);
+/// How long to wait before a failed write-back is tried again, without a receiver's `rescan_interval`.
+const RETRY_INTERVAL: Duration = Duration::from_secs(30);
 
 pub struct Finalizer {
     locks: LockRegistry,
@@ -45,100 +45,73 @@ pub struct Finalizer {
     mode: Mode,
     self_writes: SelfWriteFilter,
     room: Semaphore,
+    /// How long to wait before a failed write-back is tried again.
+    retry_interval: Duration,
 }
 
 impl Finalizer {
     pub(super) fn new(common: &RunContext, sources: &[Source]) -> Finalizer {
         let RunContext { queue, locks, observer, mode, self_writes, .. } = common.clone();
-        let receivers = sources.iter().map(Receiver::of).collect();
+        let receivers: Vec<Receiver> = sources.iter().map(Receiver::of).collect();
+        let retry_interval = receivers.iter().map(|it| it.config.rescan_interval.0).min();
+        let retry_interval = retry_interval.unwrap_or(RETRY_INTERVAL);
         let room = Semaphore::new(AT_A_TIME as usize);
-        Finalizer { locks, queue, observer, receivers, mode, self_writes, room }
+        Finalizer { locks, queue, observer, receivers, mode, self_writes, room, retry_interval }
     }
 
     /// Runs until the queue is closed and empty, or delivery has ended.
     pub(super) async fn run(self, delivered: CancellationToken) -> Result<(), StageDied> {
-        // Delivered, but not written back for now. They stay in the queue, so that a scan that
-        // comes upon the file again does not send it again.
-        let mut unwritten: Vec<(Completion, UnixNanos)> = Vec::new();
-        let interval = self.receivers.iter().map(|it| it.config.rescan_interval.0).min();
-        let mut again = tokio::time::interval(interval.unwrap_or(TRY_AGAIN));
-        again.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        again.reset();
-        // State files are of tasks, and the latest export of a task has the last word on it.
+        // State files are of tasks, and the latest export of a task decides.
         let in_order = self.receivers.iter().any(|it| it.config.task_state.is_some());
         let at_a_time = if in_order { 1 } else { AT_A_TIME as usize };
         let this = Arc::new(self);
-        let mut at_work = JoinSet::new();
+        let mut finalizing = JoinSet::new();
         loop {
-            let may_take = at_work.len() < at_a_time;
-            let settler = Arc::clone(&this);
+            let may_take = finalizing.len() < at_a_time;
             tokio::select! {
                 biased;
-                Some(ended) = at_work.join_next() => unwritten.append(&mut ended?),
-                settlement = this.queue.completion(), if may_take => match settlement {
-                    Some(settlement) => {
-                        at_work.spawn(async move {
-                            Vec::from_iter(settler.settle(settlement).await)
-                        });
+                Some(ended) = finalizing.join_next() => ended?,
+                completion = this.queue.completion(), if may_take => match completion {
+                    Some(completion) => {
+                        let this = Arc::clone(&this);
+                        finalizing.spawn(async move { this.finalize(completion).await });
                     }
                     None => break,
                 },
-                // What is unwritten stays on disk; the next run writes it back.
-                () = delivered.cancelled(), if at_work.is_empty() => break,
-                _ = again.tick(), if !unwritten.is_empty() => {
-                    let unwritten = std::mem::take(&mut unwritten);
-                    at_work.spawn(async move { settler.write_again(unwritten).await });
-                }
+                // An id that is not written yet stays on disk; the next run writes it.
+                () = delivered.cancelled(), if finalizing.is_empty() => break,
             }
         }
-        // The last of them have recorded what they did, and have yet to tell it.
-        while let Some(ended) = at_work.join_next().await {
+        // The last ones may have recorded their outcome, and not reported it yet.
+        while let Some(ended) = finalizing.join_next().await {
             ended?;
         }
         Ok(())
     }
 
-    /// What could not be written before; gives back what cannot be written still.
-    async fn write_again(
-        &self,
-        unwritten: Vec<(Completion, UnixNanos)>,
-    ) -> Vec<(Completion, UnixNanos)> {
-        let mut still = Vec::new();
-        for (settlement, at) in unwritten {
-            still.extend(self.write(settlement, at, true).await);
-        }
-        still
-    }
-
-    async fn settle(&self, settlement: Completion) -> Option<(Completion, UnixNanos)> {
-        match settlement.outcome.clone() {
-            Outcome::Delivered { at } => self.write(settlement, at, false).await,
+    async fn finalize(&self, completion: Completion) {
+        match completion.outcome.clone() {
+            Outcome::Delivered { at } => self.write(completion, at).await,
             Outcome::Rejected { exporter, rejection } => {
                 (self.observer)(&Event::Rejected {
-                    path: settlement.head.source.path.clone(),
+                    path: completion.head.source.path.clone(),
                     exporter,
                     reason: rejection.reason,
                     permanent: rejection.kind != RejectionKind::GivenUp,
                     required: true,
                 });
-                self.locks.release(settlement.head.trace_id);
-                settlement.reported();
-                None
+                self.locks.release(&completion.head);
+                completion.reported();
             }
         }
     }
 
-    /// Gives the settlement back when it is worth another try.
-    async fn write(
-        &self,
-        mut settlement: Completion,
-        at: UnixNanos,
-        is_retry: bool,
-    ) -> Option<(Completion, UnixNanos)> {
-        let head = &settlement.head;
+    /// Writes the id back. A failure is tried again in `Watch` mode; otherwise the next run tries again.
+    async fn write(&self, completion: Completion, at: UnixNanos) {
+        let head = &completion.head;
         let (path, trace_id) = (head.source.path.clone(), head.trace_id);
         let config = self.receiver_of(head).map(|receiver| &receiver.config);
-        let states = self.states(&settlement, config).await;
+        let states = self.states(&completion, config).await;
         let write = Write {
             mode: head.write_back,
             source: head.source.clone(),
@@ -163,15 +136,15 @@ impl Finalizer {
             Some(_) => Event::Added { path: path.clone(), trace_id, spans: head.span_count },
             None => done,
         };
-        let key = head.key();
         let size = u32::try_from(head.source.size / LARGE).unwrap_or(AT_A_TIME);
         // The semaphore is never closed.
         let _room = self.room.acquire_many(size.clamp(1, AT_A_TIME)).await;
         let written = tokio::task::spawn_blocking(move || write.run());
         let failure = match written.await {
-            Ok(Ok((outcome, is_done))) => {
-                settlement.written(is_done).await;
-                self.locks.release(key);
+            Ok(Ok((outcome, tombstone))) => {
+                let head = completion.head.clone();
+                completion.written_back(tombstone).await;
+                self.locks.release(&head);
                 (self.observer)(&match outcome {
                     writeback::Outcome::Written => done,
                     writeback::Outcome::Superseded => {
@@ -179,23 +152,18 @@ impl Finalizer {
                     }
                     writeback::Outcome::Gone => Event::Superseded { path, trace_id, gone: true },
                 });
-                return None;
+                return;
             }
             Ok(Err(error)) => error.to_string(),
             Err(error) => error.to_string(),
         };
-        if !is_retry || settlement.head.not_written.as_ref() != Some(&failure) {
-            settlement.not_written(&failure).await;
-            (self.observer)(&Event::NotWritten { path, trace_id, reason: failure });
+        let is_known =
+            completion.is_retry && completion.head.not_written.as_deref() == Some(failure.as_str());
+        if !is_known {
+            (self.observer)(&Event::NotWritten { path, trace_id, reason: failure.clone() });
         }
-        match self.mode {
-            Mode::Watch => Some((settlement, at)),
-            // It was told; the next run finds it on disk and tries again.
-            Mode::Once | Mode::Job => {
-                settlement.reported();
-                None
-            }
-        }
+        let not_before = Instant::now() + self.retry_interval;
+        completion.write_back_failed(&failure, not_before, self.mode != Mode::Watch).await;
     }
 
     /// The state files to write, and where.

@@ -28,7 +28,7 @@ use crate::fs::carried::WriteBackMode;
 use crate::fs::file::{self, Loaded, SourceError};
 use crate::plan::gate::{GateError, GateFile, GateResult};
 use crate::plan::{Emitted, NotEmitted, Project, ReadOptions, read_emitted};
-use crate::queue::{Accepted, Delivery, Destination, Queue};
+use crate::queue::{Destination, Enqueued, NewEntry, Queue};
 use crate::receiver::Candidate;
 use crate::receiver::config::WatchConfig;
 use crate::receiver::scan::Scanner;
@@ -400,26 +400,26 @@ impl Shared {
             if !self.queue.are_done(version.as_slice()).is_empty() && !self.is_held(&delivery) {
                 continue;
             }
-            match self.queue.accept(&delivery, &self.destinations).await {
-                Accepted::Impossible(reason) => self.refuse(path, reason),
-                Accepted::New => {
+            match self.queue.enqueue(&delivery, &self.destinations).await {
+                Enqueued::Impossible(reason) => self.refuse(path, reason),
+                Enqueued::New => {
                     is_new = true;
                     if let Some(version) = version {
                         self.queue.note_done(version).await;
                     }
                 }
                 // Who runs `once` again wants it tried again; a sidecar that starts again does not.
-                Accepted::DeadLetter { id, reason, may_be_retried } if self.mode.ends() => {
+                Enqueued::DeadLetter { id, reason, may_be_retried } if self.mode.ends() => {
                     let again = may_be_retried && self.queue.retry_required(id).await == Ok(true);
                     if !again {
                         let hint = format!("refused before; `taskspan queue retry {id}`");
                         self.refuse(path, format!("{reason} ({hint})"));
                     }
                 }
-                Accepted::Known
-                | Accepted::Delivered
-                | Accepted::DeadLetter { .. }
-                | Accepted::Closed => {}
+                Enqueued::Known
+                | Enqueued::Delivered
+                | Enqueued::DeadLetter { .. }
+                | Enqueued::Closed => {}
             }
         }
         for warning in warnings.into_iter().filter(|_| is_new) {
@@ -427,7 +427,7 @@ impl Shared {
         }
     }
 
-    fn is_held(&self, delivery: &Delivery) -> bool {
+    fn is_held(&self, delivery: &NewEntry) -> bool {
         self.queue.holds(delivery.key())
     }
 
@@ -440,7 +440,7 @@ impl Shared {
 
 /// One result on its way.
 struct Addition {
-    delivery: Delivery,
+    delivery: NewEntry,
     /// The version of the file with the result: an unchanged file says nothing about a newer export in
     /// the same place.
     version: Option<TraceId>,
@@ -483,7 +483,7 @@ fn additions(
         let version = format!("{content_of_file:?}");
         // One that names its trace cannot be taken for another's.
         let version = result.trace_id.is_none().then(|| TraceId::of_content(version.as_bytes()));
-        let delivery = Delivery {
+        let delivery = NewEntry {
             trace_id: emitted.trace_id,
             addition: Some(emitted.trace_id.addition("gate.result", content.as_bytes())),
             receiver: receiver.to_owned(),

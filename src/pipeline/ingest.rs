@@ -26,7 +26,7 @@ use crate::fs::file::{Source, SourceError};
 use crate::fs::stamp::{IdOrigin, emission_timestamp};
 use crate::fs::task_state;
 use crate::plan::{self, Export, Fresh, PlanError, ReadOptions};
-use crate::queue::{Accepted, Delivery, Destination, Queue};
+use crate::queue::{Destination, Enqueued, NewEntry, Queue};
 use crate::receiver::Candidate;
 use crate::receiver::stability::{Look, StabilityPolicy};
 use crate::writeback;
@@ -69,7 +69,7 @@ struct Shared {
 /// The outcome of reading a file.
 enum ReadOutcome {
     Ready {
-        delivery: Box<Delivery>,
+        delivery: Box<NewEntry>,
         warnings: Vec<String>,
         conversion: Duration,
     },
@@ -149,7 +149,7 @@ impl Shared {
         let Some(head) = self.queue.waiting_from(path).filter(|it| it.source.is_untouched()) else {
             return false;
         };
-        let turn = self.locks.claim(&head.source, head.trace_id, head.write_back);
+        let turn = self.locks.lock_blocking(&head.source, head.trace_id, head.write_back);
         self.release_unless_held(head.trace_id);
         let waits = turn != Ownership::AlreadyEmitted;
         if waits {
@@ -256,7 +256,7 @@ impl Shared {
 
     fn release_unless_held(&self, trace_id: TraceId) {
         if !self.queue.holds(trace_id) {
-            self.locks.release(trace_id);
+            self.locks.release_export(trace_id);
         }
     }
 
@@ -298,7 +298,7 @@ impl Shared {
             return ReadOutcome::Refused(PlanError::Source(error));
         }
         // Enqueue it even if another process holds the lock, so that it is delivered if that process dies.
-        let turn = self.locks.claim(&fresh.source, fresh.trace_id, self.write_back);
+        let turn = self.locks.lock_blocking(&fresh.source, fresh.trace_id, self.write_back);
         if turn == Ownership::AlreadyEmitted {
             return ReadOutcome::AlreadyEmitted { foreign: false };
         }
@@ -320,7 +320,7 @@ impl Shared {
             warnings.chain(conversion.warnings.iter().map(ToString::to_string)).collect();
         let logs = self.logs.as_ref();
         let logs = logs.map(|logs| logs.logs(&fresh.plan, fresh.trace_id, made_at));
-        let delivery = Delivery {
+        let delivery = NewEntry {
             trace_id: fresh.trace_id,
             addition: None,
             receiver: self.receiver.clone(),
@@ -384,23 +384,23 @@ impl Shared {
                     requests: delivery.requests.len(),
                     conversion,
                 };
-                let accepted = self.queue.accept(&delivery, &self.destinations).await;
+                let accepted = self.queue.enqueue(&delivery, &self.destinations).await;
                 self.release_unless_held(delivery.trace_id);
                 match accepted {
-                    Accepted::New => {
+                    Enqueued::New => {
                         for warning in warnings {
                             (self.observer)(&Event::Odd { path: path.clone(), warning });
                         }
                         (self.observer)(&event);
                     }
-                    Accepted::Impossible(reason) => {
+                    Enqueued::Impossible(reason) => {
                         (self.observer)(&Event::Refused { path, reason });
                     }
-                    Accepted::DeadLetter { id, reason, may_be_retried } => {
+                    Enqueued::DeadLetter { id, reason, may_be_retried } => {
                         self.meet_dead_letter(path, id, reason, may_be_retried, &event).await;
                     }
-                    Accepted::Delivered => self.write_again(*delivery).await,
-                    Accepted::Known | Accepted::Closed => {}
+                    Enqueued::Delivered => self.write_again(*delivery).await,
+                    Enqueued::Known | Enqueued::Closed => {}
                 }
             }
         }
@@ -410,8 +410,8 @@ impl Shared {
 impl Shared {
     /// The file was replaced by an older copy without the id. The export is the same, so only the write-back
     /// is repeated. (Or the file was read just before the id was written, and has it by now.)
-    async fn write_again(&self, delivery: Delivery) {
-        let Delivery { trace_id, source, write_back, .. } = delivery;
+    async fn write_again(&self, delivery: NewEntry) {
+        let NewEntry { trace_id, source, write_back, .. } = delivery;
         let (id, at, max_bytes) = (
             trace_id.to_string(),
             emission_timestamp(trace_id, UnixNanos::now()),

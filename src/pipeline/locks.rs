@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::base::ids::TraceId;
 use crate::fs::carried::WriteBackMode;
 use crate::fs::file::Source;
-use crate::fs::lock::{LockAttempt, claim};
+use crate::fs::lock::{LockAttempt, try_lock};
 use crate::queue::record::Head;
 
 /// Exports whose lock is held, so that they do not use up the files that a process may have open.
@@ -38,8 +38,8 @@ pub enum Ownership {
 }
 
 impl LockRegistry {
-    /// For an export in the queue that is to be sent.
-    pub async fn turn(&self, head: &Head) -> Ownership {
+    /// Tries the lock of an entry that is to be sent.
+    pub async fn lock(&self, head: &Head) -> Ownership {
         let trace_id = head.trace_id;
         // The file of an addition carries no id that could say so. Its spans have the same ids in every
         // process.
@@ -51,17 +51,23 @@ impl LockRegistry {
             return Ownership::Acquired;
         }
         let (locks, source, mode) = (self.clone(), head.source.clone(), head.write_back);
-        let claimed = tokio::task::spawn_blocking(move || locks.claim(&source, trace_id, mode));
+        let claimed =
+            tokio::task::spawn_blocking(move || locks.lock_blocking(&source, trace_id, mode));
         // It fails when the runtime is going down.
         claimed.await.unwrap_or(Ownership::HeldElsewhere)
     }
 
     /// For an export that was just read. Blocks on the disk.
-    pub fn claim(&self, source: &Source, trace_id: TraceId, mode: WriteBackMode) -> Ownership {
+    pub fn lock_blocking(
+        &self,
+        source: &Source,
+        trace_id: TraceId,
+        mode: WriteBackMode,
+    ) -> Ownership {
         if self.held().locks.contains_key(&trace_id) {
             return Ownership::Acquired;
         }
-        match claim(source, trace_id, mode) {
+        match try_lock(source, trace_id, mode) {
             LockAttempt::Acquired(lock) => {
                 self.held().insert(trace_id, lock);
                 Ownership::Acquired
@@ -79,8 +85,15 @@ impl LockRegistry {
         }
     }
 
-    /// Nothing is left to do for it.
-    pub fn release(&self, trace_id: TraceId) {
+    /// Releases the lock of an entry that is finished. An addition has none.
+    pub fn release(&self, head: &Head) {
+        if head.addition.is_none() {
+            self.release_export(head.trace_id);
+        }
+    }
+
+    /// Releases the lock of an export that is not in the queue.
+    pub fn release_export(&self, trace_id: TraceId) {
         let mut held = self.held();
         held.locks.remove(&trace_id);
         held.elsewhere.remove(&trace_id);

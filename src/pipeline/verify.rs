@@ -1,8 +1,8 @@
-//! VerifyOutcome of arrival: every span that was acknowledged is looked for in the backend.
+//! Verifies a delivery: looks up every acknowledged span in the backend.
 //!
 //! ```text
 //! all acknowledged ─▶ read back … ─all there─▶ Arrived
-//!                        ▲    │ some missing: EntryGone, to be sent once more; then: Incomplete
+//!                        ▲    │ some missing: Missing, sent once more; then: Incomplete
 //!                        └────┘ until `verify.timeout`
 //! ```
 
@@ -12,8 +12,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::deliver::Interruption;
 use super::reachability::Reachability;
+use super::send::Interruption;
 use super::shutdown::Shutdown;
 use crate::base::signal::Signal;
 use crate::converter::rewrite;
@@ -58,7 +58,7 @@ impl Verifier {
         if missing.is_empty() {
             return Ok(VerifyOutcome::Arrived);
         }
-        if lease.item().resent {
+        if lease.item().retransmitted {
             return Err(Interruption::Rejected(incomplete(lease, sent.len(), missing.len())));
         }
         let (found, all) = (sent.len() - missing.len(), sent.len());

@@ -6,27 +6,32 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::Queue;
-use super::record::{Blob, Item, Record, RejectionKind, Seq, State as ItemState};
-use super::state::Entry;
-use super::store::{Op, StoreError};
+use super::handle::Queue;
+use super::index::Entry;
+use super::record::{Blob, Item, ItemState, Record, RejectionKind, Seq};
+use super::store::StoreError;
+use super::submit::EntryGone;
+use super::transition::{Retry, Transition};
 use crate::base::clock::UnixNanos;
 
-/// An export that is to be dropped. When that comes to nothing, exporters may have it again.
-struct Wanted<'a> {
+/// The request of an operator command for an entry, while exporters give it back. When the command fails, they may
+/// have it again.
+struct Revocation<'a> {
     queue: &'a Queue,
     seq: Seq,
-    is_taken: bool,
+    /// All rights to the entry are held.
+    is_exclusive: bool,
 }
 
-impl Drop for Wanted<'_> {
+impl Drop for Revocation<'_> {
     fn drop(&mut self) {
-        let is_taken = self.is_taken;
-        // One that was dropped is not there any more.
-        self.queue.state().change(self.seq, |entry| {
-            entry.wanted = false;
-            if is_taken {
+        let is_exclusive = self.is_exclusive;
+        // An entry that was dropped is gone.
+        self.queue.index().change(self.seq, |entry| {
+            entry.revoked = false;
+            if is_exclusive {
                 entry.leased.clear();
+                entry.completing = false;
             }
         });
         self.queue.shared.changed.notify_waiters();
@@ -123,8 +128,8 @@ pub struct Verified {
 impl Queue {
     /// Every export that is held, in order of arrival.
     pub fn list(&self) -> Vec<Listed> {
-        let state = self.state();
-        state
+        let index = self.index();
+        index
             .iter()
             .map(|(seq, entry)| {
                 let record = &entry.record;
@@ -150,7 +155,7 @@ impl Queue {
     /// How many exports are in each state. Makes no list of them: there may be very many.
     pub fn count_by_state(&self) -> BTreeMap<&'static str, u64> {
         let mut counts = BTreeMap::new();
-        for (_, entry) in self.state().iter() {
+        for (_, entry) in self.index().iter() {
             *counts.entry(overall(&entry.record).as_str()).or_default() += 1;
         }
         counts
@@ -161,7 +166,7 @@ impl Queue {
     /// # Errors
     /// The disk failed.
     pub async fn retry(&self, id: u64) -> Result<bool, String> {
-        self.retry_items(id, Item::is_rejected).await
+        self.retry_items(id, Retry::All).await
     }
 
     /// The same, but only with the exporters that write-back waits for: what others refused may be
@@ -170,78 +175,58 @@ impl Queue {
     /// # Errors
     /// The disk failed.
     pub async fn retry_required(&self, id: u64) -> Result<bool, String> {
-        self.retry_items(id, |item| item.required && item.is_rejected()).await
+        self.retry_items(id, Retry::Required).await
     }
 
-    async fn retry_items(&self, id: u64, which: fn(&Item) -> bool) -> Result<bool, String> {
-        // One at a time: what a person sees of an export is to be true when it is acted upon.
+    async fn retry_items(&self, id: u64, which: Retry) -> Result<bool, String> {
+        // One command at a time: what it saw of the entry must still be true when it changes the entry.
         let _alone = self.shared.admin.lock().await;
         let seq = Seq(id);
-        let (again, epoch) = {
-            let state = self.state();
-            let Some(entry) = state.get(seq) else { return Ok(false) };
-            let Record { head, items } = &*entry.record;
-            let refused = items.iter().enumerate().filter(|(_, item)| which(item));
-            let again = refused.map(|(index, item)| (index, item.again(head)));
-            (again.collect::<Vec<_>>(), entry.epoch)
-        };
-        let ops: Result<Vec<Op>, _> =
-            again.iter().map(|(index, item)| Op::put_item(seq, *index, item)).collect();
-        let ops = ops.map_err(|error| error.to_string())?;
-        let written = self.shared.journal.write(ops, epoch).await;
-        written.map_err(|error| error.to_string())?;
-        self.state().change(seq, |entry| {
-            for (index, item) in &again {
-                if let Some(known) = entry.record.items.get_mut(*index) {
-                    known.clone_from(item);
-                }
-            }
-            entry.reported = false;
-        });
-        self.shared.changed.notify_waiters();
-        Ok(!again.is_empty())
+        let Some(epoch) = self.index().get(seq).map(|entry| entry.epoch) else { return Ok(false) };
+        match self.submit((seq, epoch), Transition::Retry(which)).await {
+            Ok(submitted) => submitted.durable_once().await.map_err(|error| error.to_string())?,
+            Err(EntryGone) => return Ok(false),
+        }
+        Ok(true)
     }
 
-    /// Forgets a dead letter, for good: its file stays as it is and is not read again until it
-    /// changes. By `force` any other export too. False when it is none, or while an exporter
-    /// sends it: one that waits for its next try gives it back, and has time for it `until` then.
+    /// Drops a dead letter: its file stays as it is, and is not read again until it changes. With `force`, drops
+    /// an entry in any state: exporters and the finalizer give it back, and have time for it until `until`.
+    /// Returns false if the entry is gone, is no dead letter, or was not given back in time.
     ///
     /// # Errors
-    /// The disk failed.
-    pub async fn discard(&self, id: u64, force: bool, until: Instant) -> Result<bool, String> {
+    /// Returns the store's error if the disk failed; the entry stays.
+    pub async fn drop_entry(&self, id: u64, force: bool, until: Instant) -> Result<bool, String> {
         let seq = Seq(id);
         let _alone = self.shared.admin.lock().await;
         let may_go = |entry: &mut Entry| {
-            entry.wanted = force || entry.record.is_dead_letter();
-            entry.wanted
+            entry.revoked = force || entry.record.is_dead_letter();
+            entry.revoked
         };
-        if !self.state().change(seq, may_go).unwrap_or(false) {
+        if !self.index().change(seq, may_go).unwrap_or(false) {
             return Ok(false);
         }
-        let mut wanted = Wanted { queue: self, seq, is_taken: false };
+        let mut revocation = Revocation { queue: self, seq, is_exclusive: false };
         self.shared.changed.notify_waiters();
-        let take = self.when(|state| {
-            let taken = state.change(seq, |entry| {
-                if !entry.leased.is_empty() {
+        let exclusive = self.when(|index| {
+            let exclusive = index.change(seq, |entry| {
+                if !entry.leased.is_empty() || entry.completing {
                     return None;
                 }
-                // From here on no exporter takes it.
                 entry.leased.extend(0..entry.record.items.len());
-                Some((entry.record.head.key(), entry.epoch))
+                entry.completing = true;
+                Some(entry.epoch)
             });
-            // It may have left the queue in the meantime.
-            taken.map_or(Some(None), |taken| taken.map(Some))
+            // The entry may have left the queue in the meantime.
+            exclusive.map_or(Some(None), |epoch| epoch.map(Some))
         });
-        let taken = tokio::time::timeout_at(until, take).await.ok().flatten();
-        let Some((key, epoch)) = taken else { return Ok(false) };
-        wanted.is_taken = true;
-        let ops = vec![Op::Tombstone { trace_id: key }, Op::Remove { seq }];
-        self.shared.journal.write(ops, epoch).await.map_err(|error| error.to_string())?;
-        let mut state = self.state();
-        state.tombstones.insert(key);
-        state.remove(seq);
-        drop(state);
-        self.shared.changed.notify_waiters();
+        let exclusive = tokio::time::timeout_at(until, exclusive).await.ok().flatten();
+        let Some(epoch) = exclusive else { return Ok(false) };
+        revocation.is_exclusive = true;
+        let Ok(submitted) = self.submit((seq, epoch), Transition::Drop).await else {
+            return Ok(false);
+        };
+        submitted.durable_once().await.map_err(|error| error.to_string())?;
         Ok(true)
     }
 
@@ -252,15 +237,15 @@ impl Queue {
     pub async fn verify(&self) -> Result<Verified, String> {
         let mut verified = Verified::default();
         let listed: Vec<_> = {
-            let state = self.state();
-            let entries = state.iter();
+            let index = self.index();
+            let entries = index.iter();
             entries.map(|(seq, entry)| (seq, entry.epoch, entry.record.clone())).collect()
         };
         for (seq, epoch, record) in listed {
             verified.exports += 1;
             for item in &record.items {
                 for blob in &item.pending {
-                    match self.shared.journal.read(seq, *blob, epoch).await {
+                    match self.shared.writer.read(seq, *blob, epoch).await {
                         Ok(bytes) => {
                             verified.requests += 1;
                             verified.bytes += bytes.len() as u64;
@@ -282,8 +267,8 @@ impl Queue {
 impl Queue {
     /// Whether a request still waits for anybody.
     fn needs(&self, seq: Seq, blob: Blob) -> bool {
-        let state = self.state();
-        let items = state.get(seq).map(|entry| entry.record.items.as_slice());
+        let index = self.index();
+        let items = index.get(seq).map(|entry| entry.record.items.as_slice());
         items.unwrap_or_default().iter().any(|item| item.pending.contains(&blob))
     }
 }
@@ -307,8 +292,8 @@ fn listed_item(item: &Item) -> ListedItem {
 
 fn state_of(item: &Item) -> ListedState {
     match &item.state {
-        ItemState::Accepted => ListedState::Accepted,
-        ItemState::Delivering => ListedState::Delivering,
+        ItemState::Waiting => ListedState::Accepted,
+        ItemState::InFlight => ListedState::Delivering,
         ItemState::Delivered { .. } => ListedState::Delivered,
         ItemState::Rejected(rejection) if rejection.kind == RejectionKind::Incomplete => {
             ListedState::Incomplete

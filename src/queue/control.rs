@@ -87,7 +87,7 @@ pub async fn answer(queue: &Queue, question: Question) -> Answer {
         Question::Drop { ids, force } => {
             let until = Instant::now() + HANDED_BACK;
             for id in ids {
-                match queue.discard(id, force, until).await {
+                match queue.drop_entry(id, force, until).await {
                     Ok(true) => done.push(id),
                     Ok(false) => {}
                     Err(error) => return Answer::Failed(error),

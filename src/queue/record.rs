@@ -1,17 +1,18 @@
-//! What the store keeps of one export beside its bytes, and how its state may change; pure.
+//! What the store keeps of one export, apart from its requests; plain data.
 //!
 //! ```text
-//! accepted ⇄ delivering ─▶ delivered ─(every required exporter)─▶ written back ─▶ gone
-//!                │
-//!                └─▶ rejected: a dead letter, until a person retries or drops it
+//! Record ─┬─ Head: the export, its file version, whether its id is written
+//!         └─ Item, one per exporter: pending requests, state, attempts, last error
 //! ```
+//!
+//! `transition` says how a record changes.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::store::{Op, StoreError};
-use super::{Delivery, Destination};
+use super::entry::{Destination, NewEntry};
+use super::transition::Change;
 use crate::base::clock::UnixNanos;
 use crate::base::ids::TraceId;
 use crate::base::signal::Signal;
@@ -110,16 +111,19 @@ pub struct Item {
     pub next_blob: u32,
     /// The time that its spans carry.
     pub made_at: UnixNanos,
-    pub state: State,
-    /// Something of it was acknowledged, or may have arrived: its bytes must not change any more.
-    pub touched: bool,
-    /// Spans that a backend had lost were sent once more.
-    pub resent: bool,
+    pub state: ItemState,
+    /// A request was acknowledged, or may have arrived: the bytes must not change any more.
+    #[serde(rename = "touched")]
+    pub may_have_arrived: bool,
+    /// Spans that the backend had lost were sent again.
+    #[serde(rename = "resent")]
+    pub retransmitted: bool,
     pub attempts: u32,
     pub last_error: Option<String>,
     pub next_attempt: Option<UnixNanos>,
-    /// Spans that the server took and rejected, and what it said.
-    pub lost_spans: Option<String>,
+    /// How many spans the server rejected in requests that it accepted, and its message.
+    #[serde(rename = "lost_spans")]
+    pub rejected_spans: Option<String>,
     #[serde(skip)]
     pub failures: Failures,
 }
@@ -163,10 +167,12 @@ impl Place {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "is")]
-pub enum State {
-    Accepted,
-    /// A request is, or was when the program died, on its way.
-    Delivering,
+pub enum ItemState {
+    #[serde(rename = "accepted")]
+    Waiting,
+    /// A request may be on its way, or was when the program died.
+    #[serde(rename = "delivering")]
+    InFlight,
     Delivered {
         at: UnixNanos,
     },
@@ -222,13 +228,13 @@ impl Item {
             pending: head.blobs(to.signal).collect(),
             next_blob: own.saturating_mul(OWN_BLOBS),
             made_at: head.first_seen,
-            state: State::Accepted,
-            touched: false,
-            resent: false,
+            state: ItemState::Waiting,
+            may_have_arrived: false,
+            retransmitted: false,
             attempts: 0,
             last_error: None,
             next_attempt: None,
-            lost_spans: None,
+            rejected_spans: None,
             failures: Failures::default(),
         }
     }
@@ -247,29 +253,29 @@ impl Item {
     }
 
     pub fn is_delivered(&self) -> bool {
-        matches!(self.state, State::Delivered { .. })
+        matches!(self.state, ItemState::Delivered { .. })
     }
 
     pub fn is_rejected(&self) -> bool {
-        matches!(self.state, State::Rejected(_))
+        matches!(self.state, ItemState::Rejected(_))
     }
 
     /// A dead letter that gets another chance.
     pub fn again(&self, head: &Head) -> Item {
-        let (lost_spans, pending) = match (&self.state, &self.lost_spans) {
+        let (rejected_spans, pending) = match (&self.state, &self.rejected_spans) {
             // What a backend did not have stays unproven until it is read back.
-            (State::Rejected(rejection), _) if rejection.kind == RejectionKind::Incomplete => {
+            (ItemState::Rejected(rejection), _) if rejection.kind == RejectionKind::Incomplete => {
                 (Some(rejection.reason.clone()), self.pending.clone())
             }
             // A partly accepted export is sent whole: it is not known which spans the server kept.
             (_, Some(_)) => (None, head.blobs(self.signal).collect()),
             (_, None) => (None, self.pending.clone()),
         };
-        let state = State::Accepted;
+        let state = ItemState::Waiting;
         Item {
             state,
-            resent: false,
-            lost_spans,
+            retransmitted: false,
+            rejected_spans,
             pending,
             failures: Failures::default(),
             ..self.clone()
@@ -278,9 +284,9 @@ impl Item {
 
     /// After a crash it is not known whether the request in flight arrived.
     pub fn recover(&mut self) {
-        if self.state == State::Delivering {
-            self.state = State::Accepted;
-            self.touched = true;
+        if self.state == ItemState::InFlight {
+            self.state = ItemState::Waiting;
+            self.may_have_arrived = true;
         }
     }
 }
@@ -293,9 +299,9 @@ impl Record {
         let mut rejected = None;
         for item in self.items.iter().filter(|item| item.required && present(&item.exporter)) {
             match &item.state {
-                State::Accepted | State::Delivering => return None,
-                State::Delivered { at } => last = last.max(Some(*at)),
-                State::Rejected(rejection) => {
+                ItemState::Waiting | ItemState::InFlight => return None,
+                ItemState::Delivered { at } => last = last.max(Some(*at)),
+                ItemState::Rejected(rejection) => {
                     let (exporter, rejection) = (item.exporter.clone(), rejection.clone());
                     rejected.get_or_insert(Outcome::Rejected { exporter, rejection });
                 }
@@ -322,9 +328,9 @@ impl Record {
         self.items.iter().all(Item::is_delivered)
     }
 
-    /// Nothing is left to do, for anybody.
+    /// Nothing is left to do. A record without items is what an interrupted removal of version 0.1 left.
     pub fn is_over(&self) -> bool {
-        self.head.written && self.is_delivered()
+        (self.head.written && self.is_delivered()) || self.items.is_empty()
     }
 
     /// Some exporter refused it.
@@ -332,47 +338,35 @@ impl Record {
         self.items.iter().any(Item::is_rejected)
     }
 
-    /// The record of a delivery, and all that has to be written for it.
-    ///
-    /// # Errors
-    /// Its path is not UTF-8, say.
-    pub fn of_delivery(
-        seq: Seq,
-        delivery: &Delivery,
-        destinations: &[Destination],
-    ) -> Result<(Record, Vec<Op>), StoreError> {
+    /// The record of a new entry, and the rows to write for it.
+    pub fn of_new(entry: &NewEntry, destinations: &[Destination]) -> (Record, Vec<Change>) {
         let count = |requests: &[Bytes]| u32::try_from(requests.len()).unwrap_or(u32::MAX);
         let head = Head {
-            trace_id: delivery.trace_id,
-            addition: delivery.addition,
-            receiver: delivery.receiver.clone(),
-            source: delivery.source.clone(),
-            project_id: delivery.project_id.clone(),
-            span_count: delivery.span_count,
-            requests: count(&delivery.requests),
-            bytes: delivery.bytes_of(Signal::Traces),
-            log_requests: count(&delivery.logs),
-            log_bytes: delivery.bytes_of(Signal::Logs),
-            first_seen: delivery.made_at,
+            trace_id: entry.trace_id,
+            addition: entry.addition,
+            receiver: entry.receiver.clone(),
+            source: entry.source.clone(),
+            project_id: entry.project_id.clone(),
+            span_count: entry.span_count,
+            requests: count(&entry.requests),
+            bytes: entry.bytes_of(Signal::Traces),
+            log_requests: count(&entry.logs),
+            log_bytes: entry.bytes_of(Signal::Logs),
+            first_seen: entry.made_at,
             written: false,
-            write_back: delivery.write_back,
-            has_state_files: delivery.state_files.is_some(),
+            write_back: entry.write_back,
+            has_state_files: entry.state_files.is_some(),
             not_written: None,
         };
         let items = destinations.iter().enumerate();
-        let items = items.map(|(index, to)| Item::new(to, index, &head));
-        let record = Record { items: items.collect(), head };
-        // Should anything of an earlier export of this name be there, it goes first.
-        let mut ops = vec![Op::Remove { seq }, Op::put_head(seq, &record.head)?];
-        for (index, item) in record.items.iter().enumerate() {
-            ops.push(Op::put_item(seq, index, item)?);
-        }
-        for (blob, bytes) in (0..).map(Blob).zip(delivery.requests.iter().chain(&delivery.logs)) {
-            ops.push(Op::PutBlob { seq, blob, bytes: bytes.clone() });
-        }
-        let state_files = delivery.state_files.iter().cloned();
-        ops.extend(state_files.map(|bytes| Op::PutBlob { seq, blob: STATE_FILES, bytes }));
-        Ok((record, ops))
+        let items: Vec<Item> = items.map(|(index, to)| Item::new(to, index, &head)).collect();
+        // An earlier entry may have left rows under this number.
+        let mut changes = vec![Change::Remove, Change::Head];
+        changes.extend((0..items.len()).map(Change::Item));
+        let requests = (0..).map(Blob).zip(entry.requests.iter().chain(&entry.logs));
+        let blobs = requests.chain(entry.state_files.iter().map(|bytes| (STATE_FILES, bytes)));
+        changes.extend(blobs.map(|(blob, bytes)| Change::PutBlob(blob, bytes.clone())));
+        (Record { head, items }, changes)
     }
 }
 
@@ -414,17 +408,17 @@ mod tests {
         Record { head: head(), items }
     }
 
-    fn item(exporter: &str, required: bool, state: State) -> Item {
+    fn item(exporter: &str, required: bool, state: ItemState) -> Item {
         let to = Destination { exporter: exporter.into(), signal: Signal::Traces, required };
         Item { state, ..Item::new(&to, 0, &head()) }
     }
 
-    fn delivered(at: u64) -> State {
-        State::Delivered { at: UnixNanos(at) }
+    fn delivered(at: u64) -> ItemState {
+        ItemState::Delivered { at: UnixNanos(at) }
     }
 
-    fn refused() -> State {
-        State::Rejected(Rejection { reason: "no".into(), kind: RejectionKind::Refused })
+    fn refused() -> ItemState {
+        ItemState::Rejected(Rejection { reason: "no".into(), kind: RejectionKind::Refused })
     }
 
     #[test]
@@ -432,9 +426,9 @@ mod tests {
         let outcome = |items| record(items).outcome(|exporter| exporter != "gone");
         let a = |state| item("a", true, state);
         let b = |state| item("b", false, state);
-        assert_eq!(outcome(vec![a(State::Accepted), b(delivered(5))]), None);
+        assert_eq!(outcome(vec![a(ItemState::Waiting), b(delivered(5))]), None);
         assert_eq!(
-            outcome(vec![a(delivered(5)), b(State::Accepted)]),
+            outcome(vec![a(delivered(5)), b(ItemState::Waiting)]),
             Some(Outcome::Delivered { at: UnixNanos(5) })
         );
         assert_eq!(
@@ -446,7 +440,7 @@ mod tests {
             Some(Outcome::Rejected { exporter, .. }) if exporter == "c"
         ));
         assert_eq!(
-            outcome(vec![a(delivered(5)), item("gone", true, State::Accepted)]),
+            outcome(vec![a(delivered(5)), item("gone", true, ItemState::Waiting)]),
             Some(Outcome::Delivered { at: UnixNanos(5) }),
             "an exporter that is not configured any more holds nothing up"
         );
@@ -468,12 +462,12 @@ mod tests {
     fn another_chance_vouches_for_nothing_that_was_lost() {
         let refused = |pending: Vec<Blob>, lost: Option<&str>, kind| {
             let rejection = Rejection { reason: "no".into(), kind };
-            let lost_spans = lost.map(str::to_owned);
-            Item { pending, lost_spans, ..item("a", true, State::Rejected(rejection)) }
+            let rejected_spans = lost.map(str::to_owned);
+            Item { pending, rejected_spans, ..item("a", true, ItemState::Rejected(rejection)) }
         };
         let again = |item: Item| {
             let item = item.again(&head());
-            (item.pending.iter().map(|blob| blob.0).collect::<Vec<_>>(), item.lost_spans)
+            (item.pending.iter().map(|blob| blob.0).collect::<Vec<_>>(), item.rejected_spans)
         };
         use RejectionKind::{Incomplete, Refused};
         assert_eq!(again(refused(vec![Blob(2)], None, Refused)), (vec![2], None));
@@ -493,12 +487,12 @@ mod tests {
 
     #[test]
     fn what_was_on_its_way_in_a_crash_is_in_doubt() {
-        let mut sent = item("a", true, State::Delivering);
+        let mut sent = item("a", true, ItemState::InFlight);
         sent.recover();
-        assert_eq!((sent.state, sent.touched), (State::Accepted, true));
-        let mut waiting = item("a", true, State::Accepted);
+        assert_eq!((sent.state, sent.may_have_arrived), (ItemState::Waiting, true));
+        let mut waiting = item("a", true, ItemState::Waiting);
         waiting.recover();
-        assert!(!waiting.touched);
+        assert!(!waiting.may_have_arrived);
     }
 
     #[test]

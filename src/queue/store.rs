@@ -25,6 +25,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::record::{Blob, Head, Item, Record, STATE_FILES, Seq};
+use super::transition::Change;
 use crate::base::ids::TraceId;
 use error::Refusal;
 pub use error::{OpenError, StoreError};
@@ -87,16 +88,26 @@ pub enum Op {
 }
 
 impl Op {
+    /// The operations for the rows that changed. `record` is the record after the change.
+    ///
     /// # Errors
-    /// A path that is not UTF-8 cannot be recorded.
-    pub fn put_head(seq: Seq, head: &Head) -> Result<Op, StoreError> {
-        Ok(Op::PutHead { seq, json: encode(head)? })
-    }
-
-    /// # Errors
-    /// Returns an error if redb cannot encode the record; not expected.
-    pub fn put_item(seq: Seq, index: usize, item: &Item) -> Result<Op, StoreError> {
-        Ok(Op::PutItem { seq, index: item_key(index), json: encode(item)? })
+    /// Returns [`StoreError::Encoding`] if a path is not UTF-8; the entry cannot be recorded then.
+    pub fn of(seq: Seq, record: &Record, changes: Vec<Change>) -> Result<Vec<Op>, StoreError> {
+        let op = |change| {
+            Ok(match change {
+                Change::Head => Op::PutHead { seq, json: encode(&record.head)? },
+                Change::Item(index) => {
+                    let json = encode(&record.items.get(index))?;
+                    Op::PutItem { seq, index: item_key(index), json }
+                }
+                Change::PutBlob(blob, bytes) => Op::PutBlob { seq, blob, bytes },
+                Change::RemoveBlob(blob) => Op::RemoveBlob { seq, blob },
+                Change::RemoveBlobs => Op::RemoveBlobs { seq },
+                Change::Remove => Op::Remove { seq },
+                Change::Tombstone(trace_id) => Op::Tombstone { trace_id },
+            })
+        };
+        changes.into_iter().map(op).collect()
     }
 }
 

@@ -1,10 +1,20 @@
 //! The queue on a real store: leases, order, reopening, crashes, and disks that fail.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use bytes::Bytes;
+
+use super::store::StoreError;
+use super::writer::Epoch;
 use super::*;
+use crate::base::clock::UnixNanos;
+use crate::base::ids::TraceId;
+use crate::base::signal::Signal;
+use crate::fs::carried::WriteBackMode;
+use crate::fs::file::Source;
 
-fn delivery(number: u8, requests: &[&'static str]) -> Delivery {
+fn delivery(number: u8, requests: &[&'static str]) -> NewEntry {
     let source = Source {
         path: format!("/x/{number}").into(),
         elsewhere: None,
@@ -15,7 +25,7 @@ fn delivery(number: u8, requests: &[&'static str]) -> Delivery {
         ctime_ns: None,
         sha256: [number; 32],
     };
-    Delivery {
+    NewEntry {
         trace_id: TraceId::of_export(Path::new("/x"), 0, &[number]),
         addition: None,
         receiver: "export_dir".into(),
@@ -71,17 +81,25 @@ fn soon() -> tokio::time::Instant {
 #[tokio::test]
 async fn all_required_exporters_settle_an_export() {
     let queue = in_memory(100);
-    assert_eq!(queue.accept(&delivery(1, &["x"]), &to(&["a", "b"])).await, Accepted::New);
-    assert_eq!(queue.accept(&delivery(1, &["x"]), &to(&["a", "b"])).await, Accepted::Known);
-    queue.lease("a").await.expect("waiting").delivered(UnixNanos(9)).await.expect("held");
+    assert_eq!(queue.enqueue(&delivery(1, &["x"]), &to(&["a", "b"])).await, Enqueued::New);
+    assert_eq!(queue.enqueue(&delivery(1, &["x"]), &to(&["a", "b"])).await, Enqueued::Known);
+    queue
+        .lease("a")
+        .await
+        .expect("waiting")
+        .complete(UnixNanos(9))
+        .await
+        .durable()
+        .await
+        .expect("held");
     assert!(at_once(queue.completion()).await.is_none(), "b is not done");
-    queue.lease("b").await.expect("waiting").delivered(AT).await.expect("held");
+    queue.lease("b").await.expect("waiting").complete(AT).await.durable().await.expect("held");
     let settlement = queue.completion().await.expect("done");
     assert_eq!(settlement.outcome, Outcome::Delivered { at: UnixNanos(9) });
-    settlement.written(None).await;
+    settlement.written_back(None).await;
     assert_eq!(queue.list(), []);
-    let again = queue.accept(&delivery(1, &["x"]), &to(&["a"])).await;
-    assert_eq!(again, Accepted::Delivered);
+    let again = queue.enqueue(&delivery(1, &["x"]), &to(&["a"])).await;
+    assert_eq!(again, Enqueued::Delivered);
 }
 
 #[tokio::test]
@@ -89,40 +107,48 @@ async fn the_export_that_waits_is_found_by_its_file() {
     let path = Path::new("/x/file");
     let from_file = |number| {
         let it = delivery(number, &["x"]);
-        Delivery { source: Source { path: path.into(), ..it.source.clone() }, ..it }
+        NewEntry { source: Source { path: path.into(), ..it.source.clone() }, ..it }
     };
     let queue = in_memory(100);
     let waiting = || queue.waiting_from(path).map(|head| head.trace_id);
     let trace_id = |number| Some(delivery(number, &[]).trace_id);
     assert_eq!(waiting(), None);
-    queue.accept(&from_file(1), &to(&["a"])).await;
+    queue.enqueue(&from_file(1), &to(&["a"])).await;
     assert_eq!(waiting(), trace_id(1));
     assert!(queue.waiting_from(Path::new("/x/other")).is_none());
 
-    queue.lease("a").await.expect("waiting").rejected(no()).await.expect("held");
+    queue.lease("a").await.expect("waiting").dead_letter(no()).await.durable().await.expect("held");
     assert_eq!(waiting(), None, "its refusal is reported to the next reader");
-    queue.discard(queue.list()[0].id, true, soon()).await.expect("dropped");
-    queue.accept(&from_file(2), &to(&["a", "b"])).await;
-    queue.accept(&from_file(3), &to(&["a", "b"])).await;
+    queue.drop_entry(queue.list()[0].id, true, soon()).await.expect("dropped");
+    queue.enqueue(&from_file(2), &to(&["a", "b"])).await;
+    queue.enqueue(&from_file(3), &to(&["a", "b"])).await;
     assert_eq!(waiting(), trace_id(3));
     for exporter in ["a", "b"] {
-        queue.lease(exporter).await.expect("waiting").delivered(AT).await.expect("held");
+        queue
+            .lease(exporter)
+            .await
+            .expect("waiting")
+            .complete(AT)
+            .await
+            .durable()
+            .await
+            .expect("held");
     }
-    queue.completion().await.expect("done").written(None).await;
+    queue.completion().await.expect("done").written_back(None).await;
     assert_eq!(waiting(), trace_id(3), "the older one went");
 
     let mut destinations = to(&["a", "b"]);
     destinations[1].required = false;
-    let optional = Delivery { source: delivery(4, &[]).source, ..delivery(4, &["x"]) };
-    queue.accept(&optional, &destinations).await;
+    let optional = NewEntry { source: delivery(4, &[]).source, ..delivery(4, &["x"]) };
+    queue.enqueue(&optional, &destinations).await;
     for _ in 0..2 {
-        queue.lease("a").await.expect("waiting").delivered(AT).await.expect("held");
+        queue.lease("a").await.expect("waiting").complete(AT).await.durable().await.expect("held");
     }
-    queue.completion().await.expect("done").written(None).await;
+    queue.completion().await.expect("done").written_back(None).await;
     assert_eq!(queue.list().len(), 2, "b has still to deliver");
     assert!(queue.waiting_from(Path::new("/x/4")).is_none(), "its id is written");
-    let addition = Delivery { addition: trace_id(9), ..delivery(5, &["x"]) };
-    queue.accept(&addition, &to(&["a"])).await;
+    let addition = NewEntry { addition: trace_id(9), ..delivery(5, &["x"]) };
+    queue.enqueue(&addition, &to(&["a"])).await;
     assert!(queue.waiting_from(Path::new("/x/5")).is_none(), "it is not the export");
 }
 
@@ -131,21 +157,21 @@ async fn an_exporter_that_is_not_required_holds_nothing_back() {
     let queue = in_memory(100);
     let mut destinations = to(&["a", "b"]);
     destinations[1].required = false;
-    queue.accept(&delivery(1, &["x"]), &destinations).await;
-    queue.lease("a").await.expect("waiting").delivered(AT).await.expect("held");
-    queue.completion().await.expect("a is enough").written(None).await;
+    queue.enqueue(&delivery(1, &["x"]), &destinations).await;
+    queue.lease("a").await.expect("waiting").complete(AT).await.durable().await.expect("held");
+    queue.completion().await.expect("a is enough").written_back(None).await;
     assert_eq!(queue.list().len(), 1, "b has still to deliver");
-    queue.lease("b").await.expect("waiting").delivered(AT).await.expect("held");
+    queue.lease("b").await.expect("waiting").complete(AT).await.durable().await.expect("held");
     assert_eq!(queue.list(), []);
 }
 
 #[tokio::test]
 async fn a_dropped_lease_is_deferred_and_keeps_what_was_acknowledged() {
     let queue = in_memory(100);
-    queue.accept(&delivery(1, &["x", "y"]), &to(&["a"])).await;
+    queue.enqueue(&delivery(1, &["x", "y"]), &to(&["a"])).await;
     let mut lease = queue.lease("a").await.expect("waiting");
-    lease.begin().await.expect("held");
-    lease.acknowledged(None).await.expect("held");
+    lease.mark_in_flight().await.expect("held");
+    lease.acknowledge(None).await.expect("held");
     drop(lease);
     let mut lease = queue.lease("a").await.expect("deferred");
     assert_eq!(lease.next_request().await.expect("held").as_deref(), Some(b"y".as_slice()));
@@ -155,17 +181,17 @@ async fn a_dropped_lease_is_deferred_and_keeps_what_was_acknowledged() {
 #[tokio::test]
 async fn what_was_not_dropped_in_time_is_worked_on_as_before() {
     let queue = in_memory(100);
-    queue.accept(&delivery(1, &["x"]), &to(&["a"])).await;
+    queue.enqueue(&delivery(1, &["x"]), &to(&["a"])).await;
     let lease = queue.lease("a").await.expect("waiting");
-    assert!(at_once(queue.discard(0, true, soon())).await.is_none(), "it is leased");
-    assert_eq!(queue.discard(0, true, tokio::time::Instant::now()).await, Ok(false));
+    assert!(at_once(queue.drop_entry(0, true, soon())).await.is_none(), "it is leased");
+    assert_eq!(queue.drop_entry(0, true, tokio::time::Instant::now()).await, Ok(false));
     drop(lease);
     let lease = at_once(queue.lease("a")).await.flatten().expect("deferred");
     let waiting = tokio::spawn({
         let queue = queue.clone();
-        async move { queue.discard(0, true, soon()).await }
+        async move { queue.drop_entry(0, true, soon()).await }
     });
-    lease.wanted().await;
+    lease.revocation().await;
     drop(lease);
     assert_eq!(waiting.await.expect("no panic"), Ok(true));
     assert!(at_once(queue.lease("a")).await.is_none(), "it is gone");
@@ -174,24 +200,24 @@ async fn what_was_not_dropped_in_time_is_worked_on_as_before() {
 #[tokio::test]
 async fn a_refusal_is_a_dead_letter_that_can_be_retried_or_dropped() {
     let queue = in_memory(100);
-    queue.accept(&delivery(1, &["x"]), &to(&["a"])).await;
-    queue.lease("a").await.expect("waiting").rejected(no()).await.expect("held");
+    queue.enqueue(&delivery(1, &["x"]), &to(&["a"])).await;
+    queue.lease("a").await.expect("waiting").dead_letter(no()).await.durable().await.expect("held");
     let settlement = queue.completion().await.expect("done");
     let expected = Outcome::Rejected { exporter: "a".into(), rejection: no() };
     assert_eq!(settlement.outcome, expected);
     settlement.reported();
     assert!(at_once(queue.completion()).await.is_none(), "it is told once");
-    let known = queue.accept(&delivery(1, &["x"]), &to(&["a"])).await;
-    assert_eq!(known, Accepted::DeadLetter { id: 0, reason: "no".into(), may_be_retried: true });
+    let known = queue.enqueue(&delivery(1, &["x"]), &to(&["a"])).await;
+    assert_eq!(known, Enqueued::DeadLetter { id: 0, reason: "no".into(), may_be_retried: true });
 
     assert_eq!(queue.retry(0).await, Ok(true));
     let mut lease = queue.lease("a").await.expect("another chance");
     assert!(lease.next_request().await.expect("held").is_some());
-    lease.rejected(no()).await.expect("held");
+    lease.dead_letter(no()).await.durable().await.expect("held");
     assert!(queue.completion().await.is_some(), "it is told again");
 
     assert_eq!(
-        (queue.discard(0, false, soon()).await, queue.discard(0, false, soon()).await),
+        (queue.drop_entry(0, false, soon()).await, queue.drop_entry(0, false, soon()).await),
         (Ok(true), Ok(false))
     );
     assert_eq!(queue.list(), []);
@@ -200,13 +226,13 @@ async fn a_refusal_is_a_dead_letter_that_can_be_retried_or_dropped() {
 #[tokio::test]
 async fn a_full_queue_makes_the_next_export_wait() {
     let queue = in_memory(3);
-    queue.accept(&delivery(1, &["xyz"]), &to(&["a"])).await;
+    queue.enqueue(&delivery(1, &["xyz"]), &to(&["a"])).await;
     let next = delivery(2, &["q"]);
-    assert!(at_once(queue.accept(&next, &to(&["a"]))).await.is_none());
+    assert!(at_once(queue.enqueue(&next, &to(&["a"]))).await.is_none());
     assert!(matches!(&*queue.health().borrow(), Health::Full(why) if why.contains("`a`")));
-    queue.lease("a").await.expect("waiting").delivered(AT).await.expect("held");
-    queue.completion().await.expect("done").written(None).await;
-    assert_eq!(queue.accept(&next, &to(&["a"])).await, Accepted::New);
+    queue.lease("a").await.expect("waiting").complete(AT).await.durable().await.expect("held");
+    queue.completion().await.expect("done").written_back(None).await;
+    assert_eq!(queue.enqueue(&next, &to(&["a"])).await, Enqueued::New);
     assert_eq!(*queue.health().borrow(), Health::Good);
 }
 
@@ -214,19 +240,19 @@ async fn a_full_queue_makes_the_next_export_wait() {
 async fn a_closed_queue_is_worked_off() {
     let queue = in_memory(100);
     for number in 1..=2 {
-        queue.accept(&delivery(number, &["x"]), &to(&["a", "b"])).await;
+        queue.enqueue(&delivery(number, &["x"]), &to(&["a", "b"])).await;
     }
     queue.close();
-    assert_eq!(queue.accept(&delivery(3, &["z"]), &to(&["a"])).await, Accepted::Closed);
+    assert_eq!(queue.enqueue(&delivery(3, &["z"]), &to(&["a"])).await, Enqueued::Closed);
     for exporter in ["a", "b"] {
         while let Some(lease) = queue.lease(exporter).await {
-            lease.delivered(AT).await.expect("held");
+            lease.complete(AT).await.durable().await.expect("held");
         }
     }
     let mut settled = 0;
     while let Some(settlement) = queue.completion().await {
         settled += 1;
-        settlement.written(None).await;
+        settlement.written_back(None).await;
     }
     assert_eq!(settled, 2);
 }
@@ -234,7 +260,7 @@ async fn a_closed_queue_is_worked_off() {
 #[tokio::test]
 async fn requests_that_one_exporter_splits_or_renews_stay_whole_for_the_others() {
     let queue = in_memory(100);
-    queue.accept(&delivery(1, &["xy", "z"]), &to(&["a", "b"])).await;
+    queue.enqueue(&delivery(1, &["xy", "z"]), &to(&["a", "b"])).await;
     let mut lease = queue.lease("a").await.expect("waiting");
     lease.split_next(Bytes::from_static(b"x"), Bytes::from_static(b"y")).await.expect("held");
     assert_eq!(lease.pending_requests().await.expect("held"), ["x", "y", "z"]);
@@ -252,11 +278,11 @@ async fn requests_that_one_exporter_splits_or_renews_stay_whole_for_the_others()
 async fn a_reopened_queue_goes_on_where_it_was() {
     let directory = tempfile::tempdir().expect("a directory");
     let ready = at(directory.path());
-    ready.queue.accept(&delivery(1, &["x", "y"]), &to(&["a"])).await;
-    ready.queue.accept(&delivery(2, &["z"]), &to(&["a"])).await;
+    ready.queue.enqueue(&delivery(1, &["x", "y"]), &to(&["a"])).await;
+    ready.queue.enqueue(&delivery(2, &["z"]), &to(&["a"])).await;
     let mut lease = ready.queue.lease("a").await.expect("waiting");
-    lease.begin().await.expect("held");
-    lease.acknowledged(None).await.expect("held");
+    lease.mark_in_flight().await.expect("held");
+    lease.acknowledge(None).await.expect("held");
     drop(lease);
     end(ready);
 
@@ -264,18 +290,18 @@ async fn a_reopened_queue_goes_on_where_it_was() {
     assert_eq!((ready.waiting, ready.dead_letters, ready.orphaned), (2, 0, 0));
     let mut lease = ready.queue.lease("a").await.expect("the older one");
     assert_eq!(lease.pending_requests().await.expect("held"), ["y"]);
-    assert!(lease.item().touched);
-    lease.delivered(AT).await.expect("held");
+    assert!(lease.item().may_have_arrived);
+    lease.complete(AT).await.durable().await.expect("held");
     let lease = ready.queue.lease("a").await.expect("the newer one");
-    assert!(!lease.item().touched);
-    lease.rejected(no()).await.expect("held");
+    assert!(!lease.item().may_have_arrived);
+    lease.dead_letter(no()).await.durable().await.expect("held");
     end(ready);
 
     let ready = at(directory.path());
     assert_eq!((ready.waiting, ready.dead_letters), (1, 1));
     assert!(at_once(ready.queue.lease("a")).await.is_none());
     let settlement = ready.queue.completion().await.expect("delivered, not written back");
-    settlement.written(None).await;
+    settlement.written_back(None).await;
     end(ready);
     assert_eq!(at(directory.path()).waiting, 0);
 }
@@ -284,60 +310,69 @@ async fn a_reopened_queue_goes_on_where_it_was() {
 async fn what_waits_for_an_exporter_that_is_gone_is_parked() {
     let directory = tempfile::tempdir().expect("a directory");
     let ready = at(directory.path());
-    ready.queue.accept(&delivery(1, &["x"]), &to(&["a"])).await;
+    ready.queue.enqueue(&delivery(1, &["x"]), &to(&["a"])).await;
     end(ready);
     let others = Exporters::from([("c".to_owned(), 100)]);
     let location = Location::Directory(directory.path().to_owned());
     let ready = Queue::open(location, &others, None).expect("a store");
     assert_eq!(ready.orphaned, 1);
     assert!(ready.queue.waiting().is_empty());
-    let again = ready.queue.accept(&delivery(1, &["x"]), &to(&["c"])).await;
-    assert_eq!(again, Accepted::New, "a file that is still there goes to the new exporter");
+    let again = ready.queue.enqueue(&delivery(1, &["x"]), &to(&["c"])).await;
+    assert_eq!(again, Enqueued::New, "a file that is still there goes to the new exporter");
 }
 
 #[tokio::test]
 async fn an_exporter_that_is_gone_keeps_no_id_from_being_written() {
     let directory = tempfile::tempdir().expect("a directory");
     let ready = at(directory.path());
-    ready.queue.accept(&delivery(1, &["x"]), &to(&["a", "b"])).await;
-    ready.queue.lease("a").await.expect("waiting").delivered(AT).await.expect("held");
+    ready.queue.enqueue(&delivery(1, &["x"]), &to(&["a", "b"])).await;
+    ready
+        .queue
+        .lease("a")
+        .await
+        .expect("waiting")
+        .complete(AT)
+        .await
+        .durable()
+        .await
+        .expect("held");
     assert!(at_once(ready.queue.completion()).await.is_none(), "b is required");
     end(ready);
     let location = Location::Directory(directory.path().to_owned());
     let only_a = Exporters::from([("a".to_owned(), 100)]);
     let ready = Queue::open(location, &only_a, None).expect("a store");
     assert_eq!(ready.orphaned, 1);
-    ready.queue.completion().await.expect("a is all there is").written(None).await;
+    ready.queue.completion().await.expect("a is all there is").written_back(None).await;
     end(ready);
     let ready = at(directory.path());
     let mut lease = ready.queue.lease("b").await.expect("back again");
     assert_eq!(lease.next_request().await.expect("held").as_deref(), Some(b"x".as_slice()));
     drop(lease);
-    assert_eq!(ready.queue.discard(0, false, soon()).await, Ok(false), "it was not refused");
-    assert_eq!(ready.queue.discard(0, true, soon()).await, Ok(true));
+    assert_eq!(ready.queue.drop_entry(0, false, soon()).await, Ok(false), "it was not refused");
+    assert_eq!(ready.queue.drop_entry(0, true, soon()).await, Ok(true));
     assert_eq!(ready.queue.list(), []);
 }
 
 #[tokio::test]
 async fn what_is_delivered_takes_up_no_room_though_its_id_is_not_written() {
     let queue = in_memory(3);
-    queue.accept(&delivery(1, &["xyz"]), &to(&["a"])).await;
-    queue.lease("a").await.expect("waiting").delivered(AT).await.expect("held");
+    queue.enqueue(&delivery(1, &["xyz"]), &to(&["a"])).await;
+    queue.lease("a").await.expect("waiting").complete(AT).await.durable().await.expect("held");
     let unwritten = queue.completion().await.expect("done");
-    assert_eq!(queue.accept(&delivery(2, &["xyz"]), &to(&["a"])).await, Accepted::New);
+    assert_eq!(queue.enqueue(&delivery(2, &["xyz"]), &to(&["a"])).await, Enqueued::New);
     let verified = queue.verify().await.expect("readable");
     assert_eq!((verified.exports, verified.requests), (2, 1));
-    unwritten.written(None).await;
+    unwritten.written_back(None).await;
 }
 
 #[tokio::test]
 async fn one_exporter_that_is_full_is_named_and_offers_together_stay_within_the_bound() {
     let queue = in_memory(4);
-    queue.accept(&delivery(1, &["xyz"]), &to(&["b"])).await;
+    queue.enqueue(&delivery(1, &["xyz"]), &to(&["b"])).await;
     // Room for one of them only, whichever comes first.
     let (two, three) = (delivery(2, &["xyz"]), delivery(3, &["xyz"]));
     let a = to(&["a"]);
-    let both = async { tokio::join!(queue.accept(&two, &a), queue.accept(&three, &a)) };
+    let both = async { tokio::join!(queue.enqueue(&two, &a), queue.enqueue(&three, &a)) };
     assert!(at_once(both).await.is_none());
     assert!(matches!(&*queue.health().borrow(), Health::Full(why) if why.contains("`a`")));
     assert_eq!(queue.list().len(), 2);
@@ -348,17 +383,17 @@ async fn what_was_meant_for_a_corrupt_store_does_not_reach_the_next() {
     let directory = tempfile::tempdir().expect("a directory");
     let ready = at(directory.path());
     let queue = &ready.queue;
-    queue.accept(&delivery(1, &["x"]), &to(&["a"])).await;
+    queue.enqueue(&delivery(1, &["x"]), &to(&["a"])).await;
     let mut lease = queue.lease("a").await.expect("waiting");
     let corrupt = StoreError::Corrupt("a test says so".into());
     assert!(queue.store_failed(corrupt.clone(), queue.epoch()).await.is_err());
-    assert!(lease.begin().await.is_err(), "its store is gone");
+    assert!(lease.mark_in_flight().await.is_err(), "its store is gone");
     drop(lease);
     assert_eq!(queue.waiting(), [PathBuf::from("/x/1")], "accounted for, though not held");
     // A failure of the first store that comes late sets nothing more aside.
     assert!(queue.store_failed(corrupt, Epoch::default()).await.is_err());
-    assert_eq!(*queue.restarts().borrow(), 1);
-    assert_eq!(queue.accept(&delivery(1, &["x"]), &to(&["a"])).await, Accepted::New);
+    assert_eq!(*queue.store_resets().borrow(), 1);
+    assert_eq!(queue.enqueue(&delivery(1, &["x"]), &to(&["a"])).await, Enqueued::New);
     end(ready);
     assert_eq!(at(directory.path()).waiting, 1);
 }
@@ -381,15 +416,24 @@ async fn the_receiver_and_the_state_files_reach_the_write_back() {
     let directory = tempfile::tempdir().expect("a directory");
     let ready = at(directory.path());
     let state_files = Some(Bytes::from_static(b"[]"));
-    let with = Delivery { receiver: "export_dir/x".into(), state_files, ..delivery(1, &["r"]) };
-    ready.queue.accept(&with, &to(&["a"])).await;
-    ready.queue.lease("a").await.expect("waiting").delivered(AT).await.expect("held");
+    let with = NewEntry { receiver: "export_dir/x".into(), state_files, ..delivery(1, &["r"]) };
+    ready.queue.enqueue(&with, &to(&["a"])).await;
+    ready
+        .queue
+        .lease("a")
+        .await
+        .expect("waiting")
+        .complete(AT)
+        .await
+        .durable()
+        .await
+        .expect("held");
     end(ready);
     let ready = at(directory.path());
     let completion = ready.queue.completion().await.expect("delivered");
     assert_eq!(completion.head.receiver, "export_dir/x");
     assert_eq!(completion.state_files().await, Ok(with.state_files));
-    completion.written(None).await;
+    completion.written_back(None).await;
     assert_eq!(ready.queue.list(), []);
     end(ready);
 }
@@ -400,16 +444,16 @@ async fn only_what_was_marked_in_flight_is_in_doubt_after_a_restart() {
     let directory = tempfile::tempdir().expect("a directory");
     let ready = at(directory.path());
     for number in [1, 2] {
-        let accepted = ready.queue.accept(&delivery(number, &["x"]), &to(&["a", "b"])).await;
-        assert_eq!(accepted, Accepted::New);
+        let accepted = ready.queue.enqueue(&delivery(number, &["x"]), &to(&["a", "b"])).await;
+        assert_eq!(accepted, Enqueued::New);
     }
-    ready.queue.lease("a").await.expect("waiting").begin().await.expect("held");
+    ready.queue.lease("a").await.expect("waiting").mark_in_flight().await.expect("held");
     drop(ready.queue.lease("b").await);
     end(ready);
     let ready = at(directory.path());
-    let state = ready.queue.state();
+    let state = ready.queue.index();
     let items = state.iter().flat_map(|(_, entry)| &entry.record.items);
-    let found: Vec<_> = items.map(|item| (item.exporter.as_str(), item.touched)).collect();
+    let found: Vec<_> = items.map(|item| (item.exporter.as_str(), item.may_have_arrived)).collect();
     assert_eq!(found, [("a", true), ("b", false), ("a", false), ("b", false)]);
     drop(state);
     end(ready);
@@ -419,7 +463,7 @@ async fn only_what_was_marked_in_flight_is_in_doubt_after_a_restart() {
 async fn a_corrupt_store_is_set_aside_and_a_new_one_begun() {
     let directory = tempfile::tempdir().expect("a directory");
     let ready = at(directory.path());
-    ready.queue.accept(&delivery(1, &["x"]), &to(&["a"])).await;
+    ready.queue.enqueue(&delivery(1, &["x"]), &to(&["a"])).await;
     end(ready);
     let file = directory.path().join("queue.redb");
     let sound = std::fs::read(&file).expect("the store");
@@ -433,7 +477,7 @@ async fn a_corrupt_store_is_set_aside_and_a_new_one_begun() {
         let ready = at(directory.path());
         let held = ready.queue.list().len();
         assert_eq!(held == 0, ready.quarantined.is_some(), "damage at {damage}");
-        assert_eq!(ready.queue.accept(&delivery(2, &["y"]), &to(&["a"])).await, Accepted::New);
+        assert_eq!(ready.queue.enqueue(&delivery(2, &["y"]), &to(&["a"])).await, Enqueued::New);
         end(ready);
     }
     for torn in [&sound[..sound.len() / 3], b"not a store".as_slice()] {
@@ -446,6 +490,7 @@ async fn a_corrupt_store_is_set_aside_and_a_new_one_begun() {
 }
 
 mod disk;
+mod drop;
 mod model;
 
 /// Polls once: some when ready, none when it would wait.

@@ -25,29 +25,29 @@ pub struct Epoch(u64);
 /// Commands that may wait for the disk.
 const MAX_WAITING: usize = 256;
 
-type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
+type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 
 enum Command {
     /// A new export, which can wait for room; anything else makes room in the end.
-    TakeIn {
+    Enqueue {
         ops: Vec<Op>,
-        done: Answer<Epoch>,
+        done: Reply<Epoch>,
     },
     Write {
         ops: Vec<Op>,
         of: Epoch,
-        done: Answer<Epoch>,
+        done: Reply<Epoch>,
     },
     Read {
         seq: Seq,
         blob: Blob,
         of: Epoch,
-        done: Answer<Bytes>,
+        done: Reply<Bytes>,
     },
     /// This one is corrupt: set it aside and begin a new one.
     StartOver {
         corrupt: Epoch,
-        done: Answer<(Epoch, Option<PathBuf>)>,
+        done: Reply<(Epoch, Option<PathBuf>)>,
     },
 }
 
@@ -68,21 +68,28 @@ impl StoreWriter {
         Ok((StoreWriter { commands }, thread))
     }
 
-    /// Makes all changes durably, or none.
-    ///
-    /// # Errors
-    /// The disk failed; nothing was changed.
-    pub async fn write(&self, ops: Vec<Op>, of: Epoch) -> Result<(), StoreError> {
-        self.command(|done| Command::Write { ops, of, done }).await.map(drop)
+    /// Submits changes, all of which are made durable, or none. Changes are written in the order in which
+    /// these calls return; a call waits only for room in the channel.
+    pub async fn submit(&self, ops: Vec<Op>, of: Epoch) -> Ack {
+        let (done, answer) = oneshot::channel();
+        let sent = self.commands.send(Command::Write { ops, of, done }).await;
+        Ack { answer: sent.is_ok().then_some(answer) }
     }
 
-    /// The same for a new export, for which the last of the room is not used. Says which store has
-    /// it.
+    /// Makes changes durable, all of them or none.
     ///
     /// # Errors
-    /// The disk failed, or is too full to take more in.
-    pub async fn take_in(&self, ops: Vec<Op>) -> Result<Epoch, StoreError> {
-        self.command(|done| Command::TakeIn { ops, done }).await
+    /// The disk failed, and nothing was changed; or the epoch is over.
+    pub async fn write(&self, ops: Vec<Op>, of: Epoch) -> Result<(), StoreError> {
+        self.submit(ops, of).await.durable().await
+    }
+
+    /// Writes a new entry, for which the reserved space is not used. Returns the epoch that has it.
+    ///
+    /// # Errors
+    /// The disk failed, or has no room for new entries.
+    pub async fn enqueue(&self, ops: Vec<Op>) -> Result<Epoch, StoreError> {
+        self.command(|done| Command::Enqueue { ops, done }).await
     }
 
     /// # Errors
@@ -104,6 +111,25 @@ impl StoreWriter {
         let (done, answer) = oneshot::channel();
         self.commands.send(command(done)).await.map_err(|_| StoreError::Closed)?;
         answer.await.unwrap_or(Err(StoreError::Closed))
+    }
+}
+
+/// The answer to changes that were submitted.
+#[derive(Debug)]
+#[must_use = "submitted changes are not durable yet"]
+pub struct Ack {
+    /// `None`: the thread has ended.
+    answer: Option<oneshot::Receiver<Result<Epoch, StoreError>>>,
+}
+
+impl Ack {
+    /// Waits until the changes are on disk.
+    ///
+    /// # Errors
+    /// The disk failed, and nothing was changed; or the epoch is over.
+    pub async fn durable(self) -> Result<(), StoreError> {
+        let Some(answer) = self.answer else { return Err(StoreError::Closed) };
+        answer.await.unwrap_or(Err(StoreError::Closed)).map(drop)
     }
 }
 
@@ -131,7 +157,7 @@ fn work(mut store: Store, mut commands: mpsc::Receiver<Command>) {
         let (mut intake, mut progress) = (Writes::default(), Writes::default());
         for command in batch.drain(..) {
             match command {
-                Command::TakeIn { ops, done } => intake.add(ops, done),
+                Command::Enqueue { ops, done } => intake.add(ops, done),
                 Command::Write { ops, of, done } if of == present => progress.add(ops, done),
                 Command::Read { seq, blob, of, done } if of == present => {
                     let found = guarded(|| store.blob(seq, blob));
@@ -160,11 +186,11 @@ fn missing() -> StoreError {
 #[derive(Default)]
 struct Writes {
     ops: Vec<Op>,
-    waiting: Vec<Answer<Epoch>>,
+    waiting: Vec<Reply<Epoch>>,
 }
 
 impl Writes {
-    fn add(&mut self, ops: Vec<Op>, done: Answer<Epoch>) {
+    fn add(&mut self, ops: Vec<Op>, done: Reply<Epoch>) {
         self.ops.extend(ops);
         self.waiting.push(done);
     }
@@ -207,7 +233,7 @@ fn write(
 impl Command {
     fn refuse(self, error: StoreError) {
         match self {
-            Command::TakeIn { done, .. } | Command::Write { done, .. } => {
+            Command::Enqueue { done, .. } | Command::Write { done, .. } => {
                 drop(done.send(Err(error)))
             }
             Command::Read { done, .. } => drop(done.send(Err(error))),

@@ -16,7 +16,7 @@ use taskspan::converter::options::{ResourceConfig, SpanOptions};
 use taskspan::converter::{Converter, Redaction};
 use taskspan::fs::carried::WriteBackMode;
 use taskspan::plan::{self, Export, ReadOptions};
-use taskspan::queue::{Delivery, Destination, Exporters, Location, Queue};
+use taskspan::queue::{Destination, Exporters, Location, NewEntry, Queue};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 
@@ -441,7 +441,7 @@ async fn accepted_two_hours_ago(outage: &Outage, snapshot: &Snapshot, in_doubt: 
     let made_at = UnixNanos(UnixNanos::now().0 - 7_200_000_000_000);
     let conversion = converter.convert(&fresh.plan, fresh.trace_id, made_at);
     let encoded = conversion.requests.iter().cloned();
-    let delivery = Delivery {
+    let delivery = NewEntry {
         trace_id: fresh.trace_id,
         addition: None,
         receiver: "export_dir".to_owned(),
@@ -462,11 +462,11 @@ async fn accepted_two_hours_ago(outage: &Outage, snapshot: &Snapshot, in_doubt: 
         signal: taskspan::base::signal::Signal::Traces,
         required: true,
     };
-    ready.queue.accept(&delivery, &[destination]).await;
+    ready.queue.enqueue(&delivery, &[destination]).await;
     if in_doubt {
         let mut lease = ready.queue.lease(EXPORTER).await.unwrap();
-        lease.begin().await.unwrap();
-        lease.failed("no answer", true, made_at).await.unwrap();
+        lease.mark_in_flight().await.unwrap();
+        lease.fail("no answer", true, made_at).await.unwrap();
     }
     drop(ready.queue);
     ready.thread.join().unwrap();

@@ -296,3 +296,27 @@ async fn a_second_look_finds_what_was_lost_since() {
     proof.once().expect_code(0);
     proof.assert_written_back();
 }
+
+/// Scenario: the backend that traces are read back from is away for good, and an operator drops the export.
+/// Guarantees: the verification gives the export back at once; nothing is written and nothing is left.
+#[tokio::test]
+async fn an_export_that_is_being_verified_can_be_dropped_by_force() {
+    let workspace = Workspace::new();
+    let otlp = FakeOtlp::builder().start().await;
+    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let endpoint = format!("http://{closed}");
+    let verify = json!({"verify": {"endpoint": endpoint, "timeout": "60s"}});
+    let pipeline = workspace.pipeline(otlp.endpoint(), Protocol::Grpc, verify);
+    let mut running = workspace.configured("run", &pipeline).spawn();
+    let snapshot = workspace.export("a", &presets::one()).snapshot;
+    otlp.wait_for(|state| !state.spans().is_empty(), PATIENCE).await;
+    running.wait_for_line("cannot read the trace back", PATIENCE);
+    let queue = |args: &[&str]| workspace.program("queue").args(args).run();
+    let trace_id = snapshot.trace_id();
+    queue(&["drop", "--force", &trace_id]).expect_code(0);
+    assert_eq!(queue(&["list", "--format", "json"]).expect_code(0).stdout.trim(), "[]");
+    assert!(snapshot.is_untouched());
+    running.signal(Signal::TERM);
+    let code = running.wait(PATIENCE);
+    running.output(code).expect_code(0);
+}

@@ -2,11 +2,12 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use redb::{Builder, StorageBackend};
 
 use super::*;
-use crate::queue::store::Files;
+use crate::queue::store::{Files, Opened, Store};
 
 /// A disk in memory that survives being closed.
 #[derive(Clone, Debug, Default)]
@@ -50,7 +51,7 @@ impl Disk {
     }
 
     pub fn queue(&self) -> Ready {
-        Queue::of(self.open(None), &exporters(u64::MAX), None).expect("a queue")
+        Queue::from_opened(self.open(None), &exporters(u64::MAX), None).expect("a queue")
     }
 }
 
@@ -96,19 +97,19 @@ impl StorageBackend for Disk {
 async fn a_full_disk_stops_the_intake_until_there_is_room() {
     let disk = Disk::default();
     let queue = disk.queue().queue;
-    assert_eq!(queue.accept(&delivery(1, &["x"]), &to(&["a"])).await, Accepted::New);
+    assert_eq!(queue.enqueue(&delivery(1, &["x"]), &to(&["a"])).await, Enqueued::New);
 
     disk.full.store(true, Ordering::Release);
     let mut health = queue.health();
     let waiting = tokio::spawn({
         let queue = queue.clone();
-        async move { queue.accept(&delivery(2, &["y"]), &to(&["a"])).await }
+        async move { queue.enqueue(&delivery(2, &["y"]), &to(&["a"])).await }
     });
     drop(health.wait_for(|health| matches!(health, Health::Failing(_))).await.expect("a queue"));
     assert_eq!(queue.list().len(), 1);
 
     disk.full.store(false, Ordering::Release);
-    assert_eq!(waiting.await.expect("no panic"), Accepted::New);
+    assert_eq!(waiting.await.expect("no panic"), Enqueued::New);
     assert_eq!(*queue.health().borrow(), Health::Good);
     assert_eq!(queue.list().len(), 2);
 }
@@ -119,12 +120,12 @@ async fn a_full_disk_stops_the_intake_until_there_is_room() {
 async fn a_disk_that_turns_read_only_stops_the_sending_until_it_takes_the_acknowledgement() {
     let disk = Disk::default();
     let queue = disk.queue().queue;
-    queue.accept(&delivery(1, &["x", "y"]), &to(&["a"])).await;
+    queue.enqueue(&delivery(1, &["x", "y"]), &to(&["a"])).await;
     let mut lease = queue.lease("a").await.expect("waiting");
-    lease.begin().await.expect("held");
+    lease.mark_in_flight().await.expect("held");
     disk.read_only.store(true, Ordering::Release);
     let mut health = queue.health();
-    let waiting = tokio::spawn(async move { lease.acknowledged(None).await.map(|()| lease) });
+    let waiting = tokio::spawn(async move { lease.acknowledge(None).await.map(|()| lease) });
     drop(health.wait_for(|health| matches!(health, Health::Failing(_))).await.expect("a queue"));
     assert!(!waiting.is_finished());
 
@@ -145,21 +146,21 @@ async fn a_disk_that_the_queue_has_filled_is_emptied_again() {
     let disk = Disk { reserve: Some(reserve.clone()), ..Disk::default() };
     let files = Files::take(directory.path()).expect("a directory");
     let opened = disk.open(Some(files));
-    let queue = Queue::of(opened, &exporters(u64::MAX), None).expect("a queue").queue;
-    queue.accept(&delivery(1, &["x"]), &to(&["a"])).await;
+    let queue = Queue::from_opened(opened, &exporters(u64::MAX), None).expect("a queue").queue;
+    queue.enqueue(&delivery(1, &["x"]), &to(&["a"])).await;
     assert_eq!(std::fs::metadata(&reserve).expect("the reserve").len(), 1 << 20);
 
     disk.full.store(true, Ordering::Release);
     let mut lease = queue.lease("a").await.expect("waiting");
-    lease.begin().await.expect("held");
-    lease.acknowledged(None).await.expect("on the room that was kept");
+    lease.mark_in_flight().await.expect("held");
+    lease.acknowledge(None).await.expect("on the room that was kept");
     assert!(!reserve.exists());
-    lease.delivered(AT).await.expect("held");
-    queue.completion().await.expect("done").written(None).await;
+    lease.complete(AT).await.durable().await.expect("held");
+    queue.completion().await.expect("done").written_back(None).await;
     assert_eq!(queue.list(), []);
 
     disk.full.store(false, Ordering::Release);
-    assert_eq!(queue.accept(&delivery(2, &["y"]), &to(&["a"])).await, Accepted::New);
+    assert_eq!(queue.enqueue(&delivery(2, &["y"]), &to(&["a"])).await, Enqueued::New);
     assert!(reserve.exists(), "kept for the next time");
 }
 
@@ -182,21 +183,21 @@ async fn a_store_that_is_cut_off_while_it_runs_is_begun_anew() {
     };
     let opened = Store::open_with(Some(files), Box::new(open));
     let opened = opened.map_err(|(refusal, _)| refusal).expect("a store");
-    let queue = Queue::of(opened, &exporters(u64::MAX), None).expect("a queue").queue;
-    queue.accept(&delivery(1, &["x"]), &to(&["a"])).await;
-    let mut restarts = queue.restarts();
+    let queue = Queue::from_opened(opened, &exporters(u64::MAX), None).expect("a queue").queue;
+    queue.enqueue(&delivery(1, &["x"]), &to(&["a"])).await;
+    let mut restarts = queue.store_resets();
 
     let mut lease = queue.lease("a").await.expect("waiting");
     disk.bytes().truncate(100);
     assert!(lease.next_request().await.is_err(), "it is lost with its store");
     drop(lease);
     let offered = delivery(2, &["y"]);
-    assert_eq!(queue.accept(&offered, &to(&["a"])).await, Accepted::New);
+    assert_eq!(queue.enqueue(&offered, &to(&["a"])).await, Enqueued::New);
     restarts.changed().await.expect("a queue");
     let held: Vec<PathBuf> = queue.list().into_iter().map(|one| one.path).collect();
     assert_eq!(held, [PathBuf::from("/x/2")]);
-    let again = queue.accept(&delivery(1, &["x"]), &to(&["a"])).await;
-    assert_eq!(again, Accepted::New, "a scan finds its file without an id");
+    let again = queue.enqueue(&delivery(1, &["x"]), &to(&["a"])).await;
+    assert_eq!(again, Enqueued::New, "a scan finds its file without an id");
     assert_eq!(queue.waiting().len(), 2);
     let names = std::fs::read_dir(directory.path()).expect("a directory");
     let aside = |name: &std::ffi::OsString| name.to_string_lossy().contains(".corrupt-");

@@ -16,7 +16,15 @@ enum Step {
     Deliver,
     Reject,
     Settle,
+    /// The write-back of the oldest delivered entry fails, and is due again at once.
+    FailWriteBack,
+    /// The request in flight fails.
+    Fail,
+    /// The next request goes in two halves.
+    Split,
     Retry,
+    /// An operator drops one of the entries, in whatever state.
+    Drop(u8),
     /// End in peace, and open again.
     Reopen,
     /// Lose the machine with a request on its way: what was not fsynced is gone.
@@ -30,7 +38,11 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         3 => Just(Step::Deliver),
         1 => Just(Step::Reject),
         2 => Just(Step::Settle),
+        1 => Just(Step::FailWriteBack),
+        1 => Just(Step::Fail),
+        1 => Just(Step::Split),
         1 => Just(Step::Retry),
+        1 => any::<u8>().prop_map(Step::Drop),
         2 => Just(Step::Reopen),
         2 => Just(Step::Crash),
     ];
@@ -40,8 +52,9 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Modelled {
     number: u8,
-    acknowledged: usize,
-    touched: bool,
+    /// What is pending, in order.
+    pending: Vec<&'static str>,
+    may_have_arrived: bool,
     delivered: bool,
     rejected: bool,
 }
@@ -54,6 +67,7 @@ struct Model {
     next: u64,
     held: BTreeMap<u64, Modelled>,
     delivered_in_this_run: Vec<u8>,
+    dropped: Vec<u8>,
 }
 
 impl Model {
@@ -71,25 +85,28 @@ async fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
         match step {
             Step::Accept(number) => {
                 let known = model.held.values().any(|one| one.number == number)
-                    || model.delivered_in_this_run.contains(&number);
-                let accepted = queue.accept(&delivery(number, &REQUESTS), &to(&["a"])).await;
-                prop_assert_eq!(accepted == Accepted::New, !known);
+                    || model.delivered_in_this_run.contains(&number)
+                    || model.dropped.contains(&number);
+                let accepted = queue.enqueue(&delivery(number, &REQUESTS), &to(&["a"])).await;
+                prop_assert_eq!(accepted == Enqueued::New, !known);
                 if !known {
-                    model.held.insert(model.next, Modelled { number, ..Modelled::default() });
+                    let pending = REQUESTS.to_vec();
+                    let one = Modelled { number, pending, ..Modelled::default() };
+                    model.held.insert(model.next, one);
                     model.next += 1;
                 }
             }
             Step::Acknowledge(count) => {
                 let Some(one) = model.waiting() else { continue };
                 let mut lease = queue.lease("a").await.expect("the model has one");
-                lease.begin().await.expect("held");
-                one.touched = true;
+                lease.mark_in_flight().await.expect("held");
+                one.may_have_arrived = true;
                 for _ in 0..count {
                     if lease.next_request().await.expect("held").is_none() {
                         break;
                     }
-                    lease.acknowledged(None).await.expect("held");
-                    one.acknowledged += 1;
+                    lease.acknowledge(None).await.expect("held");
+                    one.pending.remove(0);
                 }
             }
             Step::Deliver => {
@@ -97,18 +114,18 @@ async fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
                 let mut lease = queue.lease("a").await.expect("the model has one");
                 let left = lease.pending_requests().await.expect("held");
                 let expected: Vec<Bytes> =
-                    REQUESTS[one.acknowledged..].iter().map(|text| Bytes::from(*text)).collect();
+                    one.pending.iter().map(|text| Bytes::from(*text)).collect();
                 prop_assert_eq!(left, expected);
                 prop_assert_eq!(lease.head().source.sha256[0], one.number);
-                prop_assert_eq!(lease.item().touched, one.touched);
+                prop_assert_eq!(lease.item().may_have_arrived, one.may_have_arrived);
                 one.delivered = true;
-                lease.delivered(AT).await.expect("held");
+                lease.complete(AT).await.durable().await.expect("held");
             }
             Step::Reject => {
                 let Some(one) = model.waiting() else { continue };
                 one.rejected = true;
                 let lease = queue.lease("a").await.expect("the model has one");
-                lease.rejected(no()).await.expect("held");
+                lease.dead_letter(no()).await.durable().await.expect("held");
             }
             Step::Settle => {
                 let first = model.held.iter().find(|(_, one)| one.delivered);
@@ -119,13 +136,51 @@ async fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
                     let settlement = queue.completion().await.expect("the model has one");
                     if matches!(settlement.outcome, Outcome::Delivered { .. }) {
                         prop_assert_eq!(settlement.head.source.sha256[0], number);
-                        settlement.written(None).await;
+                        settlement.written_back(None).await;
                         break;
                     }
                     settlement.reported();
                 }
                 model.held.remove(&seq);
                 model.delivered_in_this_run.push(number);
+            }
+            Step::FailWriteBack => {
+                let first = model.held.iter().find(|(_, one)| one.delivered);
+                let Some(number) = first.map(|(_, one)| one.number) else { continue };
+                loop {
+                    let completion = queue.completion().await.expect("the model has one");
+                    if matches!(completion.outcome, Outcome::Delivered { .. }) {
+                        prop_assert_eq!(completion.head.source.sha256[0], number);
+                        let now = tokio::time::Instant::now();
+                        completion.write_back_failed("read-only", now, false).await;
+                        break;
+                    }
+                    completion.reported();
+                }
+            }
+            Step::Fail => {
+                let Some(one) = model.waiting() else { continue };
+                let mut lease = queue.lease("a").await.expect("the model has one");
+                lease.mark_in_flight().await.expect("held");
+                lease.fail("away", false, UnixNanos(1)).await.expect("held");
+                prop_assert_eq!(lease.item().may_have_arrived, one.may_have_arrived);
+            }
+            Step::Split => {
+                let Some(one) = model.waiting() else { continue };
+                if one.pending.is_empty() {
+                    continue;
+                }
+                let mut lease = queue.lease("a").await.expect("the model has one");
+                let (first, second) = (Bytes::from_static(b"h0"), Bytes::from_static(b"h1"));
+                lease.split_next(first, second).await.expect("held");
+                one.pending.splice(..1, ["h0", "h1"]);
+            }
+            Step::Drop(index) => {
+                let held: Vec<u64> = model.held.keys().copied().collect();
+                let Some(&seq) = held.get(usize::from(index) % held.len().max(1)) else { continue };
+                prop_assert_eq!(queue.drop_entry(seq, true, soon()).await, Ok(true));
+                let one = model.held.remove(&seq).expect("held");
+                model.dropped.push(one.number);
             }
             Step::Retry => {
                 let Some((seq, one)) = model.held.iter_mut().find(|(_, one)| one.rejected) else {
@@ -139,8 +194,8 @@ async fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
                 if matches!(step, Step::Crash) {
                     if let Some(one) = model.waiting() {
                         let mut lease = queue.lease("a").await.expect("the model has one");
-                        lease.begin().await.expect("held");
-                        one.touched = true;
+                        lease.mark_in_flight().await.expect("held");
+                        one.may_have_arrived = true;
                         found = disk.after_a_crash();
                         drop(lease);
                     } else {

@@ -1,21 +1,23 @@
-//! The queue in memory: every export that is held, without its requests, and who has what to do.
+//! The queue in memory: every entry without its requests, and indices over them.
 //!
 //! ```text
-//! insert, change, remove ─▶ entries ─▶ marks ─▶ a lane for each exporter: what it can lease
-//!                                          └──▶ what can be settled
+//! insert, apply, change, remove ─▶ entries ─▶ marks ─┬─▶ one lane per exporter: what it can lease
+//!                                                    └─▶ what can be finalized
 //! ```
 //!
-//! An entry changes only through `change`, which moves its marks along, so that the oldest that
-//! waits is found without looking at all others.
+//! An entry changes only through `change`, which updates its marks. The oldest entry that can be leased or
+//! finalized is found without a search.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::path::{Path, PathBuf};
 
 use tokio::time::Instant;
 
-use super::record::{Head, Item, Place, Record, Seq, State as ItemState};
+use super::entry::{Destination, Enqueued, Exporters, NewEntry};
+use super::figures::{HealthFacts, LaneFigures};
+use super::record::{Head, Item, ItemState, Outcome, Place, Record, Seq};
+use super::transition::{Change, NotApplicable, Transition};
 use super::writer::Epoch;
-use super::{Accepted, Delivery, Destination, Exporters, HealthFacts, LaneFigures, Outcome};
 use crate::base::clock::UnixNanos;
 use crate::base::ids::TraceId;
 
@@ -24,7 +26,7 @@ use crate::base::ids::TraceId;
 const REMEMBERED: usize = 256;
 
 #[derive(Debug, Default)]
-pub struct State {
+pub struct Index {
     /// In order of arrival.
     entries: BTreeMap<Seq, Entry>,
     by_key: HashMap<TraceId, Seq>,
@@ -73,11 +75,13 @@ pub struct Entry {
     pub epoch: Epoch,
     /// The indices of leased items.
     pub leased: BTreeSet<usize>,
-    /// Revocation requested: a holder in backoff must release the lease.
-    pub wanted: bool,
-    /// A [`Completion`](super::lease::Completion) is held.
-    pub settling: bool,
-    /// Its refusal was told to a person.
+    /// An operator command wants the entry: a holder of a lease returns it soon.
+    pub revoked: bool,
+    /// A [`Completion`](super::completion::Completion) is held.
+    pub completing: bool,
+    /// The write-back failed, and is not tried again before.
+    pub finalize_not_before: Option<Instant>,
+    /// The rejection was reported to the operator.
     pub reported: bool,
 }
 
@@ -89,8 +93,19 @@ pub struct Leased {
     pub epoch: Epoch,
     pub head: Head,
     pub item: Item,
-    /// No exporter has sent anything of the export.
-    pub untouched: bool,
+    /// No exporter has sent a request of the entry.
+    pub nothing_sent: bool,
+}
+
+/// What a completion is made of.
+#[derive(Debug)]
+pub struct Completing {
+    pub seq: Seq,
+    pub epoch: Epoch,
+    pub head: Head,
+    pub outcome: Outcome,
+    /// The write-back failed before.
+    pub is_retry: bool,
 }
 
 /// What an entry adds to the lanes.
@@ -109,11 +124,11 @@ struct LaneMark {
     dead: u64,
 }
 
-impl State {
-    pub fn new(exporters: &Exporters, scope: Option<Vec<PathBuf>>) -> State {
+impl Index {
+    pub fn new(exporters: &Exporters, scope: Option<Vec<PathBuf>>) -> Index {
         let lane = |capacity: &u64| Lane { capacity: *capacity, ..Lane::default() };
         let lanes = exporters.iter().map(|(id, capacity)| (id.clone(), lane(capacity)));
-        State { lanes: lanes.collect(), scope, ..State::default() }
+        Index { lanes: lanes.collect(), scope, ..Index::default() }
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (Seq, &Entry)> {
@@ -135,7 +150,15 @@ impl State {
         self.lost.retain(|path| *path != record.head.source.path);
         let leased = BTreeSet::new();
         let reported = matches!(self.outcome(&record), Some(Outcome::Rejected { .. }));
-        let entry = Entry { record, epoch, leased, wanted: false, settling: false, reported };
+        let entry = Entry {
+            record,
+            epoch,
+            leased,
+            revoked: false,
+            completing: false,
+            finalize_not_before: None,
+            reported,
+        };
         self.next_seq = self.next_seq.max(seq.0.saturating_add(1));
         self.mark(seq, &self.marks(seq, &entry), true);
         self.entries.insert(seq, entry);
@@ -185,15 +208,16 @@ impl State {
         self.change(seq, |entry| {
             let mut free = entry.record.items.iter().enumerate().filter(|(index, item)| {
                 item.exporter == exporter
-                    && item.state == ItemState::Accepted
+                    && item.state == ItemState::Waiting
                     && item.place(seq) == place
                     && !entry.leased.contains(index)
             });
             let (index, item) = free.next()?;
             entry.leased.insert(index);
             let (head, item) = (entry.record.head.clone(), item.clone());
-            let untouched = entry.record.items.iter().all(|it| !it.touched && !it.is_finished());
-            Some(Leased { seq, index, epoch: entry.epoch, head, item, untouched })
+            let nothing_sent =
+                entry.record.items.iter().all(|it| !it.may_have_arrived && !it.is_finished());
+            Some(Leased { seq, index, epoch: entry.epoch, head, item, nothing_sent })
         })?
     }
 
@@ -225,17 +249,72 @@ impl State {
         self.lanes.get(exporter).is_none_or(|lane| lane.unfinished == 0)
     }
 
-    /// Takes the oldest export that can be finalized.
-    pub fn settle(&mut self) -> Option<(Seq, Epoch, Head, Outcome)> {
-        let seq = *self.to_finalize.first()?;
+    /// Takes the oldest entry that can be finalized by now.
+    pub fn complete(&mut self, now: Instant) -> Option<Completing> {
+        let is_due = |seq: &&Seq| self.finalize_not_before(**seq).is_none_or(|at| at <= now);
+        let seq = *self.to_finalize.iter().find(is_due)?;
         let outcome = self.outcome(&self.entries.get(&seq)?.record)?;
         self.change(seq, |entry| {
-            entry.settling = true;
-            (seq, entry.epoch, entry.record.head.clone(), outcome)
+            entry.completing = true;
+            let is_retry = entry.finalize_not_before.is_some();
+            let (epoch, head) = (entry.epoch, entry.record.head.clone());
+            Completing { seq, epoch, head, outcome, is_retry }
         })
     }
 
-    /// Nothing is left to settle, and nothing will come.
+    /// When the first entry can be finalized whose write-back failed before.
+    pub fn next_completion(&self) -> Option<Instant> {
+        self.to_finalize.iter().filter_map(|seq| self.finalize_not_before(*seq)).min()
+    }
+
+    fn finalize_not_before(&self, seq: Seq) -> Option<Instant> {
+        self.entries.get(&seq)?.finalize_not_before
+    }
+
+    /// Returns the rows that a transition changes, with the record as it will be. Nothing changes yet.
+    ///
+    /// # Errors
+    /// Returns [`NotApplicable`] if the entry is gone, or is not in a state for the transition.
+    pub fn prepare(
+        &self,
+        seq: Seq,
+        transition: &Transition,
+    ) -> Result<(Record, Vec<Change>), NotApplicable> {
+        let entry = self.entries.get(&seq).ok_or(NotApplicable)?;
+        let mut record = (*entry.record).clone();
+        let changes = record.apply(transition)?;
+        Ok((record, changes))
+    }
+
+    /// Applies a transition that is durable. Returns whether the entry was removed.
+    ///
+    /// # Errors
+    /// Returns [`NotApplicable`] if the entry is gone, or is not in a state for the transition.
+    pub fn apply(&mut self, seq: Seq, transition: &Transition) -> Result<bool, NotApplicable> {
+        let changes = self.change(seq, |entry| {
+            let changes = entry.record.apply(transition)?;
+            entry.reported &= !matches!(transition, Transition::Retry(_));
+            Ok(changes)
+        });
+        let changes = changes.ok_or(NotApplicable)??;
+        let is_removed = changes.contains(&Change::Remove);
+        for change in changes {
+            match change {
+                Change::Tombstone(trace_id) => drop(self.tombstones.insert(trace_id)),
+                Change::Remove => {
+                    let removed = self.remove(seq);
+                    let delivered = removed.filter(|_| !matches!(transition, Transition::Drop));
+                    if let Some(entry) = delivered {
+                        self.remember(entry.record.head.key());
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(is_removed)
+    }
+
+    /// Whether no entry is left to finalize and none is being enqueued.
     pub fn is_finalized(&self) -> bool {
         self.unfinalized == 0 && self.accepting.is_empty()
     }
@@ -299,16 +378,16 @@ impl State {
         self.lanes.iter().map(figures).collect()
     }
 
-    /// Returns the exporter whose backlog leaves no room for `delivery`, if any. `slack`: the part of
+    /// Returns the exporter whose backlog leaves no room for `entry`, if any. `slack`: the part of
     /// the capacity that must stay free as well, as a divisor.
     pub fn is_full_for(
         &self,
-        delivery: &Delivery,
+        entry: &NewEntry,
         destinations: &[Destination],
         slack: Option<u64>,
     ) -> Option<String> {
         destinations.iter().find_map(|to| {
-            let bytes = delivery.bytes_of(to.signal);
+            let bytes = entry.bytes_of(to.signal);
             let lane = self.lanes.get(&to.exporter)?;
             let limit = lane.capacity - slack.map_or(0, |part| lane.capacity / part);
             // What is larger than the whole queue goes when it is empty.
@@ -325,11 +404,11 @@ impl State {
     }
 
     /// Keeps room for what is on its way to the disk.
-    pub fn reserve(&mut self, delivery: &Delivery, destinations: &[Destination]) -> Seq {
-        self.accepting.insert(delivery.key());
+    pub fn reserve(&mut self, entry: &NewEntry, destinations: &[Destination]) -> Seq {
+        self.accepting.insert(entry.key());
         for to in destinations {
             if let Some(lane) = self.lanes.get_mut(&to.exporter) {
-                lane.bytes = lane.bytes.saturating_add(delivery.bytes_of(to.signal));
+                lane.bytes = lane.bytes.saturating_add(entry.bytes_of(to.signal));
             }
         }
         let seq = Seq(self.next_seq);
@@ -338,32 +417,32 @@ impl State {
     }
 
     /// It is there now, or will never be.
-    pub fn release(&mut self, delivery: &Delivery, destinations: &[Destination]) {
-        self.accepting.remove(&delivery.key());
+    pub fn release(&mut self, entry: &NewEntry, destinations: &[Destination]) {
+        self.accepting.remove(&entry.key());
         for to in destinations {
             if let Some(lane) = self.lanes.get_mut(&to.exporter) {
-                lane.bytes = lane.bytes.saturating_sub(delivery.bytes_of(to.signal));
+                lane.bytes = lane.bytes.saturating_sub(entry.bytes_of(to.signal));
             }
         }
     }
 
-    pub fn known(&self, trace_id: TraceId) -> Option<Accepted> {
+    pub fn known(&self, trace_id: TraceId) -> Option<Enqueued> {
         if self.delivered.contains(&trace_id) {
-            return Some(Accepted::Delivered);
+            return Some(Enqueued::Delivered);
         }
         if self.tombstones.contains(&trace_id) || self.accepting.contains(&trace_id) {
-            return Some(Accepted::Known);
+            return Some(Enqueued::Known);
         }
         let seq = self.by_key.get(&trace_id)?;
         let record = &self.entries.get(seq)?.record;
         Some(match self.outcome(record) {
-            Some(Outcome::Rejected { rejection, .. }) => Accepted::DeadLetter {
+            Some(Outcome::Rejected { rejection, .. }) => Enqueued::DeadLetter {
                 id: seq.0,
                 reason: rejection.reason,
                 // What a server took in part is never sent again unless a person says so.
-                may_be_retried: record.items.iter().all(|item| item.lost_spans.is_none()),
+                may_be_retried: record.items.iter().all(|item| item.rejected_spans.is_none()),
             },
-            _ => Accepted::Known,
+            _ => Enqueued::Known,
         })
     }
 
@@ -389,7 +468,7 @@ impl State {
         (!is_refused && !head.written).then_some(head)
     }
 
-    pub fn remember(&mut self, trace_id: TraceId) {
+    fn remember(&mut self, trace_id: TraceId) {
         self.delivered.push_front(trace_id);
         self.delivered.truncate(REMEMBERED);
     }
@@ -406,18 +485,18 @@ impl State {
         self.knows_an_exporter_of(record) && self.scope.as_ref().is_none_or(within)
     }
 
-    fn outcome(&self, record: &Record) -> Option<Outcome> {
+    pub fn outcome(&self, record: &Record) -> Option<Outcome> {
         record.outcome(|exporter| self.lanes.contains_key(exporter))
     }
 
     fn marks(&self, seq: Seq, entry: &Entry) -> Marks {
         let is_affected_by = self.is_affected_by(&entry.record);
         let lanes = entry.record.items.iter().enumerate().map(|(index, item)| {
-            let is_free = !entry.wanted && !entry.leased.contains(&index);
+            let is_free = !entry.revoked && !entry.leased.contains(&index);
             let bytes = entry.record.head.bytes_of(item.signal);
             LaneMark {
                 exporter: item.exporter.clone(),
-                to_lease: (is_affected_by && item.state == ItemState::Accepted && is_free)
+                to_lease: (is_affected_by && item.state == ItemState::Waiting && is_free)
                     .then_some(item.place(seq)),
                 unfinished: is_affected_by && !item.is_finished(),
                 bytes: if item.is_delivered() { 0 } else { bytes },
@@ -425,7 +504,8 @@ impl State {
             }
         });
         let unfinalized = is_affected_by && !entry.is_finalized();
-        let to_finalize = unfinalized && !entry.settling && self.outcome(&entry.record).is_some();
+        let is_free = !entry.completing && !entry.revoked;
+        let to_finalize = unfinalized && is_free && self.outcome(&entry.record).is_some();
         Marks { lanes: lanes.collect(), to_finalize, unfinalized }
     }
 

@@ -1,0 +1,82 @@
+//! What is offered to the queue, and what it answers.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+
+use crate::base::clock::UnixNanos;
+use crate::base::ids::TraceId;
+use crate::base::signal::Signal;
+use crate::fs::carried::WriteBackMode;
+use crate::fs::file::Source;
+
+/// One export, or one addition to a trace, to be enqueued.
+#[derive(Clone, Debug)]
+pub struct NewEntry {
+    pub trace_id: TraceId,
+    /// Names an addition to the trace of an export; `None` for the export itself.
+    pub addition: Option<TraceId>,
+    /// The id of the receiver that found the file. Empty for an addition that a command sends.
+    pub receiver: String,
+    pub source: Source,
+    pub project_id: String,
+    pub span_count: usize,
+    /// The time that the spans carry.
+    pub made_at: UnixNanos,
+    /// Encoded requests of spans, in the order in which they are sent.
+    pub requests: Vec<Bytes>,
+    /// Encoded requests of log records. Empty without a logs pipeline.
+    pub logs: Vec<Bytes>,
+    /// Where the trace id is written after delivery.
+    pub write_back: WriteBackMode,
+    /// The state files to write after delivery, encoded. The queue does not read them.
+    pub state_files: Option<Bytes>,
+}
+
+impl NewEntry {
+    /// The id of the addition, or else the trace id. No two entries have the same key.
+    pub fn key(&self) -> TraceId {
+        self.addition.unwrap_or(self.trace_id)
+    }
+
+    /// The size of all requests of one signal, in bytes.
+    pub fn bytes_of(&self, signal: Signal) -> u64 {
+        let requests = match signal {
+            Signal::Traces => &self.requests,
+            Signal::Logs => &self.logs,
+        };
+        requests.iter().map(|request| request.len() as u64).sum()
+    }
+}
+
+/// An exporter that an entry goes to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Destination {
+    pub exporter: String,
+    pub signal: Signal,
+    /// Write-back waits for this exporter.
+    pub required: bool,
+}
+
+/// The ids of the exporters that take leases, each with the number of bytes that may wait for it.
+pub type Exporters = HashMap<String, u64>;
+
+/// The answer to an entry that was offered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Enqueued {
+    New,
+    /// Duplicate: the trace is queued, or an operator dropped it.
+    Known,
+    /// The same trace was delivered a while ago.
+    Delivered,
+    /// The same trace is a dead letter.
+    DeadLetter {
+        id: u64,
+        reason: String,
+        may_be_retried: bool,
+    },
+    /// The queue is closed: the program is stopping.
+    Closed,
+    /// The entry cannot be encoded, for example because its path is not UTF-8.
+    Impossible(String),
+}

@@ -1,0 +1,173 @@
+//! How a transition becomes durable.
+//!
+//! ```text
+//! prepare: rows ─▶ submit: the order is fixed ─▶ on disk ─▶ apply: visible in memory
+//!                          ▲                        │ failed
+//!                          └── retry after a second ┘ corrupt: the next epoch begins, the entry is gone
+//! ```
+//!
+//! The holder of a lease, of a completion, or of the whole entry is the only one that changes its rows, so the
+//! rows that were prepared are still right when they are on disk.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::figures::Health;
+use super::handle::Queue;
+use super::record::{Blob, Seq};
+use super::store::{Op, StoreError};
+use super::transition::{Change, Transition};
+use super::writer::{Ack, Epoch};
+
+/// How long to wait before a store that failed is tried again.
+const STORE_RETRY: Duration = Duration::from_secs(1);
+
+/// The entry is not in the queue any more: it was dropped, its store was lost, or the program is stopping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the export is not in the queue any more")]
+pub struct EntryGone;
+
+/// A transition whose place in the order of writes is fixed, and which is not durable yet.
+#[derive(Debug)]
+#[must_use = "a submitted transition becomes visible only when it is awaited"]
+pub(super) struct Submitted {
+    queue: Queue,
+    seq: Seq,
+    epoch: Epoch,
+    transition: Transition,
+    ops: Vec<Op>,
+    /// `None`: nothing has to be written.
+    ack: Option<Ack>,
+}
+
+impl Queue {
+    /// Submits a transition. Transitions are written in the order in which these calls return.
+    pub(super) async fn submit(
+        &self,
+        (seq, epoch): (Seq, Epoch),
+        transition: Transition,
+    ) -> Result<Submitted, EntryGone> {
+        let prepared = {
+            let mut index = self.index();
+            let prepared = index.prepare(seq, &transition);
+            // From now on, a file event for the version that was just written finds the tombstone.
+            if let (Ok((_, changes)), Transition::WrittenBack { .. }) = (&prepared, &transition) {
+                index.tombstones.extend(changes.iter().filter_map(Change::tombstone));
+            }
+            prepared
+        };
+        let (record, changes) = prepared.map_err(|_| EntryGone)?;
+        let ops = Op::of(seq, &record, changes).map_err(|_| EntryGone)?;
+        let ack = match ops.is_empty() {
+            true => None,
+            false => Some(self.shared.writer.submit(ops.clone(), epoch).await),
+        };
+        Ok(Submitted { queue: self.clone(), seq, epoch, transition, ops, ack })
+    }
+
+    /// Reads a blob. Retries while the disk fails.
+    pub(super) async fn read(
+        &self,
+        (seq, epoch): (Seq, Epoch),
+        blob: Blob,
+    ) -> Result<Bytes, EntryGone> {
+        loop {
+            match self.shared.writer.read(seq, blob, epoch).await {
+                Ok(found) => return Ok(found),
+                Err(error) => self.store_failed(error, epoch).await?,
+            }
+        }
+    }
+
+    /// Waits before the next try. A corrupt store is quarantined, and the next epoch begins.
+    pub(super) async fn store_failed(
+        &self,
+        error: StoreError,
+        epoch: Epoch,
+    ) -> Result<(), EntryGone> {
+        match error {
+            StoreError::Closed | StoreError::Replaced => return Err(EntryGone),
+            StoreError::Corrupt(reason) => {
+                // Several callers can meet the same corruption; one of them recovers from it.
+                let _recovering = self.shared.recovering.lock().await;
+                if self.epoch() != epoch {
+                    return Err(EntryGone);
+                }
+                tracing::error!("the queue's store is corrupt ({reason}); setting it aside");
+                match self.shared.writer.start_over(epoch).await {
+                    Ok((begun, aside)) => {
+                        self.begin_anew(begun);
+                        let aside = aside.map(|path| path.display().to_string());
+                        tracing::error!(
+                            aside,
+                            "a new store was begun; every export without an id is looked up again"
+                        );
+                        return Err(EntryGone);
+                    }
+                    Err(error) => self.set_health(Health::Failing(error.to_string())),
+                }
+            }
+            error => self.set_health(Health::Failing(error.to_string())),
+        }
+        tokio::time::sleep(STORE_RETRY).await;
+        Ok(())
+    }
+}
+
+impl Submitted {
+    /// Waits until the transition is on disk, and makes it visible. Retries while the disk fails, because what
+    /// it records did happen.
+    pub(super) async fn durable(mut self) -> Result<(), EntryGone> {
+        let mut ack = self.ack.take();
+        while let Some(submitted) = ack.take() {
+            match submitted.durable().await {
+                Ok(()) => self.queue.report_working(),
+                Err(error) => {
+                    self.queue.store_failed(error, self.epoch).await?;
+                    ack = Some(self.queue.shared.writer.submit(self.ops.clone(), self.epoch).await);
+                }
+            }
+        }
+        self.make_visible().await
+    }
+
+    /// The same without a retry.
+    ///
+    /// # Errors
+    /// Returns the store's error; nothing changed then.
+    pub(super) async fn durable_once(mut self) -> Result<(), StoreError> {
+        if let Some(ack) = self.ack.take() {
+            ack.durable().await?;
+        }
+        // An entry that is gone needs no change.
+        let _ = self.make_visible().await;
+        Ok(())
+    }
+
+    /// Makes the transition visible even if the disk does not take it: its loss is recovered from at the next
+    /// start.
+    pub(super) async fn best_effort(mut self) {
+        if let Some(ack) = self.ack.take() {
+            let _ = ack.durable().await;
+        }
+        let _ = self.make_visible().await;
+    }
+
+    async fn make_visible(self) -> Result<(), EntryGone> {
+        let applied = self.queue.index().apply(self.seq, &self.transition);
+        self.queue.shared.changed.notify_waiters();
+        let is_removed = applied.map_err(|_| EntryGone)?;
+        let was_expected = self.ops.iter().any(|op| matches!(op, Op::Remove { .. }));
+        if is_removed && !was_expected {
+            // Two transitions together end the entry. If this write is lost, the next start removes it.
+            let _ = self
+                .queue
+                .shared
+                .writer
+                .write(vec![Op::Remove { seq: self.seq }], self.epoch)
+                .await;
+        }
+        Ok(())
+    }
+}
