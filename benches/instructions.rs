@@ -8,6 +8,7 @@
 //!
 //! It runs itself under valgrind, once for the set-up of a case alone and once with the case.
 
+#![allow(clippy::disallowed_methods, reason = "tests, benches and examples may block")]
 // It is a bench: it stops at the first surprise.
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 

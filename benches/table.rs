@@ -7,6 +7,7 @@
 //!
 //! benches/README.md says what each row means.
 
+#![allow(clippy::disallowed_methods, reason = "tests, benches and examples may block")]
 // It is a bench: it stops at the first surprise.
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 

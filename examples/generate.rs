@@ -4,6 +4,7 @@
 //! cargo run --release --example generate -- --artifacts 7001 --seed 1 --manifest yaml DIR
 //! ```
 
+#![allow(clippy::disallowed_methods, reason = "tests, benches and examples may block")]
 // It is a tool for whoever works on taskspan: it stops at the first surprise.
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 

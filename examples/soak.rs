@@ -6,6 +6,7 @@
 //!
 //! docs/reliability.md says what it proves.
 
+#![allow(clippy::disallowed_methods, reason = "tests, benches and examples may block")]
 // It is a test: it stops at the first surprise.
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 

@@ -13,6 +13,7 @@ mod exit;
 mod gate;
 mod healthcheck;
 mod job;
+mod log_writer;
 mod logging;
 mod man;
 mod once;
@@ -31,6 +32,7 @@ mod task;
 mod validate;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
@@ -166,10 +168,22 @@ fn print(text: &str) -> std::io::Result<()> {
     }
 }
 
-/// Writes a line to standard error. A failure, for example on a full disk, is ignored.
+/// Writes a line to standard error, without colours where they are not wanted. A failure, for example on a full
+/// disk, is ignored.
 fn say(text: &str) {
-    use std::io::Write;
-    let _ = writeln!(anstream::stderr(), "{text}");
+    let line = match is_rich(&std::io::stderr()) {
+        true => format!("{text}\n"),
+        false => format!("{}\n", anstream::adapter::strip_str(text)),
+    };
+    log_writer::write(line.into_bytes());
+}
+
+/// How long the end of the program waits for the last lines on standard error.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Waits until everything that was logged is written, for a second at most.
+pub fn flush() {
+    log_writer::flush(FLUSH_TIMEOUT);
 }
 
 /// Whether a person looks on who wants colours and moving lines.

@@ -41,7 +41,7 @@ use decode::decode;
 use expand::Env;
 use fault::Report;
 pub use fault::{Fault, Faults, Mark};
-use load::Source;
+use load::ConfigDocument;
 use node::{Key, Node};
 use receivers::{ExportDirConfig, GateResultsConfig};
 pub use service::{
@@ -88,13 +88,13 @@ impl Config {
         sets: &[String],
         env: Env,
     ) -> Result<(Self, Vec<Fault>), Faults> {
-        let sources: Vec<_> = files.iter().cloned().map(Source::File).collect();
+        let sources: Vec<_> = files.iter().cloned().map(ConfigDocument::File).collect();
         Self::from_sources(&sources, sets, env)
     }
 
     /// The same from any sources.
     pub fn from_sources(
-        sources: &[Source],
+        sources: &[ConfigDocument],
         sets: &[String],
         env: Env,
     ) -> Result<(Self, Vec<Fault>), Faults> {
@@ -111,8 +111,8 @@ impl Config {
     }
 
     /// What runs without a file; flags give it directories and an endpoint.
-    pub fn without_file() -> Source {
-        Source::Text {
+    pub fn without_file() -> ConfigDocument {
+        ConfigDocument::Text {
             name: "built-in configuration".into(),
             text: include_str!("config/without_file.yaml").into(),
         }

@@ -1,6 +1,7 @@
 //! Files below the watched directories: what a path leads to, which version it is, who works on it, and which id it
 //! carries.
 
+pub mod blocking;
 pub mod carried;
 pub mod file;
 pub mod lock;

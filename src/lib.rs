@@ -11,6 +11,8 @@
 //! Each stage is a module of that name; `pipeline` is the only one that knows them all, and `cli`
 //! what a user types. ARCHITECTURE.md walks through it in five minutes.
 
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests may block"))]
+
 pub mod base;
 pub mod cli;
 pub mod config;

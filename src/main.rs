@@ -16,6 +16,7 @@ fn main() -> ExitCode {
         }
     };
     let exit = runtime.block_on(cli::run(cli));
+    cli::flush();
     // A blocking read that hangs on a dead mount must not keep a stopped program alive.
     runtime.shutdown_background();
     exit.into()

@@ -1,16 +1,17 @@
 //! The only place that knows all stages: it hands values from one to the next.
 //!
 //! ```text
-//! receiver ─Candidate─▶ intake ─Delivery─▶ queue ─Lease─▶ deliver ─▶ exporter
-//!                       (plan, converter)    └─Completion─▶ settle ─▶ write-back
+//! receiver ─Candidate─▶ ingest ─NewEntry─▶ queue ─Lease─▶ deliver ─▶ exporter
+//!                       (plan, converter)    └─Completion─▶ finalize ─▶ write-back
 //! ```
 //!
-//! Built and started downstream first, stopped upstream first, so that no stage is ever without
-//! the one behind it.
+//! Stages are built and started downstream first and stopped upstream first, so that no stage is ever without
+//! the next one.
 
 mod addition;
 mod build;
 mod deliver;
+mod exports;
 mod finalize;
 mod gate_results;
 mod in_flight;
@@ -37,6 +38,7 @@ use crate::base::signal::Signal;
 use crate::config::receivers::ExportDirConfig;
 use crate::converter::Converter;
 use crate::exporter::Exporter;
+use crate::fs::blocking::FsByReceiver;
 use crate::fs::carried;
 use crate::queue::{Destination, Exporters, Location, OpenError, Queue, Ready};
 use crate::receiver::baseline::Baseline;
@@ -48,12 +50,14 @@ use crate::writeback;
 pub use addition::{Addition, SendError};
 pub use build::PipelineError;
 use event::{Event, Observer};
-use in_flight::SelfWriteFilter;
+use exports::Exports;
+use gate_results::{GateResults, Traces};
+use ingest::Ingester;
 use locks::LockRegistry;
 pub use shutdown::StageDied;
 use shutdown::{Shutdown, guarded, join_all};
 
-/// Candidates that wait for the intake.
+/// Candidates that wait to be ingested.
 const MAX_WAITING: usize = 64;
 
 /// How long a run that ends waits for exporters that are not required when all others are done. What they do
@@ -108,16 +112,16 @@ pub struct RunControl {
 struct RunContext {
     queue: Queue,
     locks: LockRegistry,
+    fs: FsByReceiver,
     observer: Observer,
     mode: Mode,
     shutdown: Shutdown,
-    self_writes: SelfWriteFilter,
 }
 
 /// Pipelines, built and not started. All share one queue, in which every exporter has its part.
 #[derive(Debug)]
 pub struct Pipelines {
-    sources: Vec<Source>,
+    receivers: Vec<ReceiverPipeline>,
     gates: Vec<Gates>,
     exporters: Vec<Exporter>,
     /// Their `queue_size`.
@@ -128,7 +132,7 @@ pub struct Pipelines {
 
 /// A receiver, and what becomes of what it finds.
 #[derive(Debug)]
-struct Source {
+struct ReceiverPipeline {
     /// The id of the receiver, as configured.
     id: String,
     config: ExportDirConfig,
@@ -145,8 +149,8 @@ impl Pipelines {
     /// Has every receiver pass over the files that are there now, until they change: a job that has not
     /// started did not write them. Blocks on the disk.
     pub fn pass_over_what_is_there(&mut self) {
-        for source in &mut self.sources {
-            source.baseline = Baseline::take(selection(&source.config.watching()));
+        for receiver in &mut self.receivers {
+            receiver.baseline = Baseline::take(selection(&receiver.config.watching()));
         }
         for gates in &mut self.gates {
             gates.baseline = Baseline::take(selection(&gates.config));
@@ -155,7 +159,7 @@ impl Pipelines {
 
     /// The exports that are passed over, per receiver.
     pub fn baselines(&self) -> Vec<Baseline> {
-        self.sources.iter().map(|source| source.baseline.clone()).collect()
+        self.receivers.iter().map(|receiver| receiver.baseline.clone()).collect()
     }
 
     /// Where the pipelines send to, for a person.
@@ -176,7 +180,7 @@ impl Pipelines {
 
     /// How its receivers are doing, once it runs.
     pub fn watching(&self) -> Vec<Arc<ReceiverStatus>> {
-        let exports = self.sources.iter().map(|source| &source.watching);
+        let exports = self.receivers.iter().map(|source| &source.watching);
         exports.chain(self.gates.iter().map(|gates| &gates.watching)).cloned().collect()
     }
 
@@ -186,7 +190,7 @@ impl Pipelines {
     /// See [`OpenError`].
     pub fn open_queue(&self, location: Location, mode: Mode) -> Result<Ready, OpenError> {
         // A step of a job answers for its own directories, and not for what others left behind.
-        let exports = self.sources.iter().map(|source| &source.config.directories);
+        let exports = self.receivers.iter().map(|source| &source.config.directories);
         let results = self.gates.iter().map(|gates| &gates.config.directories);
         let directories = exports.chain(results).flatten().cloned();
         let scope = mode.ends().then(|| directories.collect());
@@ -206,13 +210,15 @@ impl Pipelines {
     ) -> Result<(), StageDied> {
         let shutdown = Shutdown::new(&orders, self.shutdown_timeout);
         let finish = orders.finish;
-        let (locks, self_writes) = (LockRegistry::default(), SelfWriteFilter::default());
-        let common = RunContext { queue, locks, observer, mode, shutdown, self_writes };
+        let ids = self.receivers.iter().map(|it| &it.id).chain(self.gates.iter().map(|it| &it.id));
+        let fs = FsByReceiver::of(ids);
+        let locks = LockRegistry::new(fs.clone());
+        let common = RunContext { queue, locks, fs, observer, mode, shutdown };
         let RunContext { queue, observer, shutdown, .. } = common.clone();
 
         let delivered = CancellationToken::new();
         let mut downstream = JoinSet::new();
-        let settler = finalize::Finalizer::new(&common, &self.sources).run(delivered.clone());
+        let settler = finalize::Finalizer::new(&common, &self.receivers).run(delivered.clone());
         downstream.spawn(guarded(settler, shutdown.stop.clone()));
         let health = watch_health(queue.clone(), observer.clone(), shutdown.finished.clone());
         downstream.spawn(health);
@@ -227,25 +233,24 @@ impl Pipelines {
             set.spawn(guarded(deliverer.run(), shutdown.stop.clone()));
         }
         let mut upstream = JoinSet::new();
-        let traces = gate_results::Traces::of(&self.sources);
+        let traces = Traces::of(&self.receivers);
         for Gates { id, config, destinations, watching, baseline } in self.gates {
-            let traces = Arc::clone(&traces);
-            let intake = gate_results::GateIntake::new(
-                (id, &config),
-                traces,
-                destinations,
-                &common,
-                finish.clone(),
-            );
-            let intake = |incoming, stop| intake.run(incoming, stop);
-            start((&config, watching, baseline), intake, &common, &finish, &mut upstream);
+            let fs = common.fs.get(&id);
+            let kind = (id, config.max_file_size.0);
+            let kind = GateResults::new(kind, Arc::clone(&traces), destinations, &common);
+            let settings = (&config, gate_results::AT_A_TIME);
+            let ingester = Ingester::new(kind, settings, fs, &common, finish.clone());
+            let ingest = |incoming, stop| ingester.run(incoming, stop);
+            start((&config, watching, baseline), ingest, &common, &finish, &mut upstream);
         }
-        for source in self.sources {
-            let (config, watching) = (source.config.watching(), Arc::clone(&source.watching));
-            let baseline = source.baseline.clone();
-            let intake = ingest::Intake::new(source, &common);
-            let intake = |incoming, stop| intake.run(incoming, stop);
-            start((&config, watching, baseline), intake, &common, &finish, &mut upstream);
+        for receiver in self.receivers {
+            let (config, watching) = (receiver.config.watching(), Arc::clone(&receiver.watching));
+            let (baseline, fs) = (receiver.baseline.clone(), common.fs.get(&receiver.id));
+            let at_a_time = receiver.config.max_concurrent_exports;
+            let kind = Exports::new(receiver, fs.clone(), &common);
+            let ingester = Ingester::new(kind, (&config, at_a_time), fs, &common, finish.clone());
+            let ingest = |incoming, stop| ingester.run(incoming, stop);
+            start((&config, watching, baseline), ingest, &common, &finish, &mut upstream);
         }
 
         let taken_in = join_all(upstream, &shutdown).await;
@@ -276,10 +281,10 @@ fn waive(common: &RunContext) -> AbortHandle {
     waiver.abort_handle()
 }
 
-/// A receiver and the intake for what it finds.
+/// Starts a receiver, and the ingestion of what it finds.
 fn start<F>(
     (config, watching, baseline): (&WatchConfig, Arc<ReceiverStatus>, Baseline),
-    intake: impl FnOnce(mpsc::Receiver<Candidate>, CancellationToken) -> F,
+    ingest: impl FnOnce(mpsc::Receiver<Candidate>, CancellationToken) -> F,
     common: &RunContext,
     finish: &CancellationToken,
     stages: &mut JoinSet<Result<(), StageDied>>,
@@ -288,7 +293,7 @@ fn start<F>(
 {
     let (candidates, incoming) = mpsc::channel::<Candidate>(MAX_WAITING);
     let Shutdown { stop, closing, .. } = common.shutdown.clone();
-    stages.spawn(guarded(intake(incoming, closing.clone()), stop));
+    stages.spawn(guarded(ingest(incoming, closing.clone()), stop));
 
     let max_bytes = config.max_file_size.0;
     let tidy = Tidy {

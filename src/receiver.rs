@@ -174,6 +174,8 @@ impl Receiver {
         });
         let (scanner, found) = match scan.await {
             Ok(done) => done,
+            // A receiver that has lost its scanner would watch nothing. The pipeline ends visibly instead.
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             // The runtime is going down.
             Err(_) => return,
         };

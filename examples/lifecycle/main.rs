@@ -8,6 +8,8 @@
 //!
 //! Each step is a command line, run by the same code as the program's own.
 
+#![allow(clippy::disallowed_methods, reason = "tests, benches and examples may block")]
+
 use std::path::Path;
 use std::process::ExitCode;
 

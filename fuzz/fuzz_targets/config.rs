@@ -4,10 +4,10 @@
 
 use libfuzzer_sys::fuzz_target;
 use taskspan::config::Config;
-use taskspan::config::load::Source;
+use taskspan::config::load::ConfigDocument;
 
 fuzz_target!(|text: &str| {
-    let source = Source::Text { name: "pipeline.yaml".to_owned(), text: text.to_owned() };
+    let source = ConfigDocument::Text { name: "pipeline.yaml".to_owned(), text: text.to_owned() };
     if let Err(faults) = Config::from_sources(&[source], &[], &|_| None) {
         assert!(!faults.0.is_empty());
         for fault in faults.0 {

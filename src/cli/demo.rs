@@ -4,6 +4,11 @@
 //! bundled export ─▶ temporary directory ─▶ the real pipeline ─gRPC─▶ embedded receiver ─▶ tree
 //! ```
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "runs before the stages start, after they have ended, or on a blocking thread"
+)]
+
 pub(super) mod otlp_receiver;
 
 use std::fs;

@@ -1,5 +1,10 @@
 //! `taskspan gate`: what a gate found, in the trace of the export that it judged (R4.5).
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "runs before the stages start, after they have ended, or on a blocking thread"
+)]
+
 use std::io::Read;
 use std::path::{Path, PathBuf};
 

@@ -6,6 +6,8 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use super::Global;
+use super::log_writer::{self, Line};
+use crate::base::clock::UnixNanos;
 use crate::config::{LogEncoding, LogsConfig};
 
 /// Starts logging. `RUST_LOG` beats `-v` beats the configuration.
@@ -26,14 +28,19 @@ pub fn start(global: &Global, config: &LogsConfig) {
         None => (ours, None),
     };
     let lines = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
+        .with_writer(Line::default)
         .with_target(false)
         // It would be told where nothing can be told.
         .log_internal_errors(false)
         .with_ansi(super::is_rich(&std::io::stderr()));
     let registry = tracing_subscriber::registry();
-    // A second start, in a test say, keeps the first.
-    let _ = match global.log_format.unwrap_or(config.encoding) {
+    let encoding = global.log_format.unwrap_or(config.encoding);
+    log_writer::report_dropped_with(match encoding {
+        LogEncoding::Text => dropped_as_text,
+        LogEncoding::Json => dropped_as_json,
+    });
+    // A second start, for example in a test, keeps the first.
+    let _ = match encoding {
         LogEncoding::Text => registry.with(lines.with_filter(filter)).try_init(),
         LogEncoding::Json => {
             registry.with(lines.json().flatten_event(true).with_filter(filter)).try_init()
@@ -42,4 +49,21 @@ pub fn start(global: &Global, config: &LogsConfig) {
     if let Some(error) = bad {
         tracing::warn!("RUST_LOG is ignored: {error}");
     }
+}
+
+fn dropped_as_text(count: u64) -> String {
+    let now = UnixNanos::now().rfc3339();
+    format!("{now}  WARN {}\n", dropped(count))
+}
+
+fn dropped_as_json(count: u64) -> String {
+    let timestamp = UnixNanos::now().rfc3339();
+    let line = serde_json::json!({
+        "timestamp": timestamp, "level": "WARN", "message": dropped(count),
+    });
+    format!("{line}\n")
+}
+
+fn dropped(count: u64) -> String {
+    format!("{count} log lines were dropped: standard error was not read")
 }

@@ -6,6 +6,11 @@
 //!
 //! It shows the very requests that a run would send, with times of now.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "runs before the stages start, after they have ended, or on a blocking thread"
+)]
+
 mod json;
 pub mod mermaid;
 pub mod tree;

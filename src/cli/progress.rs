@@ -1,8 +1,8 @@
 //! A line that moves while a large plan is sent, on a terminal only.
 
-use std::io::Write;
 use std::sync::{Mutex, PoisonError};
 
+use super::log_writer;
 use crate::pipeline::event::Event;
 
 /// Logs every event, and draws the progress on a terminal.
@@ -64,12 +64,10 @@ impl Requests {
     }
 }
 
-// A terminal that does not take the line is no reason to stop.
 fn erase() {
-    let _ = write!(std::io::stderr(), "\r\x1b[2K");
+    log_writer::write(b"\r\x1b[2K".to_vec());
 }
 
 fn draw(text: &str) {
-    let mut stderr = std::io::stderr();
-    let _ = write!(stderr, "{text}").and_then(|()| stderr.flush());
+    log_writer::write(text.as_bytes().to_vec());
 }

@@ -5,6 +5,11 @@
 //!                └──▶ --summary, $GITHUB_STEP_SUMMARY, $GITHUB_OUTPUT
 //! ```
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "runs before the stages start, after they have ended, or on a blocking thread"
+)]
+
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io::{self, Write};

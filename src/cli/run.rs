@@ -87,9 +87,18 @@ impl Run {
             if hang_up.recv().await.is_none() {
                 return std::future::pending().await;
             }
-            let loaded = Setup::load(&self.config, &[]);
-            match loaded.and_then(|setup| setup.build().map(|_| setup)) {
-                // What waits in the present one would wait for ever.
+            let config = self.config.clone();
+            // The files may lie on a mount that hangs, and signals are handled here.
+            let load = tokio::task::spawn_blocking(move || {
+                let setup = Setup::load(&config, &[])?;
+                setup.build().map(|_| setup)
+            });
+            let loaded = match load.await {
+                Ok(loaded) => loaded,
+                Err(error) => Err(anyhow::Error::from(error).into()),
+            };
+            match loaded {
+                // Entries in the present queue would never be delivered.
                 Ok(setup) if setup.queue_directory() != present.queue_directory() => {
                     tracing::error!(
                         "SIGHUP: the queue cannot move to another directory while it is in use; \

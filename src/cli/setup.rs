@@ -1,5 +1,10 @@
 //! Files, flags and environment become one configuration.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "runs before the stages start, after they have ended, or on a blocking thread"
+)]
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -8,7 +13,7 @@ use super::exit::Failure;
 use super::session::{OnTrouble, Session};
 use super::{ConfigArgs, Global, logging};
 use crate::config::expand::Env;
-use crate::config::load::Source;
+use crate::config::load::ConfigDocument;
 use crate::config::otel_env::{self, OtelEnv};
 use crate::config::overlay::{self, Flags};
 use crate::config::{
@@ -97,7 +102,8 @@ impl Setup {
             );
             return Err(Faults(vec![Fault::nowhere(message)]).into());
         }
-        let mut sources: Vec<Source> = files.into_iter().map(Source::File).collect();
+        let mut sources: Vec<ConfigDocument> =
+            files.into_iter().map(ConfigDocument::File).collect();
         if sources.is_empty() {
             sources.push(Config::without_file());
         }

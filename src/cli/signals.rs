@@ -1,11 +1,20 @@
 //! Signals: to stop, where the first asks and the second does not; and to be handed on to a job.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "runs before the stages start, after they have ended, or on a blocking thread"
+)]
+
 use std::fs::File;
 use std::task::Poll;
+use std::time::Duration;
 
 use rustix::process::Pid;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+
+/// How long a program that ends at once waits for its last lines.
+const LAST_LINES: Duration = Duration::from_millis(100);
 
 /// A token that the first signal cancels. A second one ends the program at once, with the code a
 /// shell gives to a program that a signal killed.
@@ -23,6 +32,7 @@ pub fn stop_on_signal() -> std::io::Result<CancellationToken> {
         token.cancel();
         let (name, number) = either(&mut interrupt, &mut terminate).await;
         tracing::warn!("{name} again: ending at once");
+        super::log_writer::flush(LAST_LINES);
         std::process::exit(128 + number);
     });
     Ok(stop)

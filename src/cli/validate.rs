@@ -1,5 +1,10 @@
 //! `taskspan validate`: everything is built, nothing is started.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "runs before the stages start, after they have ended, or on a blocking thread"
+)]
+
 use std::fmt::Write;
 use std::io::ErrorKind;
 use std::net::TcpListener;

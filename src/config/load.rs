@@ -8,6 +8,11 @@
 //!
 //! Expansion comes last, so that a variable which a later source overrides need not be set.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "runs before the stages start, after they have ended, or on a blocking thread"
+)]
+
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -17,7 +22,7 @@ use super::node::{Key, Mark, Node, Value};
 
 /// Where YAML comes from.
 #[derive(Clone, Debug)]
-pub enum Source {
+pub enum ConfigDocument {
     File(PathBuf),
     /// Text that no file holds, and what to call it.
     Text {
@@ -27,7 +32,12 @@ pub enum Source {
 }
 
 /// The merged and expanded tree; `None` when a source could not be read at all.
-pub fn load(sources: &[Source], sets: &[String], env: Env, report: &mut Report) -> Option<Node> {
+pub fn load(
+    sources: &[ConfigDocument],
+    sets: &[String],
+    env: Env,
+    report: &mut Report,
+) -> Option<Node> {
     // Every source is tried, whatever became of the ones before.
     let mut parsed: Vec<Option<Node>> = sources.iter().map(|s| read(s, report)).collect();
     parsed.extend(sets.iter().map(|set| read_set(set, report)));
@@ -46,10 +56,10 @@ pub fn load(sources: &[Source], sets: &[String], env: Env, report: &mut Report) 
     Some(root)
 }
 
-fn read(source: &Source, report: &mut Report) -> Option<Node> {
+fn read(source: &ConfigDocument, report: &mut Report) -> Option<Node> {
     let mut node = match source {
-        Source::Text { name, text } => Node::parse(&name.as_str().into(), text, report)?,
-        Source::File(path) => {
+        ConfigDocument::Text { name, text } => Node::parse(&name.as_str().into(), text, report)?,
+        ConfigDocument::File(path) => {
             let name = path.display().to_string();
             match std::fs::read_to_string(path) {
                 Ok(text) => Node::parse(&name.into(), &text, report)?,
@@ -114,11 +124,11 @@ fn merge(base: &mut Node, over: Node) {
 mod tests {
     use super::*;
 
-    fn text(name: &str, text: &str) -> Source {
-        Source::Text { name: name.into(), text: text.into() }
+    fn text(name: &str, text: &str) -> ConfigDocument {
+        ConfigDocument::Text { name: name.into(), text: text.into() }
     }
 
-    fn run(sources: &[Source], sets: &[&str]) -> (Option<Node>, Report) {
+    fn run(sources: &[ConfigDocument], sets: &[&str]) -> (Option<Node>, Report) {
         let sets: Vec<String> = sets.iter().map(|set| (*set).to_owned()).collect();
         let mut report = Report::default();
         let node = load(sources, &sets, &|_| None, &mut report);
@@ -148,8 +158,11 @@ mod tests {
 
     #[test]
     fn every_source_that_cannot_be_read_is_named() {
-        let sources =
-            [Source::File("/no/such.yaml".into()), text("list", "- a\n"), text("broken", "a: [")];
+        let sources = [
+            ConfigDocument::File("/no/such.yaml".into()),
+            text("list", "- a\n"),
+            text("broken", "a: ["),
+        ];
         let (node, report) = run(&sources, &["token", "a..b=1", "x=[s3cret"]);
         assert!(node.is_none());
         let faults = report.faults.to_string();

@@ -236,7 +236,7 @@ fn check(id: &ComponentId, exporter: &ExporterConfig, faults: &mut Faults) {
 mod tests {
     use super::*;
     use crate::config::expand::Env;
-    use crate::config::load::Source;
+    use crate::config::load::ConfigDocument;
     use crate::config::otel_env;
 
     const ONE: &str = "receivers: {export_dir: {directories: [out]}}
@@ -248,7 +248,7 @@ exporters: {otlp_grpc: {endpoint: http://a:4317}, otlp_http: {endpoint: http://b
 service: {pipelines: {traces: {receivers: [export_dir], exporters: [otlp_grpc, otlp_http]}}}";
 
     fn loaded(text: &str) -> Config {
-        let source = Source::Text { name: "t.yaml".into(), text: text.into() };
+        let source = ConfigDocument::Text { name: "t.yaml".into(), text: text.into() };
         let no_env: Env<'_> = &|_| None;
         Config::from_sources(&[source], &[], no_env).expect("a valid configuration").0
     }

@@ -25,7 +25,7 @@ fn no_env(_: &str) -> Option<String> {
 }
 
 fn load(yaml: &str) -> Result<(Config, String), String> {
-    let source = Source::Text { name: "p".into(), text: yaml.into() };
+    let source = ConfigDocument::Text { name: "p".into(), text: yaml.into() };
     let lines = |faults: Vec<Fault>| Faults(faults).to_string();
     match Config::from_sources(&[source], &[], &no_env) {
         Ok((config, warnings)) => Ok((config, lines(warnings))),
@@ -316,7 +316,7 @@ proptest! {
 
     #[test]
     fn no_text_panics(yaml in yaml_like(), set in yaml_like()) {
-        let source = Source::Text { name: "p".into(), text: yaml };
+        let source = ConfigDocument::Text { name: "p".into(), text: yaml };
         let _ = Config::from_sources(&[source], &[set], &no_env);
     }
 
@@ -465,7 +465,7 @@ fn the_schema_and_the_loader_agree() {
     };
     for (text, is) in whole.chain(pieces) {
         let sources = [("good", GOOD), ("piece", &text)]
-            .map(|(name, text)| Source::Text { name: name.into(), text: text.into() });
+            .map(|(name, text)| ConfigDocument::Text { name: name.into(), text: text.into() });
         let loads =
             Config::from_sources(&sources, &[], &env).err().map(|faults| faults.to_string());
         let parsed: Json = serde_saphyr::from_str(&text).unwrap();

@@ -1,5 +1,10 @@
 //! Requests as OTLP/JSON lines in a file, as the Collector's file exporter writes them.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "runs before the stages start, after they have ended, or on a blocking thread"
+)]
+
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::{Path, PathBuf};

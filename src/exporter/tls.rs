@@ -1,5 +1,10 @@
 //! TLS settings, from the files a user names, for both protocols.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "runs before the stages start, after they have ended, or on a blocking thread"
+)]
+
 use std::path::Path;
 use std::sync::Arc;
 

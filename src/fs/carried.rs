@@ -5,12 +5,17 @@
 //! onboarding-metadata.task.json   the same, and "metadata_sha256" of the export that they belong to
 //! ```
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "every function here blocks; callers run it through `fs::blocking`"
+)]
+
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::file::{self, Loaded, Source, Stamp};
+use super::file::{self, FileVersion, Loaded, Stamp};
 use super::members::existing;
 use crate::base::ids::TraceId;
 use crate::base::text::hex;
@@ -69,7 +74,7 @@ pub fn id_beside_of(export: &Path, sha256: &[u8; 32]) -> Option<String> {
 }
 
 /// Whether the export, or the file beside it, has this trace id already. Blocks on the disk.
-pub fn carries(source: &Source, trace_id: TraceId, mode: WriteBackMode) -> bool {
+pub fn carries(source: &FileVersion, trace_id: TraceId, mode: WriteBackMode) -> bool {
     // A write-back puts another file there. What is as it was read carries what it carried.
     let as_read = || {
         let stat = rustix::fs::lstat(source.canonical());
@@ -79,7 +84,7 @@ pub fn carries(source: &Source, trace_id: TraceId, mode: WriteBackMode) -> bool 
 }
 
 /// Like [`carries`], but reads the content instead of trusting size and times. Blocks on the disk.
-pub fn carries_by_content(source: &Source, trace_id: TraceId, mode: WriteBackMode) -> bool {
+pub fn carries_by_content(source: &FileVersion, trace_id: TraceId, mode: WriteBackMode) -> bool {
     let path = source.canonical();
     let id = match mode {
         // Only the two keys were added to what was read; anything larger is another version.
@@ -100,7 +105,7 @@ fn id_within(path: &Path, max_bytes: u64) -> Option<String> {
 
 /// The trace id that the file would get as a new export; `None` if it does not carry `task_trace_id`. Blocks on the
 /// disk.
-pub fn version_with(source: &Source, task_trace_id: &str, max_bytes: u64) -> Option<TraceId> {
+pub fn version_with(source: &FileVersion, task_trace_id: &str, max_bytes: u64) -> Option<TraceId> {
     let Loaded { source, bytes } = file::load(source.canonical(), max_bytes).ok()?;
     let ours = existing(&bytes, TRACE_ID).as_deref() == Some(task_trace_id);
     ours.then(|| TraceId::of_export(source.canonical(), source.mtime_ns, &bytes))

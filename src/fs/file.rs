@@ -9,6 +9,11 @@
 //! Every name is opened relative to a directory that is already open, and no open follows a link,
 //! so a name that is swapped under our feet yields an error and never a file from elsewhere.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "every function here blocks; callers run it through `fs::blocking`"
+)]
+
 use std::fs::File;
 use std::io::{self, Read};
 use std::num::NonZeroI64;
@@ -22,7 +27,7 @@ use sha2::{Digest, Sha256};
 
 /// The identity of one version of one file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Source {
+pub struct FileVersion {
     /// The path as it was found.
     pub path: PathBuf,
     /// The directory without links, and the name in it, where that is another path.
@@ -39,7 +44,7 @@ pub struct Source {
     pub sha256: [u8; 32],
 }
 
-impl Source {
+impl FileVersion {
     /// The directory without links, and the name in it; for opening it again.
     pub fn canonical(&self) -> &Path {
         self.elsewhere.as_deref().unwrap_or(&self.path)
@@ -47,8 +52,8 @@ impl Source {
 
     /// Whether both are the same version of an export: what its trace id is made of, whatever inode
     /// it lies in.
-    pub fn same_version(&self, other: &Source) -> bool {
-        let looks = |it: &Source| (it.size, it.mtime_ns);
+    pub fn same_version(&self, other: &FileVersion) -> bool {
+        let looks = |it: &FileVersion| (it.size, it.mtime_ns);
         looks(self) == looks(other) && self.sha256 == other.sha256
     }
 
@@ -66,7 +71,7 @@ impl Source {
     }
 
     pub(crate) fn stamp(&self) -> Stamp {
-        let Source { device, inode, size, mtime_ns, .. } = *self;
+        let FileVersion { device, inode, size, mtime_ns, .. } = *self;
         Stamp { device, inode, size, mtime_ns }
     }
 }
@@ -82,7 +87,7 @@ pub(crate) struct Stamp {
 
 impl Stamp {
     /// As far as `stat` can tell, the version that was read.
-    pub(crate) fn same_stat(&self, source: &Source) -> bool {
+    pub(crate) fn same_stat(&self, source: &FileVersion) -> bool {
         (self.size, self.mtime_ns) == (source.size, source.mtime_ns)
     }
 }
@@ -110,7 +115,7 @@ fn ctime_ns(stat: &Stat) -> Option<NonZeroI64> {
 /// A file that was read whole, with the identity of exactly these bytes.
 #[derive(Debug)]
 pub struct Loaded {
-    pub source: Source,
+    pub source: FileVersion,
     pub bytes: Vec<u8>,
 }
 
@@ -262,7 +267,8 @@ impl Directory {
         let path = self.canonical.join(name);
         let sha256 = Sha256::digest(&bytes).into();
         let elsewhere = None;
-        let source = Source { path, elsewhere, device, inode, size, mtime_ns, ctime_ns, sha256 };
+        let source =
+            FileVersion { path, elsewhere, device, inode, size, mtime_ns, ctime_ns, sha256 };
         Ok((Loaded { source, bytes }, file))
     }
 
@@ -270,7 +276,7 @@ impl Directory {
     pub(crate) fn is_still(
         &self,
         name: &Path,
-        version: &Source,
+        version: &FileVersion,
         read: &[u8],
     ) -> Result<bool, SourceError> {
         let (file, before) = self.open_regular(name)?;

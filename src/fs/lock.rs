@@ -10,6 +10,11 @@
 //! have written itself, and has nothing left to do. The lock asks nothing of anybody else: an
 //! exporter that knows nothing of it is not hindered.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "every function here blocks; callers run it through `fs::blocking`"
+)]
+
 use std::fs::{File, TryLockError};
 use std::path::Path;
 
@@ -18,7 +23,7 @@ use rustix::io::Errno;
 
 use super::carried::{WriteBackMode, carries, carries_by_content};
 use crate::base::ids::TraceId;
-use crate::fs::file::{Directory, Source, Stamp};
+use crate::fs::file::{Directory, FileVersion, Stamp};
 
 /// How often a file that is replaced under our eyes is looked at.
 const LOOKS: usize = 8;
@@ -36,7 +41,7 @@ pub enum LockAttempt {
 }
 
 /// Tries to lock the export for this process. Performs blocking I/O; never waits for the lock.
-pub fn try_lock(source: &Source, trace_id: TraceId, mode: WriteBackMode) -> LockAttempt {
+pub fn try_lock(source: &FileVersion, trace_id: TraceId, mode: WriteBackMode) -> LockAttempt {
     let (Some(parent), Some(name)) = (source.canonical().parent(), source.canonical().file_name())
     else {
         return LockAttempt::Acquired(None);
@@ -99,7 +104,7 @@ mod tests {
     const MAX: u64 = 1 << 20;
     const AT: &str = "2026-01-02T03:04:05Z";
 
-    fn export() -> (tempfile::TempDir, Source, TraceId) {
+    fn export() -> (tempfile::TempDir, FileVersion, TraceId) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("onboarding-metadata.json");
         fs::write(&path, "{}").unwrap();

@@ -15,7 +15,7 @@ use rustix::fs::Timespec;
 use sha2::{Digest, Sha256};
 
 use super::carried::EMITTED_AT;
-use super::file::Source;
+use super::file::FileVersion;
 use super::members::existing;
 use crate::base::clock::UnixNanos;
 use crate::base::ids::TraceId;
@@ -38,7 +38,7 @@ pub fn emission_timestamp(trace_id: TraceId, at: UnixNanos) -> String {
 }
 
 /// Who wrote this id into the file with these bytes.
-pub fn origin(source: &Source, bytes: &[u8], task_trace_id: &str) -> IdOrigin {
+pub fn origin(source: &FileVersion, bytes: &[u8], task_trace_id: &str) -> IdOrigin {
     let timestamp = existing(bytes, EMITTED_AT).unwrap_or_default();
     let Some(at) = UnixNanos::parse(&timestamp) else { return IdOrigin::Foreign };
     if i128::from(at.0) == source.mtime_ns {
@@ -92,7 +92,7 @@ mod tests {
         let text = format!(r#"{{"task_trace_id": "", "task_emission_timestamp": "{timestamp}"}}"#);
         std::fs::write(&path, &text).expect("written");
         let loaded = crate::fs::file::load(&path, 1 << 20).expect("a file");
-        let source = Source { mtime_ns, ..loaded.source };
+        let source = FileVersion { mtime_ns, ..loaded.source };
         origin(&source, &loaded.bytes, task_trace_id)
     }
 

@@ -8,6 +8,11 @@
 //! The tracker goes on with these files. A later export replaces a file only as long as the task is as an
 //! export left it.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "every function here blocks; callers run it through `fs::blocking`"
+)]
+
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 
-use super::{Event, Mode, Observer, Pipelines, RunControl, Source, StageDied};
+use super::{Event, Mode, Observer, Pipelines, ReceiverPipeline, RunControl, StageDied};
 use crate::base::clock::UnixNanos;
 use crate::base::ids::TraceId;
 use crate::config::receivers::ExportDirConfig;
@@ -29,10 +29,12 @@ pub struct Addition {
 impl Pipelines {
     /// The settings and converter that the export of this metadata file comes under: those of the
     /// receiver that finds it, else of the first.
-    fn source_of(&self, metadata: &Path) -> Option<&Source> {
+    fn source_of(&self, metadata: &Path) -> Option<&ReceiverPipeline> {
         let path = std::path::absolute(metadata).unwrap_or_else(|_| metadata.to_owned());
-        let finds = |source: &&Source| super::selection(&source.config.watching()).is_export(&path);
-        self.sources.iter().find(finds).or(self.sources.first())
+        let finds = |source: &&ReceiverPipeline| {
+            super::selection(&source.config.watching()).is_export(&path)
+        };
+        self.receivers.iter().find(finds).or(self.receivers.first())
     }
 
     /// Reads the export to whose trace something is to be added. Blocks on the disk.
@@ -104,7 +106,7 @@ impl Pipelines {
         if let Enqueued::Impossible(reason) = ready.queue.enqueue(&delivery, &destinations).await {
             observer(&Event::Refused { path: metadata.to_owned(), reason });
         }
-        self.sources.clear();
+        self.receivers.clear();
         self.gates.clear();
         Ok(self.run(ready.queue, Mode::Once, observer, orders).await?)
     }

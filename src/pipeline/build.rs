@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use indexmap::IndexMap;
 
-use super::{Gates, Pipelines, Source};
+use super::{Gates, Pipelines, ReceiverPipeline};
 use crate::base::signal::Signal;
 use crate::base::units::ComponentId;
 use crate::config::otel_env::OtelEnv;
@@ -82,7 +82,7 @@ impl Pipelines {
                     }
                     None => continue,
                 };
-                let mut source = Source {
+                let mut source = ReceiverPipeline {
                     id: receiver.to_string(),
                     config: with_absolute_directories(dir),
                     converter: converter(config, pipeline, dir, otel, &mut errors),
@@ -106,7 +106,7 @@ impl Pipelines {
             return Err(errors);
         }
         Ok(Pipelines {
-            sources,
+            receivers: sources,
             gates,
             exporters: exporters.built.into_values().collect(),
             capacities: exporters.capacities,

@@ -11,12 +11,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::event::{Event, Observer};
-use super::in_flight::SelfWriteFilter;
 use super::locks::LockRegistry;
-use super::{Mode, RunContext, Source, StageDied};
+use super::{Mode, ReceiverPipeline, RunContext, StageDied};
 use crate::base::clock::UnixNanos;
 use crate::base::ids::TraceId;
 use crate::config::receivers::{ExistingTraceId, ExportDirConfig};
+use crate::fs::blocking::FsByReceiver;
 use crate::fs::carried;
 use crate::fs::carried::WriteBackMode;
 use crate::fs::file;
@@ -27,9 +27,12 @@ use crate::queue::{Completion, Outcome, Queue, RejectionKind};
 use crate::receiver::select::Selection;
 use crate::writeback::{self, WriteBackError, write_back, write_beside};
 
-/// Exports that are written back at the same time: most of a write-back is waiting, for the disk and
-/// for late writers.
+/// Exports of one receiver that are written back at the same time: most of a write-back is waiting, for the disk
+/// and for late writers.
 const AT_A_TIME: u32 = 16;
+
+/// Exports that are finalized at the same time. A receiver whose file system hangs holds up few of them.
+const MAX_FINALIZING: usize = 64;
 
 /// Bytes per semaphore permit: a large export takes several permits, which bounds memory.
 const LARGE: u64 = 1 << 20;
@@ -39,31 +42,32 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(30);
 
 pub struct Finalizer {
     locks: LockRegistry,
+    fs: FsByReceiver,
     queue: Queue,
     observer: Observer,
     receivers: Vec<Receiver>,
     mode: Mode,
-    self_writes: SelfWriteFilter,
-    room: Semaphore,
+    /// For entries whose receiver is not configured any more.
+    other_room: Semaphore,
     /// How long to wait before a failed write-back is tried again.
     retry_interval: Duration,
 }
 
 impl Finalizer {
-    pub(super) fn new(common: &RunContext, sources: &[Source]) -> Finalizer {
-        let RunContext { queue, locks, observer, mode, self_writes, .. } = common.clone();
+    pub(super) fn new(common: &RunContext, sources: &[ReceiverPipeline]) -> Finalizer {
+        let RunContext { queue, locks, fs, observer, mode, .. } = common.clone();
         let receivers: Vec<Receiver> = sources.iter().map(Receiver::of).collect();
         let retry_interval = receivers.iter().map(|it| it.config.rescan_interval.0).min();
         let retry_interval = retry_interval.unwrap_or(RETRY_INTERVAL);
-        let room = Semaphore::new(AT_A_TIME as usize);
-        Finalizer { locks, queue, observer, receivers, mode, self_writes, room, retry_interval }
+        let other_room = Semaphore::new(AT_A_TIME as usize);
+        Finalizer { locks, fs, queue, observer, receivers, mode, other_room, retry_interval }
     }
 
     /// Runs until the queue is closed and empty, or delivery has ended.
     pub(super) async fn run(self, delivered: CancellationToken) -> Result<(), StageDied> {
         // State files are of tasks, and the latest export of a task decides.
         let in_order = self.receivers.iter().any(|it| it.config.task_state.is_some());
-        let at_a_time = if in_order { 1 } else { AT_A_TIME as usize };
+        let at_a_time = if in_order { 1 } else { MAX_FINALIZING };
         let this = Arc::new(self);
         let mut finalizing = JoinSet::new();
         loop {
@@ -110,7 +114,8 @@ impl Finalizer {
     async fn write(&self, completion: Completion, at: UnixNanos) {
         let head = &completion.head;
         let (path, trace_id) = (head.source.path.clone(), head.trace_id);
-        let config = self.receiver_of(head).map(|receiver| &receiver.config);
+        let receiver = self.receiver_of(head);
+        let config = receiver.map(|receiver| &receiver.config);
         let states = self.states(&completion, config).await;
         let write = Write {
             mode: head.write_back,
@@ -119,7 +124,6 @@ impl Finalizer {
             key: head.key(),
             states,
             at,
-            self_writes: self.self_writes.clone(),
             max_bytes: config.map_or(u64::MAX, |config| config.max_file_size.0),
             emits_existing: config
                 .is_some_and(|config| config.on_existing_trace_id == ExistingTraceId::Emit),
@@ -138,9 +142,10 @@ impl Finalizer {
         };
         let size = u32::try_from(head.source.size / LARGE).unwrap_or(AT_A_TIME);
         // The semaphore is never closed.
-        let _room = self.room.acquire_many(size.clamp(1, AT_A_TIME)).await;
-        let written = tokio::task::spawn_blocking(move || write.run());
-        let failure = match written.await {
+        let room = receiver.map_or(&self.other_room, |receiver| &receiver.room);
+        let _room = room.acquire_many(size.clamp(1, AT_A_TIME)).await;
+        let fs = self.fs.get(&head.receiver);
+        let failure = match fs.run(move || write.run()).await {
             Ok(Ok((outcome, tombstone))) => {
                 let head = completion.head.clone();
                 completion.written_back(tombstone).await;
@@ -155,7 +160,7 @@ impl Finalizer {
                 return;
             }
             Ok(Err(error)) => error.to_string(),
-            Err(error) => error.to_string(),
+            Err(unresponsive) => unresponsive.to_string(),
         };
         let is_known =
             completion.is_retry && completion.head.not_written.as_deref() == Some(failure.as_str());
@@ -195,26 +200,26 @@ struct Receiver {
     id: String,
     config: ExportDirConfig,
     selection: Selection,
+    room: Semaphore,
 }
 
 impl Receiver {
-    fn of(source: &Source) -> Receiver {
+    fn of(source: &ReceiverPipeline) -> Receiver {
         let (id, config) = (source.id.clone(), source.config.clone());
         let selection = super::selection(&config.watching());
-        Receiver { id, config, selection }
+        Receiver { id, config, selection, room: Semaphore::new(AT_A_TIME as usize) }
     }
 }
 
 /// All that is needed to write an id back, on a thread that may block.
 struct Write {
     mode: WriteBackMode,
-    source: file::Source,
+    source: file::FileVersion,
     trace_id: TraceId,
     /// What tells it from everything else that is sent.
     key: TraceId,
     states: Option<(TaskStateConfig, Bytes)>,
     at: UnixNanos,
-    self_writes: SelfWriteFilter,
     max_bytes: u64,
     /// An id in the file does not keep it from being taken in again.
     emits_existing: bool,
@@ -235,9 +240,6 @@ impl Write {
         match mode {
             WriteBackMode::InPlace => {
                 let outcome = write_back(&source, &id, &at, max_bytes)?;
-                if outcome == writeback::Outcome::Written {
-                    self.self_writes.note(&source.path, &at);
-                }
                 let ours = emits_existing.then(|| carried::version_with(&source, &id, max_bytes));
                 Ok((outcome, ours.flatten()))
             }

@@ -6,8 +6,9 @@ use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::base::ids::TraceId;
+use crate::fs::blocking::FsByReceiver;
 use crate::fs::carried::WriteBackMode;
-use crate::fs::file::Source;
+use crate::fs::file::FileVersion;
 use crate::fs::lock::{LockAttempt, try_lock};
 use crate::queue::record::Head;
 
@@ -15,9 +16,10 @@ use crate::queue::record::Head;
 /// What comes on top, in an outage, is locked when it is its turn to be sent.
 const MAX_HELD: usize = 256;
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct LockRegistry {
     held: Arc<Mutex<Held>>,
+    fs: FsByReceiver,
 }
 
 #[derive(Debug, Default)]
@@ -38,6 +40,10 @@ pub enum Ownership {
 }
 
 impl LockRegistry {
+    pub fn new(fs: FsByReceiver) -> LockRegistry {
+        LockRegistry { held: Arc::default(), fs }
+    }
+
     /// Tries the lock of an entry that is to be sent.
     pub async fn lock(&self, head: &Head) -> Ownership {
         let trace_id = head.trace_id;
@@ -51,16 +57,16 @@ impl LockRegistry {
             return Ownership::Acquired;
         }
         let (locks, source, mode) = (self.clone(), head.source.clone(), head.write_back);
-        let claimed =
-            tokio::task::spawn_blocking(move || locks.lock_blocking(&source, trace_id, mode));
-        // It fails when the runtime is going down.
-        claimed.await.unwrap_or(Ownership::HeldElsewhere)
+        let fs = self.fs.get(&head.receiver);
+        let locked = fs.run(move || locks.lock_blocking(&source, trace_id, mode)).await;
+        // A file system that does not answer is asked again, like a lock that is held elsewhere.
+        locked.unwrap_or(Ownership::HeldElsewhere)
     }
 
     /// For an export that was just read. Blocks on the disk.
     pub fn lock_blocking(
         &self,
-        source: &Source,
+        source: &FileVersion,
         trace_id: TraceId,
         mode: WriteBackMode,
     ) -> Ownership {

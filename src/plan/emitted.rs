@@ -1,17 +1,22 @@
 //! An export that was emitted: the plan whose trace a later system adds to.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "every function here blocks; callers run it through `fs::blocking`"
+)]
+
 use std::path::{Path, PathBuf};
 
 use super::{CarriedId, Export, Fresh, Plan, PlanError, Project, ReadOptions, read};
 use crate::base::ids::TraceId;
 use crate::fs::carried;
 use crate::fs::carried::WriteBackMode;
-use crate::fs::file::Source;
+use crate::fs::file::FileVersion;
 use crate::fs::stamp::IdOrigin;
 
 #[derive(Clone, Debug)]
 pub struct Emitted {
-    pub source: Source,
+    pub source: FileVersion,
     /// The trace that its file, or the one beside it, names.
     pub trace_id: TraceId,
     pub plan: Plan,

@@ -12,7 +12,7 @@ use super::{Manifest, ManifestUse, Onboarding, Plan, ProjectContext, Warning, jo
 use crate::base::ids::TraceId;
 use crate::base::parallel;
 use crate::base::text::hex;
-use crate::fs::file::{self, Source, SourceError};
+use crate::fs::file::{self, FileVersion, SourceError};
 use crate::fs::stamp::{self, IdOrigin};
 
 /// How an export is read.
@@ -56,7 +56,7 @@ pub struct CarriedId {
 /// An export that has not been emitted yet.
 #[derive(Clone, Debug)]
 pub struct Fresh {
-    pub source: Source,
+    pub source: FileVersion,
     pub trace_id: TraceId,
     /// The `task_trace_id` that it carries all the same.
     pub carries: Option<CarriedId>,
@@ -219,7 +219,7 @@ fn read_manifest(
 /// The checksum that the run's own record has of the exported source. The record is optional: one that cannot be
 /// read is ignored without a warning.
 fn read_source_checksum(
-    metadata: &Source,
+    metadata: &FileVersion,
     generated_from: Option<&str>,
     options: &ReadOptions,
 ) -> Result<Option<String>, OtherVersion> {

@@ -8,7 +8,7 @@ use crate::base::clock::UnixNanos;
 use crate::base::ids::TraceId;
 use crate::base::signal::Signal;
 use crate::fs::carried::WriteBackMode;
-use crate::fs::file::Source;
+use crate::fs::file::FileVersion;
 
 /// One export, or one addition to a trace, to be enqueued.
 #[derive(Clone, Debug)]
@@ -18,7 +18,7 @@ pub struct NewEntry {
     pub addition: Option<TraceId>,
     /// The id of the receiver that found the file. Empty for an addition that a command sends.
     pub receiver: String,
-    pub source: Source,
+    pub source: FileVersion,
     pub project_id: String,
     pub span_count: usize,
     /// The time that the spans carry.

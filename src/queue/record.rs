@@ -17,7 +17,7 @@ use crate::base::clock::UnixNanos;
 use crate::base::ids::TraceId;
 use crate::base::signal::Signal;
 use crate::fs::carried::WriteBackMode;
-use crate::fs::file::Source;
+use crate::fs::file::FileVersion;
 
 /// The place of an export in the order of arrival; not used again while anything is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -46,7 +46,7 @@ pub struct Head {
     /// The id of the receiver that found the file. Empty in entries of version 0.1.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub receiver: String,
-    pub source: Source,
+    pub source: FileVersion,
     pub project_id: String,
     pub span_count: usize,
     /// How many requests of spans it came in with.
@@ -375,7 +375,7 @@ mod tests {
     use super::*;
 
     fn head() -> Head {
-        let source = Source {
+        let source = FileVersion {
             path: "/x".into(),
             elsewhere: None,
             device: 0,

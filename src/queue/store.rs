@@ -10,6 +10,11 @@
 //! A transaction is on disk, fsynced, before `apply` returns. A file that cannot be opened is set
 //! aside and a new one begun: what it held lies in the directories still, without an id.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "runs before the stages start, or on the store's thread"
+)]
+
 mod error;
 mod files;
 mod packed;

@@ -12,10 +12,10 @@ use crate::base::clock::UnixNanos;
 use crate::base::ids::TraceId;
 use crate::base::signal::Signal;
 use crate::fs::carried::WriteBackMode;
-use crate::fs::file::Source;
+use crate::fs::file::FileVersion;
 
 fn delivery(number: u8, requests: &[&'static str]) -> NewEntry {
-    let source = Source {
+    let source = FileVersion {
         path: format!("/x/{number}").into(),
         elsewhere: None,
         device: 0,
@@ -107,7 +107,7 @@ async fn the_export_that_waits_is_found_by_its_file() {
     let path = Path::new("/x/file");
     let from_file = |number| {
         let it = delivery(number, &["x"]);
-        NewEntry { source: Source { path: path.into(), ..it.source.clone() }, ..it }
+        NewEntry { source: FileVersion { path: path.into(), ..it.source.clone() }, ..it }
     };
     let queue = in_memory(100);
     let waiting = || queue.waiting_from(path).map(|head| head.trace_id);

@@ -154,10 +154,10 @@ fn work(mut store: Store, mut commands: mpsc::Receiver<Command>) {
             continue;
         }
         failed = false;
-        let (mut intake, mut progress) = (Writes::default(), Writes::default());
+        let (mut new, mut progress) = (Writes::default(), Writes::default());
         for command in batch.drain(..) {
             match command {
-                Command::Enqueue { ops, done } => intake.add(ops, done),
+                Command::Enqueue { ops, done } => new.add(ops, done),
                 Command::Write { ops, of, done } if of == present => progress.add(ops, done),
                 Command::Read { seq, blob, of, done } if of == present => {
                     let found = guarded(|| store.blob(seq, blob));
@@ -174,7 +174,7 @@ fn work(mut store: Store, mut commands: mpsc::Receiver<Command>) {
                 late => late.refuse(StoreError::Replaced),
             }
         }
-        failed |= write(&mut store, present, progress, intake).is_err();
+        failed |= write(&mut store, present, progress, new).is_err();
     }
 }
 
@@ -208,21 +208,21 @@ fn write(
     store: &mut Store,
     present: Epoch,
     mut progress: Writes,
-    mut intake: Writes,
+    mut new: Writes,
 ) -> Result<(), StoreError> {
-    if !intake.waiting.is_empty()
+    if !new.waiting.is_empty()
         && let Err(error) = guarded(|| store.ensure_reserve_space())
     {
-        std::mem::take(&mut intake).answer(&Err(error));
+        std::mem::take(&mut new).answer(&Err(error));
     }
-    if progress.waiting.is_empty() && intake.waiting.is_empty() {
+    if progress.waiting.is_empty() && new.waiting.is_empty() {
         return Ok(());
     }
     let own = progress.ops.len();
     let mut ops = std::mem::take(&mut progress.ops);
-    ops.append(&mut intake.ops);
+    ops.append(&mut new.ops);
     let mut result = guarded(|| store.apply(&ops));
-    intake.answer(&result.clone().map(|()| present));
+    new.answer(&result.clone().map(|()| present));
     if matches!(result, Err(StoreError::Failing(_))) && own > 0 && store.release_reserve() {
         result = guarded(|| store.reopen()).and_then(|()| guarded(|| store.apply(&ops[..own])));
     }

@@ -1,5 +1,7 @@
 //! The files that are there before a job starts: the job did not write what is still the same after it.
 
+#![expect(clippy::disallowed_methods, reason = "a scan runs on a blocking thread of its own")]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,7 @@
 //! One look at the directories: which exports are there, in which version.
 
+#![expect(clippy::disallowed_methods, reason = "a scan runs on a blocking thread of its own")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs::{self, Metadata};

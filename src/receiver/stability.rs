@@ -1,31 +1,36 @@
-//! When an export is taken: pure decisions about times.
+//! Whether a file has stopped changing.
 //!
 //! ```text
-//! changed ──most of settle──▶ read ──rest of it──▶ the same still? ──ok──▶ take
-//!                              │ torn, or its manifest is not there yet
-//!                              └──▶ read again, until it has been quiet for long enough ─▶ final
+//! changed ──unchanged for settle──▶ read ──complete──▶ ingest
+//!                ▲                    │ incomplete, or its manifest is missing
+//!                └────────────────────┘ again, until it was unchanged for settle_timeout
 //! ```
+//!
+//! `StabilityPolicy` decides from times alone. `StabilityProbe` looks at the file, through `fs`.
 
+use std::fs::{self, Metadata};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
+
+use tokio::time::Instant;
+
+use crate::fs::blocking::{BlockingFs, Unresponsive};
 
 /// How often an export whose siblings do not fit is looked at again.
 const SECOND_LOOKS: u32 = 4;
 
-/// How long before its time an export is read at the earliest: as long as that takes, as a rule.
-const AHEAD: Duration = Duration::from_millis(20);
-
 /// The times to wait, from the configuration.
 #[derive(Clone, Copy, Debug)]
 pub struct StabilityPolicy {
-    /// The quiet after which an export is read.
+    /// A file that has not changed for this long is read.
     pub settle: Duration,
-    /// The quiet after which an unfinished export is given up.
+    /// An incomplete file that has not changed for this long is given up.
     pub timeout: Duration,
 }
 
-/// What a look at an export came to.
+/// Why a file is read again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Look {
+pub enum IncompleteReason {
     /// The text ends in the middle: a writer is at work, or died.
     Unfinished,
     /// Complete, but it does not fit together: a sibling may still be on its way.
@@ -33,40 +38,125 @@ pub enum Look {
 }
 
 impl StabilityPolicy {
-    /// How long to wait before the first look. `quiet` is the time since the last change; a
-    /// directory that is never quiet cannot put it off for ever.
+    /// How long to wait before the file is read. `quiet` is the time since its last change, `waited` the time
+    /// since it was found: a directory that keeps changing delays it for `timeout` at most.
     pub fn before_reading(&self, quiet: Duration, waited: Duration) -> Option<Duration> {
-        self.until(self.settle, quiet, waited)
-    }
-
-    /// Like `before_reading`, but earlier, for a speculative read. The caller must check the stamps of the file
-    /// and its directory again before using the result. An in-place manifest rewrite is caught by its checksum.
-    pub fn speculative_read_delay(&self, quiet: Duration, waited: Duration) -> Option<Duration> {
-        self.until(self.settle - (self.settle / 5).min(AHEAD), quiet, waited)
-    }
-
-    fn until(&self, settled: Duration, quiet: Duration, waited: Duration) -> Option<Duration> {
         if waited >= self.timeout {
             return None;
         }
-        settled.checked_sub(quiet).filter(|left| !left.is_zero())
+        self.settle.checked_sub(quiet).filter(|left| !left.is_zero())
     }
 
-    /// How long to wait before the next look; none when this one is final. `looks` counts those
-    /// that were made.
-    pub fn before_next_look(&self, look: Look, looks: u32, quiet: Duration) -> Option<Duration> {
+    /// How long to wait before an incomplete file is read again. `None`: the next read is the last one. `looks` is
+    /// the number of reads so far.
+    pub fn before_next_look(
+        &self,
+        reason: IncompleteReason,
+        looks: u32,
+        quiet: Duration,
+    ) -> Option<Duration> {
         let wait = self.settle.saturating_mul(1 << looks.saturating_sub(1).min(10));
-        match look {
-            Look::Unfinished if quiet < self.timeout => {
+        match reason {
+            IncompleteReason::Unfinished if quiet < self.timeout => {
                 Some(wait.min(self.timeout - quiet).max(Duration::from_millis(1)))
             }
-            Look::Inconsistent if looks <= SECOND_LOOKS && quiet < self.timeout => Some(wait),
+            IncompleteReason::Inconsistent if looks <= SECOND_LOOKS && quiet < self.timeout => {
+                Some(wait)
+            }
             _ => None,
         }
     }
 }
 
-/// Time since the last of some changes. What lies in the future counts as just now.
+/// How long a file has been unchanged: by its times, and, since those may lie, by what was observed.
+#[derive(Debug)]
+pub struct StabilityProbe {
+    path: PathBuf,
+    fs: BlockingFs,
+    since: Instant,
+    changes: Vec<SystemTime>,
+    version: Option<ContentVersion>,
+    seen_change: Instant,
+    quiet: Duration,
+}
+
+impl StabilityProbe {
+    pub fn new(path: &Path, fs: BlockingFs) -> StabilityProbe {
+        let now = Instant::now();
+        StabilityProbe {
+            path: path.to_owned(),
+            fs,
+            since: now,
+            changes: Vec::new(),
+            version: None,
+            seen_change: now,
+            quiet: Duration::ZERO,
+        }
+    }
+
+    /// Waits until the file may be read.
+    ///
+    /// # Errors
+    /// Returns [`Unresponsive`] if the file system does not answer; try again later.
+    pub async fn stable(&mut self, policy: &StabilityPolicy) -> Result<(), Unresponsive> {
+        loop {
+            self.observe().await?;
+            match policy.before_reading(self.quiet, self.since.elapsed()) {
+                Some(wait) => tokio::time::sleep(wait).await,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    async fn observe(&mut self) -> Result<(), Unresponsive> {
+        let path = self.path.clone();
+        let (version, changes) = self.fs.run(move || observe(&path)).await?;
+        if changes != self.changes {
+            self.seen_change = Instant::now();
+        }
+        let by_times = quiet_since(&changes, SystemTime::now());
+        self.quiet = by_times.max(self.seen_change.elapsed());
+        self.version = version;
+        self.changes = changes;
+        Ok(())
+    }
+
+    /// How long the file had been unchanged at the last observation.
+    pub fn quiet(&self) -> Duration {
+        self.quiet
+    }
+
+    /// The version of the file at the last observation; `None` if there was no file.
+    pub fn version(&self) -> Option<ContentVersion> {
+        self.version
+    }
+}
+
+/// What tells versions of a file's content apart well enough to report each once: a `chmod` is no new version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ContentVersion {
+    modified: Option<SystemTime>,
+    size: u64,
+}
+
+impl From<&Metadata> for ContentVersion {
+    fn from(metadata: &Metadata) -> ContentVersion {
+        ContentVersion { modified: metadata.modified().ok(), size: metadata.len() }
+    }
+}
+
+/// The version of a file, and when it and its directory changed last.
+#[expect(clippy::disallowed_methods, reason = "called on a blocking thread, by `observe` above")]
+fn observe(path: &Path) -> (Option<ContentVersion>, Vec<SystemTime>) {
+    let metadata = |path: &Path| fs::symlink_metadata(path).ok();
+    let (file, directory) = (metadata(path), path.parent().and_then(metadata));
+    let modified = |it: &Metadata| it.modified().ok();
+    let changes: Vec<SystemTime> =
+        [&file, &directory].into_iter().flatten().filter_map(modified).collect();
+    (file.as_ref().map(ContentVersion::from), changes)
+}
+
+/// The time since the last of these changes. A change in the future counts as now.
 pub fn quiet_since(changes: &[SystemTime], now: SystemTime) -> Duration {
     let last = changes.iter().max();
     last.map_or(Duration::MAX, |last| now.duration_since(*last).unwrap_or_default())
@@ -76,7 +166,7 @@ pub fn quiet_since(changes: &[SystemTime], now: SystemTime) -> Duration {
 mod tests {
     use super::*;
 
-    const SETTLING: StabilityPolicy =
+    const POLICY: StabilityPolicy =
         StabilityPolicy { settle: Duration::from_millis(100), timeout: Duration::from_secs(10) };
 
     fn ms(millis: u64) -> Duration {
@@ -94,20 +184,14 @@ mod tests {
             (ms(0), ms(10_000), None),
         ];
         for (quiet, waited, left) in cases {
-            assert_eq!(SETTLING.before_reading(quiet, waited), left, "{quiet:?} {waited:?}");
-            let ahead = left.map(|left| left - ms(20)).filter(|left| !left.is_zero());
-            assert_eq!(
-                SETTLING.speculative_read_delay(quiet, waited),
-                ahead,
-                "{quiet:?} {waited:?}"
-            );
+            assert_eq!(POLICY.before_reading(quiet, waited), left, "{quiet:?} {waited:?}");
         }
-        assert_eq!(SETTLING.speculative_read_delay(ms(80), ms(0)), None);
     }
 
     #[test]
     fn an_unfinished_export_has_until_the_timeout() {
-        let next = |looks, quiet| SETTLING.before_next_look(Look::Unfinished, looks, quiet);
+        let next =
+            |looks, quiet| POLICY.before_next_look(IncompleteReason::Unfinished, looks, quiet);
         assert_eq!(next(1, ms(100)), Some(ms(100)));
         assert_eq!(next(4, ms(100)), Some(ms(800)));
         assert_eq!(next(9, ms(9_900)), Some(ms(100)));
@@ -116,7 +200,8 @@ mod tests {
 
     #[test]
     fn an_inconsistent_export_has_a_few_more_looks() {
-        let next = |looks, quiet| SETTLING.before_next_look(Look::Inconsistent, looks, quiet);
+        let next =
+            |looks, quiet| POLICY.before_next_look(IncompleteReason::Inconsistent, looks, quiet);
         assert_eq!(next(1, ms(100)), Some(ms(100)));
         assert_eq!(next(4, ms(100)), Some(ms(800)));
         assert_eq!(next(5, ms(100)), None);

@@ -1,5 +1,7 @@
 //! File events, as hints where to look. The only file that names `notify`.
 
+#![expect(clippy::disallowed_methods, reason = "a scan runs on a blocking thread of its own")]
+
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::io::ErrorKind;

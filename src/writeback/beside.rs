@@ -6,6 +6,11 @@
 //!
 //! For exports that are compared with a checksum, or are not writable.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "every function here blocks; callers run it through `fs::blocking`"
+)]
+
 use std::path::Path;
 
 use rustix::fs::Mode;
@@ -15,11 +20,11 @@ use super::temp::Temp;
 use super::{Outcome, WriteBackError, splice};
 use crate::base::text::hex;
 use crate::fs::carried::{CHECKSUM, EMITTED_AT, TRACE_ID, beside_name, id_beside};
-use crate::fs::file::{Directory, Source, SourceError};
+use crate::fs::file::{Directory, FileVersion, SourceError};
 
 /// Writes the two keys beside the export that `source` identifies, if it is still there.
 pub fn write_beside(
-    source: &Source,
+    source: &FileVersion,
     task_trace_id: &str,
     task_emission_timestamp: &str,
     max_bytes: u64,

@@ -8,6 +8,11 @@
 //! may forbid writing. An ACL that the new file inherited from its directory and that the old one
 //! does not have is taken away again.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "every function here blocks; callers run it through `fs::blocking`"
+)]
+
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};

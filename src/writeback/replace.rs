@@ -43,6 +43,11 @@
 //! unlinkat(9, T, 0)                                        = 0
 //! ```
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "every function here blocks; callers run it through `fs::blocking`"
+)]
+
 use std::ffi::OsStr;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
@@ -56,7 +61,7 @@ use super::splice::splice_into;
 use super::temp::Temp;
 use super::{WriteBackError, file_metadata};
 use crate::fs::carried::{EMITTED_AT, TRACE_ID};
-use crate::fs::file::{Directory, Source, SourceError, Stamp};
+use crate::fs::file::{Directory, FileVersion, SourceError, Stamp};
 use crate::fs::members::parse;
 use crate::fs::stamp;
 
@@ -75,7 +80,7 @@ const GRACE: Duration = Duration::from_millis(10);
 
 /// Adds `task_trace_id` and `task_emission_timestamp` to the export that `source` identifies.
 pub fn write_back(
-    source: &Source,
+    source: &FileVersion,
     task_trace_id: &str,
     task_emission_timestamp: &str,
     max_bytes: u64,
@@ -112,7 +117,7 @@ pub(super) enum Step {
 type Hook<'a> = &'a mut dyn FnMut(Step) -> rustix::io::Result<()>;
 
 fn write_back_with(
-    source: &Source,
+    source: &FileVersion,
     trace_id: &str,
     emitted_at: &str,
     max_bytes: u64,
@@ -179,7 +184,7 @@ impl Swap<'_> {
     /// `read`: the bytes that were read of this version.
     fn replace(
         mut self,
-        source: &Source,
+        source: &FileVersion,
         read: &[u8],
         max_bytes: u64,
     ) -> Result<Outcome, WriteBackError> {
@@ -214,7 +219,7 @@ impl Swap<'_> {
     fn came_out_as_read(
         &mut self,
         step: Step,
-        source: &Source,
+        source: &FileVersion,
         read: &[u8],
     ) -> Result<bool, SourceError> {
         let unreadable = |errno: Errno| SourceError::from_io(&self.temp.path(), errno.into());
@@ -263,7 +268,7 @@ impl Swap<'_> {
         Ok(if self.target_is_gone() { Outcome::Gone } else { Outcome::Superseded })
     }
 
-    fn rename(mut self, source: &Source, max_bytes: u64) -> Result<Outcome, WriteBackError> {
+    fn rename(mut self, source: &FileVersion, max_bytes: u64) -> Result<Outcome, WriteBackError> {
         match self.dir.load(Path::new(self.name), max_bytes) {
             Ok((current, _)) if current.source.same_version(source) => {}
             Ok(_) | Err(SourceError::Changed { .. }) => return Ok(Outcome::Superseded),

@@ -5,6 +5,11 @@
 //!               └▶ a version that was not read, and the target is our new file ─▶ exchanged back
 //! ```
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "every function here blocks; callers run it through `fs::blocking`"
+)]
+
 use std::ffi::OsStr;
 use std::path::Path;
 use std::time::{Duration, SystemTime};

@@ -11,6 +11,11 @@
 //! file, or another version that was not read yet. It carries its own time
 //! because an exchange leaves the file's times as they were, on some file systems even the ctime.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "every function here blocks; callers run it through `fs::blocking`"
+)]
+
 use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::fs::File;

@@ -87,6 +87,16 @@ fn the_source_names_what_it_speaks_of() {
     assert_eq!(found, [""; 0]);
 }
 
+/// Tests may block on files, so the lint that bans sleeping is off for them.
+#[test]
+fn no_test_sleeps_on_a_thread() {
+    let word = concat!("thread::", "sleep");
+    let files = ["tests", "benches", "examples"].map(|place| rust_files(&root().join(place)));
+    let sleeps = |file: &PathBuf| fs::read_to_string(file).unwrap().contains(word);
+    let found: Vec<PathBuf> = files.into_iter().flatten().filter(sleeps).collect();
+    assert!(found.is_empty(), "{found:?}");
+}
+
 #[test]
 fn every_test_exists() {
     for page in CHECKED {

@@ -1,6 +1,7 @@
 //! Every test of the whole program, in one binary: one link instead of twenty-five, and a build
 //! that fits a small disk. A module is a subject; `cargo test --test suite outage::` runs one.
 
+#![allow(clippy::disallowed_methods, reason = "tests, benches and examples may block")]
 // Helpers of tests may stop at the first surprise, as tests may.
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 

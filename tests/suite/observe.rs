@@ -419,3 +419,17 @@ async fn log_records_that_wait_are_unhealthy() {
     assert!(age > 0.3, "{age}");
     sidecar.stop();
 }
+
+/// Scenario: standard error is a pipe that is full and never read, and much is logged.
+/// Guarantees: logging holds up nothing: the export is delivered, and the program ends by itself.
+#[tokio::test]
+async fn a_standard_error_that_is_not_read_holds_up_nothing() {
+    let workspace = Workspace::new();
+    let server = FakeOtlp::builder().start().await;
+    let snapshot = workspace.export("a", &presets::typical()).snapshot;
+    let pipeline = workspace.pipeline(server.endpoint(), Protocol::Grpc, Value::Null);
+    let program = workspace.configured("once", &pipeline).env("RUST_LOG", "trace");
+    let (program, _reader) = program.stderr_is_full();
+    program.run().expect_code(0);
+    assert_eq!(snapshot.check_written_back(), [""; 0]);
+}

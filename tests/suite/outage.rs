@@ -269,7 +269,7 @@ async fn what_changed_while_it_waited_is_read_again() {
     for snapshot in [&changed, &replaced_by] {
         running.wait_for_line(&snapshot.trace_id(), PATIENCE);
     }
-    running.wait_for_line("it waits in the queue", PATIENCE);
+    running.wait_for_line("queued already, unchanged", PATIENCE);
     let server = outage.end().await;
     let latest = [same, changed, replaced_by];
     for snapshot in &latest {
@@ -277,7 +277,7 @@ async fn what_changed_while_it_waited_is_read_again() {
     }
     let output = terminate(running);
     assert_delivered(&server, &latest);
-    let not_read = lines_with(&output, &["DEBUG", "it waits in the queue"]);
+    let not_read = lines_with(&output, &["DEBUG", "queued already, unchanged"]);
     assert!(matches!(not_read[..], [line] if line.contains("/same/")), "{not_read:?}");
 }
 

@@ -13,7 +13,7 @@ use super::docs::rust_files;
 const ROOMS: &[(&str, &[&str])] = &[
     ("base", &[]),
     ("fs", &["base"]),
-    ("receiver", &["base"]),
+    ("receiver", &["base", "fs"]),
     ("plan", &["base", "fs"]),
     ("converter", &["base", "fs", "plan"]),
     ("queue", &["base", "fs"]),

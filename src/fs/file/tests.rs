@@ -27,7 +27,7 @@ fn a_file_is_read_with_its_identity() {
     assert_eq!(source.sha256[..2], [0x44, 0x13]);
 
     let text = serde_json::to_string(&source).unwrap();
-    assert_eq!(serde_json::from_str::<Source>(&text).unwrap(), source);
+    assert_eq!(serde_json::from_str::<FileVersion>(&text).unwrap(), source);
 }
 
 #[test]
@@ -40,7 +40,7 @@ fn the_directory_may_be_reached_by_a_link() {
     assert_eq!(source.path, link.join("a.json"));
     assert_eq!(source.canonical(), dir.path().canonicalize().unwrap().join("a.json"));
     let text = serde_json::to_string(&source).unwrap();
-    assert_eq!(serde_json::from_str::<Source>(&text).unwrap(), source);
+    assert_eq!(serde_json::from_str::<FileVersion>(&text).unwrap(), source);
 }
 
 #[test]
@@ -50,7 +50,7 @@ fn a_file_is_untouched_until_anything_about_it_changes() {
     let source = || load(&path, MAX).unwrap().source;
     let before = source();
     assert!(before.is_untouched());
-    assert!(!Source { ctime_ns: None, ..before.clone() }.is_untouched(), "it is not known");
+    assert!(!FileVersion { ctime_ns: None, ..before.clone() }.is_untouched(), "it is not known");
 
     // The same size and the same time, but not the time of the change.
     let time = std::fs::metadata(&path).unwrap().modified().unwrap();

@@ -6,6 +6,11 @@
 //! queue.reserve  room to note that an export arrived, when the disk is full
 //! ```
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "runs before the stages start, or on the store's thread"
+)]
+
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};

@@ -15,11 +15,11 @@ use super::super::record::{Head, RejectionKind};
 use super::*;
 use crate::base::signal::Signal;
 use crate::fs::carried::WriteBackMode;
-use crate::fs::file::Source;
+use crate::fs::file::FileVersion;
 
 /// Two exporters, of which the first is required; two requests.
 fn record() -> (Record, Vec<Change>) {
-    let source = Source {
+    let source = FileVersion {
         path: "/x".into(),
         elsewhere: None,
         device: 0,

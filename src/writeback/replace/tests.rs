@@ -17,7 +17,7 @@ const MAX: u64 = 1 << 20;
 /// A directory with one export in it, that has been read.
 struct Case {
     dir: tempfile::TempDir,
-    source: Source,
+    source: FileVersion,
 }
 
 impl Case {

@@ -112,6 +112,18 @@ impl Program {
         self
     }
 
+    /// Its standard error is a full pipe that is never read, as long as the reader lives.
+    pub fn stderr_is_full(mut self) -> (Self, std::io::PipeReader) {
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        let flags = rustix::fs::fcntl_getfl(&writer).unwrap();
+        rustix::fs::fcntl_setfl(&writer, flags | rustix::fs::OFlags::NONBLOCK).unwrap();
+        while std::io::Write::write(&mut writer, &[b'.'; 4_096]).is_ok() {}
+        while std::io::Write::write(&mut writer, b".").is_ok() {}
+        rustix::fs::fcntl_setfl(&writer, flags).unwrap();
+        self.command.stderr(writer);
+        (self, reader)
+    }
+
     pub fn current_dir(mut self, directory: &Path) -> Self {
         self.command.current_dir(directory);
         self
@@ -138,10 +150,9 @@ impl Program {
     pub fn spawn(mut self) -> Running {
         let mut child = self.command.spawn().expect("the binary starts");
         let lines = Arc::new(Lines::default());
-        let readers = vec![
-            lines.collect(child.stdout.take().unwrap(), Stream::Out),
-            lines.collect(child.stderr.take().unwrap(), Stream::Err),
-        ];
+        let stdout = lines.collect(child.stdout.take().unwrap(), Stream::Out);
+        let stderr = child.stderr.take().map(|it| lines.collect(it, Stream::Err));
+        let readers = [stdout].into_iter().chain(stderr).collect();
         let ended = notice_end(Pid::from_child(&child));
         Running { child, lines, readers, ended, _home: self.home }
     }

@@ -1,0 +1,99 @@
+//! Standard error, written by a thread of its own: a log line never blocks the caller.
+//!
+//! ```text
+//! write(line) ─▶ bounded channel ─▶ thread ─▶ standard error
+//!                  │ full: the line is dropped and counted; the count is written when there is room
+//! ```
+//!
+//! A pipe that is full and not read, or a terminal that is stopped, would otherwise hold up delivery.
+
+use std::io::{self, Write};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::time::Duration;
+
+/// Lines that may wait.
+const MAX_WAITING: usize = 4_096;
+
+enum Message {
+    Text(Vec<u8>),
+    /// Everything before it was written.
+    Flush(SyncSender<()>),
+}
+
+/// `None`: there is no thread, so lines are written by the caller.
+static WRITER: OnceLock<Option<SyncSender<Message>>> = OnceLock::new();
+static DROPPED: AtomicU64 = AtomicU64::new(0);
+
+/// How the count of dropped lines becomes a line of the log.
+static DROPPED_LINE: OnceLock<fn(u64) -> String> = OnceLock::new();
+
+/// Writes text to standard error, later. Drops it if too much waits already.
+pub fn write(text: Vec<u8>) {
+    let writer = WRITER.get_or_init(|| {
+        let (sender, messages) = sync_channel(MAX_WAITING);
+        let thread = std::thread::Builder::new().name("log".to_owned());
+        thread.spawn(move || work(&messages)).ok().map(|_| sender)
+    });
+    let Some(writer) = writer else {
+        // A standard error that takes nothing is no reason to stop.
+        let _ = io::stderr().write_all(&text);
+        return;
+    };
+    if let Err(TrySendError::Full(_)) = writer.try_send(Message::Text(text)) {
+        DROPPED.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Sets how dropped lines are reported: in the format of the log.
+pub fn report_dropped_with(line: fn(u64) -> String) {
+    let _ = DROPPED_LINE.set(line);
+}
+
+/// Waits until everything is written, or until the timeout.
+pub fn flush(timeout: Duration) {
+    if let Some(Some(writer)) = WRITER.get() {
+        let (done, is_done) = sync_channel(1);
+        // There may be no room for the request, so that it has to wait as well.
+        std::thread::spawn(move || drop(writer.send(Message::Flush(done))));
+        let _ = is_done.recv_timeout(timeout);
+    }
+}
+
+fn work(messages: &Receiver<Message>) {
+    for message in messages {
+        match message {
+            Message::Text(text) => drop(io::stderr().write_all(&text)),
+            Message::Flush(done) => drop(done.try_send(())),
+        }
+        let dropped = DROPPED.swap(0, Ordering::Relaxed);
+        if dropped > 0 {
+            let line = DROPPED_LINE.get().map(|line| line(dropped)).unwrap_or_default();
+            let _ = io::stderr().write_all(line.as_bytes());
+        }
+    }
+}
+
+/// One line of the log, for `tracing_subscriber`.
+#[derive(Debug, Default)]
+pub struct Line(Vec<u8>);
+
+impl Write for Line {
+    fn write(&mut self, part: &[u8]) -> io::Result<usize> {
+        self.0.extend_from_slice(part);
+        Ok(part.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        if !self.0.is_empty() {
+            write(std::mem::take(&mut self.0));
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! Which export a gate result belongs to.
+//!
+//! ```text
+//! directory of the report, or the one that was checked ─▶ exports next to it ─▶ by trace id, or by project
+//!                                                              │ none: every export that is watched
+//! ```
+
+#![expect(
+    clippy::disallowed_methods,
+    reason = "every function here blocks; callers run it through `fs::blocking`"
+)]
+
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use super::super::{ReceiverPipeline, selection};
+use crate::base::ids::TraceId;
+use crate::converter::Converter;
+use crate::fs::carried::WriteBackMode;
+use crate::plan::{Emitted, NotEmitted, Project, ReadOptions, read_emitted};
+use crate::receiver::scan::Scanner;
+use crate::receiver::select::Selection;
+
+/// The exports whose traces can be added to: how they are found, read and converted.
+pub struct Traces {
+    sources: Vec<Exports>,
+}
+
+struct Exports {
+    selection: Selection,
+    read: ReadOptions,
+    write_back: WriteBackMode,
+    converter: Converter,
+}
+
+impl Exports {
+    fn read(&self, path: &Path) -> Result<Emitted, NotEmitted> {
+        read_emitted(path, &self.read, self.write_back)
+    }
+}
+
+/// The export that some results are of, and how it was converted.
+pub type Found<'a> = (Emitted, &'a Converter);
+
+/// Why there is none.
+pub enum NotFound {
+    /// It may come.
+    Later(String),
+    Never(String),
+}
+
+impl Traces {
+    pub fn of(pipelines: &[ReceiverPipeline]) -> Arc<Traces> {
+        let exports = |ReceiverPipeline { config, converter, .. }: &ReceiverPipeline| Exports {
+            selection: selection(&config.watching()),
+            read: config.read_options(),
+            write_back: config.write_back.mode,
+            converter: converter.clone(),
+        };
+        Arc::new(Traces { sources: pipelines.iter().map(exports).collect() })
+    }
+
+    /// The export that one result of a file is of, in the first of these directories that has any. Blocks
+    /// on the disk.
+    pub fn find(
+        &self,
+        directories: &[PathBuf],
+        project_id: Option<&str>,
+        trace_id: Option<TraceId>,
+    ) -> Result<Found<'_>, NotFound> {
+        let mut beside = directories.iter().map(|directory| self.in_directory(directory));
+        let beside = beside.find(|exports| !exports.is_empty()).unwrap_or_default();
+        let Some(id) = trace_id else { return Self::of_project(&beside, project_id) };
+        let named = self.named(beside.iter(), id);
+        let found = named.or_else(|| self.named(self.everywhere().iter(), id));
+        let Some(found) = found else {
+            return Err(NotFound::Later(format!("no export of trace {id} is there")));
+        };
+        let own = &found.0.plan.project;
+        match project_id.filter(|id| !own.is_named(id)) {
+            Some(other) => Err(NotFound::Never(of_another(other, &own.id))),
+            None => Ok(found),
+        }
+    }
+
+    fn named<'a, 'b>(
+        &'a self,
+        candidates: impl Iterator<Item = &'b (PathBuf, &'a Exports)>,
+        trace_id: TraceId,
+    ) -> Option<Found<'a>>
+    where
+        'a: 'b,
+    {
+        let mut emitted =
+            candidates.filter_map(|(path, exports)| Some((exports.read(path).ok()?, exports)));
+        let (emitted, exports) = emitted.find(|(emitted, _)| emitted.trace_id == trace_id)?;
+        Some((emitted, &exports.converter))
+    }
+
+    fn of_project<'a>(
+        candidates: &[(PathBuf, &'a Exports)],
+        project_id: Option<&str>,
+    ) -> Result<Found<'a>, NotFound> {
+        let is_meant = |own: &Project| project_id.is_none_or(|id| own.is_named(id));
+        let (mut found, mut others, mut later) = (Vec::new(), Vec::new(), None);
+        for (path, exports) in candidates {
+            match exports.read(path) {
+                Ok(emitted) if is_meant(&emitted.plan.project) => {
+                    found.push((emitted, &exports.converter));
+                }
+                Ok(emitted) => others.push(emitted.plan.project.id),
+                Err(NotEmitted::NoId { project, .. }) if !is_meant(&project) => {
+                    others.push(project.id);
+                }
+                Err(error @ (NotEmitted::Off(_) | NotEmitted::BadId { .. })) => {
+                    return Err(NotFound::Never(error.to_string()));
+                }
+                Err(error) => later = Some(error),
+            }
+        }
+        if let Some(error) = later {
+            return Err(NotFound::Later(error.to_string()));
+        }
+        if found.len() > 1 {
+            let reason = "several exports are beside it; say which with `trace_id`";
+            return Err(NotFound::Never(reason.to_owned()));
+        }
+        match (found.pop(), others.first()) {
+            (Some(found), _) => Ok(found),
+            (None, Some(own)) => {
+                Err(NotFound::Never(of_another(project_id.unwrap_or_default(), own)))
+            }
+            (None, None) => Err(NotFound::Later("no export is beside it".to_owned())),
+        }
+    }
+
+    fn in_directory(&self, directory: &Path) -> Vec<(PathBuf, &Exports)> {
+        let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+        // A watched directory is selected itself.
+        let paths = entries.map(|entry| entry.path()).filter(|path| !path.is_dir());
+        let paths: Vec<PathBuf> = paths.collect();
+        let of = |exports: &'_ Exports| -> Vec<PathBuf> {
+            paths.iter().filter(|path| exports.selection.is_export(path)).cloned().collect()
+        };
+        let all = self.sources.iter();
+        all.flat_map(|exports| of(exports).into_iter().map(move |path| (path, exports))).collect()
+    }
+
+    fn everywhere(&self) -> Vec<(PathBuf, &Exports)> {
+        let scan = |exports: &Exports| Scanner::new(exports.selection.clone()).scan_all().exports;
+        let all = self.sources.iter();
+        all.flat_map(|exports| scan(exports).into_keys().map(move |path| (path, exports))).collect()
+    }
+}
+
+/// Where the export of a report may be: in the directory that was checked, or next to the report. The checker is
+/// given that directory relative to its own working directory, where the report usually is. Only exports that a
+/// receiver watches are found there.
+pub fn directories_of(report: &Path, output_dir: Option<&Path>) -> Vec<PathBuf> {
+    let is_plain = |path: &&Path| !path.components().any(|it| it == Component::ParentDir);
+    let checked = output_dir.filter(is_plain).map(|checked| report.join(checked));
+    checked.into_iter().chain([report.to_owned()]).collect()
+}
+
+fn of_another(project: &str, own: &str) -> String {
+    format!("the report is of project `{project}`, but the export is of `{own}`")
+}
