@@ -23,7 +23,7 @@ use divan::{Bencher, bench};
 use taskspan::base::ids::TraceId;
 use taskspan::base::signal::Signal;
 use taskspan::fs::carried::WriteBackMode;
-use taskspan::fs::file;
+use taskspan::fs::root;
 use taskspan::queue::{Destination, Enqueued, Location, NewEntry, Queue};
 use tempfile::TempDir;
 
@@ -114,7 +114,7 @@ fn queue_commit(bencher: Bencher<'_, '_>, artifacts: usize) {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("any");
     std::fs::write(&path, "x").unwrap();
-    let source = file::load(&path, 1_024).unwrap().source;
+    let source = root::load(&path, 1_024).unwrap().source;
     let mut number = 0_u64;
     let mut next = || {
         number += 1;

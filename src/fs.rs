@@ -3,8 +3,11 @@
 
 pub mod blocking;
 pub mod carried;
+pub mod directory;
 pub mod file;
 pub mod lock;
 pub mod members;
+pub mod root;
 pub mod stamp;
 pub mod task_state;
+pub mod temp;

@@ -40,6 +40,7 @@ use crate::converter::Converter;
 use crate::exporter::Exporter;
 use crate::fs::blocking::FsByReceiver;
 use crate::fs::carried;
+use crate::fs::root::Roots;
 use crate::queue::{Destination, Exporters, Location, OpenError, Queue, Ready};
 use crate::receiver::baseline::Baseline;
 use crate::receiver::config::WatchConfig;
@@ -210,10 +211,11 @@ impl Pipelines {
     ) -> Result<(), StageDied> {
         let shutdown = Shutdown::new(&orders, self.shutdown_timeout);
         let finish = orders.finish;
-        let ids = self.receivers.iter().map(|it| &it.id).chain(self.gates.iter().map(|it| &it.id));
-        let fs = FsByReceiver::of(ids);
+        let exports = self.receivers.iter().map(|it| (it.id.as_str(), &*it.config.directories));
+        let results = self.gates.iter().map(|it| (it.id.as_str(), &*it.config.directories));
+        let fs = FsByReceiver::new(exports.chain(results));
         let locks = LockRegistry::new(fs.clone());
-        let common = RunContext { queue, locks, fs, observer, mode, shutdown };
+        let common = RunContext { queue, locks, fs: fs.clone(), observer, mode, shutdown };
         let RunContext { queue, observer, shutdown, .. } = common.clone();
 
         let delivered = CancellationToken::new();
@@ -233,13 +235,13 @@ impl Pipelines {
             set.spawn(guarded(deliverer.run(), shutdown.stop.clone()));
         }
         let mut upstream = JoinSet::new();
-        let traces = Traces::of(&self.receivers);
+        let traces = Traces::of(&self.receivers, &fs);
         for Gates { id, config, destinations, watching, baseline } in self.gates {
             let fs = common.fs.get(&id);
-            let kind = (id, config.max_file_size.0);
+            let kind = (id, fs.roots.clone(), config.max_file_size.0);
             let kind = GateResults::new(kind, Arc::clone(&traces), destinations, &common);
             let settings = (&config, gate_results::AT_A_TIME);
-            let ingester = Ingester::new(kind, settings, fs, &common, finish.clone());
+            let ingester = Ingester::new(kind, settings, fs.calls, &common, finish.clone());
             let ingest = |incoming, stop| ingester.run(incoming, stop);
             start((&config, watching, baseline), ingest, &common, &finish, &mut upstream);
         }
@@ -248,7 +250,8 @@ impl Pipelines {
             let (baseline, fs) = (receiver.baseline.clone(), common.fs.get(&receiver.id));
             let at_a_time = receiver.config.max_concurrent_exports;
             let kind = Exports::new(receiver, fs.clone(), &common);
-            let ingester = Ingester::new(kind, (&config, at_a_time), fs, &common, finish.clone());
+            let ingester =
+                Ingester::new(kind, (&config, at_a_time), fs.calls, &common, finish.clone());
             let ingest = |incoming, stop| ingester.run(incoming, stop);
             start((&config, watching, baseline), ingest, &common, &finish, &mut upstream);
         }
@@ -295,10 +298,10 @@ fn start<F>(
     let Shutdown { stop, closing, .. } = common.shutdown.clone();
     stages.spawn(guarded(ingest(incoming, closing.clone()), stop));
 
-    let max_bytes = config.max_file_size.0;
+    let (roots, max_bytes) = (Roots::new(&config.directories), config.max_file_size.0);
     let tidy = Tidy {
         is_leftover: |name| writeback::is_temp_name(name),
-        tidy: Arc::new(move |directory: &Path| tidy(directory, max_bytes)),
+        tidy: Arc::new(move |directory: &Path| tidy(&roots, directory, max_bytes)),
     };
     let (config, selection) = (config.clone(), selection(config));
     let (mode, finish, restarts) = (common.mode, finish.clone(), common.queue.store_resets());
@@ -321,9 +324,9 @@ pub fn selection(config: &WatchConfig) -> Selection {
 }
 
 /// Removes what a killed run left behind in the middle of a write-back.
-fn tidy(directory: &Path, max_bytes: u64) {
+fn tidy(roots: &Roots, directory: &Path, max_bytes: u64) {
     let path = directory.display();
-    match writeback::remove_stale(directory, max_bytes) {
+    match writeback::remove_stale(roots, directory, max_bytes) {
         Ok(0) => {}
         Ok(count) => tracing::info!(%path, count, "temporary files of an earlier run removed"),
         Err(error) => tracing::debug!(%path, %error, "temporary files were not looked for"),

@@ -33,6 +33,7 @@ use super::signals::{self, Passed, Signals};
 use super::{ConfigArgs, Exit, Global, Timeout, job};
 use crate::base::text::escape_control;
 use crate::fs::carried;
+use crate::fs::root::Roots;
 use crate::pipeline::{self, Mode, Pipelines, RunControl, observer};
 use crate::receiver::baseline::Baseline;
 
@@ -267,7 +268,11 @@ fn say_what_was_left(setup: &Setup, before: &[Baseline]) {
     let receivers = Pipelines::receivers(&setup.config);
     let left = before.iter().zip(&receivers).flat_map(|(before, config)| {
         let max_bytes = config.max_file_size.0;
-        before.unchanged().into_iter().filter(move |path| !carried::carries_any(path, max_bytes))
+        let roots = Roots::new(&config.directories);
+        let carries = move |path: &std::path::Path| {
+            roots.locate(path).is_ok_and(|it| carried::carries_any(&it, max_bytes))
+        };
+        before.unchanged().into_iter().filter(move |path| !carries(path))
     });
     let left: Vec<_> = left.collect();
     let Some(first) = left.first() else { return };

@@ -29,6 +29,7 @@ use crate::base::ids::TraceId;
 use crate::config::receivers::ExportDirConfig;
 use crate::converter::Converter;
 use crate::converter::view::{self, SpanView};
+use crate::fs::root::Roots;
 use crate::fs::stamp::IdOrigin;
 use crate::pipeline::event::Event;
 use crate::pipeline::{self, Pipelines};
@@ -95,7 +96,7 @@ pub fn show(setup: &Setup, paths: &[PathBuf], format: Format) -> Result<Exit, Fa
     for (config, converter) in sources {
         let paths = if paths.is_empty() { &config.directories } else { paths };
         for path in metadata_files(paths, &config) {
-            match plan::read(&path, &config.read_options()) {
+            match plan::read(&Roots::of_file(&path), &path, &config.read_options()) {
                 Ok(Export::Fresh(fresh)) => {
                     previews.push(preview(path, *fresh, &converter));
                 }

@@ -21,6 +21,7 @@ use super::summary::{Emitted, markdown};
 use crate::base::ids::TraceId;
 use crate::config::receivers::ExportDirConfig;
 use crate::converter::Converter;
+use crate::fs::root::Roots;
 use crate::observe::grafana::Grafana;
 use crate::pipeline::event::{Counts, Event, Tally};
 use crate::pipeline::{self, Pipelines};
@@ -121,12 +122,15 @@ impl Report {
             };
             let (config, converter) = sources.iter().find(finds).or(sources.first())?;
             let options = ReadOptions { emit_existing: true, ..config.read_options() };
-            let fresh = match plan::read(&path, &options) {
+            let roots = Roots::new(&config.directories);
+            let fresh = match plan::read(&roots, &path, &options) {
                 Ok(Export::Fresh(fresh)) => Some(*fresh),
                 _ => None,
             };
             let (asked, mode) = (config.read_options(), config.write_back.mode);
-            let carries = fresh.as_ref().and_then(|it| trace_of(&path, it, &asked, mode).ok());
+            let carries = fresh
+                .as_ref()
+                .and_then(|it| trace_of(&roots.locate(&path).ok()?, it, &asked, mode).ok());
             let (is_new, trace_id) = (trace_id.is_some(), trace_id.or(carries)?);
             // A newer export has another id, or none yet.
             let is_same = |it: &plan::Fresh| carries == Some(trace_id) || it.trace_id == trace_id;

@@ -10,11 +10,14 @@
 //! receiver. Other receivers, and the runtime, do not wait for it.
 
 use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
+
+use super::root::Roots;
 
 /// Calls of one receiver that run at the same time.
 const PERMITS: usize = 32;
@@ -69,23 +72,48 @@ impl BlockingFs {
     }
 }
 
-/// The file system calls of each receiver, by its id.
+/// The file systems of all receivers.
 #[derive(Clone, Debug, Default)]
 pub struct FsByReceiver {
-    receivers: Arc<HashMap<String, BlockingFs>>,
-    /// For entries whose receiver is not configured any more.
+    receivers: Arc<HashMap<String, ReceiverFs>>,
+    /// The calls for entries whose receiver is not configured any more.
     other: BlockingFs,
 }
 
+/// Where the files of one receiver lie, and how they are reached.
+#[derive(Clone, Debug)]
+pub struct ReceiverFs {
+    pub roots: Roots,
+    pub calls: BlockingFs,
+}
+
 impl FsByReceiver {
-    pub fn of<'a>(ids: impl IntoIterator<Item = &'a String>) -> FsByReceiver {
-        let receivers = ids.into_iter().map(|id| (id.clone(), BlockingFs::default()));
-        let receivers = Arc::new(receivers.collect());
+    /// Each receiver by its id, with its directories.
+    pub fn new<'a>(receivers: impl IntoIterator<Item = (&'a str, &'a [PathBuf])>) -> FsByReceiver {
+        let fs = |(id, directories): (&str, &[PathBuf])| {
+            let (roots, calls) = (Roots::new(directories), BlockingFs::default());
+            (id.to_owned(), ReceiverFs { roots, calls })
+        };
+        let receivers = Arc::new(receivers.into_iter().map(fs).collect());
         FsByReceiver { receivers, other: BlockingFs::default() }
     }
 
-    pub fn get(&self, receiver: &str) -> BlockingFs {
-        self.receivers.get(receiver).unwrap_or(&self.other).clone()
+    /// The file system of a receiver.
+    pub fn get(&self, receiver: &str) -> ReceiverFs {
+        let unknown = || ReceiverFs { roots: Roots::default(), calls: self.other.clone() };
+        self.receivers.get(receiver).cloned().unwrap_or_else(unknown)
+    }
+
+    /// The file system that holds a file which a receiver found. An entry of version 0.1 does not name its receiver,
+    /// and the configuration may have changed since: then it is any receiver that watches the path, or else the
+    /// directory of the file.
+    pub fn of_file(&self, receiver: &str, path: &Path) -> ReceiverFs {
+        let named = self.receivers.get(receiver).filter(|fs| fs.roots.contain(path));
+        let found = named.or_else(|| self.receivers.values().find(|fs| fs.roots.contain(path)));
+        found.cloned().unwrap_or_else(|| {
+            let (roots, calls) = (Roots::of_file(path), self.other.clone());
+            ReceiverFs { roots, calls }
+        })
     }
 }
 

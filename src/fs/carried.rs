@@ -5,17 +5,13 @@
 //! onboarding-metadata.task.json   the same, and "metadata_sha256" of the export that they belong to
 //! ```
 
-#![expect(
-    clippy::disallowed_methods,
-    reason = "every function here blocks; callers run it through `fs::blocking`"
-)]
-
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::file::{self, FileVersion, Loaded, Stamp};
+use super::directory::Located;
+use super::file::{FileVersion, Loaded};
 use super::members::existing;
 use crate::base::ids::TraceId;
 use crate::base::text::hex;
@@ -59,37 +55,44 @@ pub fn beside_name(name: &OsStr) -> PathBuf {
 }
 
 /// The trace id in the file beside an export, of this version or another. Blocks on the disk.
-pub fn id_beside(export: &Path) -> Option<String> {
-    let beside = export.with_file_name(beside_name(export.file_name()?));
-    let loaded = file::load(&beside, MAX_BYTES).ok()?;
-    existing(&loaded.bytes, TRACE_ID)
+pub fn id_beside(export: &Located) -> Option<String> {
+    existing(&load_beside(export)?.bytes, TRACE_ID)
+}
+
+fn load_beside(export: &Located) -> Option<Loaded> {
+    export.with_name(&beside_name(export.name.as_os_str())).ok()?.load(MAX_BYTES).ok()
 }
 
 /// The trace id in the file beside an export, if it belongs to the export with this checksum. Blocks on the disk.
-pub fn id_beside_of(export: &Path, sha256: &[u8; 32]) -> Option<String> {
-    let beside = export.with_file_name(beside_name(export.file_name()?));
-    let loaded = file::load(&beside, MAX_BYTES).ok()?;
+pub fn id_beside_of(export: &Located, sha256: &[u8; 32]) -> Option<String> {
+    let loaded = load_beside(export)?;
     let checksum = existing(&loaded.bytes, CHECKSUM)?;
     existing(&loaded.bytes, TRACE_ID).filter(|_| checksum.eq_ignore_ascii_case(&hex(sha256)))
 }
 
 /// Whether the export, or the file beside it, has this trace id already. Blocks on the disk.
-pub fn carries(source: &FileVersion, trace_id: TraceId, mode: WriteBackMode) -> bool {
-    // A write-back puts another file there. What is as it was read carries what it carried.
-    let as_read = || {
-        let stat = rustix::fs::lstat(source.canonical());
-        stat.is_ok_and(|stat| Stamp::from(&stat) == source.stamp())
-    };
-    !(mode == WriteBackMode::InPlace && as_read()) && carries_by_content(source, trace_id, mode)
+pub fn carries(
+    export: &Located,
+    source: &FileVersion,
+    trace_id: TraceId,
+    mode: WriteBackMode,
+) -> bool {
+    // A write-back puts another file there. A file that is as it was read carries what it carried.
+    let as_read = mode == WriteBackMode::InPlace && export.is_as_read(source);
+    !as_read && carries_by_content(export, source, trace_id, mode)
 }
 
 /// Like [`carries`], but reads the content instead of trusting size and times. Blocks on the disk.
-pub fn carries_by_content(source: &FileVersion, trace_id: TraceId, mode: WriteBackMode) -> bool {
-    let path = source.canonical();
+pub fn carries_by_content(
+    export: &Located,
+    source: &FileVersion,
+    trace_id: TraceId,
+    mode: WriteBackMode,
+) -> bool {
     let id = match mode {
         // Only the two keys were added to what was read; anything larger is another version.
-        WriteBackMode::InPlace => id_within(path, source.size.saturating_add(ROOM_FOR_KEYS)),
-        WriteBackMode::Beside => id_beside(path),
+        WriteBackMode::InPlace => id_within(export, source.size.saturating_add(ROOM_FOR_KEYS)),
+        WriteBackMode::Beside => id_beside(export),
         WriteBackMode::Off => None,
     };
     id.as_deref().and_then(TraceId::from_hex) == Some(trace_id)
@@ -99,19 +102,19 @@ pub fn carries_by_content(source: &FileVersion, trace_id: TraceId, mode: WriteBa
 const ROOM_FOR_KEYS: u64 = 4_096;
 
 /// The id that an export carries itself.
-fn id_within(path: &Path, max_bytes: u64) -> Option<String> {
-    existing(&file::load(path, max_bytes).ok()?.bytes, TRACE_ID)
+fn id_within(export: &Located, max_bytes: u64) -> Option<String> {
+    existing(&export.load(max_bytes).ok()?.bytes, TRACE_ID)
 }
 
 /// The trace id that the file would get as a new export; `None` if it does not carry `task_trace_id`. Blocks on the
 /// disk.
-pub fn version_with(source: &FileVersion, task_trace_id: &str, max_bytes: u64) -> Option<TraceId> {
-    let Loaded { source, bytes } = file::load(source.canonical(), max_bytes).ok()?;
+pub fn version_with(export: &Located, task_trace_id: &str, max_bytes: u64) -> Option<TraceId> {
+    let Loaded { source, bytes } = export.load(max_bytes).ok()?;
     let ours = existing(&bytes, TRACE_ID).as_deref() == Some(task_trace_id);
     ours.then(|| TraceId::of_export(source.canonical(), source.mtime_ns, &bytes))
 }
 
 /// Whether the export carries any `task_trace_id`. Blocks on the disk.
-pub fn carries_any(path: &Path, max_bytes: u64) -> bool {
-    id_within(path, max_bytes).is_some()
+pub fn carries_any(export: &Located, max_bytes: u64) -> bool {
+    id_within(export, max_bytes).is_some()
 }

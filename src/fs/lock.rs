@@ -16,14 +16,14 @@
 )]
 
 use std::fs::{File, TryLockError};
-use std::path::Path;
 
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::carried::{WriteBackMode, carries, carries_by_content};
 use crate::base::ids::TraceId;
-use crate::fs::file::{Directory, FileVersion, Stamp};
+use crate::fs::file::{FileVersion, Stamp};
+use crate::fs::root::Roots;
 
 /// How often a file that is replaced under our eyes is looked at.
 const LOOKS: usize = 8;
@@ -41,17 +41,18 @@ pub enum LockAttempt {
 }
 
 /// Tries to lock the export for this process. Performs blocking I/O; never waits for the lock.
-pub fn try_lock(source: &FileVersion, trace_id: TraceId, mode: WriteBackMode) -> LockAttempt {
-    let (Some(parent), Some(name)) = (source.canonical().parent(), source.canonical().file_name())
-    else {
-        return LockAttempt::Acquired(None);
-    };
-    let name = Path::new(name);
+pub fn try_lock(
+    roots: &Roots,
+    source: &FileVersion,
+    trace_id: TraceId,
+    mode: WriteBackMode,
+) -> LockAttempt {
     for _ in 0..LOOKS {
-        if carries(source, trace_id, mode) {
+        let Ok(export) = roots.locate_version(source) else { return LockAttempt::Superseded };
+        if carries(&export, source, trace_id, mode) {
             return LockAttempt::AlreadyEmitted;
         }
-        let Ok(dir) = Directory::open(parent) else { return LockAttempt::Superseded };
+        let (dir, name) = (&export.dir, &export.name);
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let fd = match rustix::fs::openat(&dir.fd, name, flags, Mode::empty()) {
             Ok(fd) => fd,
@@ -63,7 +64,7 @@ pub fn try_lock(source: &FileVersion, trace_id: TraceId, mode: WriteBackMode) ->
         let Some(opened) = opened.ok().filter(|stamp| stamp.same_stat(source)) else {
             // What was written back meanwhile is another version, too; and to open a file asks a
             // file server anew, where a look may answer from memory.
-            let is_written = carries_by_content(source, trace_id, mode);
+            let is_written = carries_by_content(&export, source, trace_id, mode);
             return if is_written { LockAttempt::AlreadyEmitted } else { LockAttempt::Superseded };
         };
         let mut file = File::from(fd);
@@ -86,7 +87,7 @@ pub fn try_lock(source: &FileVersion, trace_id: TraceId, mode: WriteBackMode) ->
         // The process that had the lock before may have replaced the file, or written an id beside it.
         let present = rustix::fs::statat(&dir.fd, name, AtFlags::SYMLINK_NOFOLLOW);
         let is_present = present.is_ok_and(|stat| Stamp::from(&stat) == opened);
-        if is_present && !carries(source, trace_id, mode) {
+        if is_present && !carries(&export, source, trace_id, mode) {
             return LockAttempt::Acquired(Some(file));
         }
     }
@@ -98,7 +99,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::fs::file;
+    use crate::fs::root;
     use crate::writeback::{write_back, write_beside};
 
     const MAX: u64 = 1 << 20;
@@ -108,7 +109,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("onboarding-metadata.json");
         fs::write(&path, "{}").unwrap();
-        let source = file::load(&path, MAX).unwrap().source;
+        let source = root::load(&path, MAX).unwrap().source;
         let trace_id = TraceId::of_export(&path, source.mtime_ns, b"{}");
         (dir, source, trace_id)
     }
@@ -117,15 +118,16 @@ mod tests {
     fn one_at_a_time_until_the_id_is_there() {
         for mode in [WriteBackMode::InPlace, WriteBackMode::Beside] {
             let (_dir, source, trace_id) = export();
-            let try_again = || try_lock(&source, trace_id, mode);
+            let roots = Roots::of_file(&source.path);
+            let try_again = || try_lock(&roots, &source, trace_id, mode);
             let LockAttempt::Acquired(Some(lock)) = try_again() else {
                 panic!("no other process is there")
             };
             assert!(matches!(try_again(), LockAttempt::HeldElsewhere));
             let id = trace_id.to_string();
             match mode {
-                WriteBackMode::Beside => write_beside(&source, &id, AT, MAX).unwrap(),
-                _ => write_back(&source, &id, AT, MAX).unwrap(),
+                WriteBackMode::Beside => write_beside(&roots, &source, &id, AT, MAX).unwrap(),
+                _ => write_back(&roots, &source, &id, AT, MAX).unwrap(),
             };
             assert!(matches!(try_again(), LockAttempt::AlreadyEmitted), "{mode:?}");
             drop(lock);
@@ -137,7 +139,8 @@ mod tests {
     fn another_version_is_not_there_to_be_locked() {
         let (_dir, source, trace_id) = export();
         fs::write(&source.path, "{ }").unwrap();
-        let lock = |source| try_lock(source, trace_id, WriteBackMode::InPlace);
+        let roots = Roots::of_file(&source.path);
+        let lock = |source| try_lock(&roots, source, trace_id, WriteBackMode::InPlace);
         assert!(matches!(lock(&source), LockAttempt::Superseded));
         fs::remove_file(&source.path).unwrap();
         assert!(matches!(lock(&source), LockAttempt::Superseded));

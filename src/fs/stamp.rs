@@ -91,7 +91,7 @@ mod tests {
         let path = directory.path().join("onboarding-metadata.json");
         let text = format!(r#"{{"task_trace_id": "", "task_emission_timestamp": "{timestamp}"}}"#);
         std::fs::write(&path, &text).expect("written");
-        let loaded = crate::fs::file::load(&path, 1 << 20).expect("a file");
+        let loaded = crate::fs::root::load(&path, 1 << 20).expect("a file");
         let source = FileVersion { mtime_ns, ..loaded.source };
         origin(&source, &loaded.bytes, task_trace_id)
     }

@@ -13,17 +13,19 @@
     reason = "every function here blocks; callers run it through `fs::blocking`"
 )]
 
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{self, File, TryLockError};
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::OFlags;
+use rustix::fs::{AtFlags, Mode, OFlags, openat, unlinkat};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::fs::file;
+use super::directory::Directory;
+use super::file::SourceError;
+use super::temp::TempFile;
 
 /// What a user can set about them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,6 +65,8 @@ pub enum TaskStateError {
     Name { id: String, reason: &'static str },
     #[error("{}: {source}", path.display())]
     Io { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Source(#[from] SourceError),
     #[error("{}: another process has held the lock for too long", .0.display())]
     Locked(PathBuf),
     #[error("the state files cannot be read from the queue: {0}")]
@@ -115,23 +119,18 @@ pub fn write(config: &TaskStateConfig, encoded: &[u8]) -> Result<(), TaskStateEr
 }
 
 fn write_one(config: &TaskStateConfig, state: &TaskState) -> Result<(), TaskStateError> {
-    let active = config.directory.join(&state.project_id);
-    let completed = active.join(COMPLETED);
-    let name = format!("{}.json", state.task_id);
-    let (own, other) = if state.is_closed { (&completed, &active) } else { (&active, &completed) };
     fs::create_dir_all(&config.directory).map_err(failed(&config.directory))?;
-    // A link would lead elsewhere.
-    for directory in if state.is_closed { vec![&active, own] } else { vec![&active] } {
-        if let Err(error) = fs::create_dir(directory)
-            && error.kind() != ErrorKind::AlreadyExists
-        {
-            return Err(failed(directory)(error));
-        }
-        let metadata = fs::symlink_metadata(directory).map_err(failed(directory))?;
-        if !metadata.is_dir() {
-            return Err(failed(directory)(ErrorKind::NotADirectory.into()));
-        }
-    }
+    let tracker = Directory::open(&config.directory)?;
+    let active = made(&tracker, &state.project_id)?;
+    let completed = match state.is_closed {
+        true => Some(made(&active, COMPLETED)?),
+        false => existing(&active, COMPLETED)?,
+    };
+    let (own, other) = match (&completed, state.is_closed) {
+        (Some(completed), true) => (completed, Some(&active)),
+        (completed, _) => (&active, completed.as_ref()),
+    };
+    let name = format!("{}.json", state.task_id);
     let _lock = lock(own, &name)?;
     let is_this_export =
         |document: &Value| document.get("trace_id") == state.document.get("trace_id");
@@ -144,21 +143,49 @@ fn write_one(config: &TaskStateConfig, state: &TaskState) -> Result<(), TaskStat
     if mapped_files.any(|it| has_moved_on(&it, &state.document)) {
         // The task goes on under its mapped id; what an earlier export left would start it twice.
         remove_unlocked(own, &name)?;
-        return remove(other, &name);
+        return other.map_or(Ok(()), |other| remove(other, &name));
     }
     replace(own, &name, &state.document.to_string())?;
-    remove(other, &name)
+    other.map_or(Ok(()), |other| remove(other, &name))
+}
+
+/// A directory in another one, made if it is missing. A link is refused: it would lead elsewhere.
+fn made(parent: &Directory, name: &str) -> Result<Directory, TaskStateError> {
+    let path = parent.canonical.join(name);
+    match rustix::fs::mkdirat(&parent.fd, name, Mode::from_raw_mode(0o777)) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(errno) => return Err(failed(&path)(errno.into())),
+    }
+    existing(parent, name)?.ok_or_else(|| failed(&path)(ErrorKind::NotADirectory.into()))
+}
+
+/// The same, if it is there.
+fn existing(parent: &Directory, name: &str) -> Result<Option<Directory>, TaskStateError> {
+    if matches!(parent.stat(Path::new(name)), Err(Errno::NOENT)) {
+        return Ok(None);
+    }
+    match parent.child(Path::new(name)) {
+        Ok(directory) => Ok(Some(directory)),
+        Err(SourceError::Missing { path }) => Err(failed(&path)(ErrorKind::NotADirectory.into())),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// What is larger is no state file.
 const MAX_BYTES: u64 = 16 << 20;
 
 /// The state files of an id, active and completed.
-fn documents(own: &Path, other: &Path, id: &str) -> impl Iterator<Item = Value> + use<> {
-    let files = [own, other].map(|directory| directory.join(format!("{id}.json")));
-    files
-        .into_iter()
-        .filter_map(|path| serde_json::from_slice(&file::load(&path, MAX_BYTES).ok()?.bytes).ok())
+fn documents(
+    own: &Directory,
+    other: Option<&Directory>,
+    id: &str,
+) -> impl Iterator<Item = Value> + use<> {
+    let name = PathBuf::from(format!("{id}.json"));
+    let document = |directory: &Directory| {
+        let (loaded, _) = directory.load(&name, MAX_BYTES).ok()?;
+        serde_json::from_slice(&loaded.bytes).ok()
+    };
+    [Some(own), other].into_iter().flatten().filter_map(document).collect::<Vec<_>>().into_iter()
 }
 
 /// Whether the status in a file is not the one that an export gave it, and is no earlier one than that of a
@@ -185,23 +212,25 @@ fn has_moved_on(document: &Value, new: &Value) -> bool {
         && progress(&status) >= progress(&text(new, "task.status"))
 }
 
-fn replace(directory: &Path, name: &str, text: &str) -> Result<(), TaskStateError> {
-    let (path, temp) = (directory.join(name), directory.join(format!(".{name}.taskspan.tmp")));
+fn replace(directory: &Directory, name: &str, text: &str) -> Result<(), TaskStateError> {
+    let (path, temp) = (directory.canonical.join(name), format!(".{name}.taskspan.tmp"));
     // A killed run left it; no other process has the lock.
-    let _ = fs::remove_file(&temp);
-    let file = OpenOptions::new().create_new(true).write(true).open(&temp);
-    let written =
-        file.and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()));
-    written.and_then(|()| fs::rename(&temp, &path)).map_err(|source| {
-        let _ = fs::remove_file(&temp);
-        TaskStateError::Io { path, source }
-    })
+    let _ = unlinkat(&directory.fd, &temp, AtFlags::empty());
+    let mode = Mode::from_raw_mode(0o666);
+    let failed = |_, source| TaskStateError::Io { path: path.clone(), source };
+    let (mut temp, _) = TempFile::create(
+        directory,
+        (temp.into(), mode),
+        &[text.as_bytes().into()],
+        |_| Ok(()),
+        failed,
+    )?;
+    temp.rename(Path::new(name)).map_err(|errno| failed("", errno.into()))
 }
 
 /// A task is either active or completed, as its latest export says.
-fn remove(directory: &Path, name: &str) -> Result<(), TaskStateError> {
-    let path = directory.join(name);
-    if !path.exists() {
+fn remove(directory: &Directory, name: &str) -> Result<(), TaskStateError> {
+    if directory.stat(Path::new(name)).is_err() {
         return Ok(());
     }
     let _lock = lock(directory, name)?;
@@ -209,11 +238,10 @@ fn remove(directory: &Path, name: &str) -> Result<(), TaskStateError> {
 }
 
 /// The same under a lock that the caller holds.
-fn remove_unlocked(directory: &Path, name: &str) -> Result<(), TaskStateError> {
-    let path = directory.join(name);
-    match fs::remove_file(&path) {
-        Err(source) if source.kind() != ErrorKind::NotFound => Err(failed(&path)(source)),
-        _ => Ok(()),
+fn remove_unlocked(directory: &Directory, name: &str) -> Result<(), TaskStateError> {
+    match unlinkat(&directory.fd, name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(errno) => Err(failed(&directory.canonical.join(name))(errno.into())),
     }
 }
 
@@ -223,16 +251,14 @@ fn failed(path: &Path) -> impl Fn(io::Error) -> TaskStateError + use<> {
 }
 
 /// The tracker's own convention; the lock file stays, as the tracker's does.
-fn lock(directory: &Path, name: &str) -> Result<File, TaskStateError> {
-    let path = directory.join(format!("{name}.lock"));
+fn lock(directory: &Directory, name: &str) -> Result<File, TaskStateError> {
+    let name = format!("{name}.lock");
+    let path = directory.canonical.join(&name);
     let failed = failed(&path);
-    let mut options = OpenOptions::new();
-    options
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
-    let file = options.open(&path).map_err(&failed)?;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mode = Mode::from_raw_mode(0o666);
+    let file = openat(&directory.fd, &name, flags | OFlags::NONBLOCK, mode);
+    let file = File::from(file.map_err(|errno| failed(errno.into()))?);
     for _ in 0..LOCK_TRIES {
         match file.try_lock() {
             Ok(()) => return Ok(file),
@@ -410,7 +436,8 @@ mod tests {
     fn a_lock_that_is_held_is_waited_for_and_respected() {
         let root = tempfile::tempdir().expect("a directory");
         put(&config(root.path()), &[state("t", false)]).expect("written");
-        let held = lock(&root.path().join("p"), "t.json").expect("free");
+        let held =
+            lock(&Directory::open(&root.path().join("p")).expect("there"), "t.json").expect("free");
         let states = [state("t", false), state("other", false)];
         let error = put(&config(root.path()), &states).expect_err("held");
         assert!(matches!(error, TaskStateError::Locked(_)));

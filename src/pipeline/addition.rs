@@ -15,6 +15,7 @@ use crate::config::receivers::ExportDirConfig;
 use crate::converter::additions::Trace;
 use crate::converter::split;
 use crate::fs::carried::WriteBackMode;
+use crate::fs::root::Roots;
 use crate::plan::{Emitted, NotEmitted, read_emitted};
 use crate::queue::{Enqueued, Location, NewEntry, OpenError, Queue};
 
@@ -44,7 +45,12 @@ impl Pipelines {
     pub fn emitted(&self, metadata: &Path) -> Result<Emitted, NotEmitted> {
         let unwatched = ExportDirConfig::default();
         let config = self.source_of(metadata).map_or(&unwatched, |source| &source.config);
-        read_emitted(metadata, &config.read_options(), config.write_back.mode)
+        read_emitted(
+            &Roots::of_file(metadata),
+            metadata,
+            &config.read_options(),
+            config.write_back.mode,
+        )
     }
 
     /// Makes what is to be added, as the export's own pipelines would: its spans, and its log records

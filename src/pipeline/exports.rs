@@ -4,11 +4,6 @@
 //! read, join ─▶ done already? ─▶ lock ─▶ convert, encode ─▶ NewEntry ─▶ queue
 //! ```
 
-#![expect(
-    clippy::disallowed_methods,
-    reason = "every function here blocks; callers run it through `fs::blocking`"
-)]
-
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -19,10 +14,10 @@ use super::{Mode, ReceiverPipeline, RunContext};
 use crate::base::clock::UnixNanos;
 use crate::base::ids::TraceId;
 use crate::converter::{Converter, state};
-use crate::fs::blocking::BlockingFs;
+use crate::fs::blocking::ReceiverFs;
 use crate::fs::carried;
 use crate::fs::carried::WriteBackMode;
-use crate::fs::file::{FileVersion, SourceError};
+use crate::fs::file::FileVersion;
 use crate::fs::stamp::{IdOrigin, emission_timestamp};
 use crate::fs::task_state;
 use crate::plan::{self, Export, Fresh, PlanError, ReadOptions};
@@ -36,11 +31,10 @@ const MANY_ARTIFACTS: usize = 500;
 /// The exports of one receiver.
 pub(super) struct Exports {
     receiver: String,
-    directories: Vec<PathBuf>,
     read: ReadOptions,
     converter: Converter,
     logs: Option<Converter>,
-    fs: BlockingFs,
+    fs: ReceiverFs,
     queue: Queue,
     locks: LockRegistry,
     destinations: Vec<Destination>,
@@ -58,7 +52,7 @@ pub(super) struct Converted {
 }
 
 impl Exports {
-    pub fn new(pipeline: ReceiverPipeline, fs: BlockingFs, common: &RunContext) -> Exports {
+    pub fn new(pipeline: ReceiverPipeline, fs: ReceiverFs, common: &RunContext) -> Exports {
         let ReceiverPipeline { id, config, converter, logs, destinations, .. } = pipeline;
         let RunContext { queue, locks, observer, mode, .. } = common.clone();
         Exports {
@@ -66,7 +60,6 @@ impl Exports {
             read: config.read_options(),
             write_back: config.write_back.mode,
             makes_state_files: config.task_state.is_some(),
-            directories: config.directories,
             converter,
             logs,
             fs,
@@ -85,14 +78,12 @@ impl Exports {
         }
     }
 
-    /// A directory on the way may have become a link since the scan.
-    fn is_within(&self, source: &FileVersion) -> Result<(), SourceError> {
-        let roots = self.directories.iter().filter_map(|root| root.canonicalize().ok());
-        if roots.into_iter().any(|root| source.canonical().starts_with(root)) {
-            return Ok(());
-        }
-        let why = "a symbolic link leads out of the watched directory";
-        Err(SourceError::Escapes { path: source.path.clone(), why })
+    fn is_untouched(&self, source: &FileVersion) -> bool {
+        self.fs.roots.locate(&source.path).is_ok_and(|export| export.is_untouched(source))
+    }
+
+    fn id_beside(&self, path: &Path) -> Option<String> {
+        carried::id_beside(&self.fs.roots.locate(path).ok()?)
     }
 
     /// Whether taskspan wrote the id for this very version, into the file or next to it.
@@ -100,7 +91,7 @@ impl Exports {
         let carried = fresh.carries.as_ref().and_then(|it| TraceId::from_hex(&it.text));
         carried.is_some_and(|id| fresh.own_id().is_some() || self.queue.is_to_write(id))
             || (self.write_back == WriteBackMode::Beside
-                && carried::id_beside(path).as_deref().and_then(TraceId::from_hex)
+                && self.id_beside(path).as_deref().and_then(TraceId::from_hex)
                     == Some(fresh.trace_id))
     }
 
@@ -149,10 +140,13 @@ impl Exports {
         let (id, max_bytes) = (trace_id.to_string(), self.read.max_file_size);
         let at = emission_timestamp(trace_id, UnixNanos::now());
         let path = source.path.clone();
-        let written = self.fs.run(move || match write_back {
-            WriteBackMode::InPlace => writeback::write_back(&source, &id, &at, max_bytes).map(drop),
+        let roots = self.fs.roots.clone();
+        let written = self.fs.calls.run(move || match write_back {
+            WriteBackMode::InPlace => {
+                writeback::write_back(&roots, &source, &id, &at, max_bytes).map(drop)
+            }
             WriteBackMode::Beside => {
-                writeback::write_beside(&source, &id, &at, max_bytes).map(drop)
+                writeback::write_beside(&roots, &source, &id, &at, max_bytes).map(drop)
             }
             WriteBackMode::Off => Ok(()),
         });
@@ -170,10 +164,12 @@ impl Ingest for Exports {
 
     /// A queued export is locked again: the lock does not outlive a process.
     fn is_queued(&self, path: &Path) -> bool {
-        let Some(head) = self.queue.waiting_from(path).filter(|it| it.source.is_untouched()) else {
+        let Some(head) = self.queue.waiting_from(path).filter(|it| self.is_untouched(&it.source))
+        else {
             return false;
         };
-        let ownership = self.locks.lock_blocking(&head.source, head.trace_id, head.write_back);
+        let ownership =
+            self.locks.lock_blocking(&self.fs.roots, &head.source, head.trace_id, head.write_back);
         self.release_unless_held(head.trace_id);
         let is_queued = ownership != Ownership::AlreadyEmitted;
         if is_queued {
@@ -187,7 +183,7 @@ impl Ingest for Exports {
             let path = path.to_owned();
             ReadOutcome::Done(Event::AlreadyEmitted { path, foreign })
         };
-        let fresh = match plan::read(path, &self.read) {
+        let fresh = match plan::read(&self.fs.roots, path, &self.read) {
             Ok(Export::Fresh(fresh)) => fresh,
             Ok(Export::Emitted(carried)) => return done(carried.origin == IdOrigin::Foreign),
             Err(error) if error.may_settle() && !is_last => {
@@ -205,11 +201,13 @@ impl Ingest for Exports {
         if fresh.provisional && !is_last {
             return ReadOutcome::Incomplete(IncompleteReason::Inconsistent);
         }
-        if let Err(error) = self.is_within(&fresh.source) {
-            return ReadOutcome::Refused(error.to_string());
-        }
         // It is enqueued even if another process holds the lock, so that it is delivered if that process dies.
-        let ownership = self.locks.lock_blocking(&fresh.source, fresh.trace_id, self.write_back);
+        let ownership = self.locks.lock_blocking(
+            &self.fs.roots,
+            &fresh.source,
+            fresh.trace_id,
+            self.write_back,
+        );
         match ownership {
             Ownership::AlreadyEmitted => done(false),
             Ownership::Acquired | Ownership::HeldElsewhere => self.convert(path, *fresh),

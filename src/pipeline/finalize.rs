@@ -20,6 +20,7 @@ use crate::fs::blocking::FsByReceiver;
 use crate::fs::carried;
 use crate::fs::carried::WriteBackMode;
 use crate::fs::file;
+use crate::fs::root::Roots;
 use crate::fs::stamp::emission_timestamp;
 use crate::fs::task_state::{self, TaskStateConfig};
 use crate::queue::record::Head;
@@ -117,7 +118,9 @@ impl Finalizer {
         let receiver = self.receiver_of(head);
         let config = receiver.map(|receiver| &receiver.config);
         let states = self.states(&completion, config).await;
+        let fs = self.fs.of_file(&head.receiver, &path);
         let write = Write {
+            roots: fs.roots,
             mode: head.write_back,
             source: head.source.clone(),
             trace_id,
@@ -144,8 +147,7 @@ impl Finalizer {
         // The semaphore is never closed.
         let room = receiver.map_or(&self.other_room, |receiver| &receiver.room);
         let _room = room.acquire_many(size.clamp(1, AT_A_TIME)).await;
-        let fs = self.fs.get(&head.receiver);
-        let failure = match fs.run(move || write.run()).await {
+        let failure = match fs.calls.run(move || write.run()).await {
             Ok(Ok((outcome, tombstone))) => {
                 let head = completion.head.clone();
                 completion.written_back(tombstone).await;
@@ -213,6 +215,7 @@ impl Receiver {
 
 /// All that is needed to write an id back, on a thread that may block.
 struct Write {
+    roots: Roots,
     mode: WriteBackMode,
     source: file::FileVersion,
     trace_id: TraceId,
@@ -228,7 +231,8 @@ struct Write {
 impl Write {
     /// What came of it, and the version of the file that is not to be taken for a new export.
     fn run(self) -> Result<(writeback::Outcome, Option<TraceId>), WriteBackError> {
-        let Write { mode, source, trace_id, key, states, max_bytes, emits_existing, .. } = self;
+        let Write { roots, mode, source, trace_id, key, states, max_bytes, emits_existing, .. } =
+            self;
         let (id, at) = (trace_id.to_string(), emission_timestamp(trace_id, self.at));
         // State files are a service to another program: their failure is a warning and no more.
         if let Some((config, encoded)) = states
@@ -239,12 +243,15 @@ impl Write {
         }
         match mode {
             WriteBackMode::InPlace => {
-                let outcome = write_back(&source, &id, &at, max_bytes)?;
-                let ours = emits_existing.then(|| carried::version_with(&source, &id, max_bytes));
+                let outcome = write_back(&roots, &source, &id, &at, max_bytes)?;
+                let ours = emits_existing.then(|| {
+                    let export = roots.locate_version(&source).ok()?;
+                    carried::version_with(&export, &id, max_bytes)
+                });
                 Ok((outcome, ours.flatten()))
             }
             WriteBackMode::Beside => {
-                write_beside(&source, &id, &at, max_bytes).map(|outcome| (outcome, None))
+                write_beside(&roots, &source, &id, &at, max_bytes).map(|outcome| (outcome, None))
             }
             // Nothing but the queue knows that it was sent.
             WriteBackMode::Off => Ok((writeback::Outcome::Written, Some(key))),

@@ -19,7 +19,8 @@ use crate::base::ids::TraceId;
 use crate::converter::Converter;
 use crate::converter::additions::NoTask;
 use crate::fs::carried::WriteBackMode;
-use crate::fs::file::{self, Loaded, SourceError};
+use crate::fs::file::{Loaded, SourceError};
+use crate::fs::root::Roots;
 use crate::plan::Emitted;
 use crate::plan::gate::{GateError, GateFile, GateResult};
 use crate::queue::{Destination, NewEntry, Queue};
@@ -33,6 +34,7 @@ pub(super) const AT_A_TIME: usize = 4;
 /// The gate results of one receiver.
 pub(super) struct GateResults {
     receiver: String,
+    roots: Roots,
     traces: Arc<Traces>,
     max_bytes: u64,
     queue: Queue,
@@ -57,13 +59,13 @@ struct Addition {
 
 impl GateResults {
     pub fn new(
-        (receiver, max_bytes): (String, u64),
+        (receiver, roots, max_bytes): (String, Roots, u64),
         traces: Arc<Traces>,
         destinations: Vec<Destination>,
         common: &RunContext,
     ) -> GateResults {
         let RunContext { queue, observer, mode, .. } = common.clone();
-        GateResults { receiver, traces, max_bytes, queue, destinations, observer, mode }
+        GateResults { receiver, roots, traces, max_bytes, queue, destinations, observer, mode }
     }
 }
 
@@ -76,7 +78,8 @@ impl Ingest for GateResults {
     }
 
     fn read(&self, path: &Path, is_last: bool) -> ReadOutcome<Results> {
-        let loaded = match file::load(path, self.max_bytes) {
+        let loaded = self.roots.locate(path).and_then(|file| file.load(self.max_bytes));
+        let loaded = match loaded {
             Ok(loaded) => loaded,
             Err(SourceError::Missing { .. }) => return ReadOutcome::Gone,
             Err(error) if error.is_transient() => return ReadOutcome::Waiting(error.to_string()),

@@ -6,10 +6,11 @@ use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::base::ids::TraceId;
-use crate::fs::blocking::FsByReceiver;
+use crate::fs::blocking::{FsByReceiver, ReceiverFs};
 use crate::fs::carried::WriteBackMode;
 use crate::fs::file::FileVersion;
 use crate::fs::lock::{LockAttempt, try_lock};
+use crate::fs::root::Roots;
 use crate::queue::record::Head;
 
 /// Exports whose lock is held, so that they do not use up the files that a process may have open.
@@ -57,8 +58,8 @@ impl LockRegistry {
             return Ownership::Acquired;
         }
         let (locks, source, mode) = (self.clone(), head.source.clone(), head.write_back);
-        let fs = self.fs.get(&head.receiver);
-        let locked = fs.run(move || locks.lock_blocking(&source, trace_id, mode)).await;
+        let ReceiverFs { roots, calls } = self.fs.of_file(&head.receiver, &source.path);
+        let locked = calls.run(move || locks.lock_blocking(&roots, &source, trace_id, mode)).await;
         // A file system that does not answer is asked again, like a lock that is held elsewhere.
         locked.unwrap_or(Ownership::HeldElsewhere)
     }
@@ -66,6 +67,7 @@ impl LockRegistry {
     /// For an export that was just read. Blocks on the disk.
     pub fn lock_blocking(
         &self,
+        roots: &Roots,
         source: &FileVersion,
         trace_id: TraceId,
         mode: WriteBackMode,
@@ -73,7 +75,7 @@ impl LockRegistry {
         if self.held().locks.contains_key(&trace_id) {
             return Ownership::Acquired;
         }
-        match try_lock(source, trace_id, mode) {
+        match try_lock(roots, source, trace_id, mode) {
             LockAttempt::Acquired(lock) => {
                 self.held().insert(trace_id, lock);
                 Ownership::Acquired

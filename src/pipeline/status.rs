@@ -5,7 +5,7 @@
 //! queue ─list, done──────▶ Held ───┴─▶ Known: state, reason, trace id, plan
 //! ```
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::Serialize;
 
@@ -13,6 +13,8 @@ use crate::base::ids::TraceId;
 use crate::config::receivers::{ExistingTraceId, ExportDirConfig};
 use crate::fs::carried;
 use crate::fs::carried::WriteBackMode;
+use crate::fs::directory::Located;
+use crate::fs::root::Roots;
 use crate::fs::stamp::IdOrigin;
 use crate::plan::{self, CarriedId, Export, Fresh, Plan, PlanError, ReadOptions};
 use crate::queue::admin::{Listed, ListedState};
@@ -80,6 +82,7 @@ pub struct Known {
 #[derive(Debug)]
 pub struct Found {
     path: PathBuf,
+    roots: Roots,
     export: Result<Box<Fresh>, PlanError>,
     mode: WriteBackMode,
     /// The id that it carries makes it done.
@@ -91,6 +94,7 @@ pub struct Found {
 #[derive(Debug)]
 pub struct Place {
     path: PathBuf,
+    roots: Roots,
     read: ReadOptions,
     mode: WriteBackMode,
     is_done_by_id: bool,
@@ -104,7 +108,15 @@ pub fn paths(receivers: &[ExportDirConfig]) -> Vec<Place> {
         let exports = Scanner::new(super::selection(&config.watching())).scan_all().exports;
         let mode = config.write_back.mode;
         let is_done_by_id = config.on_existing_trace_id == ExistingTraceId::Skip;
-        let place = move |path| Place { path, read: read.clone(), mode, is_done_by_id, receiver };
+        let roots = Roots::new(&config.directories);
+        let place = move |path| Place {
+            path,
+            roots: roots.clone(),
+            read: read.clone(),
+            mode,
+            is_done_by_id,
+            receiver,
+        };
         exports.into_keys().map(place).collect::<Vec<_>>()
     };
     receivers.iter().enumerate().flat_map(of_receiver).collect()
@@ -117,8 +129,8 @@ pub fn find(receivers: &[ExportDirConfig]) -> Vec<Found> {
 
 impl Place {
     pub fn read(self) -> Found {
-        let Place { path, read, mode, is_done_by_id, receiver } = self;
-        let export = match plan::read(&path, &read) {
+        let Place { path, roots, read, mode, is_done_by_id, receiver } = self;
+        let export = match plan::read(&roots, &path, &read) {
             Ok(Export::Fresh(fresh)) => Ok(fresh),
             // Reading was asked not to tell these apart.
             Ok(Export::Emitted(carried)) => Err(PlanError::Unfit {
@@ -127,7 +139,7 @@ impl Place {
             }),
             Err(error) => Err(error),
         };
-        Found { path, export, mode, is_done_by_id, receiver }
+        Found { path, roots, export, mode, is_done_by_id, receiver }
     }
 }
 
@@ -160,13 +172,16 @@ impl Found {
     }
 
     pub fn known(self, held: &Held) -> Known {
-        let Found { path, export, mode, is_done_by_id, receiver } = self;
+        let Found { path, roots, export, mode, is_done_by_id, receiver } = self;
         let (verdict, plan) = match export {
             Ok(fresh) => {
                 let verdict = match fresh.carries.clone().filter(|_| is_done_by_id) {
                     Some(CarriedId { text, origin: IdOrigin::Foreign }) => foreign(&text),
                     Some(CarriedId { text, .. }) => by_id(text, held),
-                    None => by_queue(&path, &fresh, mode, held),
+                    None => {
+                        let export = roots.locate(&path).ok();
+                        by_queue(export.as_ref(), &fresh, mode, held)
+                    }
                 };
                 (verdict, Some(fresh.plan))
             }
@@ -196,11 +211,11 @@ fn foreign(text: &str) -> Verdict {
     (State::Foreign, Some(reason), None)
 }
 
-fn by_queue(path: &Path, fresh: &Fresh, mode: WriteBackMode, held: &Held) -> Verdict {
+fn by_queue(export: Option<&Located>, fresh: &Fresh, mode: WriteBackMode, held: &Held) -> Verdict {
     let id = fresh.trace_id.to_string();
     let Some(listed) = held.find(&id) else {
         let own = fresh.own_id().map(str::to_owned);
-        let beside = || carried::id_beside(path).filter(|beside| *beside == id);
+        let beside = || export.and_then(carried::id_beside).filter(|beside| *beside == id);
         let written = own.or_else(|| beside().filter(|_| mode == WriteBackMode::Beside));
         return match written {
             Some(id) => by_id(id, held),

@@ -1,17 +1,15 @@
 //! An export that was emitted: the plan whose trace a later system adds to.
 
-#![expect(
-    clippy::disallowed_methods,
-    reason = "every function here blocks; callers run it through `fs::blocking`"
-)]
-
 use std::path::{Path, PathBuf};
 
-use super::{CarriedId, Export, Fresh, Plan, PlanError, Project, ReadOptions, read};
+use super::read::read_located;
+use super::{CarriedId, Export, Fresh, Plan, PlanError, Project, ReadOptions};
 use crate::base::ids::TraceId;
 use crate::fs::carried;
 use crate::fs::carried::WriteBackMode;
+use crate::fs::directory::Located;
 use crate::fs::file::FileVersion;
+use crate::fs::root::Roots;
 use crate::fs::stamp::IdOrigin;
 
 #[derive(Clone, Debug)]
@@ -50,19 +48,21 @@ pub enum NotEmitted {
 /// # Errors
 /// It cannot be read, or has no id.
 pub fn read_emitted(
+    roots: &Roots,
     path: &Path,
     options: &ReadOptions,
     mode: WriteBackMode,
 ) -> Result<Emitted, NotEmitted> {
     let all = ReadOptions { emit_existing: true, ..options.clone() };
+    let metadata = roots.locate(path).map_err(PlanError::Source)?;
     let path = path.to_owned();
-    let fresh = match read(&path, &all)? {
+    let fresh = match read_located(&metadata, &all)? {
         Export::Fresh(fresh) => *fresh,
         // Reading was asked not to tell these apart.
         Export::Emitted(CarriedId { text, .. }) => return Err(NotEmitted::BadId { path, text }),
     };
-    let trace_id = trace_of(&path, &fresh, options, mode)?;
-    let manifest_at = fresh.manifest.as_deref().and_then(modified);
+    let trace_id = trace_of(&metadata, &fresh, options, mode)?;
+    let manifest_at = fresh.manifest_mtime_ns;
     let is_newer = fresh.is_manifest_unchecked
         && manifest_at.is_some_and(|manifest_at| manifest_at > fresh.source.mtime_ns);
     let newer = fresh.manifest.filter(|_| is_newer);
@@ -91,18 +91,18 @@ pub fn read_emitted(
 /// # Errors
 /// It has no id.
 pub fn trace_of(
-    path: &Path,
+    metadata: &Located,
     fresh: &Fresh,
     options: &ReadOptions,
     mode: WriteBackMode,
 ) -> Result<TraceId, NotEmitted> {
-    let path = path.to_owned();
+    let path = metadata.path().to_owned();
     // Where ids are carried along from export to export, only what we wrote counts.
     let own = match options.emit_existing {
         true => fresh.own_id(),
         false => fresh.carries.as_ref().map(|it| it.text.as_str()),
     };
-    let beside = carried::id_beside_of(&path, &fresh.source.sha256);
+    let beside = carried::id_beside_of(metadata, &fresh.source.sha256);
     let text = match beside.or(own.map(str::to_owned)) {
         Some(text) => text,
         None if mode == WriteBackMode::Off => return Err(NotEmitted::Off(path)),
@@ -112,9 +112,4 @@ pub fn trace_of(
         }
     };
     TraceId::from_hex(&text).ok_or(NotEmitted::BadId { path, text })
-}
-
-fn modified(path: &Path) -> Option<i128> {
-    let modified = path.metadata().ok()?.modified().ok()?;
-    i128::try_from(modified.duration_since(std::time::UNIX_EPOCH).ok()?.as_nanos()).ok()
 }

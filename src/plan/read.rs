@@ -12,7 +12,9 @@ use super::{Manifest, ManifestUse, Onboarding, Plan, ProjectContext, Warning, jo
 use crate::base::ids::TraceId;
 use crate::base::parallel;
 use crate::base::text::hex;
-use crate::fs::file::{self, FileVersion, SourceError};
+use crate::fs::directory::{Directory, Located};
+use crate::fs::file::{FileVersion, Loaded, SourceError};
+use crate::fs::root::Roots;
 use crate::fs::stamp::{self, IdOrigin};
 
 /// How an export is read.
@@ -63,6 +65,8 @@ pub struct Fresh {
     pub plan: Plan,
     /// The manifest that was used.
     pub manifest: Option<PathBuf>,
+    /// When the manifest was modified last, in nanoseconds since the epoch.
+    pub manifest_mtime_ns: Option<i128>,
     /// No checksum says which version of it was meant.
     pub is_manifest_unchecked: bool,
     /// The metadata names a file that could not be used. It may still be on its way to the disk,
@@ -121,12 +125,21 @@ impl fmt::Display for PlanError {
 
 impl std::error::Error for PlanError {}
 
-/// Reads and joins the export whose metadata file is `path`. Blocks on the disk.
+/// Reads and joins the export whose metadata file is `path`, below one of these roots. Blocks on the disk.
+///
+/// # Errors
+/// Returns an error if the metadata file cannot be read, is too large, or is not an export.
+pub fn read(roots: &Roots, path: &Path, options: &ReadOptions) -> Result<Export, PlanError> {
+    read_located(&roots.locate(path).map_err(PlanError::Source)?, options)
+}
+
+/// The same, with its directory open.
 ///
 /// # Errors
 /// The metadata file cannot be read, is too large, or is not an export.
-pub fn read(path: &Path, options: &ReadOptions) -> Result<Export, PlanError> {
-    let loaded = file::load(path, options.max_file_size).map_err(PlanError::Source)?;
+pub(crate) fn read_located(metadata: &Located, options: &ReadOptions) -> Result<Export, PlanError> {
+    let path = metadata.path();
+    let loaded = metadata.load(options.max_file_size).map_err(PlanError::Source)?;
     let refused = |error| PlanError::Onboarding { path: path.to_owned(), error };
     let sections = Sections::of(&loaded.bytes).map_err(refused)?;
     let carries = sections.task_trace_id().map(|text| {
@@ -137,10 +150,11 @@ pub fn read(path: &Path, options: &ReadOptions) -> Result<Export, PlanError> {
         return sections.read().map_err(refused).map(|_| Export::Emitted(carried));
     }
     let source = loaded.source;
-    let directory = path.parent().unwrap_or(Path::new("."));
+    let shown = path.parent().unwrap_or(Path::new("."));
+    let directory = Siblings { directory: &metadata.dir, shown };
     let (manifest, (onboarding, trace_id)) = parallel::both(
         loaded.bytes.len() > WORTH_A_THREAD,
-        || read_manifest(directory, &sections, options),
+        || read_manifest(&directory, &sections, options),
         || {
             let of_export =
                 || TraceId::of_export(source.canonical(), source.mtime_ns, &loaded.bytes);
@@ -148,10 +162,12 @@ pub fn read(path: &Path, options: &ReadOptions) -> Result<Export, PlanError> {
         },
     );
     let mut onboarding = onboarding.map_err(refused)?;
+    let manifest_mtime_ns = manifest.as_ref().ok().map(|(_, mtime_ns)| *mtime_ns);
+    let manifest = manifest.map(|(manifest, _)| manifest);
     drop(loaded.bytes);
     if onboarding.source_checksum.is_none() {
         let generated_from = manifest.as_ref().ok().and_then(|it| it.generated_from.as_deref());
-        match read_source_checksum(&source, generated_from, options) {
+        match read_source_checksum(&directory, &source, generated_from, options) {
             Ok(checksum) => onboarding.source_checksum = checksum,
             // Our own write-back made the other version.
             Err(OtherVersion)
@@ -165,13 +181,13 @@ pub fn read(path: &Path, options: &ReadOptions) -> Result<Export, PlanError> {
         warnings.push(Warning::ManifestNotUsed { reason });
         manifest_use
     });
-    let context = read_context(directory, &onboarding, options, &mut warnings);
+    let context = read_context(&directory, &onboarding, options, &mut warnings);
     let provisional = (manifest.is_err() && onboarding.artifact_manifest_path.is_some())
         || (context.is_none() && onboarding.project_context_path.is_some());
     let context = context.unwrap_or_default();
     let is_manifest_unchecked = onboarding.artifact_manifest_checksum.is_none();
     let used = onboarding.artifact_manifest_path.as_ref().filter(|_| manifest.is_ok());
-    let used = used.map(|name| directory.join(name));
+    let used = used.map(|name| directory.shown.join(name));
     let mut plan = join::join(onboarding, manifest, context, options.project_id.as_deref());
     plan.warnings.append(&mut warnings);
     Ok(Export::Fresh(Box::new(Fresh {
@@ -180,22 +196,36 @@ pub fn read(path: &Path, options: &ReadOptions) -> Result<Export, PlanError> {
         carries,
         plan,
         manifest: used,
+        manifest_mtime_ns,
         is_manifest_unchecked,
         provisional,
     })))
 }
 
-/// The manifest, or what became of it and why.
+/// The files next to an export.
+struct Siblings<'a> {
+    directory: &'a Directory,
+    /// The directory as it was found, for messages.
+    shown: &'a Path,
+}
+
+impl Siblings<'_> {
+    fn load(&self, name: &str, max_bytes: u64) -> Result<Loaded, SourceError> {
+        self.directory.load_sibling(name, max_bytes)
+    }
+}
+
+/// The manifest and its modification time, or why it cannot be used.
 fn read_manifest(
-    directory: &Path,
+    directory: &Siblings<'_>,
     sections: &Sections<'_>,
     options: &ReadOptions,
-) -> Result<Manifest, (ManifestUse, String)> {
+) -> Result<(Manifest, i128), (ManifestUse, String)> {
     let Some(name) = sections.artifact_manifest_path() else {
         return Err((ManifestUse::Missing, "the metadata names none".to_owned()));
     };
-    let path = directory.join(&name);
-    let loaded = match file::load_sibling(directory, &name, options.max_file_size) {
+    let path = directory.shown.join(&name);
+    let loaded = match directory.load(&name, options.max_file_size) {
         Ok(loaded) => loaded,
         Err(error @ SourceError::Missing { .. }) => {
             return Err((ManifestUse::Missing, error.to_string()));
@@ -212,19 +242,21 @@ fn read_manifest(
             return Err((ManifestUse::ChecksumMismatch, reason));
         }
     }
-    Manifest::parse(&name, &loaded.bytes)
+    let manifest = Manifest::parse(&name, &loaded.bytes);
+    manifest
+        .map(|manifest| (manifest, loaded.source.mtime_ns))
         .map_err(|error| (ManifestUse::Unreadable, format!("{}: {error}", path.display())))
 }
 
 /// The checksum that the run's own record has of the exported source. The record is optional: one that cannot be
 /// read is ignored without a warning.
 fn read_source_checksum(
+    directory: &Siblings<'_>,
     metadata: &FileVersion,
     generated_from: Option<&str>,
     options: &ReadOptions,
 ) -> Result<Option<String>, OtherVersion> {
-    let directory = metadata.path.parent().unwrap_or(Path::new("."));
-    let record = file::load_sibling(directory, provenance::FILE, options.max_file_size);
+    let record = directory.load(provenance::FILE, options.max_file_size);
     let name = metadata.path.file_name().and_then(|name| name.to_str());
     let (Ok(record), Some(name)) = (record, name) else { return Ok(None) };
     provenance::source_checksum(&record.bytes, (name, &metadata.sha256), generated_from)
@@ -232,18 +264,19 @@ fn read_source_checksum(
 
 /// None when there is none, or none that can be used.
 fn read_context(
-    directory: &Path,
+    directory: &Siblings<'_>,
     onboarding: &Onboarding,
     options: &ReadOptions,
     warnings: &mut Vec<Warning>,
 ) -> Option<ProjectContext> {
     // Older exports have none; that is nothing to warn about.
     let name = onboarding.project_context_path.as_ref()?;
-    file::load_sibling(directory, name, options.max_file_size)
+    directory
+        .load(name, options.max_file_size)
         .map_err(|error| error.to_string())
         .and_then(|loaded| {
             ProjectContext::parse(&loaded.bytes)
-                .map_err(|error| format!("{}: {error}", directory.join(name).display()))
+                .map_err(|error| format!("{}: {error}", directory.shown.join(name).display()))
         })
         .map_err(|reason| warnings.push(Warning::ProjectContextNotUsed { reason }))
         .ok()

@@ -3,16 +3,21 @@
 #![expect(clippy::disallowed_methods, reason = "a scan runs on a blocking thread of its own")]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, Metadata};
-use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
+
+use rustix::fs::{FileType, Stat};
 
 use super::mount;
 use super::select::Selection;
 use super::watch::{Hint, Watched, Watcher};
+use crate::fs::directory::Directory;
+use crate::fs::file::SourceError;
+use crate::fs::root::Roots;
 
 /// What tells one version of a file from another without reading it. The change time is part of
 /// it so that a `chmod` that makes a file readable counts as a change.
@@ -23,6 +28,20 @@ pub struct Stamp {
     size: u64,
     modified: (i64, i64),
     changed: (i64, i64),
+}
+
+impl From<&Stat> for Stamp {
+    // The widths of these fields differ between platforms.
+    #[allow(clippy::unnecessary_cast)]
+    fn from(stat: &Stat) -> Stamp {
+        Stamp {
+            device: stat.st_dev as u64,
+            inode: stat.st_ino as u64,
+            size: stat.st_size as u64,
+            modified: (stat.st_mtime as i64, stat.st_mtime_nsec as i64),
+            changed: (stat.st_ctime as i64, stat.st_ctime_nsec as i64),
+        }
+    }
 }
 
 impl From<&Metadata> for Stamp {
@@ -45,9 +64,16 @@ pub struct Found {
     pub scanned: Vec<PathBuf>,
 }
 
+/// A directory that is scanned next. Its parent is open, unless it is the top.
+struct Pending {
+    path: PathBuf,
+    parent: Option<Rc<Directory>>,
+}
+
 /// Walks the directories and keeps the watches on them.
 pub struct Scanner {
     selection: Arc<Selection>,
+    roots: Roots,
     watcher: Option<Watcher>,
     tidy: Option<Tidy>,
     /// Names the kind of a file system that gives no events.
@@ -79,7 +105,8 @@ impl Scanner {
     ) -> Scanner {
         let without_events = mount::without_events;
         let closed = BTreeSet::new();
-        Scanner { selection, watcher, tidy, without_events, has_silent: false, closed }
+        let roots = Roots::new(selection.roots());
+        Scanner { selection, roots, watcher, tidy, without_events, has_silent: false, closed }
     }
 
     /// Whether every directory tells of its changes.
@@ -149,38 +176,60 @@ impl Scanner {
             return;
         }
         found.scanned.push(top.to_owned());
-        let mut directories = vec![top.to_owned()];
-        while let Some(directory) = directories.pop() {
-            // First the watch, then the look: what comes in between is seen twice, not never.
+        let mut pending = vec![Pending { path: top.to_owned(), parent: None }];
+        while let Some(Pending { path: directory, parent }) = pending.pop() {
+            // First the watch, then the look: a change in between is seen twice, not never.
             self.watch(&directory);
-            let mut has_leftover = false;
-            let entries = match fs::read_dir(&directory) {
-                Ok(entries) => entries,
-                Err(error) if error.kind() == ErrorKind::NotFound => continue,
-                Err(error) => {
-                    if self.closed.insert(directory.clone()) {
-                        tracing::warn!(path = %directory.display(), %error, "cannot look into it");
-                    }
-                    continue;
-                }
+            let Some((open, entries)) = self.entries(&directory, parent.as_deref()) else {
+                continue;
             };
-            self.closed.remove(&directory);
-            for entry in entries.flatten() {
-                let (name, path) = (entry.file_name(), entry.path());
+            let open = Rc::new(open);
+            let mut has_leftover = false;
+            for (name, kind) in entries {
+                let path = directory.join(&name);
                 has_leftover |= self.tidy.as_ref().is_some_and(|tidy| (tidy.is_leftover)(&name));
-                let Ok(kind) = entry.file_type() else { continue };
                 if self.selection.is_export(&path) {
-                    let path = if kind.is_symlink() { self.resolved(path) } else { path };
+                    let is_link = kind == FileType::Symlink;
+                    let path = if is_link { self.resolved(path) } else { path };
                     // What is no regular file is refused by name when it is read.
-                    if let Ok(metadata) = fs::symlink_metadata(&path) {
-                        found.exports.insert(path, Stamp::from(&metadata));
-                    }
-                } else if kind.is_dir() && self.selection.is_entered(&path) {
-                    directories.push(path);
+                    let stat = match is_link {
+                        true => self.roots.locate(&path).ok().and_then(|it| it.stat().ok()),
+                        false => open.stat(Path::new(&name)).ok(),
+                    };
+                    found.exports.extend(stat.map(|stat| (path, Stamp::from(&stat))));
+                } else if kind == FileType::Directory && self.selection.is_entered(&path) {
+                    pending.push(Pending { path, parent: Some(Rc::clone(&open)) });
                 }
             }
             if let Some(tidy) = self.tidy.as_ref().filter(|_| has_leftover) {
                 (tidy.tidy)(&directory);
+            }
+        }
+    }
+
+    /// Opens a directory, relative to its parent if that is open, and reads it. `None`: it is gone, or cannot be
+    /// read, which is reported once.
+    fn entries(
+        &mut self,
+        path: &Path,
+        parent: Option<&Directory>,
+    ) -> Option<(Directory, Vec<(OsString, FileType)>)> {
+        let open = match (parent, path.file_name()) {
+            (Some(parent), Some(name)) => parent.child(Path::new(name)),
+            _ => self.roots.open(path),
+        };
+        match open.and_then(|open| Ok((open.entries()?, open))) {
+            Ok((entries, open)) => {
+                self.closed.remove(path);
+                Some((open, entries))
+            }
+            // It was removed, or a link took its place, since its parent was read.
+            Err(SourceError::Missing { .. } | SourceError::Escapes { .. }) => None,
+            Err(error) => {
+                if self.closed.insert(path.to_owned()) {
+                    tracing::warn!(path = %path.display(), %error, "cannot look into it");
+                }
+                None
             }
         }
     }

@@ -16,14 +16,16 @@ use std::path::Path;
 use rustix::fs::Mode;
 
 use super::replace::{alone, failed, sync};
-use super::temp::Temp;
+use super::temp;
 use super::{Outcome, WriteBackError, splice};
 use crate::base::text::hex;
 use crate::fs::carried::{CHECKSUM, EMITTED_AT, TRACE_ID, beside_name, id_beside};
-use crate::fs::file::{Directory, FileVersion, SourceError};
+use crate::fs::file::{FileVersion, SourceError};
+use crate::fs::root::Roots;
 
 /// Writes the two keys beside the export that `source` identifies, if it is still there.
 pub fn write_beside(
+    roots: &Roots,
     source: &FileVersion,
     task_trace_id: &str,
     task_emission_timestamp: &str,
@@ -31,20 +33,18 @@ pub fn write_beside(
 ) -> Result<Outcome, WriteBackError> {
     let path = source.canonical();
     let _alone = alone(path);
-    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
-        return Ok(Outcome::Gone);
-    };
-    let dir = match Directory::open(parent) {
+    let export = match roots.locate_version(source) {
         Err(SourceError::Missing { .. }) => return Ok(Outcome::Gone),
-        dir => dir?,
+        export => export?,
     };
+    let (dir, name) = (&export.dir, export.name.as_os_str());
     let original = match dir.load(Path::new(name), max_bytes) {
         Err(SourceError::Missing { .. }) => return Ok(Outcome::Gone),
         Ok((current, _)) if !current.source.same_version(source) => return Ok(Outcome::Superseded),
         Ok((_, original)) => original,
         Err(error) => return Err(error.into()),
     };
-    if id_beside(path).as_deref() == Some(task_trace_id) {
+    if id_beside(&export).as_deref() == Some(task_trace_id) {
         return Ok(Outcome::Written);
     }
     let checksum = hex(&source.sha256);
@@ -55,17 +55,16 @@ pub fn write_beside(
 
     let beside = beside_name(name);
     let (mut temp, _) =
-        Temp::create(&dir, beside.as_os_str(), &source.sha256, &[text.into()], |new, path| {
+        temp::create(dir, beside.as_os_str(), &source.sha256, &[text.into()], |new, path| {
             // It belongs to us; who may read the export may read it.
             let mode = rustix::fs::fstat(&original)
                 .map(|stat| Mode::from_raw_mode(stat.st_mode & 0o666 | 0o200))
                 .map_err(|errno| failed(path, "read the export's mode", errno))?;
             rustix::fs::fchmod(new, mode).map_err(|errno| failed(path, "set its mode", errno))
         })?;
-    rustix::fs::renameat(&dir.fd, &temp.name, &dir.fd, &beside)
+    temp.rename(&beside)
         .map_err(|errno| failed(&dir.canonical.join(&beside), "put it in place", errno))?;
-    temp.disposable = false;
-    sync(&dir);
+    sync(dir);
     Ok(Outcome::Written)
 }
 
@@ -74,7 +73,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::fs::file;
+    use crate::fs::root;
 
     const ID: &str = "0af7651916cd43dd8448eb211c80319c";
 
@@ -83,10 +82,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("onboarding-metadata.json");
         fs::write(&path, "{}").unwrap();
-        let source = file::load(&path, 1 << 20).unwrap().source;
-        assert_eq!(id_beside(&path), None);
+        let source = root::load(&path, 1 << 20).unwrap().source;
+        let roots = Roots::of_file(&path);
+        let beside = || id_beside(&roots.locate(&path).unwrap());
+        assert_eq!(beside(), None);
         for _ in 0..2 {
-            let outcome = write_beside(&source, ID, "2026-01-02T03:04:05Z", 1 << 20).unwrap();
+            let outcome =
+                write_beside(&Roots::of_file(&path), &source, ID, "2026-01-02T03:04:05Z", 1 << 20)
+                    .unwrap();
             assert_eq!(outcome, Outcome::Written);
         }
         assert_eq!(fs::read_to_string(&path).unwrap(), "{}");
@@ -99,7 +102,7 @@ mod tests {
                  \"44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a\"\n}}\n"
             )
         );
-        assert_eq!(id_beside(&path).as_deref(), Some(ID));
+        assert_eq!(beside().as_deref(), Some(ID));
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
     }
 
@@ -108,11 +111,17 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("o.json");
         fs::write(&path, "{}").unwrap();
-        let source = file::load(&path, 1 << 20).unwrap().source;
+        let source = root::load(&path, 1 << 20).unwrap().source;
         fs::write(&path, "{ }").unwrap();
-        assert_eq!(write_beside(&source, ID, "", 1 << 20).unwrap(), Outcome::Superseded);
+        assert_eq!(
+            write_beside(&Roots::of_file(&path), &source, ID, "", 1 << 20).unwrap(),
+            Outcome::Superseded
+        );
         fs::remove_file(&path).unwrap();
-        assert_eq!(write_beside(&source, ID, "", 1 << 20).unwrap(), Outcome::Gone);
+        assert_eq!(
+            write_beside(&Roots::of_file(&path), &source, ID, "", 1 << 20).unwrap(),
+            Outcome::Gone
+        );
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 }

@@ -58,12 +58,15 @@ use rustix::fs::{RenameFlags, Timespec, Timestamps, UTIME_OMIT};
 use rustix::io::Errno;
 
 use super::splice::splice_into;
-use super::temp::Temp;
+use super::temp;
 use super::{WriteBackError, file_metadata};
 use crate::fs::carried::{EMITTED_AT, TRACE_ID};
-use crate::fs::file::{Directory, FileVersion, SourceError, Stamp};
+use crate::fs::directory::Directory;
+use crate::fs::file::{FileVersion, SourceError, Stamp};
 use crate::fs::members::parse;
+use crate::fs::root::Roots;
 use crate::fs::stamp;
+use crate::fs::temp::TempFile;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
@@ -80,13 +83,16 @@ const GRACE: Duration = Duration::from_millis(10);
 
 /// Adds `task_trace_id` and `task_emission_timestamp` to the export that `source` identifies.
 pub fn write_back(
+    roots: &Roots,
     source: &FileVersion,
     task_trace_id: &str,
     task_emission_timestamp: &str,
     max_bytes: u64,
 ) -> Result<Outcome, WriteBackError> {
     let _alone = alone(source.canonical());
-    write_back_with(source, task_trace_id, task_emission_timestamp, max_bytes, &mut |_| Ok(()))
+    write_back_with(roots, source, task_trace_id, task_emission_timestamp, max_bytes, &mut |_| {
+        Ok(())
+    })
 }
 
 /// How many paths may be written at the same time without one waiting for another by chance.
@@ -117,6 +123,7 @@ pub(super) enum Step {
 type Hook<'a> = &'a mut dyn FnMut(Step) -> rustix::io::Result<()>;
 
 fn write_back_with(
+    roots: &Roots,
     source: &FileVersion,
     trace_id: &str,
     emitted_at: &str,
@@ -124,13 +131,11 @@ fn write_back_with(
     before: Hook,
 ) -> Result<Outcome, WriteBackError> {
     let path = source.canonical();
-    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
-        return Ok(Outcome::Gone);
-    };
-    let dir = match Directory::open(parent) {
+    let export = match roots.locate_version(source) {
         Err(SourceError::Missing { .. }) => return Ok(Outcome::Gone),
-        dir => dir?,
+        export => export?,
     };
+    let (dir, name) = (&export.dir, export.name.as_os_str());
     let (current, original) = match dir.load(Path::new(name), max_bytes) {
         Err(SourceError::Missing { .. }) => return Ok(Outcome::Gone),
         loaded => loaded?,
@@ -157,7 +162,7 @@ fn write_back_with(
         tracing::warn!(%path, links, "its other hard links stay without the trace id");
     }
     before(Step::Create).map_err(|errno| failed(path, "create a file beside it", errno))?;
-    let (temp, placed) = Temp::create(&dir, name, &source.sha256, &text, |new, path| {
+    let (temp, placed) = temp::create(dir, name, &source.sha256, &text, |new, path| {
         file_metadata::copy(&original, new, path)?;
         // The time tells our version of the file from later ones.
         stamp::time_of(emitted_at).map_or(Ok(()), |at| {
@@ -167,14 +172,14 @@ fn write_back_with(
         })
     })?;
     drop(original); // NFS would keep a replaced file that is open under yet another name
-    Swap { dir: &dir, name, temp, placed, before }.replace(source, &current.bytes, max_bytes)
+    Swap { dir, name, temp, placed, before }.replace(source, &current.bytes, max_bytes)
 }
 
 /// A temp file about to change places with the file called `name`.
 pub(super) struct Swap<'a> {
     pub(super) dir: &'a Directory,
     pub(super) name: &'a OsStr,
-    pub(super) temp: Temp<'a>,
+    pub(super) temp: TempFile<'a>,
     /// What we put, or are about to put, under `name`.
     pub(super) placed: Stamp,
     pub(super) before: Hook<'a>,
@@ -276,12 +281,8 @@ impl Swap<'_> {
             Err(error) => return Err(error.into()),
         }
         (self.before)(Step::Rename)
-            .and_then(|()| {
-                let fd = &self.dir.fd;
-                rustix::fs::renameat(fd, &self.temp.name, fd, self.name)
-            })
+            .and_then(|()| self.temp.rename(Path::new(self.name)))
             .map_err(|errno| failed(source.canonical(), "replace it", errno))?;
-        self.temp.disposable = false;
         self.sync();
         Ok(Outcome::Written)
     }

@@ -5,20 +5,17 @@
 //!               └▶ a version that was not read, and the target is our new file ─▶ exchanged back
 //! ```
 
-#![expect(
-    clippy::disallowed_methods,
-    reason = "every function here blocks; callers run it through `fs::blocking`"
-)]
-
 use std::ffi::OsStr;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use super::WriteBackError;
 use super::replace::Swap;
-use super::temp::{Temp, TempName, seconds, short};
-use crate::fs::file::{Directory, SourceError};
+use super::temp::{TempName, seconds, short};
+use crate::fs::directory::Directory;
 use crate::fs::members;
+use crate::fs::root::Roots;
+use crate::fs::temp::TempFile;
 
 /// Far longer than a write-back takes, so that none under way is disturbed. No longer than it has
 /// to be: what lies there may be a newer export that a kill left under this name. Should one be
@@ -27,23 +24,24 @@ const STALE: Duration = Duration::from_secs(5);
 
 /// Removes what earlier runs left in `dir`, and says how many files that were. Files younger than
 /// five seconds, and files that cannot be read, stay for another time.
-pub fn remove_stale(dir: &Path, max_bytes: u64) -> Result<usize, WriteBackError> {
-    remove_stale_at(SystemTime::now(), dir, max_bytes)
+pub fn remove_stale(roots: &Roots, dir: &Path, max_bytes: u64) -> Result<usize, WriteBackError> {
+    remove_stale_at(SystemTime::now(), &roots.open(dir)?, max_bytes)
 }
 
-fn remove_stale_at(now: SystemTime, dir: &Path, max_bytes: u64) -> Result<usize, WriteBackError> {
-    let unreadable = |error| SourceError::from_io(dir, error);
-    let open = Directory::open(dir)?;
+fn remove_stale_at(
+    now: SystemTime,
+    dir: &Directory,
+    max_bytes: u64,
+) -> Result<usize, WriteBackError> {
     let mut removed = 0;
-    for entry in std::fs::read_dir(&open.canonical).map_err(unreadable)? {
-        let name = entry.map_err(unreadable)?.file_name();
+    for (name, _) in dir.entries()? {
         let Some(parsed) = TempName::parse(&name) else {
             continue;
         };
         if seconds(now).saturating_sub(parsed.born) < STALE.as_secs() {
             continue;
         }
-        match settle(&open, &name, &parsed, max_bytes) {
+        match clean_up(dir, &name, &parsed, max_bytes) {
             Ok(()) => removed += 1,
             Err(error) => tracing::warn!(%error, "a leftover temp file stays for now"),
         }
@@ -51,7 +49,7 @@ fn remove_stale_at(now: SystemTime, dir: &Path, max_bytes: u64) -> Result<usize,
     Ok(removed)
 }
 
-fn settle(
+fn clean_up(
     dir: &Directory,
     name: &OsStr,
     parsed: &TempName,
@@ -63,7 +61,7 @@ fn settle(
     // Half a file is not JSON: it is one that we did not finish writing.
     let unread = !known && members::parse(&left.bytes).is_ok();
 
-    let temp = Temp::adopt(dir, name.into());
+    let temp = TempFile::adopt(dir, name.into());
     let target = OsStr::new(&parsed.target);
     let ours = dir.load(Path::new(target), max_bytes).ok();
     match ours.filter(|(it, _)| unread && short(&it.source.sha256) == parsed.prepared) {
@@ -101,7 +99,8 @@ mod tests {
         fs::write(dir.path().join(TARGET), target).unwrap();
         fs::write(&temp_path, temp).unwrap();
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(0x64) + age;
-        remove_stale_at(now, dir.path(), MAX).unwrap();
+        let open = Directory::open(dir.path()).unwrap();
+        remove_stale_at(now, &open, MAX).unwrap();
         let target = fs::read_to_string(dir.path().join(TARGET)).unwrap();
         (target, fs::read_to_string(temp_path).ok())
     }
@@ -132,11 +131,12 @@ mod tests {
     #[test]
     fn other_files_are_never_touched() {
         let dir = tempfile::tempdir().unwrap();
+        let roots = Roots::new(&[dir.path().to_owned()]);
         for name in [".o.json.tmp", ".o.json.taskspan-x.tmp", "o.json.bak", "o.json"] {
             fs::write(dir.path().join(name), "{}").unwrap();
         }
-        assert_eq!(remove_stale(dir.path(), MAX).unwrap(), 0);
+        assert_eq!(remove_stale(&roots, dir.path(), MAX).unwrap(), 0);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 4);
-        assert!(remove_stale(&dir.path().join("none"), MAX).is_err());
+        assert!(remove_stale(&roots, &dir.path().join("none"), MAX).is_err());
     }
 }

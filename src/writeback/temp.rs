@@ -1,4 +1,4 @@
-//! The temp file beside an export: its name, and the guard that removes it.
+//! The temp file next to an export, and its name.
 //!
 //! ```text
 //! .onboarding-metadata.json.taskspan-69e2a5d1-0f3c…-77ab…-9c41d2e8.tmp
@@ -11,24 +11,20 @@
 //! file, or another version that was not read yet. It carries its own time
 //! because an exchange leaves the file's times as they were, on some file systems even the ctime.
 
-#![expect(
-    clippy::disallowed_methods,
-    reason = "every function here blocks; callers run it through `fs::blocking`"
-)]
-
 use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::Mode;
 use sha2::{Digest, Sha256};
 
 use super::WriteBackError;
-use crate::fs::file::{Directory, Stamp};
+use crate::fs::directory::Directory;
+use crate::fs::file::Stamp;
+use crate::fs::temp::TempFile;
 
 /// Returns whether the name is that of a temp file. The receiver skips such files.
 pub fn is_temp_name(name: impl AsRef<OsStr>) -> bool {
@@ -91,63 +87,19 @@ pub(super) fn seconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
-/// A temp file that goes when the guard does, unless what it holds is not ours to remove.
-#[derive(Debug)]
-pub(super) struct Temp<'a> {
+/// Writes a complete temp file next to `target`. `digest`: that of the version that it is to replace.
+pub(super) fn create<'a>(
     dir: &'a Directory,
-    pub(super) name: PathBuf,
-    pub(super) disposable: bool,
-}
-
-impl<'a> Temp<'a> {
-    /// A complete file, as durable as the disk: `text`, and all else as `dress` makes it.
-    pub(super) fn create(
-        dir: &'a Directory,
-        target: &OsStr,
-        digest: &[u8; 32],
-        text: &[Cow<'_, [u8]>],
-        dress: impl FnOnce(&File, &Path) -> Result<(), WriteBackError>,
-    ) -> Result<(Self, Stamp), WriteBackError> {
-        let path = dir.canonical.join(target);
-        let failed = |action| {
-            let path = path.clone();
-            move |source| WriteBackError::System { path, action, source }
-        };
-        let name = PathBuf::from(TempName::new(target, digest, text).text());
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
-        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(&dir.fd, &name, flags, Mode::RUSR | Mode::WUSR)
-            .map_err(|errno| failed("create a file beside it")(errno.into()))?;
-        let temp = Temp::adopt(dir, name);
-
-        let mut file = File::from(fd);
-        for part in text {
-            file.write_all(part).map_err(failed("write the new file"))?;
-        }
-        dress(&file, &path)?;
-        file.sync_all().map_err(failed("bring the new file to the disk"))?;
-        let stamp = rustix::fs::fstat(&file)
-            .map_err(|errno| failed("look at the new file")(errno.into()))?;
-        Ok((temp, Stamp::from(&stamp)))
-    }
-
-    /// Takes charge of a temp file that is there already.
-    pub(super) fn adopt(dir: &'a Directory, name: PathBuf) -> Self {
-        Temp { dir, name, disposable: true }
-    }
-
-    pub(super) fn path(&self) -> PathBuf {
-        self.dir.canonical.join(&self.name)
-    }
-}
-
-impl Drop for Temp<'_> {
-    fn drop(&mut self) {
-        if self.disposable {
-            // A failure leaves a stray that the clean-up finds.
-            let _ = rustix::fs::unlinkat(&self.dir.fd, &self.name, AtFlags::empty());
-        }
-    }
+    target: &OsStr,
+    digest: &[u8; 32],
+    text: &[Cow<'_, [u8]>],
+    dress: impl FnOnce(&File, &Path) -> Result<(), WriteBackError>,
+) -> Result<(TempFile<'a>, Stamp), WriteBackError> {
+    let path = dir.canonical.join(target);
+    let name = PathBuf::from(TempName::new(target, digest, text).text());
+    let failed = |action, source| WriteBackError::System { path: path.clone(), action, source };
+    let private = Mode::RUSR | Mode::WUSR;
+    TempFile::create(dir, (name, private), text, |file| dress(file, &path), failed)
 }
 
 #[cfg(test)]

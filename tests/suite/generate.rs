@@ -3,6 +3,7 @@
 #[path = "../../examples/generate/export.rs"]
 mod export;
 
+use taskspan::fs::root::Roots;
 use taskspan::plan::{self, Export as Read, ManifestUse, ReadOptions};
 use tempfile::TempDir;
 
@@ -12,7 +13,7 @@ fn read(export: &Export) -> plan::Plan {
     let dir = TempDir::new().unwrap();
     let path = export.write_into(dir.path()).unwrap();
     let options = ReadOptions { max_file_size: 1 << 26, project_id: None, emit_existing: false };
-    match plan::read(&path, &options).unwrap() {
+    match plan::read(&Roots::of_file(&path), &path, &options).unwrap() {
         Read::Fresh(fresh) => {
             assert!(!fresh.provisional);
             fresh.plan

@@ -6,6 +6,7 @@ use std::fs;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -15,6 +16,7 @@ use taskspan::converter::limits::SpanLimits;
 use taskspan::converter::options::{ResourceConfig, SpanOptions};
 use taskspan::converter::{Converter, Redaction};
 use taskspan::fs::carried::WriteBackMode;
+use taskspan::fs::root::Roots;
 use taskspan::plan::{self, Export, ReadOptions};
 use taskspan::queue::{Destination, Exporters, Location, NewEntry, Queue};
 use tokio::net::TcpListener;
@@ -428,7 +430,9 @@ async fn a_queue_has_one_process() {
 async fn accepted_two_hours_ago(outage: &Outage, snapshot: &Snapshot, in_doubt: bool) {
     const EXPORTER: &str = "otlp_grpc";
     let options = ReadOptions { max_file_size: 1 << 20, project_id: None, emit_existing: false };
-    let Export::Fresh(fresh) = plan::read(&snapshot.path, &options).unwrap() else {
+    let Export::Fresh(fresh) =
+        plan::read(&Roots::of_file(&snapshot.path), &snapshot.path, &options).unwrap()
+    else {
         panic!("it was just written");
     };
     let converter = Converter {
@@ -664,4 +668,32 @@ async fn log_requests_that_loki_expands_are_halved() {
     ids.sort();
     ids.dedup();
     assert_eq!(ids.len(), records.len(), "once each");
+}
+
+/// Scenario: while an export waits, its directory is replaced by a link to an identical copy outside of the
+/// watched directory.
+/// Guarantees: the export is delivered, and the copy is not touched. When the directory is back, the id is written.
+#[tokio::test]
+async fn a_directory_that_becomes_a_link_leads_no_write_back_outside() {
+    let mut outage = Outage::new().await;
+    outage.pipeline["receivers"]["export_dir"]["rescan_interval"] = json!("1s");
+    let running = outage.run();
+    let snapshot = outage.export(&running, "a", &presets::one());
+    let directory = snapshot.path.parent().unwrap();
+    let outside = outage.workspace.root().join("outside");
+    let copied = Command::new("cp").arg("-rp").arg(directory).arg(&outside).status();
+    assert!(copied.unwrap().success());
+    let aside = outage.workspace.root().join("aside");
+    fs::rename(directory, &aside).unwrap();
+    std::os::unix::fs::symlink(&outside, directory).unwrap();
+
+    let server = outage.end().await;
+    running.wait_for_line("leads out of the watched directory", PATIENCE);
+    let copy = outside.join(snapshot.path.file_name().unwrap());
+    assert_eq!(fs::read(copy).unwrap(), snapshot.bytes);
+    fs::remove_file(directory).unwrap();
+    fs::rename(&aside, directory).unwrap();
+    snapshot.wait_for_trace_id(PATIENCE).await;
+    terminate(running);
+    assert_delivered(&server, &[snapshot]);
 }

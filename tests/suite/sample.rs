@@ -11,6 +11,7 @@ use taskspan::base::ids::TraceId;
 use taskspan::converter::limits::SpanLimits;
 use taskspan::converter::options::{GroupBy, RedactionConfig, ResourceConfig, SpanOptions};
 use taskspan::converter::{Converter, Redaction};
+use taskspan::fs::root::Roots;
 use taskspan::plan::{self, Export, ReadOptions};
 
 const T0: UnixNanos = UnixNanos(1_795_414_500_000_000_000);
@@ -19,7 +20,7 @@ fn trace(group_by: GroupBy) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("examples/sample-export/onboarding-metadata.json");
     let options = ReadOptions { max_file_size: 1 << 20, project_id: None, emit_existing: false };
-    let Ok(Export::Fresh(fresh)) = plan::read(&path, &options) else {
+    let Ok(Export::Fresh(fresh)) = plan::read(&Roots::of_file(&path), &path, &options) else {
         panic!("the sample is no fresh export");
     };
     let converter = Converter {

@@ -5,18 +5,15 @@
 //!                                                              │ none: every export that is watched
 //! ```
 
-#![expect(
-    clippy::disallowed_methods,
-    reason = "every function here blocks; callers run it through `fs::blocking`"
-)]
-
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use super::super::{ReceiverPipeline, selection};
 use crate::base::ids::TraceId;
 use crate::converter::Converter;
+use crate::fs::blocking::FsByReceiver;
 use crate::fs::carried::WriteBackMode;
+use crate::fs::root::Roots;
 use crate::plan::{Emitted, NotEmitted, Project, ReadOptions, read_emitted};
 use crate::receiver::scan::Scanner;
 use crate::receiver::select::Selection;
@@ -27,6 +24,7 @@ pub struct Traces {
 }
 
 struct Exports {
+    roots: Roots,
     selection: Selection,
     read: ReadOptions,
     write_back: WriteBackMode,
@@ -35,7 +33,7 @@ struct Exports {
 
 impl Exports {
     fn read(&self, path: &Path) -> Result<Emitted, NotEmitted> {
-        read_emitted(path, &self.read, self.write_back)
+        read_emitted(&self.roots, path, &self.read, self.write_back)
     }
 }
 
@@ -50,8 +48,9 @@ pub enum NotFound {
 }
 
 impl Traces {
-    pub fn of(pipelines: &[ReceiverPipeline]) -> Arc<Traces> {
-        let exports = |ReceiverPipeline { config, converter, .. }: &ReceiverPipeline| Exports {
+    pub fn of(pipelines: &[ReceiverPipeline], fs: &FsByReceiver) -> Arc<Traces> {
+        let exports = |ReceiverPipeline { id, config, converter, .. }: &ReceiverPipeline| Exports {
+            roots: fs.get(id).roots,
             selection: selection(&config.watching()),
             read: config.read_options(),
             write_back: config.write_back.mode,
@@ -135,12 +134,10 @@ impl Traces {
     }
 
     fn in_directory(&self, directory: &Path) -> Vec<(PathBuf, &Exports)> {
-        let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
-        // A watched directory is selected itself.
-        let paths = entries.map(|entry| entry.path()).filter(|path| !path.is_dir());
-        let paths: Vec<PathBuf> = paths.collect();
         let of = |exports: &'_ Exports| -> Vec<PathBuf> {
-            paths.iter().filter(|path| exports.selection.is_export(path)).cloned().collect()
+            let names = exports.roots.files_of(directory).unwrap_or_default();
+            let paths = names.into_iter().map(|name| directory.join(name));
+            paths.filter(|path| exports.selection.is_export(path)).collect()
         };
         let all = self.sources.iter();
         all.flat_map(|exports| of(exports).into_iter().map(move |path| (path, exports))).collect()

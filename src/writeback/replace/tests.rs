@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::super::is_temp_name;
 use super::*;
-use crate::fs::file::load;
+use crate::fs::root::load;
 
 const NAME: &str = "onboarding-metadata.json";
 const OLD: &str = "{\n  \"project_id\": \"p\"\n}";
@@ -59,7 +59,8 @@ impl Case {
         &self,
         mut hook: impl FnMut(Step) -> rustix::io::Result<()>,
     ) -> Result<Outcome, WriteBackError> {
-        write_back_with(&self.source, "0af7", "2026-11-23T06:15:00Z", MAX, &mut hook)
+        let roots = Roots::of_file(&self.source.path);
+        write_back_with(&roots, &self.source, "0af7", "2026-11-23T06:15:00Z", MAX, &mut hook)
     }
 
     /// Runs with `meddle` called once, just before `step`.
@@ -209,7 +210,10 @@ fn what_is_gone_is_not_made_again() {
 
     let Case { dir, source } = Case::new();
     drop(dir);
-    assert_eq!(write_back(&source, "0af7", "now", MAX).unwrap(), Outcome::Gone);
+    assert_eq!(
+        write_back(&Roots::of_file(&source.path), &source, "0af7", "now", MAX).unwrap(),
+        Outcome::Gone
+    );
 }
 
 #[test]
@@ -376,7 +380,10 @@ fn the_id_of_another_trace_is_replaced_where_it_stands() {
     let case = Case::new();
     fs::write(case.at(NAME), r#"{"task_trace_id": "other", "a": 1}"#).unwrap();
     let source = load(&case.at(NAME), MAX).unwrap().source;
-    assert_eq!(write_back(&source, "0af7", "now", MAX).unwrap(), Outcome::Written);
+    assert_eq!(
+        write_back(&Roots::of_file(&source.path), &source, "0af7", "now", MAX).unwrap(),
+        Outcome::Written
+    );
     case.holds(r#"{"task_trace_id": "0af7", "a": 1, "task_emission_timestamp": "now"}"#);
     assert_eq!(case.stray(), None);
 }

@@ -2,6 +2,7 @@ use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
 
 use super::*;
+use crate::fs::root::{Roots, load};
 
 const MAX: u64 = 1024;
 
@@ -49,8 +50,11 @@ fn a_file_is_untouched_until_anything_about_it_changes() {
     let path = dir.path().join("a.json");
     let source = || load(&path, MAX).unwrap().source;
     let before = source();
-    assert!(before.is_untouched());
-    assert!(!FileVersion { ctime_ns: None, ..before.clone() }.is_untouched(), "it is not known");
+    let is_untouched = |source: &FileVersion| {
+        Roots::of_file(&path).locate(&path).is_ok_and(|at| at.is_untouched(source))
+    };
+    assert!(is_untouched(&before));
+    assert!(!is_untouched(&FileVersion { ctime_ns: None, ..before.clone() }), "it is not known");
 
     // The same size and the same time, but not the time of the change.
     let time = std::fs::metadata(&path).unwrap().modified().unwrap();
@@ -59,7 +63,7 @@ fn a_file_is_untouched_until_anything_about_it_changes() {
         std::fs::File::options().write(true).open(&path).unwrap().set_modified(time).unwrap();
     }
     assert_eq!(source().stamp(), before.stamp());
-    assert!(!before.is_untouched());
+    assert!(!is_untouched(&before));
 
     let mut stat = rustix::fs::stat(&path).unwrap();
     assert!(ctime_ns(&stat).is_some());
@@ -68,7 +72,7 @@ fn a_file_is_untouched_until_anything_about_it_changes() {
 
     let before = source();
     std::fs::rename(&path, dir.path().join("b.json")).unwrap();
-    assert!(!before.is_untouched());
+    assert!(!is_untouched(&before));
 }
 
 #[test]
@@ -85,8 +89,12 @@ fn a_file_that_a_moved_directory_took_along_is_not_where_it_was() {
     std::fs::write(at("v1/a.json"), "{}").unwrap();
     std::fs::hard_link(at("v1/a.json"), at("same/a.json")).unwrap();
     lead_to("v1");
-    let source = load(&link.join("a.json"), MAX).unwrap().source;
-    assert!(source.is_untouched());
+    let path = link.join("a.json");
+    let source = load(&path, MAX).unwrap().source;
+    let is_untouched = |source: &FileVersion| {
+        Roots::of_file(&path).locate(&path).is_ok_and(|at| at.is_untouched(source))
+    };
+    assert!(is_untouched(&source));
 
     for elsewhere in ["same", "v2"] {
         if elsewhere == "v2" {
@@ -94,7 +102,7 @@ fn a_file_that_a_moved_directory_took_along_is_not_where_it_was() {
         }
         lead_to(elsewhere);
         assert!(link.join("a.json").exists());
-        assert!(!source.is_untouched(), "{elsewhere}");
+        assert!(!is_untouched(&source), "{elsewhere}");
     }
 }
 
@@ -102,7 +110,7 @@ fn a_file_that_a_moved_directory_took_along_is_not_where_it_was() {
 fn a_bare_file_name_is_one_in_the_current_directory() {
     let source = load(Path::new("Cargo.toml"), 1 << 20).unwrap().source;
     assert_eq!(source.canonical(), Path::new("Cargo.toml").canonicalize().unwrap());
-    assert!(load_sibling(Path::new(""), "Cargo.toml", 1 << 20).is_ok());
+    assert!(Directory::open(Path::new("")).unwrap().load_sibling("Cargo.toml", 1 << 20).is_ok());
 }
 
 #[test]
@@ -166,7 +174,8 @@ fn siblings_are_read_below_the_directory_only() {
     symlink(outside.path(), at("outdir")).unwrap();
     symlink("loop", at("loop")).unwrap();
 
-    let read = |relative: &str| load_sibling(dir.path(), relative, MAX);
+    let open = Directory::open(dir.path()).unwrap();
+    let read = |relative: &str| open.load_sibling(relative, MAX);
     for (relative, text) in [
         ("m.yaml", "m"),
         ("./m.yaml", "m"),

@@ -1,0 +1,84 @@
+//! A file that is written whole under another name first.
+//!
+//! ```text
+//! create ─▶ write, dress, fsync ─▶ TempFile ─▶ rename over the target │ dropped: removed
+//! ```
+
+#![expect(
+    clippy::disallowed_methods,
+    reason = "every function here blocks; callers run it through `fs::blocking`"
+)]
+
+use std::borrow::Cow;
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, Mode, OFlags, fstat, openat, renameat, unlinkat};
+
+use super::directory::Directory;
+use super::file::Stamp;
+
+/// A temp file. It is removed when this is dropped, unless it is not disposable.
+#[derive(Debug)]
+pub struct TempFile<'a> {
+    dir: &'a Directory,
+    pub(crate) name: PathBuf,
+    /// The file is ours to remove.
+    pub(crate) disposable: bool,
+}
+
+impl<'a> TempFile<'a> {
+    /// Writes a complete file, as durable as the disk. It is created with this mode, less the process's umask.
+    /// `dress` sets mode, owner and times where that is not enough; `failed` makes an
+    /// error of what was tried and why it failed.
+    ///
+    /// # Errors
+    /// Returns what `dress` or `failed` return; no file is left then.
+    pub(crate) fn create<E>(
+        dir: &'a Directory,
+        (name, mode): (PathBuf, Mode),
+        text: &[Cow<'_, [u8]>],
+        dress: impl FnOnce(&File) -> Result<(), E>,
+        failed: impl Fn(&'static str, io::Error) -> E,
+    ) -> Result<(Self, Stamp), E> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
+        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = openat(&dir.fd, &name, flags, mode)
+            .map_err(|errno| failed("create a file beside it", errno.into()))?;
+        let temp = TempFile::adopt(dir, name);
+        let mut file = File::from(fd);
+        for part in text {
+            file.write_all(part).map_err(|error| failed("write the new file", error))?;
+        }
+        dress(&file)?;
+        file.sync_all().map_err(|error| failed("bring the new file to the disk", error))?;
+        let stat = fstat(&file).map_err(|errno| failed("look at the new file", errno.into()))?;
+        Ok((temp, Stamp::from(&stat)))
+    }
+
+    /// Takes charge of a temp file that exists.
+    pub(crate) fn adopt(dir: &'a Directory, name: PathBuf) -> Self {
+        TempFile { dir, name, disposable: true }
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        self.dir.canonical.join(&self.name)
+    }
+
+    /// Puts the file in place of the target.
+    pub(crate) fn rename(&mut self, target: &Path) -> rustix::io::Result<()> {
+        renameat(&self.dir.fd, &self.name, &self.dir.fd, target)?;
+        self.disposable = false;
+        Ok(())
+    }
+}
+
+impl Drop for TempFile<'_> {
+    fn drop(&mut self) {
+        if self.disposable {
+            // A failure leaves a file that the clean-up finds.
+            let _ = unlinkat(&self.dir.fd, &self.name, AtFlags::empty());
+        }
+    }
+}
