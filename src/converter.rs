@@ -15,6 +15,7 @@ mod contracts;
 mod events;
 mod gate_contract;
 mod hierarchy;
+mod json;
 pub mod limits;
 mod logs;
 mod moved;
@@ -141,14 +142,29 @@ impl Converter {
         };
         // An attempt that is sure to fail costs as much as the limit.
         let may_fit = |step: &Slimming| self.estimate(plan, trace_id, *step) <= limit + limit / 4;
+        let max = self.max_request_bytes();
+        // What is moved to a story of very many tasks can make its span too large for any request.
+        let is_sendable =
+            |(packed, _): &(Packed, u64)| packed.requests.iter().all(|it| it.len() <= max);
+        let sendable = |step, at_most, max_request_bytes| {
+            let packed = pack(step, at_most, max_request_bytes).filter(is_sendable)?;
+            Some((step, packed))
+        };
         let fitted = Slimming::LADDER
             .into_iter()
             .filter(may_fit)
-            .find_map(|step| Some((step, pack(step, limit, self.max_request_bytes())?)));
+            .find_map(|step| sendable(step, limit, max));
         let (slimming, (packed, tops)) = fitted.unwrap_or_else(|| {
             // A backend drops the whole request that exceeds its limit.
-            let small = self.max_request_bytes().min(SMALL_REQUEST);
-            (Slimming::Bare, pack(Slimming::Bare, u64::MAX, small).unwrap_or_default())
+            let small = max.min(SMALL_REQUEST);
+            let mut ladder = Slimming::LADDER.into_iter().rev();
+            // A task that is too large by itself is so in every step.
+            let as_it_is = || {
+                let whole = pack(Slimming::Whole, limit, max).map(|it| (Slimming::Whole, it));
+                let bare = || pack(Slimming::Bare, u64::MAX, small).unwrap_or_default();
+                whole.unwrap_or_else(|| (Slimming::Bare, bare()))
+            };
+            ladder.find_map(|step| sendable(step, u64::MAX, small)).unwrap_or_else(as_it_is)
         });
         let Packed { requests, count, bytes } = packed;
         let warning = if bytes > limit {

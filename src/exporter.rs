@@ -9,6 +9,7 @@
 
 pub mod classify;
 pub mod config;
+mod redacted;
 pub mod retry;
 
 mod debug;

@@ -9,6 +9,7 @@
 pub mod grafana;
 mod graph;
 mod health;
+mod html;
 mod metrics;
 mod page;
 mod server;

@@ -7,7 +7,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::attributes::{Truncator, int};
-use super::contracts;
+use super::json;
 use super::span_builder::SpanBuilder;
 use crate::plan::{Plan, Rule, TypeInfo};
 
@@ -63,13 +63,13 @@ impl<'a> ArtifactType<'a> {
         let markers = strings("completeness_markers");
         ArtifactType {
             rules: &info.rules,
-            contract: info.contract.as_ref().map(contracts::text),
-            parameter_sources: info.parameter_sources.as_ref().and_then(contracts::raw),
+            contract: info.contract.as_ref().map(json::text),
+            parameter_sources: info.parameter_sources.as_ref().and_then(json::raw),
             output_ext: info.output_ext.as_ref(),
             depth: field("expected_depth").and_then(Value::as_str),
             max_lines: int("max_lines"),
             max_tokens: int("max_tokens"),
-            criteria: contracts::criteria(&markers),
+            criteria: json::criteria(&markers),
             markers,
             fields: strings("fields"),
         }

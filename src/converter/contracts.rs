@@ -14,13 +14,11 @@ use serde_json::{Map, Value};
 use super::artifact_types::ArtifactType;
 use super::attributes::cut;
 use super::context::{Context, PHASE, SpanTotals};
+use super::json::{raw, text};
 use crate::base::ids::{SpanId, TaskId};
 use crate::plan::{Artifact, ExportInfo, Rule, Status};
 
 const SCHEMA_VERSION: &str = "v1";
-
-/// Room for the JSON of a usual contract, in bytes.
-const USUAL_CONTRACT: usize = 900;
 
 /// JSON that fits, and whether something had to go for it.
 pub struct Fitted {
@@ -223,17 +221,6 @@ fn owner<'a>(context: &'a Context<'_>, parameters: &'a Map<String, Value>) -> &'
     owner.filter(|owner| !owner.is_empty()).unwrap_or(&context.plan.project.id)
 }
 
-/// The schemas want every criterion to say something, and the list not to be empty.
-pub fn criteria(criteria: &[&str]) -> Option<Box<RawValue>> {
-    let filled: Vec<&&str> = criteria.iter().filter(|text| !text.is_empty()).collect();
-    if filled.is_empty() { None } else { raw(&filled) }
-}
-
-/// JSON that stands in many contracts; none for what JSON cannot say, which nothing of ours is.
-pub fn raw(value: &impl Serialize) -> Option<Box<RawValue>> {
-    to_raw_value(value).ok()
-}
-
 /// Leaves out optional parts, one after the other, until the JSON fits. Ids alone can be too long;
 /// then it is left to the caller to cut the text.
 fn fit<T: Serialize>(mut contract: T, leave_out: &[fn(&mut T) -> bool], max: usize) -> Fitted {
@@ -247,16 +234,6 @@ fn fit<T: Serialize>(mut contract: T, leave_out: &[fn(&mut T) -> bool], max: usi
         }
     }
     fitted
-}
-
-/// The JSON of one contract; as above.
-pub fn text(contract: &impl Serialize) -> String {
-    // Growing as it goes, it would be copied three times.
-    let mut json = Vec::with_capacity(USUAL_CONTRACT);
-    match serde_json::to_writer(&mut json, contract) {
-        Ok(()) => String::from_utf8(json).unwrap_or_default(),
-        Err(_) => String::new(),
-    }
 }
 
 /// Derivation rules as JSON arrays that each fit, in order; and whether a rule had to be cut

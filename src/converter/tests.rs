@@ -244,6 +244,24 @@ fn each_step_leaves_more_to_the_story_and_says_so() {
     assert_eq!(events(3, 1).iter().filter(|it| *it == "task.parameters").count(), 1);
 }
 
+/// A story of very many tasks, each with a rule of its own, would be too large for any request if it had them all.
+#[test]
+fn no_step_makes_a_story_too_large_for_a_request() {
+    let mut plan = large_plan(400);
+    for (n, artifact) in plan.artifacts.iter_mut().enumerate() {
+        artifact.derived_from = vec![Rule::from(&json!({"property": n, "why": "z".repeat(300)}))];
+    }
+    let mut converter = converter();
+    converter.spans.max_request_bytes = ByteSize(64 << 10);
+    for limit in [100_000, 900_000] {
+        converter.spans.max_trace_bytes = ByteSize(limit);
+        let conversion = converter.convert(&plan, trace_id(), T0);
+        let largest = conversion.requests.iter().map(Bytes::len).max();
+        assert!(largest <= Some(64 << 10), "{limit}: {largest:?}");
+        assert_eq!(conversion.span_count, 402);
+    }
+}
+
 /// What R2 demands of a task stays on the task.
 #[test]
 fn a_task_keeps_its_attributes_to_the_end() {

@@ -15,7 +15,7 @@ use std::time::Duration;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::endpoint;
+use super::redacted::redacted;
 use super::sending_queue::QueueConfig;
 use crate::base::signal::Signal;
 use crate::base::units::{HumanDuration, Secret};
@@ -110,12 +110,12 @@ impl VerifyConfig {
 }
 
 fn without_secret<S: Serializer>(url: &str, to: S) -> Result<S::Ok, S::Error> {
-    to.serialize_str(&endpoint::redacted(url))
+    to.serialize_str(&redacted(url))
 }
 
 /// An address may hold a token in its query; what is printed does not.
 pub fn without_secrets<S: Serializer>(url: &Option<String>, to: S) -> Result<S::Ok, S::Error> {
-    url.as_deref().map(endpoint::redacted).serialize(to)
+    url.as_deref().map(redacted).serialize(to)
 }
 
 /// How long a trace has to appear unless the configuration says otherwise.

@@ -2,6 +2,7 @@
 
 use super::BuildError;
 use super::config::OtlpConfig;
+use super::redacted::redacted;
 use crate::base::signal::Signal;
 
 /// The URI a gRPC channel connects to. A scheme decides about TLS; without one `tls.insecure` does.
@@ -49,19 +50,6 @@ pub fn address(url: &str) -> Option<String> {
     };
     let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
     Some(if has_port { authority.to_owned() } else { format!("{authority}:{port}") })
-}
-
-/// An address without what may be secret in it: user info and query. All before the last `@` counts as user
-/// info, since a password that is not percent-encoded may have any character.
-pub fn redacted(url: &str) -> String {
-    let is_scheme = |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric());
-    let (scheme, rest) = match url.split_once("://") {
-        Some((scheme, rest)) if is_scheme(scheme) => (format!("{scheme}://"), rest),
-        _ => (String::new(), url),
-    };
-    let host = rest.rsplit('@').next().unwrap_or_default();
-    let without_query = host.split(['?', '#']).next().unwrap_or_default();
-    format!("{scheme}{}", without_query.trim_end_matches('/'))
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use tonic::{ConnectError, Request, Status};
 
 use super::classify::{self, Answer, Delivery, Reply};
 use super::config::{Compression, OtlpConfig};
+use super::redacted::redacted;
 use super::{BuildError, USER_AGENT, causes, chain, endpoint, tls};
 use crate::base::signal::Signal;
 
@@ -36,7 +37,7 @@ pub struct Grpc {
 impl Grpc {
     pub fn build(config: &OtlpConfig, signal: Signal) -> Result<Grpc, BuildError> {
         let uri = endpoint::grpc(config, signal)?;
-        let destination = endpoint::redacted(&uri);
+        let destination = redacted(&uri);
         let bad = |error: tonic::transport::Error| BuildError::BadEndpoint {
             endpoint: destination.clone(),
             reason: chain(&error),

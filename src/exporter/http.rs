@@ -17,6 +17,7 @@ use prost::Message;
 
 use super::classify::{self, Answer, Delivery, Reply};
 use super::config::{Compression, OtlpConfig, TlsConfig};
+use super::redacted::redacted;
 use super::{BuildError, USER_AGENT, chain, endpoint, tls};
 use crate::base::signal::Signal;
 use crate::base::text::one_line;
@@ -42,7 +43,7 @@ pub struct Http {
 impl Http {
     pub fn build(config: &OtlpConfig, signal: Signal) -> Result<Http, BuildError> {
         let url = endpoint::http(config, signal)?;
-        let destination = endpoint::redacted(&url);
+        let destination = redacted(&url);
         let url = url.parse::<Uri>().map_err(|error| BuildError::BadEndpoint {
             endpoint: destination.clone(),
             reason: error.to_string(),

@@ -17,7 +17,8 @@ use serde_json::Value;
 
 use super::config::OtlpConfig;
 use super::http::{Client, client};
-use super::{BuildError, USER_AGENT, chain, endpoint};
+use super::redacted::redacted;
+use super::{BuildError, USER_AGENT, chain};
 use crate::base::ids::TraceId;
 
 /// The only header that is sent along: the others are meant for the exporter's endpoint.
@@ -68,7 +69,7 @@ impl TraceReader {
         };
         let base = verify.endpoint.trim_end_matches('/').to_owned();
         let uri: Uri = base.parse().map_err(|error| BuildError::BadEndpoint {
-            endpoint: endpoint::redacted(&base),
+            endpoint: redacted(&base),
             reason: format!("{error}"),
         })?;
         let mut headers = HeaderMap::new();
@@ -91,7 +92,7 @@ impl TraceReader {
 
     /// Where it looks, for a person.
     pub fn destination(&self) -> String {
-        endpoint::redacted(&self.base)
+        redacted(&self.base)
     }
 
     /// The span ids that the backend has of a trace; none of a trace that it does not know.

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::fmt::Write;
 
-use super::page::escaped;
+use super::html::escaped;
 use crate::base::ids::TaskId;
 use crate::plan::Plan;
 

@@ -4,6 +4,7 @@
 use std::fmt::Write;
 
 use super::graph;
+use super::html::escaped;
 use crate::base::clock::UnixNanos;
 use crate::base::ids::TraceId;
 use crate::converter::Converter;
@@ -198,22 +199,6 @@ fn document(title: &str, body: &str) -> String {
          <meta name=\"viewport\" content=\"width=device-width\"><title>{title}</title>\
          <style>{STYLE}</style></head><body>{body}</body></html>\n"
     )
-}
-
-/// A text that is nothing but text, also within an attribute.
-pub fn escaped(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => safe.push_str("&amp;"),
-            '<' => safe.push_str("&lt;"),
-            '>' => safe.push_str("&gt;"),
-            '"' => safe.push_str("&quot;"),
-            '\'' => safe.push_str("&#39;"),
-            c => safe.push(c),
-        }
-    }
-    crate::base::text::escape_control(&safe)
 }
 
 #[cfg(test)]

@@ -15,8 +15,8 @@ use tokio::time::Instant;
 
 use super::entry::{Destination, Enqueued, Exporters, NewEntry};
 use super::figures::{HealthFacts, LaneFigures};
-use super::record::{Head, Item, ItemState, Outcome, Place, Record, Seq};
-use super::transition::{Change, NotApplicable, Transition};
+use super::record::{Change, Head, Item, ItemState, Outcome, Place, Record, Seq};
+use super::transition::{NotApplicable, Transition};
 use super::writer::Epoch;
 use crate::base::clock::UnixNanos;
 use crate::base::ids::TraceId;
@@ -77,7 +77,7 @@ pub struct Entry {
     pub leased: BTreeSet<usize>,
     /// An operator command wants the entry: a holder of a lease returns it soon.
     pub revoked: bool,
-    /// A [`Completion`](super::completion::Completion) is held.
+    /// A completion is held.
     pub completing: bool,
     /// The write-back failed, and is not tried again before.
     pub finalize_not_before: Option<Instant>,

@@ -12,7 +12,6 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::entry::{Destination, NewEntry};
-use super::transition::Change;
 use crate::base::clock::UnixNanos;
 use crate::base::ids::TraceId;
 use crate::base::signal::Signal;
@@ -195,6 +194,29 @@ pub enum RejectionKind {
     GivenUp,
     /// Everything was acknowledged, but the backend does not have all of it.
     Incomplete,
+}
+
+/// One row that a transition changes.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    Head,
+    Item(usize),
+    PutBlob(Blob, Bytes),
+    RemoveBlob(Blob),
+    /// All requests; state files stay.
+    RemoveBlobs,
+    /// The entry, with all its rows.
+    Remove,
+    Tombstone(TraceId),
+}
+
+impl Change {
+    pub fn tombstone(&self) -> Option<TraceId> {
+        match self {
+            Change::Tombstone(trace_id) => Some(*trace_id),
+            _ => None,
+        }
+    }
 }
 
 /// How far an export is as a whole.

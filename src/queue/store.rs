@@ -29,8 +29,7 @@ use redb::{Builder, Database, DatabaseError, ReadableDatabase, ReadableTable, Ta
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::record::{Blob, Head, Item, Record, STATE_FILES, Seq};
-use super::transition::Change;
+use super::record::{Blob, Change, Head, Item, Record, STATE_FILES, Seq};
 use crate::base::ids::TraceId;
 use error::Refusal;
 pub use error::{OpenError, StoreError};

@@ -15,9 +15,9 @@ use bytes::Bytes;
 
 use super::figures::Health;
 use super::handle::Queue;
-use super::record::{Blob, Seq};
+use super::record::{Blob, Change, Seq};
 use super::store::{Op, StoreError};
-use super::transition::{Change, Transition};
+use super::transition::Transition;
 use super::writer::{Ack, Epoch};
 
 /// How long to wait before a store that failed is tried again.

@@ -18,7 +18,7 @@
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::record::{Blob, Failures, Item, ItemState, Record, Rejection};
+use super::record::{Blob, Change, Failures, Item, ItemState, Record, Rejection};
 use crate::base::clock::UnixNanos;
 use crate::base::ids::TraceId;
 
@@ -65,29 +65,6 @@ pub enum Retry {
     All,
     /// Those that write-back waits for. What an optional exporter refused may be there in part.
     Required,
-}
-
-/// One row that a transition changes.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Change {
-    Head,
-    Item(usize),
-    PutBlob(Blob, Bytes),
-    RemoveBlob(Blob),
-    /// All requests; state files stay.
-    RemoveBlobs,
-    /// The entry, with all its rows.
-    Remove,
-    Tombstone(TraceId),
-}
-
-impl Change {
-    pub fn tombstone(&self) -> Option<TraceId> {
-        match self {
-            Change::Tombstone(trace_id) => Some(*trace_id),
-            _ => None,
-        }
-    }
 }
 
 /// The transition does not apply in this state: there is nothing to retry, or the item is finished.
