@@ -215,7 +215,7 @@ impl Pipelines {
         let results = self.gates.iter().map(|it| (it.id.as_str(), &*it.config.directories));
         let fs = FsByReceiver::new(exports.chain(results));
         let locks = LockRegistry::new(fs.clone());
-        let common = RunContext { queue, locks, fs: fs.clone(), observer, mode, shutdown };
+        let common = RunContext { queue, locks, fs, observer, mode, shutdown };
         let RunContext { queue, observer, shutdown, .. } = common.clone();
 
         let delivered = CancellationToken::new();
@@ -235,7 +235,7 @@ impl Pipelines {
             set.spawn(guarded(deliverer.run(), shutdown.stop.clone()));
         }
         let mut upstream = JoinSet::new();
-        let traces = Traces::of(&self.receivers, &fs);
+        let traces = Traces::of(&self.receivers, &common.fs);
         for Gates { id, config, destinations, watching, baseline } in self.gates {
             let fs = common.fs.get(&id);
             let kind = (id, fs.roots.clone(), config.max_file_size.0);

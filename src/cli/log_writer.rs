@@ -13,8 +13,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
-/// Lines that may wait.
-const MAX_WAITING: usize = 4_096;
+/// Lines that may wait. The channel allocates room for all of them.
+const MAX_WAITING: usize = 1_024;
 
 enum Message {
     Text(Vec<u8>),
@@ -55,9 +55,12 @@ pub fn report_dropped_with(line: fn(u64) -> String) {
 pub fn flush(timeout: Duration) {
     if let Some(Some(writer)) = WRITER.get() {
         let (done, is_done) = sync_channel(1);
-        // There may be no room for the request, so that it has to wait as well.
-        std::thread::spawn(move || drop(writer.send(Message::Flush(done))));
-        let _ = is_done.recv_timeout(timeout);
+        // There may be no room for the request, so that it has to wait as well. Without a thread for that, the last
+        // lines are not waited for.
+        let request = move || drop(writer.send(Message::Flush(done)));
+        if std::thread::Builder::new().spawn(request).is_ok() {
+            let _ = is_done.recv_timeout(timeout);
+        }
     }
 }
 

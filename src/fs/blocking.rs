@@ -11,7 +11,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
@@ -19,8 +19,9 @@ use tokio::time::timeout;
 
 use super::root::Roots;
 
-/// Calls of one receiver that run at the same time.
-const PERMITS: usize = 32;
+/// Calls of one receiver that run at the same time: its write-backs, and a few reads. Each takes a thread, whose
+/// memory the allocator keeps.
+const PERMITS: usize = 24;
 
 /// How long a caller waits. Reading a large file from a slow disk takes less.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -56,15 +57,24 @@ impl BlockingFs {
         &self,
         call: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Unresponsive> {
+        let result = Arc::new(Mutex::new(None));
+        let slot = Arc::clone(&result);
+        let fill = move || *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(call());
+        self.run_boxed(Box::new(fill)).await?;
+        result.lock().unwrap_or_else(PoisonError::into_inner).take().ok_or(Unresponsive)
+    }
+
+    /// The same without a type of its own for each call, which keeps the program small.
+    async fn run_boxed(&self, call: Box<dyn FnOnce() + Send>) -> Result<(), Unresponsive> {
         let permit = timeout(self.timeout, Arc::clone(&self.permits).acquire_owned()).await;
         // The semaphore is never closed.
         let Ok(Ok(permit)) = permit else { return Err(Unresponsive) };
         let call = tokio::task::spawn_blocking(move || {
             let _permit = permit;
-            call()
+            call();
         });
         match timeout(self.timeout, call).await {
-            Ok(Ok(result)) => Ok(result),
+            Ok(Ok(())) => Ok(()),
             Ok(Err(error)) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             // The runtime is going down, or the call hangs.
             Ok(Err(_)) | Err(_) => Err(Unresponsive),
@@ -119,7 +129,7 @@ impl FsByReceiver {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Mutex, mpsc};
+    use std::sync::mpsc;
 
     use super::*;
 

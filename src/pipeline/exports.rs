@@ -95,7 +95,7 @@ impl Exports {
                     == Some(fresh.trace_id))
     }
 
-    fn convert(&self, path: &Path, mut fresh: Fresh) -> ReadOutcome<Converted> {
+    fn convert(&self, path: &Path, mut fresh: Fresh) -> ReadOutcome<Box<Converted>> {
         let (made_at, started) = (UnixNanos::now(), Instant::now());
         let conversion = self.converter.convert(&fresh.plan, fresh.trace_id, made_at);
         let mut state_files = None;
@@ -130,7 +130,8 @@ impl Exports {
             // The plan is freed while the queue takes the requests.
             drop(tokio::task::spawn_blocking(move || drop(plan)));
         }
-        ReadOutcome::Ready(Converted { entry, warnings, conversion: started.elapsed() })
+        let conversion = started.elapsed();
+        ReadOutcome::Ready(Box::new(Converted { entry, warnings, conversion }))
     }
 
     /// The file was replaced by an older copy without the id. The export is the same, so only the write-back is
@@ -160,7 +161,7 @@ impl Exports {
 }
 
 impl Ingest for Exports {
-    type Ready = Converted;
+    type Ready = Box<Converted>;
 
     /// A queued export is locked again: the lock does not outlive a process.
     fn is_queued(&self, path: &Path) -> bool {
@@ -178,7 +179,7 @@ impl Ingest for Exports {
         is_queued
     }
 
-    fn read(&self, path: &Path, is_last: bool) -> ReadOutcome<Converted> {
+    fn read(&self, path: &Path, is_last: bool) -> ReadOutcome<Box<Converted>> {
         let done = |foreign| {
             let path = path.to_owned();
             ReadOutcome::Done(Event::AlreadyEmitted { path, foreign })
@@ -214,8 +215,8 @@ impl Ingest for Exports {
         }
     }
 
-    async fn enqueue(&self, path: &Path, converted: Converted) -> Option<String> {
-        let Converted { entry, warnings, conversion } = converted;
+    async fn enqueue(&self, path: &Path, converted: Box<Converted>) -> Option<String> {
+        let Converted { entry, warnings, conversion } = *converted;
         let accepted = Event::Accepted {
             path: path.to_owned(),
             trace_id: entry.trace_id,

@@ -72,6 +72,13 @@ pub(super) enum ReadOutcome<T> {
     Refused(String),
 }
 
+/// The outcome of looking at a file.
+enum Look<T> {
+    /// It is not stable yet.
+    NotBefore(Duration),
+    Read(ReadOutcome<T>),
+}
+
 /// Ingests files of one kind that one receiver finds.
 pub(super) struct Ingester<K> {
     kind: K,
@@ -168,15 +175,18 @@ impl<K: Ingest> Ingester<K> {
     }
 
     async fn ingest_version(self: Arc<Self>, path: &Path) {
-        let mut probe = StabilityProbe::new(path, self.fs.clone());
+        let mut probe = StabilityProbe::new(path);
         let mut waiting = Waiting::new();
         let mut looks = 0;
         loop {
-            let stable = probe.stable(&self.policy).await;
             let Ok(permit) = self.concurrency.acquire().await else { return };
-            let outcome = match stable {
-                Ok(()) => self.read(path, false).await,
-                Err(unresponsive) => unavailable(path, &unresponsive),
+            let outcome = match self.look(&mut probe, path, false).await {
+                Look::NotBefore(wait) => {
+                    drop(permit);
+                    tokio::time::sleep(wait).await;
+                    continue;
+                }
+                Look::Read(outcome) => outcome,
             };
             looks += 1;
             let outcome = match outcome {
@@ -187,13 +197,17 @@ impl<K: Ingest> Ingester<K> {
                         tokio::time::sleep(wait).await;
                         continue;
                     }
-                    self.read(path, true).await
+                    match self.look(&mut probe, path, true).await {
+                        Look::Read(outcome) => outcome,
+                        // The file changed at the last moment.
+                        Look::NotBefore(_) => continue,
+                    }
                 }
                 outcome => outcome,
             };
             match outcome {
                 ReadOutcome::Ready(ready) => {
-                    if let Some(reason) = self.kind.enqueue(path, ready).await {
+                    if let Some(reason) = Box::pin(self.kind.enqueue(path, ready)).await {
                         self.refuse(path, &probe, reason);
                     }
                     return;
@@ -226,10 +240,30 @@ impl<K: Ingest> Ingester<K> {
         }
     }
 
-    async fn read(self: &Arc<Self>, path: &Path, is_last: bool) -> ReadOutcome<K::Ready> {
+    /// Looks at the file, and reads it if it is stable.
+    async fn look(
+        self: &Arc<Self>,
+        probe: &mut StabilityProbe,
+        path: &Path,
+        is_last: bool,
+    ) -> Look<K::Ready> {
         let (this, own) = (Arc::clone(self), path.to_owned());
-        let read = self.fs.run(move || this.kind.read(&own, is_last)).await;
-        read.unwrap_or_else(|unresponsive| unavailable(path, &unresponsive))
+        let mut moved = std::mem::replace(probe, StabilityProbe::new(path));
+        let looked = self.fs.run(move || {
+            let look = match moved.observe(&this.policy) {
+                Some(wait) => Look::NotBefore(wait),
+                None => Look::Read(this.kind.read(&own, is_last)),
+            };
+            (moved, look)
+        });
+        // Boxed, so that a file that waits takes little memory: there may be very many.
+        match Box::pin(looked).await {
+            Ok((moved, look)) => {
+                *probe = moved;
+                look
+            }
+            Err(unresponsive) => Look::Read(unavailable(path, &unresponsive)),
+        }
     }
 
     fn refuse(&self, path: &Path, probe: &StabilityProbe, reason: String) {

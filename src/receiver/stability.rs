@@ -6,15 +6,13 @@
 //!                └────────────────────┘ again, until it was unchanged for settle_timeout
 //! ```
 //!
-//! `StabilityPolicy` decides from times alone. `StabilityProbe` looks at the file, through `fs`.
+//! `StabilityPolicy` decides from times alone. `StabilityProbe` looks at the file.
 
 use std::fs::{self, Metadata};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
-
-use crate::fs::blocking::{BlockingFs, Unresponsive};
 
 /// How often an export whose siblings do not fit is looked at again.
 const SECOND_LOOKS: u32 = 4;
@@ -72,7 +70,6 @@ impl StabilityPolicy {
 #[derive(Debug)]
 pub struct StabilityProbe {
     path: PathBuf,
-    fs: BlockingFs,
     since: Instant,
     changes: Vec<SystemTime>,
     version: Option<ContentVersion>,
@@ -81,11 +78,10 @@ pub struct StabilityProbe {
 }
 
 impl StabilityProbe {
-    pub fn new(path: &Path, fs: BlockingFs) -> StabilityProbe {
+    pub fn new(path: &Path) -> StabilityProbe {
         let now = Instant::now();
         StabilityProbe {
             path: path.to_owned(),
-            fs,
             since: now,
             changes: Vec::new(),
             version: None,
@@ -94,31 +90,21 @@ impl StabilityProbe {
         }
     }
 
-    /// Waits until the file may be read.
-    ///
-    /// # Errors
-    /// Returns [`Unresponsive`] if the file system does not answer; try again later.
-    pub async fn stable(&mut self, policy: &StabilityPolicy) -> Result<(), Unresponsive> {
-        loop {
-            self.observe().await?;
-            match policy.before_reading(self.quiet, self.since.elapsed()) {
-                Some(wait) => tokio::time::sleep(wait).await,
-                None => return Ok(()),
-            }
-        }
-    }
-
-    async fn observe(&mut self) -> Result<(), Unresponsive> {
-        let path = self.path.clone();
-        let (version, changes) = self.fs.run(move || observe(&path)).await?;
+    /// Looks at the file. Returns how long to wait before it may be read; `None`: it is stable. Blocks on the disk.
+    #[expect(clippy::disallowed_methods, reason = "callers run it through `fs::blocking`")]
+    pub fn observe(&mut self, policy: &StabilityPolicy) -> Option<Duration> {
+        let metadata = |path: &Path| fs::symlink_metadata(path).ok();
+        let (file, directory) = (metadata(&self.path), self.path.parent().and_then(metadata));
+        let found = [&file, &directory].into_iter().flatten();
+        let changes: Vec<SystemTime> = found.filter_map(|it| it.modified().ok()).collect();
         if changes != self.changes {
             self.seen_change = Instant::now();
         }
         let by_times = quiet_since(&changes, SystemTime::now());
         self.quiet = by_times.max(self.seen_change.elapsed());
-        self.version = version;
+        self.version = file.as_ref().map(ContentVersion::from);
         self.changes = changes;
-        Ok(())
+        policy.before_reading(self.quiet, self.since.elapsed())
     }
 
     /// How long the file had been unchanged at the last observation.
@@ -126,7 +112,7 @@ impl StabilityProbe {
         self.quiet
     }
 
-    /// The version of the file at the last observation; `None` if there was no file.
+    /// The version of the file's content at the last observation; `None` if there was no file.
     pub fn version(&self) -> Option<ContentVersion> {
         self.version
     }
@@ -143,17 +129,6 @@ impl From<&Metadata> for ContentVersion {
     fn from(metadata: &Metadata) -> ContentVersion {
         ContentVersion { modified: metadata.modified().ok(), size: metadata.len() }
     }
-}
-
-/// The version of a file, and when it and its directory changed last.
-#[expect(clippy::disallowed_methods, reason = "called on a blocking thread, by `observe` above")]
-fn observe(path: &Path) -> (Option<ContentVersion>, Vec<SystemTime>) {
-    let metadata = |path: &Path| fs::symlink_metadata(path).ok();
-    let (file, directory) = (metadata(path), path.parent().and_then(metadata));
-    let modified = |it: &Metadata| it.modified().ok();
-    let changes: Vec<SystemTime> =
-        [&file, &directory].into_iter().flatten().filter_map(modified).collect();
-    (file.as_ref().map(ContentVersion::from), changes)
 }
 
 /// The time since the last of these changes. A change in the future counts as now.
