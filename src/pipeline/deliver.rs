@@ -242,6 +242,8 @@ impl Deliverer {
                 self.not_before = self.not_before.max(Some(deferral.lane_not_before));
                 lease.defer(deferral.entry_not_before, deferral.is_reported);
             }
+            // An operator command is about to drop the entry; if it does not, the next lease locks the export again.
+            Interruption::Interrupted if lease.is_revoked() => self.locks.release(lease.head()),
             Interruption::Interrupted => {}
             Interruption::EntryGone => {
                 self.locks.release(lease.head());

@@ -517,6 +517,46 @@ mod tests {
         assert!(!waiting.may_have_arrived);
     }
 
+    /// A queue of version 0.1 is still read: the names on disk are those of then.
+    #[test]
+    fn the_names_on_disk_are_those_of_version_0_1() {
+        let keys = |value: &serde_json::Value| -> Vec<String> {
+            value.as_object().expect("an object").keys().cloned().collect()
+        };
+        let json = |item: &Item| serde_json::to_value(item).expect("JSON");
+        let waiting = json(&item("a", true, ItemState::Waiting));
+        let names = [
+            "exporter",
+            "signal",
+            "required",
+            "pending",
+            "next_blob",
+            "made_at",
+            "state",
+            "touched",
+            "resent",
+            "attempts",
+            "last_error",
+            "next_attempt",
+            "lost_spans",
+        ];
+        let mut sorted = names.map(str::to_owned).to_vec();
+        let mut found = keys(&waiting);
+        sorted.sort();
+        found.sort();
+        assert_eq!(found, sorted);
+        assert_eq!(waiting["state"]["is"], "accepted");
+        assert_eq!(json(&item("a", true, ItemState::InFlight))["state"]["is"], "delivering");
+        assert_eq!(json(&item("a", true, delivered(1)))["state"]["is"], "delivered");
+        assert_eq!(json(&item("a", true, refused()))["state"]["is"], "rejected");
+
+        // Version 0.1 names no receiver, and has no state files.
+        let head = serde_json::to_value(head()).expect("JSON");
+        assert!(head.get("receiver").is_none() && head.get("has_state_files").is_none());
+        let read: Head = serde_json::from_value(head).expect("a head");
+        assert_eq!((read.receiver.as_str(), read.has_state_files), ("", false));
+    }
+
     #[test]
     fn records_survive_their_encoding() {
         let Record { head, items } = record(vec![item("a", true, refused())]);
