@@ -1,27 +1,24 @@
-//! YAML text as a tree in which every value knows where it was written.
+//! YAML text as a tree in which every value has the place where it was written.
 //!
 //! ```text
-//! text ──taskspan_yaml──▶ events with positions ──Builder──▶ Node
-//!                                                   │
-//!             aliases copied, size and depth bounded ┘  duplicate keys reported
+//! text ──taskspan_yaml, within LIMITS──▶ Builder ──▶ Node
+//!                                           └─▶ duplicate keys into the report
 //! ```
 //!
 //! The tree keeps scalars as text: `decode` decides what a scalar is.
 
-use std::collections::HashMap;
+use std::borrow::Cow;
 use std::sync::Arc;
 
-use taskspan_yaml::{Event, Events, ScalarStyle};
+use taskspan_yaml::{Build, Limits, Position, YamlError};
 
 pub use super::fault::Mark;
 use super::fault::Report;
 
-/// More values than this, aliases written out, is an attack or an accident.
-const MAX_NODES: usize = 10_000;
-/// Bounds the recursion here and in everything that walks the tree.
-const MAX_DEPTH: usize = 64;
+/// No configuration that a person writes comes near these limits.
+const LIMITS: Limits = Limits { depth: 64, values: 10_000 };
 
-/// A value and its place.
+/// A value and where it was written.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Node {
     pub value: Value,
@@ -60,9 +57,19 @@ impl Value {
 }
 
 impl Node {
-    /// The one document of `text`, null when it has none. `None` after a syntax fault.
+    /// Reads the one document of `text`, null if it is empty. `None` if it cannot be read; the
+    /// reason is in `report`.
     pub fn parse(file: &Arc<str>, text: &str, report: &mut Report) -> Option<Self> {
-        Builder::new(file, text, report).document()
+        let mut builder = Builder { file, report };
+        match taskspan_yaml::read(text, LIMITS, &mut builder) {
+            Ok(Some(root)) => Some(root),
+            Ok(None) => Some(builder.node(Value::Null, Position { line: 1, column: 1 })),
+            Err(error) => {
+                let mark = builder.mark(error.at);
+                report.fault(&mark, error.message);
+                None
+            }
+        }
     }
 
     pub fn entries(&self) -> &[(Key, Node)] {
@@ -120,152 +127,58 @@ impl Node {
     fn children(&self) -> impl Iterator<Item = &Node> {
         self.items().iter().chain(self.entries().iter().map(|(_, node)| node))
     }
-
-    fn size(&self) -> usize {
-        1 + self.entries().len() + self.children().map(Node::size).sum::<usize>()
-    }
-
-    fn depth(&self) -> usize {
-        self.children().map(|child| 1 + child.depth()).max().unwrap_or(0)
-    }
 }
-
-/// Building stopped; the reason is in the report.
-struct Stopped;
 
 struct Builder<'a> {
-    events: Events<'a>,
     file: &'a Arc<str>,
     report: &'a mut Report,
-    anchors: HashMap<usize, Node>,
-    nodes: usize,
 }
 
-impl<'a> Builder<'a> {
-    fn new(file: &'a Arc<str>, text: &'a str, report: &'a mut Report) -> Self {
-        Self { events: Events::of(text), file, report, anchors: HashMap::new(), nodes: 0 }
+impl Builder<'_> {
+    fn mark(&self, Position { line, column }: Position) -> Mark {
+        Mark { file: self.file.clone(), line, column }
     }
 
-    fn document(mut self) -> Option<Node> {
-        let mut root = None;
-        while let Some((event, mark)) = self.next().ok()? {
-            match event {
-                Event::StreamEnd => break,
-                Event::StreamStart | Event::DocumentStart(..) | Event::DocumentEnd => {}
-                _ if root.is_some() => {
-                    self.report.fault(&mark, "a second document; a file holds one");
-                    return None;
-                }
-                node => root = Some(self.node(node, mark, 0).ok()?),
-            }
-        }
-        let start = Mark { file: self.file.clone(), line: 1, column: 1 };
-        Some(root.unwrap_or(Node { value: Value::Null, mark: start }))
+    fn node(&self, value: Value, at: Position) -> Node {
+        Node { value, mark: self.mark(at) }
+    }
+}
+
+impl Build for Builder<'_> {
+    type Value = Node;
+
+    fn scalar(&mut self, text: Cow<'_, str>, plain: bool, at: Position) -> Node {
+        let style = if plain { Style::Plain } else { Style::Quoted };
+        self.node(Value::scalar(text.into_owned(), style), at)
     }
 
-    fn next(&mut self) -> Result<Option<(Event<'a>, Mark)>, Stopped> {
-        let place = |line, column| Mark { file: self.file.clone(), line, column };
-        match self.events.next() {
-            None => Ok(None),
-            Some(Ok((event, span))) => {
-                Ok(Some((event, place(span.start.line(), span.start.col() + 1))))
-            }
-            Some(Err(error)) => {
-                let mark = place(error.line, error.column);
-                self.report.fault(&mark, format!("not YAML: {}", error.message));
-                Err(Stopped)
-            }
-        }
+    fn sequence(&mut self, items: Vec<Node>, at: Position) -> Node {
+        self.node(Value::Seq(items), at)
     }
 
-    /// The next event inside a collection, which always has one until its end.
-    fn inner(&mut self, start: &Mark) -> Result<(Event<'a>, Mark), Stopped> {
-        match self.next()? {
-            Some(next) => Ok(next),
-            None => self.stop(start, "not YAML: this never ends"),
-        }
-    }
-
-    fn node(&mut self, event: Event<'a>, mark: Mark, depth: usize) -> Result<Node, Stopped> {
-        if depth > MAX_DEPTH {
-            return self.stop(&mark, format!("nested deeper than {MAX_DEPTH} levels"));
-        }
-        self.count(1, &mark)?;
-        let (value, anchor) = match event {
-            Event::Scalar(text, style, anchor, tag) => {
-                let text_tag = tag.as_ref().is_some_and(|tag| tag.is_yaml_core_schema_tag("str"));
-                let plain = style == ScalarStyle::Plain && !text_tag;
-                let style = if plain { Style::Plain } else { Style::Quoted };
-                (Value::scalar(text.into_owned(), style), anchor)
-            }
-            Event::SequenceStart(_, anchor, _) => (self.seq(&mark, depth)?, anchor),
-            Event::MappingStart(_, anchor, _) => (self.map(&mark, depth)?, anchor),
-            Event::Alias(anchor) => return self.alias(anchor, &mark, depth),
-            other => return self.stop(&mark, format!("not YAML: unexpected {other:?}")),
-        };
-        let node = Node { value, mark };
-        if anchor != 0 {
-            self.anchors.insert(anchor, node.clone());
-        }
-        Ok(node)
-    }
-
-    fn seq(&mut self, start: &Mark, depth: usize) -> Result<Value, Stopped> {
-        let mut items = Vec::new();
-        loop {
-            match self.inner(start)? {
-                (Event::SequenceEnd, _) => return Ok(Value::Seq(items)),
-                (event, mark) => items.push(self.node(event, mark, depth + 1)?),
-            }
-        }
-    }
-
-    fn map(&mut self, start: &Mark, depth: usize) -> Result<Value, Stopped> {
-        let mut entries: Vec<(Key, Node)> = Vec::new();
-        loop {
-            let key = match self.inner(start)? {
-                (Event::MappingEnd, _) => return Ok(Value::Map(entries)),
-                (Event::Scalar(text, ..), mark) => Key { text: text.into_owned(), mark },
-                (_, mark) => return self.stop(&mark, "a key has to be plain text"),
-            };
-            self.count(1, &key.mark)?;
-            let (event, mark) = self.inner(start)?;
-            let node = self.node(event, mark, depth + 1)?;
-            match entries.iter().find(|(first, _)| first.text == key.text) {
-                None => entries.push((key, node)),
+    /// Keeps the first of duplicate keys and reports the others, so that the rest of the file is
+    /// checked too.
+    fn mapping(
+        &mut self,
+        entries: Vec<(taskspan_yaml::Key, Node)>,
+        at: Position,
+    ) -> Result<Node, YamlError> {
+        let mut unique: Vec<(taskspan_yaml::Key, Node)> = Vec::with_capacity(entries.len());
+        for (key, node) in entries {
+            match unique.iter().find(|(first, _)| first.text == key.text) {
+                None => unique.push((key, node)),
                 Some((first, _)) => {
-                    let Mark { line, column, .. } = first.mark;
-                    let message =
-                        format!("`{}` is written twice; the first is at {line}:{column}", key.text);
-                    self.report.fault(&key.mark, message);
+                    let duplicate = key.duplicate_of(first.at);
+                    self.report.fault(&self.mark(duplicate.at), duplicate.message);
                 }
             }
         }
-    }
-
-    /// A copy of the anchored node that keeps the anchor's marks: a fault in it is fixed there.
-    fn alias(&mut self, anchor: usize, mark: &Mark, depth: usize) -> Result<Node, Stopped> {
-        let Some(target) = self.anchors.get(&anchor).cloned() else {
-            return self.stop(mark, "an alias inside the value it stands for");
-        };
-        self.count(target.size(), mark)?;
-        if depth + target.depth() > MAX_DEPTH {
-            return self.stop(mark, format!("nested deeper than {MAX_DEPTH} levels"));
-        }
-        Ok(target)
-    }
-
-    fn count(&mut self, more: usize, mark: &Mark) -> Result<(), Stopped> {
-        self.nodes += more;
-        if self.nodes <= MAX_NODES {
-            return Ok(());
-        }
-        self.stop(mark, format!("more than {MAX_NODES} values, aliases written out"))
-    }
-
-    fn stop<T>(&mut self, mark: &Mark, message: impl Into<String>) -> Result<T, Stopped> {
-        self.report.fault(mark, message);
-        Err(Stopped)
+        let entries = unique.into_iter().map(|(key, node)| {
+            let mark = self.mark(key.at);
+            (Key { text: key.text, mark }, node)
+        });
+        let entries = entries.collect();
+        Ok(self.node(Value::Map(entries), at))
     }
 }
 
@@ -316,7 +229,7 @@ mod tests {
         assert!(node.is_none());
         assert_eq!(faults, "p.yaml:12:12: more than 10000 values, aliases written out");
         let (_, faults) = parse("&a [*a]");
-        assert_eq!(faults, "p.yaml:1:5: an alias inside the value it stands for");
+        assert_eq!(faults, "p.yaml:1:5: recursive alias: its anchor contains it");
     }
 
     #[test]
@@ -326,7 +239,7 @@ mod tests {
             ("a: 1\nb: 2\na: 3\n", "p.yaml:3:1: `a` is written twice; the first is at 1:1"),
             ("a: b: c", "p.yaml:1:5: not YAML: mapping values are not allowed in this context"),
             ("a\n---\nb", "p.yaml:3:1: a second document; a file holds one"),
-            ("[a]: b", "p.yaml:1:1: a key has to be plain text"),
+            ("[a]: b", "p.yaml:1:1: a key must be text"),
             (deep.as_str(), "p.yaml:1:66: nested deeper than 64 levels"),
         ] {
             assert_eq!(parse(text).1, expected);
