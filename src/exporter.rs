@@ -9,11 +9,10 @@
 
 pub mod classify;
 pub mod config;
-mod redacted;
+pub mod endpoint;
 pub mod retry;
 
 mod debug;
-mod endpoint;
 mod file;
 mod grpc;
 mod http;
@@ -33,6 +32,7 @@ use crate::base::units::ComponentId;
 use classify::Delivery;
 pub use classify::{Answer, Reply};
 use config::{ExporterConfig, RetryConfig};
+use endpoint::{Endpoint, EndpointError};
 pub use trace_reader::{NoAnswer, TraceReader};
 
 /// Sent with every request, as the OTLP specification asks.
@@ -68,14 +68,21 @@ pub enum BuildError {
          `endpoint` under `exporters` in the configuration file"
     )]
     NoEndpoint,
-    #[error("`{endpoint}` is not an endpoint: {reason}")]
-    BadEndpoint { endpoint: String, reason: String },
+    #[error("endpoint: {0}")]
+    BadEndpoint(String),
     #[error("the header `{name}` cannot be sent: {reason}")]
     BadHeader { name: String, reason: &'static str },
     #[error("{}: {reason}", path.display())]
     BadTlsFile { path: PathBuf, reason: String },
     #[error("TLS: {0}")]
     Tls(String),
+}
+
+impl BuildError {
+    fn check(endpoint: Result<Option<Endpoint>, EndpointError>) -> Result<Endpoint, BuildError> {
+        let endpoint = endpoint.map_err(|error| BuildError::BadEndpoint(error.to_string()))?;
+        endpoint.ok_or(BuildError::NoEndpoint)
+    }
 }
 
 impl Exporter {
@@ -123,8 +130,8 @@ impl Exporter {
     /// Where it sends to, for a person; without user info or query.
     pub fn destination(&self) -> String {
         match &self.sink {
-            Sink::Grpc(grpc) => grpc.destination(),
-            Sink::Http(http) => http.destination(),
+            Sink::Grpc(grpc) => grpc.endpoint().to_string(),
+            Sink::Http(http) => http.endpoint().to_string(),
             Sink::File(file) => file.destination(),
             Sink::Debug(_) => "the log".to_owned(),
         }
@@ -132,13 +139,14 @@ impl Exporter {
 
     /// Every endpoint that it speaks to: for a person, and as host:port.
     pub fn addresses(&self) -> Vec<(String, String)> {
-        let destination = match &self.sink {
-            Sink::Grpc(_) | Sink::Http(_) => Some(self.destination()),
+        let exporter = match &self.sink {
+            Sink::Grpc(grpc) => Some(grpc.endpoint()),
+            Sink::Http(http) => Some(http.endpoint()),
             Sink::File(_) | Sink::Debug(_) => None,
         };
-        let verified = self.trace_reader.as_ref().map(TraceReader::destination);
-        let addressed = |url: String| Some((url.clone(), endpoint::address(&url)?));
-        destination.into_iter().chain(verified).filter_map(addressed).collect()
+        let verified = self.trace_reader.as_ref().map(TraceReader::endpoint);
+        let endpoints = exporter.into_iter().chain(verified);
+        endpoints.map(|endpoint| (endpoint.to_string(), endpoint.address())).collect()
     }
 
     /// Sends one encoded request of its signal, once. A panic while an answer is read is a failure that leaves

@@ -19,7 +19,8 @@ use crate::config::overlay::{self, Flags};
 use crate::config::{
     Config, ExporterConfig, ExtensionConfig, Fault, Faults, LogsConfig, ReceiverConfig,
 };
-use crate::exporter::config::{Protocol, VerifyConfig, check_endpoint, verify_timeout};
+use crate::exporter::config::{VerifyConfig, verify_timeout};
+use crate::exporter::endpoint::Endpoint;
 use crate::pipeline::{PipelineError, Pipelines};
 use crate::queue::Location;
 
@@ -155,8 +156,8 @@ impl Setup {
     /// # Errors
     /// The address is none.
     pub fn verify(&mut self, url: &str) -> Result<(), Failure> {
-        check_endpoint(url, Protocol::HttpProtobuf)
-            .map_err(|message| Faults(vec![Fault::nowhere(format!("--verify: {message}"))]))?;
+        Endpoint::base(url)
+            .map_err(|error| Faults(vec![Fault::nowhere(format!("--verify: {error}"))]))?;
         for exporter in self.config.exporters.values_mut() {
             if let ExporterConfig::OtlpGrpc(config) | ExporterConfig::OtlpHttp(config) = exporter {
                 let verify = config.verify.as_ref();

@@ -18,6 +18,7 @@ use super::{Config, ExporterConfig, ReceiverConfig};
 use crate::base::signal::Signal;
 use crate::base::units::{ComponentId, HumanDuration};
 use crate::exporter::config::{OtlpConfig, Protocol};
+use crate::exporter::endpoint::Endpoint;
 
 /// What the command line says about the pipeline.
 #[derive(Clone, Debug, Default)]
@@ -67,7 +68,27 @@ pub fn apply(config: &mut Config, flags: &Flags, otel: &OtelEnv) -> Result<Vec<F
         }
     }
     apply_to_logs(config, &of_file, flags, otel, &mut warnings, &mut faults);
+    warnings.extend(doubtful_endpoints(config));
     if faults.is_empty() { Ok(warnings) } else { Err(faults) }
+}
+
+/// A warning for each endpoint whose port or path belongs to the other protocol.
+fn doubtful_endpoints(config: &Config) -> Vec<Fault> {
+    let mut warnings = Vec::new();
+    for signal in [Signal::Traces, Signal::Logs] {
+        for id in otlp_exporters(config, signal) {
+            let otlp = config.exporters.get(&id).and_then(ExporterConfig::otlp);
+            let Some((protocol, otlp)) = otlp else { continue };
+            let Ok(Some(endpoint)) = otlp.endpoint_for(protocol, signal) else { continue };
+            if let Some(doubt) = endpoint.doubt(protocol) {
+                let warning = Fault::nowhere(format!("exporter `{id}`: {endpoint}: {doubt}"));
+                if !warnings.contains(&warning) {
+                    warnings.push(warning);
+                }
+            }
+        }
+    }
+    warnings
 }
 
 /// An exporter of logs alone gets what is said of logs by name: what is said of all signals is meant
@@ -211,13 +232,14 @@ fn overlaid(
     }
 }
 
-/// Who names a port and no protocol means the one that lives there.
+/// If no protocol is given, it is inferred from the port of the endpoint.
 fn protocol_of_port(endpoint: &str) -> Option<Protocol> {
-    let (_, rest) = endpoint.split_once("://").unwrap_or(("", endpoint));
-    let authority = rest.split('/').next().unwrap_or_default();
-    match authority.rsplit(':').next() {
-        Some("4317") => Some(Protocol::Grpc),
-        Some("4318") => Some(Protocol::HttpProtobuf),
+    // `host:port` is an endpoint too.
+    let endpoint =
+        Endpoint::http(endpoint).or_else(|_| Endpoint::http(&format!("http://{endpoint}")));
+    match endpoint.ok()?.port() {
+        4317 => Some(Protocol::Grpc),
+        4318 => Some(Protocol::HttpProtobuf),
         _ => None,
     }
 }
@@ -360,6 +382,26 @@ service: {pipelines: {traces: {receivers: [export_dir], exporters: [otlp_grpc]},
         let otel = env(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://env:4317")]);
         apply(&mut config, &Flags::default(), &otel).expect("fits");
         assert_eq!(config.exporters.len(), 1);
+    }
+
+    #[test]
+    fn an_endpoint_of_the_other_protocol_is_a_warning() {
+        let mut config = loaded(
+            "receivers: {export_dir: {directories: [out]}}
+exporters: {otlp_grpc: {endpoint: 'http://tempo:4318'}}
+service: {pipelines: {traces: {receivers: [export_dir], exporters: [otlp_grpc]}}}",
+        );
+        let apply_env = |config: &mut Config, otel: &OtelEnv| {
+            let warnings = apply(config, &Flags::default(), otel).expect("fits");
+            warnings.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            apply_env(&mut config, &OtelEnv::default()),
+            ["exporter `otlp_grpc`: http://tempo:4318: 4318 is usually the port of OTLP/HTTP, \
+                 but this exporter uses gRPC"]
+        );
+        let otel = env(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://tempo:4317")]);
+        assert_eq!(apply_env(&mut config, &otel), [""; 0]);
     }
 
     #[test]

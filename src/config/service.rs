@@ -1,13 +1,14 @@
 //! The `service` section, and the extensions it switches on.
 
 use std::borrow::Cow;
+use std::net::Ipv6Addr;
 use std::path::PathBuf;
 
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use crate::base::units::{ComponentId, HumanDuration};
-use crate::exporter::config::{Protocol, check_endpoint, without_secrets};
+use crate::exporter::endpoint::{Endpoint, serialize_redacted_option};
 
 /// What of all that is defined runs, and how it is put together.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,7 +24,7 @@ pub struct Service {
     pub shutdown_timeout: HumanDuration,
     /// Where a person looks traces up, such as `https://grafana.example.com`: links in summaries
     /// lead there. Default: not set.
-    #[serde(serialize_with = "without_secrets")]
+    #[serde(serialize_with = "serialize_redacted_option")]
     pub grafana_url: Option<String>,
     /// The uid of the Tempo data source there. Default: tempo.
     pub grafana_datasource: String,
@@ -120,12 +121,8 @@ impl Service {
 
     /// Reports what is out of range: key path, message.
     pub fn check(&self, at: &mut dyn FnMut(&str, String)) {
-        if let Some(url) = &self.grafana_url {
-            if let Err(message) = check_endpoint(url, Protocol::HttpProtobuf) {
-                at("grafana_url", message);
-            } else if url.contains(['?', '#']) {
-                at("grafana_url", "goes in front of a path, and so has no ? and no #".into());
-            }
+        if let Some(Err(error)) = self.grafana_url.as_deref().map(Endpoint::base) {
+            at("grafana_url", error.to_string());
         }
         if let Some(metrics) = &self.telemetry.metrics {
             check_address(&metrics.address, &mut |message| {
@@ -189,9 +186,20 @@ pub fn listening(address: &str) -> Cow<'_, str> {
 }
 
 fn check_address(address: &str, at: &mut dyn FnMut(String)) {
-    let port = address.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
-    if !matches!(port, Some(Ok(_))) {
-        at("has to be host:port".into());
+    let is_name = |host: &str| {
+        host.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_'))
+    };
+    let is_ipv6 = |host: &str| {
+        let inner = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        inner.is_some_and(|inner| inner.parse::<Ipv6Addr>().is_ok())
+    };
+    let is_valid = address.rsplit_once(':').is_some_and(|(host, port)| {
+        (is_name(host) || is_ipv6(host)) && port.parse::<u16>().is_ok()
+    });
+    if !is_valid {
+        at("must be host:port, with a host name, an IPv4 address or an [IPv6 address]; \
+            use 0.0.0.0 for all addresses"
+            .into());
     }
 }
 
@@ -201,6 +209,32 @@ impl Default for HealthCheckConfig {
             endpoint: "127.0.0.1:13133".into(),
             path: "/".into(),
             unhealthy_after: HumanDuration::from_secs(300),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_to_listen_on() {
+        for (address, is_valid) in [
+            ("127.0.0.1:13133", true),
+            ("localhost:0", true),
+            (":8888", true),
+            ("[::]:13133", true),
+            ("http://127.0.0.1:13133", false),
+            ("*:13133", false),
+            ("::1:13133", false),
+            ("localhost", false),
+            ("localhost:65536", false),
+            ("localhost:", false),
+            ("localhost:80/x", false),
+        ] {
+            let mut messages = Vec::new();
+            check_address(address, &mut |message| messages.push(message));
+            assert_eq!(messages.is_empty(), is_valid, "{address}: {messages:?}");
         }
     }
 }

@@ -98,7 +98,7 @@ p:9:28: has to be between 64 and 1048576
 p:10:3: name at least one directory to watch
 p:11:3: unknown receiver `unheard_of`. Known: export_dir, gate_results
 p:13:26: expected a map, found a list
-p:16:15: has to start with http:// or https://
+p:16:15: must start with http:// or https://
 p:17:14: `10` needs a unit, as in 10s or 10ms
 p:18:21: needs cert_file beside it
 p:20:19: has to be 1 or more

@@ -13,9 +13,10 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use indexmap::IndexMap;
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
-use super::redacted::redacted;
+pub use super::endpoint::Protocol;
+use super::endpoint::{Endpoint, EndpointError, serialize_redacted, serialize_redacted_option};
 use super::sending_queue::QueueConfig;
 use crate::base::signal::Signal;
 use crate::base::units::{HumanDuration, Secret};
@@ -30,28 +31,6 @@ pub enum ExporterConfig {
     Debug(DebugConfig),
 }
 
-/// The two ways to speak OTLP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-pub enum Protocol {
-    #[serde(rename = "grpc")]
-    Grpc,
-    #[serde(rename = "http/protobuf")]
-    HttpProtobuf,
-}
-
-impl FromStr for Protocol {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "grpc" => Ok(Self::Grpc),
-            "http/protobuf" => Ok(Self::HttpProtobuf),
-            _ => Err("has to be grpc or http/protobuf".into()),
-        }
-    }
-}
-
 /// Send OTLP.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -59,13 +38,13 @@ impl FromStr for Protocol {
 pub struct OtlpConfig {
     /// `http://host:4317` for gRPC, `http://host:4318` for HTTP, where `/v1/traces` is appended;
     /// `https://` means TLS. Default: not set.
-    #[serde(serialize_with = "without_secrets")]
+    #[serde(serialize_with = "serialize_redacted_option")]
     pub endpoint: Option<String>,
     /// For traces in place of `endpoint`, used as it is. Default: not set.
-    #[serde(serialize_with = "without_secrets")]
+    #[serde(serialize_with = "serialize_redacted_option")]
     pub traces_endpoint: Option<String>,
     /// For logs in place of `endpoint`, used as it is. Default: not set.
-    #[serde(serialize_with = "without_secrets")]
+    #[serde(serialize_with = "serialize_redacted_option")]
     pub logs_endpoint: Option<String>,
     /// Sent with every request. Default: none.
     pub headers: IndexMap<String, Secret>,
@@ -88,7 +67,7 @@ pub struct OtlpConfig {
 #[serde(deny_unknown_fields)]
 pub struct VerifyConfig {
     /// Base URL of Tempo's HTTP API, such as `http://tempo:3200`.
-    #[serde(serialize_with = "without_secret")]
+    #[serde(serialize_with = "serialize_redacted")]
     pub endpoint: String,
     /// How long to look for every span, at first and again after the missing ones were resent.
     /// More than 0. Default 60s.
@@ -107,15 +86,6 @@ impl VerifyConfig {
         let again = self.after.map_or(Duration::ZERO, |after| after.0 + self.timeout.0);
         (self.timeout.0 + again) * 2
     }
-}
-
-fn without_secret<S: Serializer>(url: &str, to: S) -> Result<S::Ok, S::Error> {
-    to.serialize_str(&redacted(url))
-}
-
-/// An address may hold a token in its query; what is printed does not.
-pub fn without_secrets<S: Serializer>(url: &Option<String>, to: S) -> Result<S::Ok, S::Error> {
-    url.as_deref().map(redacted).serialize(to)
 }
 
 /// How long a trace has to appear unless the configuration says otherwise.
@@ -251,11 +221,42 @@ impl Default for RetryConfig {
 }
 
 impl OtlpConfig {
-    /// Where one signal goes, if not to `endpoint`.
-    pub fn own_endpoint(&self, signal: Signal) -> Option<&String> {
-        match signal {
-            Signal::Traces => self.traces_endpoint.as_ref(),
-            Signal::Logs => self.logs_endpoint.as_ref(),
+    /// The endpoint for `signal`, as the exporter connects to it. `None` if it is not configured.
+    ///
+    /// # Errors
+    /// Returns an error if the configured text is not an endpoint of this protocol.
+    pub fn endpoint_for(
+        &self,
+        protocol: Protocol,
+        signal: Signal,
+    ) -> Result<Option<Endpoint>, EndpointError> {
+        let own = match signal {
+            Signal::Traces => &self.traces_endpoint,
+            Signal::Logs => &self.logs_endpoint,
+        };
+        let own = own.as_deref().map(|text| self.exact_endpoint(protocol, text));
+        let shared =
+            || self.endpoint.as_deref().map(|text| self.base_endpoint(protocol, signal, text));
+        own.or_else(shared).transpose()
+    }
+
+    fn base_endpoint(
+        &self,
+        protocol: Protocol,
+        signal: Signal,
+        text: &str,
+    ) -> Result<Endpoint, EndpointError> {
+        let endpoint = self.exact_endpoint(protocol, text)?;
+        match protocol {
+            Protocol::Grpc => Ok(endpoint),
+            Protocol::HttpProtobuf => endpoint.join(&format!("/v1/{signal}")),
+        }
+    }
+
+    fn exact_endpoint(&self, protocol: Protocol, text: &str) -> Result<Endpoint, EndpointError> {
+        match protocol {
+            Protocol::Grpc => Endpoint::grpc(text, self.tls.insecure),
+            Protocol::HttpProtobuf => Endpoint::http(text),
         }
     }
 
@@ -266,9 +267,9 @@ impl OtlpConfig {
             ("traces_endpoint", &self.traces_endpoint),
             ("logs_endpoint", &self.logs_endpoint),
         ] {
-            if let Some(Err(message)) = endpoint.as_deref().map(|url| check_endpoint(url, protocol))
-            {
-                at(key, message);
+            let endpoint = endpoint.as_deref().map(|text| self.exact_endpoint(protocol, text));
+            if let Some(Err(error)) = endpoint {
+                at(key, error.to_string());
             }
         }
         for (name, value) in &self.headers {
@@ -280,8 +281,8 @@ impl OtlpConfig {
             at("timeout", "has to be more than 0".into());
         }
         if let Some(verify) = &self.verify {
-            if let Err(message) = check_endpoint(&verify.endpoint, Protocol::HttpProtobuf) {
-                at("verify.endpoint", message);
+            if let Err(error) = Endpoint::base(&verify.endpoint) {
+                at("verify.endpoint", error.to_string());
             }
             if verify.timeout.is_zero() {
                 at("verify.timeout", "has to be more than 0".into());
@@ -293,32 +294,6 @@ impl OtlpConfig {
         self.sending_queue
             .check(&mut |path, message| at(&format!("sending_queue.{path}"), message));
     }
-}
-
-/// The message never shows the address: it may carry a password.
-pub fn check_endpoint(url: &str, protocol: Protocol) -> Result<(), String> {
-    let (scheme, rest) = match url.split_once("://") {
-        Some((scheme, rest)) => (Some(scheme.to_ascii_lowercase()), rest),
-        None => (None, url),
-    };
-    match (scheme.as_deref(), protocol) {
-        (Some("http" | "https"), _) | (None, Protocol::Grpc) => {}
-        (_, Protocol::HttpProtobuf) => return Err("has to start with http:// or https://".into()),
-        (_, Protocol::Grpc) => {
-            return Err("has to start with http:// or https://, or be host:port".into());
-        }
-    }
-    let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    if host.is_empty() || host.starts_with(':') {
-        return Err("names no host".into());
-    }
-    if host.contains('@') {
-        return Err("may not carry a user or password; use a header".into());
-    }
-    if url.contains(|c: char| c.is_whitespace() || c.is_control()) {
-        return Err("contains a space or a control character".into());
-    }
-    Ok(())
 }
 
 /// What HTTP would not let pass; the value itself is never shown.
@@ -375,24 +350,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn endpoints() {
+    fn a_signal_uses_its_own_endpoint_as_it_is_and_the_shared_one_with_its_path() {
         use Protocol::{Grpc, HttpProtobuf};
-        for (url, grpc, http) in [
-            ("http://localhost:4317", true, true),
-            ("HTTPS://tempo/base", true, true),
-            ("localhost:4317", true, false),
-            ("[::1]:4317", true, false),
-            ("unix:///run/x", false, false),
-            ("http://", false, false),
-            ("http://:4317", false, false),
-            (":4317", false, false),
-            ("http://a b", false, false),
-            ("http://user:pw@a", false, false),
-            ("", false, false),
-        ] {
-            assert_eq!(check_endpoint(url, Grpc).is_ok(), grpc, "{url}");
-            assert_eq!(check_endpoint(url, HttpProtobuf).is_ok(), http, "{url}");
-        }
+        let url = |config: &OtlpConfig, protocol, signal| {
+            let endpoint = config.endpoint_for(protocol, signal).unwrap();
+            endpoint.map(|it| it.uri().to_string())
+        };
+        let config = OtlpConfig {
+            endpoint: Some("http://other:9".into()),
+            traces_endpoint: Some("http://h/custom?a=b".into()),
+            ..OtlpConfig::default()
+        };
+        assert_eq!(
+            url(&config, HttpProtobuf, Signal::Traces).as_deref(),
+            Some("http://h/custom?a=b")
+        );
+        assert_eq!(
+            url(&config, HttpProtobuf, Signal::Logs).as_deref(),
+            Some("http://other:9/v1/logs")
+        );
+        assert_eq!(url(&config, Grpc, Signal::Logs).as_deref(), Some("http://other:9/"));
+        assert_eq!(config.endpoint_for(Grpc, Signal::Traces), Err(EndpointError::GrpcPath));
+        assert_eq!(url(&OtlpConfig::default(), HttpProtobuf, Signal::Logs), None);
     }
 
     #[test]

@@ -1,120 +1,338 @@
-//! Endpoints as users write them: pure.
+//! Endpoints: the URLs of OTLP exporters, and of the backends that traces are read back from.
+//!
+//! ```text
+//! text ─parse─▶ Endpoint ─▶ the URI to connect to, host:port, or a text without secrets
+//! ```
+//!
+//! Validation and connection use the same parser, so an endpoint that `validate` accepts is one
+//! that `run` can connect to. Pure.
 
-use super::BuildError;
-use super::config::OtlpConfig;
-use super::redacted::redacted;
-use crate::base::signal::Signal;
+use std::fmt;
+use std::str::FromStr;
 
-/// The URI a gRPC channel connects to. A scheme decides about TLS; without one `tls.insecure` does.
-pub fn grpc(config: &OtlpConfig, signal: Signal) -> Result<String, BuildError> {
-    let endpoint = config.own_endpoint(signal).or(config.endpoint.as_ref());
-    let endpoint = endpoint.map(|text| text.trim()).filter(|text| !text.is_empty());
-    let endpoint = endpoint.ok_or(BuildError::NoEndpoint)?;
-    match endpoint.split_once("://") {
-        Some(("http" | "https", _)) => Ok(endpoint.to_owned()),
-        Some((scheme, _)) => Err(BuildError::BadEndpoint {
-            endpoint: redacted(endpoint),
-            reason: format!("the scheme `{scheme}` is neither http nor https"),
-        }),
-        None if config.tls.insecure => Ok(format!("http://{endpoint}")),
-        None => Ok(format!("https://{endpoint}")),
-    }
+use hyper::Uri;
+use serde::{Deserialize, Serialize, Serializer};
+
+/// The OTLP protocols.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub enum Protocol {
+    #[serde(rename = "grpc")]
+    Grpc,
+    #[serde(rename = "http/protobuf")]
+    HttpProtobuf,
 }
 
-/// The URL that a signal is posted to: its own endpoint as it is, or `endpoint` and the path.
-pub fn http(config: &OtlpConfig, signal: Signal) -> Result<String, BuildError> {
-    let filled = |text: &&String| !text.trim().is_empty();
-    let url = match (config.own_endpoint(signal).filter(filled), &config.endpoint) {
-        (Some(exact), _) => exact.trim().to_owned(),
-        (None, Some(base)) if filled(&base) => {
-            format!("{}/v1/{signal}", base.trim().trim_end_matches('/'))
+impl FromStr for Protocol {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "grpc" => Ok(Self::Grpc),
+            "http/protobuf" => Ok(Self::HttpProtobuf),
+            _ => Err("has to be grpc or http/protobuf".into()),
         }
-        _ => return Err(BuildError::NoEndpoint),
-    };
-    match url.split_once("://") {
-        Some(("http" | "https", _)) => Ok(url),
-        _ => Err(BuildError::BadEndpoint {
-            endpoint: redacted(&url),
-            reason: "it has to begin with http:// or https://".to_owned(),
-        }),
     }
 }
 
-/// The host:port of a URL, with the port that its scheme has unless it names one.
-pub fn address(url: &str) -> Option<String> {
-    let (scheme, rest) = url.split_once("://")?;
-    let authority = rest.split('/').next()?;
-    let port = match scheme {
-        "https" => 443,
-        _ => 80,
+/// A complete `http` or `https` URL: it has a host, a port, and no user or password.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    uri: Uri,
+    port: u16,
+}
+
+/// Why a text is not an endpoint. The message never contains the text, which may hold a password.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EndpointError {
+    #[error("must start with http:// or https://")]
+    NoScheme,
+    #[error("must start with http:// or https://, or be host:port")]
+    BadScheme,
+    #[error("names no host")]
+    NoHost,
+    #[error("the port must be a number from 1 to 65535")]
+    BadPort,
+    #[error("must not contain a user or password (`@`); use a header")]
+    UserInfo,
+    #[error("must not have a path or query: gRPC uses neither; use `otlp_http` for one")]
+    GrpcPath,
+    #[error("must not have a fragment (`#`): it would not be sent")]
+    Fragment,
+    #[error("must not have a query (`?`): paths are appended to it")]
+    Query,
+    #[error("is not a URL: {0}")]
+    NotUrl(String),
+}
+
+impl Endpoint {
+    /// Parses the endpoint of a gRPC exporter: a URL, or `host:port` that uses TLS unless `insecure`
+    /// is set (OTLP exporter specification, "Endpoint URLs for OTLP/gRPC").
+    ///
+    /// # Errors
+    /// Returns an error if `text` is neither, or has a path or a query.
+    pub fn grpc(text: &str, insecure: bool) -> Result<Endpoint, EndpointError> {
+        let text = text.trim();
+        let endpoint = if text.contains("://") {
+            Endpoint::parse(text).map_err(|error| match error {
+                EndpointError::NoScheme => EndpointError::BadScheme,
+                other => other,
+            })?
+        } else {
+            let scheme = if insecure { "http" } else { "https" };
+            Endpoint::parse(&format!("{scheme}://{text}"))?
+        };
+        match endpoint.uri.path() {
+            "" | "/" if endpoint.uri.query().is_none() => Ok(endpoint),
+            _ => Err(EndpointError::GrpcPath),
+        }
+    }
+
+    /// Parses a URL that is used as it is.
+    ///
+    /// # Errors
+    /// Returns an error if `text` is not an `http` or `https` URL.
+    pub fn http(text: &str) -> Result<Endpoint, EndpointError> {
+        Endpoint::parse(text.trim())
+    }
+
+    /// Parses a URL that paths are appended to.
+    ///
+    /// # Errors
+    /// Returns an error if `text` is not an `http` or `https` URL, or has a query.
+    pub fn base(text: &str) -> Result<Endpoint, EndpointError> {
+        let endpoint = Endpoint::http(text)?;
+        match endpoint.uri.query() {
+            None => Ok(endpoint),
+            Some(_) => Err(EndpointError::Query),
+        }
+    }
+
+    fn parse(text: &str) -> Result<Endpoint, EndpointError> {
+        let Some((scheme, rest)) = text.split_once("://") else {
+            return Err(EndpointError::NoScheme);
+        };
+        let default_port = match scheme.to_ascii_lowercase().as_str() {
+            "http" => 80,
+            "https" => 443,
+            _ => return Err(EndpointError::NoScheme),
+        };
+        // Before anything can fail on a password that is not percent-encoded.
+        if rest.contains('@') {
+            return Err(EndpointError::UserInfo);
+        }
+        if rest.contains('#') {
+            return Err(EndpointError::Fragment);
+        }
+        let authority = rest.split(['/', '?']).next().unwrap_or_default();
+        if authority.is_empty() || authority.starts_with(':') {
+            return Err(EndpointError::NoHost);
+        }
+        let uri: Uri = text.parse().map_err(|error| EndpointError::NotUrl(format!("{error}")))?;
+        // `Uri` accepts any text as a port, and has none if it is out of range.
+        let after_host = authority.rsplit_once(']').map_or(authority, |(_, after)| after);
+        let port = match (after_host.contains(':'), uri.port_u16()) {
+            (false, _) => default_port,
+            (true, Some(port @ 1..)) => port,
+            (true, _) => return Err(EndpointError::BadPort),
+        };
+        Ok(Endpoint { uri, port })
+    }
+
+    /// Appends `path`, which starts with `/`, to the path; a query stays at the end.
+    ///
+    /// # Errors
+    /// Returns an error if the result is not a URL.
+    pub fn join(&self, path: &str) -> Result<Endpoint, EndpointError> {
+        let query = self.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+        Endpoint::parse(&format!("{self}{path}{query}"))
+    }
+
+    /// The URI to connect to.
+    pub fn uri(&self) -> &Uri {
+        &self.uri
+    }
+
+    /// Whether connections use TLS.
+    pub fn is_tls(&self) -> bool {
+        self.uri.scheme_str() == Some("https")
+    }
+
+    /// The host and port to connect to, the port being that of the scheme unless the URL has one.
+    pub fn address(&self) -> String {
+        format!("{}:{}", self.uri.host().unwrap_or_default(), self.port)
+    }
+
+    /// The port of the URL, or of its scheme.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Why the endpoint is probably not what the user meant: the port or the path belongs to the
+    /// other protocol.
+    pub fn doubt(&self, protocol: Protocol) -> Option<&'static str> {
+        match (protocol, self.port) {
+            (Protocol::Grpc, 4318) => {
+                return Some("4318 is usually the port of OTLP/HTTP, but this exporter uses gRPC");
+            }
+            (Protocol::HttpProtobuf, 4317) => {
+                return Some("4317 is usually the port of OTLP/gRPC, but this exporter uses HTTP");
+            }
+            _ => {}
+        }
+        let path = self.uri.path();
+        let is_twice = ["/v1/traces/v1/", "/v1/logs/v1/"].iter().any(|twice| path.contains(twice));
+        is_twice.then_some("ends in /v1/traces or /v1/logs, which taskspan appends itself")
+    }
+}
+
+/// The URL without its query, which may hold a token.
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = self.uri.scheme_str().unwrap_or_default();
+        let authority = self.uri.authority().map(|authority| authority.as_str());
+        let path = self.uri.path().trim_end_matches('/');
+        write!(f, "{scheme}://{}{path}", authority.unwrap_or_default())
+    }
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Serializes a URL without its secrets.
+///
+/// # Errors
+/// Fails only if `to` does.
+pub fn serialize_redacted<S: Serializer>(url: &str, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(&redacted(url))
+}
+
+/// Serializes an optional URL without its secrets.
+///
+/// # Errors
+/// Fails only if `to` does.
+pub fn serialize_redacted_option<S: Serializer>(
+    url: &Option<String>,
+    to: S,
+) -> Result<S::Ok, S::Error> {
+    url.as_deref().map(redacted).serialize(to)
+}
+
+/// Removes what may be secret from a text that need not be a URL: user info and query. Everything
+/// before the last `@` counts as user info, because a password that is not percent-encoded may
+/// contain any character.
+pub fn redacted(url: &str) -> String {
+    let is_scheme = |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric());
+    let (scheme, rest) = match url.split_once("://") {
+        Some((scheme, rest)) if is_scheme(scheme) => (format!("{scheme}://"), rest),
+        _ => (String::new(), url),
     };
-    let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-    Some(if has_port { authority.to_owned() } else { format!("{authority}:{port}") })
+    let host = rest.rsplit('@').next().unwrap_or_default();
+    let without_query = host.split(['?', '#']).next().unwrap_or_default();
+    format!("{scheme}{}", without_query.trim_end_matches('/'))
 }
 
 #[cfg(test)]
 mod tests {
+    use EndpointError as E;
+    use Protocol::{Grpc, HttpProtobuf};
     use proptest::prelude::*;
 
     use super::*;
 
-    fn config(endpoint: &str, insecure: bool) -> OtlpConfig {
-        let mut config = OtlpConfig { endpoint: Some(endpoint.into()), ..OtlpConfig::default() };
-        config.tls.insecure = insecure;
-        config
-    }
-
     #[test]
     fn grpc_endpoints() {
         let cases = [
-            ("http://h:4317", false, Some("http://h:4317")),
-            ("https://h:4317", true, Some("https://h:4317")),
-            ("h:4317", true, Some("http://h:4317")),
-            ("h:4317", false, Some("https://h:4317")),
-            ("unix:///x", false, None),
-            ("", false, None),
+            ("http://h:4317", false, Ok("http://h:4317/")),
+            ("HTTPS://h", true, Ok("https://h/")),
+            (" h:4317 ", true, Ok("http://h:4317/")),
+            ("h:4317", false, Ok("https://h:4317/")),
+            ("[::1]:4317", true, Ok("http://[::1]:4317/")),
+            ("http://h:4317/", false, Ok("http://h:4317/")),
+            ("http://h:4317/v1/traces", false, Err(E::GrpcPath)),
+            ("h:4317/x", false, Err(E::GrpcPath)),
+            ("http://h:4317?a=b", false, Err(E::GrpcPath)),
+            ("unix:///x", false, Err(E::BadScheme)),
         ];
-        for (endpoint, insecure, expected) in cases {
-            let actual = grpc(&config(endpoint, insecure), Signal::Traces).ok();
-            assert_eq!(actual.as_deref(), expected, "{endpoint}");
+        for (text, insecure, expected) in cases {
+            let actual = Endpoint::grpc(text, insecure).map(|it| it.uri().to_string());
+            assert_eq!(actual, expected.map(str::to_owned), "{text}");
         }
     }
 
     #[test]
-    fn http_endpoints() {
-        let cases = [
-            ("http://h:4318", Some("http://h:4318/v1/traces")),
-            ("http://h:4318/", Some("http://h:4318/v1/traces")),
-            ("https://h/otlp", Some("https://h/otlp/v1/traces")),
-            ("h:4318", None),
-        ];
-        for (endpoint, expected) in cases {
-            let actual = http(&config(endpoint, false), Signal::Traces).ok();
-            assert_eq!(actual.as_deref(), expected, "{endpoint}");
+    fn texts_that_are_not_endpoints() {
+        for (text, expected) in [
+            ("h:4318", E::NoScheme),
+            ("", E::NoScheme),
+            ("ftp://h", E::NoScheme),
+            ("http://", E::NoHost),
+            ("http://:4318", E::NoHost),
+            ("http:///v1", E::NoHost),
+            ("http://h:", E::BadPort),
+            ("http://h:0", E::BadPort),
+            ("http://h:65536", E::BadPort),
+            ("http://h:4317x", E::BadPort),
+            ("http://h:-1", E::BadPort),
+            ("http://[::1]:4317x", E::BadPort),
+            ("http://user:pw@h", E::UserInfo),
+            ("http://admin:hun/ter2@h:4317", E::UserInfo),
+            ("http://h/x#y", E::Fragment),
+        ] {
+            assert_eq!(Endpoint::http(text), Err(expected), "{text}");
         }
-        let exact = OtlpConfig {
-            traces_endpoint: Some("http://h/custom".into()),
-            ..config("http://other", false)
-        };
-        assert_eq!(http(&exact, Signal::Traces).ok().as_deref(), Some("http://h/custom"));
-        assert_eq!(http(&exact, Signal::Logs).ok().as_deref(), Some("http://other/v1/logs"));
-        let loki = config("http://loki:3100/otlp", false);
-        assert_eq!(
-            http(&loki, Signal::Logs).ok().as_deref(),
-            Some("http://loki:3100/otlp/v1/logs")
-        );
+        for text in
+            ["http://a b", "http://h:1:2", "http://[::1", "http://h/\u{7f}", "http://h/a\nb"]
+        {
+            assert!(Endpoint::http(text).is_err(), "{text}");
+        }
+        assert_eq!(Endpoint::base("http://h/x?y"), Err(E::Query));
+    }
+
+    #[test]
+    fn a_path_is_appended_before_the_query() {
+        for (text, expected) in [
+            ("http://h:4318", "http://h:4318/v1/traces"),
+            ("http://h:4318/", "http://h:4318/v1/traces"),
+            ("https://h/otlp", "https://h/otlp/v1/traces"),
+            ("https://h/otlp/?tenant=a", "https://h/otlp/v1/traces?tenant=a"),
+        ] {
+            let joined = Endpoint::http(text).unwrap().join("/v1/traces").unwrap();
+            assert_eq!(joined.uri().to_string(), expected);
+        }
     }
 
     #[test]
     fn addresses() {
-        assert_eq!(address("http://h:4317").as_deref(), Some("h:4317"));
-        assert_eq!(address("https://h/v1/traces").as_deref(), Some("h:443"));
-        assert_eq!(address("http://[::1]").as_deref(), Some("[::1]:80"));
-        assert_eq!(address("http://[::1]:4317").as_deref(), Some("[::1]:4317"));
+        for (text, expected) in [
+            ("http://h:4317", "h:4317"),
+            ("https://h/v1/traces", "h:443"),
+            ("http://[::1]", "[::1]:80"),
+            ("http://[::1]:4317", "[::1]:4317"),
+        ] {
+            assert_eq!(Endpoint::http(text).unwrap().address(), expected);
+        }
     }
 
     #[test]
-    fn secrets_in_addresses_are_not_shown() {
+    fn a_port_or_a_path_of_the_other_protocol_is_doubted() {
+        for (text, protocol, is_doubted) in [
+            ("http://h:4317", Grpc, false),
+            ("http://h:4318", Grpc, true),
+            ("http://h:4318/v1/traces", HttpProtobuf, false),
+            ("http://h:4317/v1/traces", HttpProtobuf, true),
+            ("http://h:4318/v1/traces/v1/traces", HttpProtobuf, true),
+        ] {
+            let doubt = Endpoint::http(text).unwrap().doubt(protocol);
+            assert_eq!(doubt.is_some(), is_doubted, "{text} {protocol:?}: {doubt:?}");
+        }
+    }
+
+    #[test]
+    fn redaction() {
         assert_eq!(redacted("https://u:p@h:1/x?token=t"), "https://h:1/x");
         assert_eq!(redacted("http://h:4317"), "http://h:4317");
         assert_eq!(redacted("u:p@h:4317"), "h:4317");
@@ -129,9 +347,17 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_password_is_ever_shown(password in "[!-~]{0,20}") {
-            let shown = redacted(&format!("https://user:s3cret{password}@host/path"));
-            prop_assert!(!shown.contains("s3cret"), "{}", shown);
+        fn no_secret_is_shown(password in "[!-~]{0,20}") {
+            let url = format!("https://user:s3cret{password}@host/path");
+            prop_assert!(!redacted(&url).contains("s3cret"));
+            let error = Endpoint::http(&url).expect_err("user info");
+            prop_assert!(!error.to_string().contains("s3cret"), "{error}");
+
+            let url = format!("https://host/path?token=s3cret{}", password.replace(['@', '#'], ""));
+            if let Ok(endpoint) = Endpoint::http(&url) {
+                let shown = format!("{endpoint} {endpoint:?}");
+                prop_assert!(!shown.contains("s3cret"), "{shown}");
+            }
         }
     }
 }

@@ -8,13 +8,13 @@ use bytes::{Buf, BufMut, Bytes};
 use tonic::codec::{Codec, CompressionEncoding, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::metadata::{Ascii, MetadataKey, MetadataMap, MetadataValue};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{ConnectError, Request, Status};
 
 use super::classify::{self, Answer, Delivery, Reply};
-use super::config::{Compression, OtlpConfig};
-use super::redacted::redacted;
-use super::{BuildError, USER_AGENT, causes, chain, endpoint, tls};
+use super::config::{Compression, OtlpConfig, Protocol};
+use super::endpoint::Endpoint;
+use super::{BuildError, USER_AGENT, causes, chain, tls};
 use crate::base::signal::Signal;
 
 const TRACES: PathAndQuery =
@@ -31,24 +31,20 @@ pub struct Grpc {
     method: PathAndQuery,
     metadata: MetadataMap,
     timeout: Duration,
-    destination: String,
+    endpoint: Endpoint,
 }
 
 impl Grpc {
     pub fn build(config: &OtlpConfig, signal: Signal) -> Result<Grpc, BuildError> {
-        let uri = endpoint::grpc(config, signal)?;
-        let destination = redacted(&uri);
-        let bad = |error: tonic::transport::Error| BuildError::BadEndpoint {
-            endpoint: destination.clone(),
-            reason: chain(&error),
-        };
+        let endpoint = BuildError::check(config.endpoint_for(Protocol::Grpc, signal))?;
+        let bad = |error: tonic::transport::Error| BuildError::BadEndpoint(chain(&error));
         let timeout = config.timeout.0;
-        let mut channel = Endpoint::from_shared(uri.clone())
-            .and_then(|endpoint| endpoint.user_agent(USER_AGENT))
+        let mut channel = Channel::builder(endpoint.uri().clone())
+            .user_agent(USER_AGENT)
             .map_err(bad)?
             .connect_timeout(timeout)
             .http2_keep_alive_interval(KEEP_ALIVE);
-        if uri.starts_with("https://") {
+        if endpoint.is_tls() {
             channel = channel.tls_config(tls::grpc(&config.tls)?).map_err(bad)?;
         }
         let mut client = tonic::client::Grpc::new(channel.connect_lazy());
@@ -60,11 +56,11 @@ impl Grpc {
             Signal::Traces => TRACES,
             Signal::Logs => LOGS,
         };
-        Ok(Grpc { client, method, metadata: metadata(config)?, timeout, destination })
+        Ok(Grpc { client, method, metadata: metadata(config)?, timeout, endpoint })
     }
 
-    pub fn destination(&self) -> String {
-        self.destination.clone()
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
     }
 
     pub async fn send(&self, body: Bytes) -> Answer {

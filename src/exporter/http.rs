@@ -9,16 +9,16 @@ use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::header::{
     CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
 };
-use hyper::{Method, Request, Response, StatusCode, Uri, body::Incoming};
+use hyper::{Method, Request, Response, StatusCode, body::Incoming};
 use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::{self, connect::HttpConnector};
 use hyper_util::rt::TokioExecutor;
 use prost::Message;
 
 use super::classify::{self, Answer, Delivery, Reply};
-use super::config::{Compression, OtlpConfig, TlsConfig};
-use super::redacted::redacted;
-use super::{BuildError, USER_AGENT, chain, endpoint, tls};
+use super::config::{Compression, OtlpConfig, Protocol, TlsConfig};
+use super::endpoint::Endpoint;
+use super::{BuildError, USER_AGENT, chain, tls};
 use crate::base::signal::Signal;
 use crate::base::text::one_line;
 
@@ -33,35 +33,28 @@ pub(super) type Client<B> = legacy::Client<HttpsConnector<HttpConnector>, B>;
 pub struct Http {
     client: Client<Full<Bytes>>,
     signal: Signal,
-    url: Uri,
+    endpoint: Endpoint,
     headers: HeaderMap,
     gzip: bool,
     timeout: Duration,
-    destination: String,
 }
 
 impl Http {
     pub fn build(config: &OtlpConfig, signal: Signal) -> Result<Http, BuildError> {
-        let url = endpoint::http(config, signal)?;
-        let destination = redacted(&url);
-        let url = url.parse::<Uri>().map_err(|error| BuildError::BadEndpoint {
-            endpoint: destination.clone(),
-            reason: error.to_string(),
-        })?;
+        let endpoint = BuildError::check(config.endpoint_for(Protocol::HttpProtobuf, signal))?;
         let gzip = config.compression == Compression::Gzip;
         Ok(Http {
-            client: client(&config.tls, config.timeout.0, &url)?,
+            client: client(&config.tls, config.timeout.0, &endpoint)?,
             signal,
-            url,
+            endpoint,
             headers: headers(config, gzip)?,
             gzip,
             timeout: config.timeout.0,
-            destination,
         })
     }
 
-    pub fn destination(&self) -> String {
-        self.destination.clone()
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
     }
 
     pub async fn send(&self, body: Bytes) -> Answer {
@@ -80,7 +73,7 @@ impl Http {
         let body = if self.gzip { gzipped(&body) } else { body };
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = Method::POST;
-        *request.uri_mut() = self.url.clone();
+        *request.uri_mut() = self.endpoint.uri().clone();
         *request.headers_mut() = self.headers.clone();
         match self.client.request(request).await {
             Ok(response) => {
@@ -106,7 +99,7 @@ impl Http {
 pub(super) fn client<B>(
     tls: &TlsConfig,
     connect_timeout: Duration,
-    url: &Uri,
+    endpoint: &Endpoint,
 ) -> Result<Client<B>, BuildError>
 where
     B: hyper::body::Body + Send,
@@ -117,7 +110,7 @@ where
     tcp.set_nodelay(true);
     tcp.set_connect_timeout(Some(connect_timeout));
     let builder = HttpsConnectorBuilder::new()
-        .with_tls_config(tls::client_config(tls, url.scheme_str() == Some("https"))?)
+        .with_tls_config(tls::client_config(tls, endpoint.is_tls())?)
         .https_or_http();
     let builder = match tls::server_name(tls)? {
         Some(name) => builder.with_server_name_resolver(FixedServerNameResolver::new(name)),

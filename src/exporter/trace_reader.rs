@@ -14,12 +14,12 @@ use base64::engine::{DecodePaddingMode, Engine, GeneralPurpose, GeneralPurposeCo
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::header::{ACCEPT, HeaderMap, HeaderName, HeaderValue, USER_AGENT as USER_AGENT_HEADER};
-use hyper::{Request, StatusCode, Uri};
+use hyper::{Request, StatusCode};
 use serde_json::Value;
 
 use super::config::OtlpConfig;
+use super::endpoint::Endpoint;
 use super::http::{Client, client};
-use super::redacted::redacted;
 use super::{BuildError, USER_AGENT, chain};
 use crate::base::ids::TraceId;
 
@@ -35,7 +35,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct TraceReader {
     client: Client<Empty<Bytes>>,
-    base: String,
+    base: Endpoint,
     headers: HeaderMap,
     /// How long to look for every span.
     pub timeout: Duration,
@@ -69,11 +69,7 @@ impl TraceReader {
         let Some(verify) = &config.verify else {
             return Ok(None);
         };
-        let base = verify.endpoint.trim_end_matches('/').to_owned();
-        let uri: Uri = base.parse().map_err(|error| BuildError::BadEndpoint {
-            endpoint: redacted(&base),
-            reason: format!("{error}"),
-        })?;
+        let base = BuildError::check(Endpoint::base(&verify.endpoint).map(Some))?;
         let mut headers = HeaderMap::new();
         headers.insert(USER_AGENT_HEADER, HeaderValue::from_static(USER_AGENT));
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
@@ -87,14 +83,14 @@ impl TraceReader {
                 })?;
             headers.insert(TENANT, value);
         }
-        let client = client(&config.tls, config.timeout.0, &uri)?;
+        let client = client(&config.tls, config.timeout.0, &base)?;
         let after = verify.after.map(|after| after.0);
         Ok(Some(TraceReader { client, base, headers, timeout: verify.timeout.0, after }))
     }
 
-    /// Where it looks, for a person.
-    pub fn destination(&self) -> String {
-        redacted(&self.base)
+    /// The base URL of the backend's API.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.base
     }
 
     /// The span ids that the backend has of a trace; none of a trace that it does not know.
@@ -102,8 +98,8 @@ impl TraceReader {
     /// # Errors
     /// What kept it from answering.
     pub async fn stored_spans(&self, trace_id: TraceId) -> Result<HashSet<Vec<u8>>, NoAnswer> {
-        let v2 = format!("{}/api/v2/traces/{trace_id}", self.base);
-        let v1 = format!("{}/api/traces/{trace_id}", self.base);
+        let v2 = format!("/api/v2/traces/{trace_id}");
+        let v1 = format!("/api/traces/{trace_id}");
         // An older Tempo has no v2, and says so with the same 404 as for an unknown trace.
         match self.get(&v2).await? {
             Some(trace) => Ok(span_ids(&trace)),
@@ -111,16 +107,17 @@ impl TraceReader {
         }
     }
 
-    async fn get(&self, url: &str) -> Result<Option<Value>, NoAnswer> {
-        let answer = tokio::time::timeout(REQUEST_TIMEOUT, self.fetch(url)).await;
+    async fn get(&self, path: &str) -> Result<Option<Value>, NoAnswer> {
+        let answer = tokio::time::timeout(REQUEST_TIMEOUT, self.fetch(path)).await;
         let late = || NoAnswer::Silent(format!("no answer within {REQUEST_TIMEOUT:?}"));
         answer.unwrap_or_else(|_| Err(late()))
     }
 
-    async fn fetch(&self, url: &str) -> Result<Option<Value>, NoAnswer> {
+    async fn fetch(&self, path: &str) -> Result<Option<Value>, NoAnswer> {
         let mut request = Request::new(Empty::new());
         let silent = |reason: String| NoAnswer::Silent(reason);
-        *request.uri_mut() = url.parse().map_err(|error| silent(format!("{error}")))?;
+        let url = self.base.join(path).map_err(|error| silent(error.to_string()))?;
+        *request.uri_mut() = url.uri().clone();
         *request.headers_mut() = self.headers.clone();
         let response = self.client.request(request).await.map_err(|error| silent(chain(&error)))?;
         match response.status() {

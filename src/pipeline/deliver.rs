@@ -84,7 +84,7 @@ impl Deliverer {
     pub(super) fn new(mut exporter: Exporter, common: &RunContext) -> Deliverer {
         let RunContext { queue, locks, observer, shutdown, .. } = common.clone();
         let verifier = exporter.trace_reader.take().map(|trace_reader| {
-            let destination = trace_reader.destination();
+            let destination = trace_reader.endpoint().to_string();
             let (queue, observer) = (queue.clone(), observer.clone());
             let reach = Reachability::new(&exporter.id, destination, queue, observer);
             Arc::new(Verifier { trace_reader, reach, shutdown: shutdown.clone() })
