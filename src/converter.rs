@@ -1,4 +1,4 @@
-//! Plan → OTLP requests: no I/O, no clock, no tokio.
+//! Converts plans to OTLP requests. Pure: no I/O, no clock, no tokio.
 //!
 //! ```text
 //! Plan ─▶ hierarchy (stories) ─▶ order (ranks = times) ─▶ spans ─▶ split ─▶ requests
@@ -56,25 +56,26 @@ use view::SpanView;
 pub use redact::{BadPattern, Redaction};
 pub use request::{Logs, Traces};
 
-/// Turns plans into requests, always in the same way.
+/// Converts plans to OTLP requests. The output depends only on the plan and on these settings.
 #[derive(Clone, Debug)]
 pub struct Converter {
     pub spans: SpanOptions,
     pub redaction: Redaction,
     pub resource: ResourceConfig,
-    /// `OTEL_SPAN_*_LIMIT`; unset means no limit.
+    /// `OTEL_SPAN_*_LIMIT`. `None` means no limit.
     pub limits: SpanLimits,
-    /// What made the job run that wrote the export; the epic is linked to it.
+    /// The trace context of the job that wrote the export. The epic is linked to it.
     pub triggered_by: Option<TraceParent>,
 }
 
-/// What one plan became.
+/// The requests made from one plan.
 #[derive(Clone, Debug)]
 pub struct Conversion {
-    /// Encoded, each valid by itself and under `max_request_bytes`.
+    /// Encoded requests. Each is valid by itself and at most `max_request_bytes` long, unless a
+    /// single span is longer.
     pub requests: Vec<Bytes>,
     pub span_count: usize,
-    /// Encoded size of the whole trace.
+    /// Encoded size of all spans, in bytes.
     pub trace_bytes: u64,
     pub warnings: Vec<ConversionWarning>,
 }
@@ -82,7 +83,7 @@ pub struct Conversion {
 impl Conversion {
     /// Decodes the requests, for inspection.
     pub fn traces(&self) -> Vec<Traces> {
-        // We have encoded them, so nothing is lost here.
+        // The converter encoded these bytes, so decoding cannot fail.
         self.requests.iter().filter_map(|it| Traces::decode(it.clone()).ok()).collect()
     }
 }
@@ -102,23 +103,23 @@ pub enum ConversionWarning {
     TraceTooLarge {
         bytes: u64,
         limit: u64,
-        /// Artifacts in the requests that are within the limit.
+        /// Number of artifacts in the requests that are within the limit.
         fit: u64,
         artifacts: u64,
     },
 }
 
-/// How many spans are made at a time. Keys are looked at for secrets once in each block.
+/// Spans made at a time. Each block checks every parameter key for secrets once.
 const BLOCK: usize = 128;
 
-/// The size of requests for a trace over `max_trace_bytes`, in bytes.
+/// Size of requests for a trace over `max_trace_bytes`, in bytes.
 const SMALL_REQUEST: usize = 512 << 10;
 
-/// The usual size of a task's span, in bytes.
+/// Typical size of a task's span, in bytes.
 const USUAL_TASK: usize = 2_000;
 
 impl Converter {
-    /// Converts a plan; `t0` is the time of emission.
+    /// Converts a plan. `t0` is the time of emission, from which all times follow.
     pub fn convert(&self, plan: &Plan, trace_id: TraceId, t0: UnixNanos) -> Conversion {
         let limit = self.spans.max_trace_bytes.0;
         let resource = resource::resource(&self.resource, &plan.project, self.cutter());
@@ -128,7 +129,7 @@ impl Converter {
             let blocks: Vec<&[Part<'_>]> = parts.chunks(BLOCK).collect();
             let mut packer = Packer::<Traces>::new(&resource, &scope(), max_request_bytes);
             let mut fits = true;
-            // A part of the spans at a time: a trace is held once, as bytes.
+            // Encode the spans block by block, so that the trace is in memory only as bytes.
             let encode = |block: usize| {
                 let mut fields = Fields::with_capacity(blocks[block].len() * USUAL_TASK);
                 builder.each_span(blocks[block], |span| fields.push(span));
@@ -140,10 +141,12 @@ impl Converter {
             });
             fits.then(|| (packer.finish(), builder.tops()))
         };
-        // An attempt that is sure to fail costs as much as the limit.
+        // Skip a step that is sure to exceed the limit: a failed attempt costs as much as a
+        // successful one.
         let may_fit = |step: &Slimming| self.estimate(plan, trace_id, *step) <= limit + limit / 4;
         let max = self.max_request_bytes();
-        // What is moved to a story of very many tasks can make its span too large for any request.
+        // The data moved to a story with very many tasks can make the story's span too large for
+        // any request.
         let is_sendable =
             |(packed, _): &(Packed, u64)| packed.requests.iter().all(|it| it.len() <= max);
         let sendable = |step, at_most, max_request_bytes| {
@@ -155,10 +158,10 @@ impl Converter {
             .filter(may_fit)
             .find_map(|step| sendable(step, limit, max));
         let (slimming, (packed, tops)) = fitted.unwrap_or_else(|| {
-            // A backend drops the whole request that exceeds its limit.
+            // A backend drops a request that exceeds its limit as a whole.
             let small = max.min(SMALL_REQUEST);
             let mut ladder = Slimming::LADDER.into_iter().rev();
-            // A task that is too large by itself is so in every step.
+            // A task that is too large by itself stays too large in every step.
             let as_it_is = || {
                 let whole = pack(Slimming::Whole, limit, max).map(|it| (Slimming::Whole, it));
                 let bare = || pack(Slimming::Bare, u64::MAX, small).unwrap_or_default();
@@ -181,7 +184,7 @@ impl Converter {
         Conversion { requests, span_count: count, trace_bytes: bytes, warnings }
     }
 
-    /// About how large the trace would be, in bytes, from one block of its spans.
+    /// Estimates the size of the trace, in bytes, from one block of its spans.
     fn estimate(&self, plan: &Plan, trace_id: TraceId, slimming: Slimming) -> u64 {
         let builder = spans::Builder::new(self, plan, trace_id, UnixNanos(0), slimming);
         let mut parts = builder.parts();
@@ -196,7 +199,7 @@ impl Converter {
         (bytes as u64).saturating_mul(all as u64) / parts.len() as u64
     }
 
-    /// The same plan as log records, for dashboards and recording rules (R6.3).
+    /// Converts the plan to log records, for dashboards and recording rules (R6.3).
     pub fn logs(&self, plan: &Plan, trace_id: TraceId, t0: UnixNanos) -> Vec<Bytes> {
         let resource = resource::resource(&self.resource, &plan.project, self.cutter());
         let mut packer = Packer::<Logs>::new(&resource, &scope(), self.max_log_request_bytes());
@@ -206,8 +209,7 @@ impl Converter {
         packer.finish().requests
     }
 
-    /// The plan as a tree that says what there is and how far it is, and no more: a person looks at
-    /// it, while exports go by.
+    /// Returns the plan as a tree with status and progress only, as the status page shows it.
     pub fn outline(&self, plan: &Plan, trace_id: TraceId) -> Vec<SpanView> {
         let mut spans = Vec::new();
         self.each_whole_span(plan, trace_id, UnixNanos(0), |mut span| {
@@ -218,8 +220,8 @@ impl Converter {
         view::trees_of(&spans.iter().collect::<Vec<_>>())
     }
 
-    /// Every span with its attributes, of which no limit for spans takes any away. What is only in events is
-    /// left out.
+    /// Calls `each` for every span with all attributes: the limits of `OTEL_SPAN_*` do not apply,
+    /// and events are left out.
     fn each_whole_span(
         &self,
         plan: &Plan,
@@ -249,7 +251,7 @@ impl Converter {
     }
 }
 
-/// The spans that a backend keeps that accepts whole requests up to `limit` bytes.
+/// Counts the spans that a backend keeps if it accepts whole requests up to `limit` bytes.
 fn spans_within(requests: &[Bytes], limit: u64) -> u64 {
     let ends = requests.iter().scan(0, |end, request| {
         *end += request.len() as u64;
@@ -263,7 +265,7 @@ fn is_of_the_outline(key: &str) -> bool {
     whole.iter().any(|it| key.starts_with(it)) && !key.starts_with("artifact.parameters.")
 }
 
-/// Who made the records: this program.
+/// The instrumentation scope of all records.
 fn scope() -> InstrumentationScope {
     InstrumentationScope {
         name: env!("CARGO_PKG_NAME").to_owned(),

@@ -1,14 +1,15 @@
-//! What later systems add to the trace of an export: gate results and updates of tasks (R4.4, R4.5).
+//! Adds gate results and task updates to the trace of an export (R4.4, R4.5).
 //!
 //! ```text
 //! Plan ─▶ the spans that its trace has ─▶ the span of the named task ─▶ a child span, linked to it
 //! ```
 //!
-//! Spans are never opened again; a backend has no way to. Every span id follows from the trace id and the
-//! plan, so no backend is queried.
+//! Spans are never opened again; a backend has no way to. Every span id follows from the trace id
+//! and the plan, so no backend is queried.
 //!
-//! A backend evaluates structural queries within one block, and a plan and its additions are usually in
-//! different ones. So every addition carries the attributes of its task that queries need.
+//! A backend evaluates structural queries within one block, and a plan and its additions are
+//! usually in different ones. So every addition carries the attributes of its task that queries
+//! need.
 
 use std::collections::HashSet;
 
@@ -34,27 +35,27 @@ use crate::base::ids::{SpanId, TaskId, TraceId};
 use crate::plan::gate::GateResult;
 use crate::plan::{Artifact, Plan};
 
-/// A change of one task.
+/// A status change, or another event, of one task.
 #[derive(Clone, Debug)]
 pub struct TaskUpdate {
-    /// The id of the artifact, or the id that the artifact is mapped to.
+    /// The id of the artifact, or the id that `artifact_task_mapping` maps it to.
     pub task_id: TaskId,
     pub status: TaskStatus,
     pub phase: Phase,
-    /// What the status was before; as the export says unless given.
+    /// The status before the change. Defaults to the status in the export.
     pub from: Option<TaskStatus>,
-    /// Something that happened, in place of the change of status.
+    /// The name of an event to record instead of a status change.
     pub event: Option<String>,
     pub attributes: Map<String, Value>,
     pub reason: Option<String>,
 }
 
-/// Why an id names no task of the trace.
+/// Why an id does not identify a task of the trace.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoTask {
     #[error("the export has no task `{task_id}`; the nearest are: {nearest}")]
     Unknown { task_id: TaskId, nearest: String },
-    /// The caller must ask for one of them.
+    /// The caller must pass one of the artifact ids.
     #[error(
         "several artifacts are mapped to `{mapped_id}` in artifact_task_mapping ({artifacts}); name \
          one of them instead"
@@ -62,7 +63,7 @@ pub enum NoTask {
     Ambiguous { mapped_id: TaskId, artifacts: String },
 }
 
-/// Attributes of a task that are copied to what is added below it.
+/// Attributes of a task that are copied to each addition below it.
 const COPIED: [&str; 6] = [
     "artifact.id",
     "artifact.type",
@@ -72,7 +73,7 @@ const COPIED: [&str; 6] = [
     "task.title",
 ];
 
-/// The trace of an export as it was emitted, to which something is added.
+/// The trace of an emitted export, to which spans are added.
 #[derive(Debug)]
 pub struct Trace<'a> {
     converter: &'a Converter,
@@ -83,7 +84,7 @@ pub struct Trace<'a> {
 }
 
 impl Converter {
-    /// The trace of an emitted export; what is added to it is made `now`.
+    /// Returns the trace of an emitted export. `now` is the time of the additions.
     pub fn trace<'a>(&'a self, plan: &'a Plan, trace_id: TraceId, now: UnixNanos) -> Trace<'a> {
         let mut spans = Vec::new();
         self.each_whole_span(plan, trace_id, now, |span| spans.push(span));
@@ -92,12 +93,12 @@ impl Converter {
 }
 
 impl Trace<'_> {
-    /// One span per result; the same result twice is one span. Results keep their order: each is 1 µs
-    /// later than the one before it.
+    /// Makes one span per result. The same result always gets the same span id. Each result starts
+    /// 1 µs after the one before it, which preserves their order.
     ///
     /// # Errors
-    /// Returns [`NoTask::Ambiguous`] for the first result whose `task_id` is the mapped id of several
-    /// artifacts.
+    /// Returns [`NoTask::Ambiguous`] for the first result whose `task_id` is the mapped id of
+    /// several artifacts.
     pub fn gate_results(&self, results: &[GateResult]) -> Result<Vec<Bytes>, NoTask> {
         let spans = results.iter().enumerate().map(|(index, result)| self.gate(index, result));
         let spans: Vec<Span> = spans.collect::<Result<_, _>>()?;
@@ -106,7 +107,7 @@ impl Trace<'_> {
         Ok(self.requests::<Traces>(once))
     }
 
-    /// The requests for one result, the `index`-th of its report.
+    /// Makes the requests for one result, the `index`-th of its report.
     ///
     /// # Errors
     /// As for [`Trace::gate_results`].
@@ -114,7 +115,7 @@ impl Trace<'_> {
         Ok(self.requests::<Traces>([self.gate(index, result)?]))
     }
 
-    /// The ids of results that name no task. These results are added below the epic.
+    /// Returns the ids in `results` that match no task. These results are added below the epic.
     pub fn unknown_tasks<'b>(&self, results: &'b [GateResult]) -> Vec<&'b TaskId> {
         let named = results.iter().filter_map(|result| result.task_id.as_ref());
         named.filter(|id| matches!(self.task(id), Err(NoTask::Unknown { .. }))).collect()
@@ -167,10 +168,10 @@ impl Trace<'_> {
         Ok(self.added("gate.result", (span_id, start), link, facts, (code, reason)))
     }
 
-    /// The span of a change.
+    /// Makes the span of a task update.
     ///
     /// # Errors
-    /// Returns an error if the update's id names no task, or several.
+    /// Returns an error if the update's id matches no task, or several.
     pub fn task_update(&self, update: &TaskUpdate) -> Result<Vec<Bytes>, NoTask> {
         let task = self.task(&update.task_id)?;
         let mut cutter = self.converter.cutter();
@@ -200,7 +201,7 @@ impl Trace<'_> {
             TaskStatus::Blocked | TaskStatus::Failed => StatusCode::Error,
             TaskStatus::NotStarted | TaskStatus::InProgress => StatusCode::Unset,
         };
-        // The same change twice is two changes.
+        // Two equal updates at different times are two updates, so the time is part of the id.
         let content = format!("{}\0{}", task_id(task), self.now.0);
         let span_id = self.trace_id.added_span("task.update", content.as_bytes());
         let link = ("implements_task", Some(task));
@@ -209,7 +210,7 @@ impl Trace<'_> {
         Ok(self.requests::<Traces>([span]))
     }
 
-    /// The same as log records of the task's span.
+    /// Makes the log record of a task update, which carries the ids of the task's span.
     ///
     /// # Errors
     /// As for [`Trace::task_update`].
@@ -239,7 +240,7 @@ impl Trace<'_> {
         Ok(self.requests::<Logs>(records))
     }
 
-    /// A span below another, and linked to it.
+    /// Makes a span that is a child of `parent` and linked to it.
     fn added(
         &self,
         name: &str,
@@ -274,7 +275,8 @@ impl Trace<'_> {
         }
     }
 
-    /// What every addition below `parent` has: whose it is, and what queries need of the task.
+    /// Returns the attributes that every addition below `parent` has: those of the project, and
+    /// those of the task that queries need.
     fn describing(&self, parent: Option<&Span>, cutter: &mut Truncator) -> Vec<KeyValue> {
         let mut attributes = vec![
             cutter.string("project.id", &self.plan.project.id),
@@ -302,8 +304,9 @@ impl Trace<'_> {
         resource::resource(resource, &self.plan.project, self.converter.cutter())
     }
 
-    /// The span that an id names: an artifact, else a story or the epic (an artifact may have any name),
-    /// else the artifact that is mapped to the id.
+    /// Finds the span that an id stands for: the artifact with this id, else the story or the epic
+    /// with it, else the artifact that is mapped to it. Artifacts come first because their names
+    /// are free.
     ///
     /// # Errors
     /// Returns an error if there is no such task, or if several artifacts are mapped to the id.
@@ -335,7 +338,7 @@ impl Trace<'_> {
     }
 }
 
-/// `from` and `to`.
+/// Returns the attributes for the old and the new status.
 fn change(update: &TaskUpdate, span: &Span) -> Vec<KeyValue> {
     let from = match update.from {
         Some(status) => status.attribute(),

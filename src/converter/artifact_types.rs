@@ -1,4 +1,4 @@
-//! What the artifacts of one type have in common, made once for a trace (R2.5, Q4).
+//! The properties that all artifacts of one type share, computed once per trace (R2.5, Q4).
 
 use std::collections::HashMap;
 
@@ -11,10 +11,10 @@ use super::json;
 use super::span_builder::SpanBuilder;
 use crate::plan::{Plan, Rule, TypeInfo};
 
-/// All types of a plan, by name.
+/// All artifact types of a plan, by name.
 pub struct ArtifactTypes<'a> {
     known: HashMap<&'a str, ArtifactType<'a>>,
-    /// One that the export says nothing about.
+    /// Used for types that the export does not describe.
     unknown: ArtifactType<'a>,
 }
 
@@ -28,7 +28,7 @@ impl<'a> ArtifactTypes<'a> {
         self.known.get(name).unwrap_or(&self.unknown)
     }
 
-    /// For what is not of one type.
+    /// Returns the empty type, for spans that have no artifact type.
     pub fn none(&self) -> &ArtifactType<'a> {
         &self.unknown
     }
@@ -37,14 +37,14 @@ impl<'a> ArtifactTypes<'a> {
 #[derive(Default)]
 pub struct ArtifactType<'a> {
     pub rules: &'a [Rule],
-    /// What says how a valid result looks, as JSON.
+    /// The output contract as JSON.
     pub contract: Option<String>,
-    /// Where the values of parameters come from, as JSON.
+    /// The sources of the parameters' values, as JSON.
     pub parameter_sources: Option<Box<RawValue>>,
     pub output_ext: Option<&'a String>,
-    /// What has to be there for it to be accepted, as JSON.
+    /// The acceptance criteria, as JSON.
     pub criteria: Option<Box<RawValue>>,
-    /// This and all below are fields of the contract.
+    /// The fields from here on are copied from the contract.
     pub depth: Option<&'a str>,
     pub max_lines: Option<i64>,
     max_tokens: Option<i64>,
@@ -75,7 +75,7 @@ impl<'a> ArtifactType<'a> {
         }
     }
 
-    /// The lists of the contract as attributes: of a task, or of its story in a bare trace.
+    /// Returns the lists of the contract as attributes of a task, or of its story in a bare trace.
     pub fn lists(&self, cutter: &mut Truncator) -> Vec<KeyValue> {
         let lists = [
             ("expected_output.completeness_markers", &self.markers),
@@ -85,7 +85,7 @@ impl<'a> ArtifactType<'a> {
         known.map(|(key, list)| cutter.strings(key, list.iter().copied())).collect()
     }
 
-    /// As attributes of a task, with the lists unless it `is_bare`.
+    /// Adds the type's attributes to a task. The lists are left out if the task `is_bare`.
     pub fn describe(&self, draft: &mut SpanBuilder<'_>, is_bare: bool) {
         draft.known_string("expected_output.depth", self.depth);
         let numbers = [

@@ -1,24 +1,26 @@
-//! OTLP attributes, typed, and cut before a backend would cut them without a word.
+//! Typed OTLP attributes, truncated to a limit that backends accept. A backend would truncate them
+//! without marking them.
 
 use std::borrow::Cow;
 
 use opentelemetry_proto::tonic::common::v1::{AnyValue, ArrayValue, KeyValue, any_value::Value};
 
-/// What stands at the end of a string that was cut.
+/// Ends a string that was truncated.
 const ELLIPSIS: &str = "…";
 
-/// Makes the string attributes of one span and remembers which of them it had to cut.
+/// Makes the string attributes of one span and records which of them it truncated.
 #[derive(Clone, Debug)]
 pub struct Truncator {
     max_bytes: usize,
-    /// `OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT` reaches into arrays, a backend's limit does not.
+    /// Limit for strings in arrays, in bytes. `OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT` applies to
+    /// them, the limit of a backend does not.
     max_element_bytes: usize,
     cut_keys: Vec<String>,
 }
 
 impl Truncator {
-    /// `max_bytes` is in UTF-8 bytes; `max_chars`, when set, in characters. A text of at most n
-    /// bytes has at most n characters, so the smaller number keeps both promises.
+    /// `max_bytes` is in UTF-8 bytes and `max_chars` in characters. A text of n bytes has at most n
+    /// characters, so the smaller number satisfies both limits.
     pub fn new(max_bytes: usize, max_chars: Option<usize>) -> Truncator {
         Truncator {
             max_bytes: max_chars.map_or(max_bytes, |chars| chars.min(max_bytes)),
@@ -27,12 +29,12 @@ impl Truncator {
         }
     }
 
-    /// The longest string that is sent whole.
+    /// Length limit for string values, in bytes.
     pub fn max_bytes(&self) -> usize {
         self.max_bytes
     }
 
-    /// Remembers that the value of `key` is not whole.
+    /// Records that the value of `key` was truncated.
     pub fn note(&mut self, key: &str) {
         if !self.cut_keys.iter().any(|known| known == key) {
             self.cut_keys.push(key.to_owned());
@@ -72,7 +74,7 @@ impl Truncator {
         array(key, elements)
     }
 
-    /// `taskspan.truncated`, when anything was cut.
+    /// Returns the attribute `taskspan.truncated`. `None` if nothing was truncated.
     pub fn truncated(self) -> Option<KeyValue> {
         if self.cut_keys.is_empty() {
             return None;
@@ -82,7 +84,7 @@ impl Truncator {
     }
 }
 
-/// A string that is short by its nature.
+/// Makes a string attribute that is never truncated. For values that are always short.
 pub fn string(key: &str, value: &str) -> KeyValue {
     attribute(key, Value::StringValue(value.to_owned()))
 }
@@ -103,7 +105,7 @@ pub fn boolean(key: impl Into<String>, value: bool) -> KeyValue {
     attribute(key, Value::BoolValue(value))
 }
 
-/// An array; OTLP wants all elements of one type, which the callers see to.
+/// Makes an array attribute. All values must have the same type, as OTLP requires.
 pub fn array(key: impl Into<String>, values: Vec<Value>) -> KeyValue {
     let values = values.into_iter().map(|value| AnyValue { value: Some(value) }).collect();
     attribute(key, Value::ArrayValue(ArrayValue { values }))
@@ -117,7 +119,8 @@ fn attribute(key: impl Into<String>, value: Value) -> KeyValue {
     }
 }
 
-/// At most `max_bytes` of a text, cut between characters, with an ellipsis where there is room.
+/// Truncates a text to `max_bytes`, between characters, and ends it with an ellipsis if there is
+/// room.
 pub fn cut(text: &str, max_bytes: usize) -> String {
     if text.len() <= max_bytes {
         return text.to_owned();

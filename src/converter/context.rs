@@ -1,4 +1,4 @@
-//! What every span and contract of one trace is made from.
+//! The data that all spans and contracts of one trace are made from.
 
 use serde_json::value::RawValue;
 
@@ -8,24 +8,24 @@ use crate::plan::{Artifact, Plan, Status};
 /// The phase that an export belongs to (TaskSpanContract, `task.phase`).
 pub const PHASE: &str = "EXPORT_CONTRACT";
 
-/// What every span of a trace is made from.
+/// The data that all spans of one trace are made from.
 pub struct Context<'a> {
     pub plan: &'a Plan,
     pub trace_id: TraceId,
-    /// The same in hexadecimal digits.
+    /// The trace id as hexadecimal digits.
     pub trace_hex: String,
-    /// What the export says of its files, as JSON.
+    /// The checksums of the export's files, as JSON.
     pub checksums: Option<Box<RawValue>>,
 }
 
-/// How far a span's work is.
+/// Progress of the tasks below a span.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SpanTotals {
-    /// Artifacts that are needed.
+    /// Number of artifacts that do not exist yet.
     pub gaps: i64,
     pub total: usize,
     pub completed: usize,
-    /// Artifacts that are needed or outdated.
+    /// Number of artifacts that do not exist yet or are outdated.
     pub open: usize,
 }
 

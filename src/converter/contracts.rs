@@ -1,7 +1,8 @@
-//! The JSON that rides in events: contracts of the governance layer and derivation rules.
+//! The JSON values in events: contracts of the governance layer, and derivation rules.
 //!
-//! A string that is too long for a backend would be cut by it and stop being JSON, so everything
-//! here is made to fit while it stays valid: optional parts are left out, lists are spread.
+//! A backend truncates a string that is too long, and truncated JSON is not JSON. So every value is
+//! made to fit and stays valid: optional parts are left out, and lists are spread over several
+//! values.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -20,13 +21,13 @@ use crate::plan::{Artifact, ExportInfo, Rule, Status};
 
 const SCHEMA_VERSION: &str = "v1";
 
-/// JSON that fits, and whether something had to go for it.
+/// JSON within the limit, and whether parts were left out for that.
 pub struct Fitted {
     pub json: String,
     pub reduced: bool,
 }
 
-/// What a TaskSpanContract says beside what holds for the whole export.
+/// The parts of a TaskSpanContract that differ between the spans of an export.
 pub struct SpanContract<'a> {
     pub task_id: &'a TaskId,
     pub span_id: SpanId,
@@ -37,7 +38,7 @@ pub struct SpanContract<'a> {
     pub checksums: Option<&'a RawValue>,
 }
 
-/// A TaskSpanContract v1, in the order that its schema has.
+/// A TaskSpanContract v1. The fields are in the order of its schema.
 #[derive(Serialize)]
 struct TaskSpanContract<'a> {
     schema_version: &'static str,
@@ -72,7 +73,7 @@ struct Metrics {
     artifact_count: usize,
 }
 
-/// A TaskSpanContract v1 (R4.1).
+/// Makes a TaskSpanContract v1 (R4.1) of at most `max` bytes.
 pub fn task_span_contract(context: &Context<'_>, span: &SpanContract<'_>, max: usize) -> Fitted {
     let SpanTotals { gaps, total, .. } = span.figures;
     let contract = TaskSpanContract {
@@ -95,7 +96,7 @@ pub fn task_span_contract(context: &Context<'_>, span: &SpanContract<'_>, max: u
     )
 }
 
-/// What an export says of its files; none when it says nothing.
+/// Returns the checksums that an export has for its files, as JSON. `None` if it has none.
 pub fn checksums(export: &ExportInfo) -> Option<Box<RawValue>> {
     let all = Checksums {
         source_checksum: export.source_checksum.as_ref(),
@@ -107,7 +108,7 @@ pub fn checksums(export: &ExportInfo) -> Option<Box<RawValue>> {
     if known.iter().any(|it| it.is_some()) { raw(&all) } else { None }
 }
 
-/// What an artifact that is to be made or renewed is meant to become.
+/// Returns the intent for an artifact that must be created or renewed. `None` for one that exists.
 pub fn intent_of(status: Status) -> Option<&'static str> {
     match status {
         Status::Needed => Some("create"),
@@ -116,7 +117,7 @@ pub fn intent_of(status: Status) -> Option<&'static str> {
     }
 }
 
-/// An ArtifactIntent v1, in the order that its schema has.
+/// An ArtifactIntent v1. The fields are in the order of its schema.
 #[derive(Serialize)]
 struct ArtifactIntent<'a> {
     schema_version: &'static str,
@@ -140,12 +141,13 @@ struct OutputConvention<'a> {
     output_ext: Option<&'a String>,
 }
 
-/// What stands for the sources of parameters where there are none, or too many.
+/// Used if an artifact has no parameter sources, or too many to fit.
 static NO_SOURCES: LazyLock<Box<RawValue>> = LazyLock::new(|| {
     to_raw_value(&BTreeMap::from([("source", "onboarding-metadata")])).unwrap_or_default()
 });
 
-/// An ArtifactIntent v1 (R4.2). `is_shared`: the story has what is the same for all of its tasks.
+/// Makes an ArtifactIntent v1 (R4.2) of at most `max` bytes. If it `is_shared`, the data that all
+/// tasks of the story have in common is left out, because the story has it.
 pub fn artifact_intent(
     context: &Context<'_>,
     artifact: &Artifact,
@@ -166,7 +168,7 @@ pub fn artifact_intent(
         intent,
         owner: owner(context, parameters),
         task_id: &artifact.id,
-        // What the story has for all of them is not repeated.
+        // The story has these once for all of its tasks.
         parameter_sources: match kind.parameter_sources.as_deref() {
             Some(sources) if !is_shared => sources,
             _ => &NO_SOURCES,
@@ -186,7 +188,7 @@ pub fn artifact_intent(
     Fitted { reduced: true, ..fitted }
 }
 
-/// An ArtifactIntent v1 for all artifacts of a type, in the name of their story.
+/// Makes an ArtifactIntent v1 for all artifacts of a type, with the id of their story.
 pub fn intent_of_type(
     context: &Context<'_>,
     story: &TaskId,
@@ -214,15 +216,16 @@ pub fn intent_of_type(
     )
 }
 
-/// The ProjectContext's owner, else the artifact's `owner` parameter, else the project.
+/// Returns the owner in the ProjectContext, else the artifact's `owner` parameter, else the
+/// project.
 fn owner<'a>(context: &'a Context<'_>, parameters: &'a Map<String, Value>) -> &'a str {
     let parameter = || parameters.get("owner").and_then(Value::as_str);
     let owner = context.plan.project.owner.as_deref().or_else(parameter);
     owner.filter(|owner| !owner.is_empty()).unwrap_or(&context.plan.project.id)
 }
 
-/// Leaves out optional parts, one after the other, until the JSON fits. Ids alone can be too long;
-/// then it is left to the caller to cut the text.
+/// Leaves out optional parts, one after another, until the JSON fits. If the ids alone are too
+/// long, the result exceeds the limit and the caller truncates it.
 fn fit<T: Serialize>(mut contract: T, leave_out: &[fn(&mut T) -> bool], max: usize) -> Fitted {
     let mut fitted = Fitted { json: text(&contract), reduced: false };
     for leave_out in leave_out {
@@ -236,8 +239,8 @@ fn fit<T: Serialize>(mut contract: T, leave_out: &[fn(&mut T) -> bool], max: usi
     fitted
 }
 
-/// Derivation rules as JSON arrays that each fit, in order; and whether a rule had to be cut
-/// within, which happens only to one that is too long by itself.
+/// Returns derivation rules as JSON arrays of at most `max` bytes each, in order, and whether a
+/// rule was truncated. Only a rule that exceeds the limit by itself is truncated.
 pub fn rule_arrays<'a>(
     rules: impl IntoIterator<Item = &'a Rule>,
     max: usize,
@@ -248,7 +251,7 @@ pub fn rule_arrays<'a>(
     for rule in rules {
         let mut json = Cow::from(rule.as_str());
         if "[]".len() + json.len() > max {
-            // It was made from a value, so it reads as one.
+            // This JSON was made from a value, so parsing cannot fail.
             let value = serde_json::from_str(&json).unwrap_or_default();
             json = shrink(value, max.saturating_sub("[]".len())).to_string().into();
             reduced = true;
@@ -267,9 +270,9 @@ pub fn rule_arrays<'a>(
     (arrays, reduced)
 }
 
-/// Cuts the longest strings within a value until its JSON fits.
+/// Truncates the longest strings within a value until its JSON fits.
 fn shrink(mut value: Value, max: usize) -> Value {
-    /// Strings shorter than this are not what makes a value long.
+    /// Strings shorter than this, in bytes, are never truncated.
     const WORTH_CUTTING: usize = 64;
     loop {
         let json = value.to_string();
@@ -277,13 +280,13 @@ fn shrink(mut value: Value, max: usize) -> Value {
             return value;
         };
         match longest_string(&mut value).filter(|text| text.len() > WORTH_CUTTING) {
-            // Escapes make JSON longer than the text, so this may take more than one round.
+            // Escaping makes JSON longer than the text, so this can take more than one round.
             Some(text) => {
                 let keep = text.len().saturating_sub(excess + '…'.len_utf8());
                 *text = cut(text, keep.max(WORTH_CUTTING));
             }
-            // No single string is to blame: what is left of its JSON goes as one string, in which
-            // every character may need an escape.
+            // No single string is long. Return the start of the JSON as one string, in which every
+            // character may need an escape.
             None => return Value::String(cut(&json, max.saturating_sub(2) / 2)),
         }
     }

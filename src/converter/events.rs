@@ -1,4 +1,4 @@
-//! What happened to a task at export time, as span events.
+//! Span events that record the state of a task at export time.
 
 use opentelemetry_proto::tonic::common::v1::KeyValue;
 use opentelemetry_proto::tonic::trace::v1::span::Event;
@@ -11,15 +11,16 @@ use super::contracts::{self, SpanContract};
 use crate::base::ids::{TaskId, TaskType};
 use crate::plan::{Artifact, Rule};
 
-/// The export command that defined the work.
+/// The value of `source`: the command that defined the work.
 const SOURCE: &str = "contextcore.manifest.export";
 
-/// An event without a time: its span gives it one (see [`in_order`](super::span_builder::in_order)).
+/// Makes an event without a time. The span sets it (see
+/// [`in_order`](super::span_builder::in_order)).
 pub fn event(name: &str, attributes: Vec<KeyValue>) -> Event {
     Event { name: name.to_owned(), attributes, ..Event::default() }
 }
 
-/// `task.created`, on every span.
+/// Makes `task.created`, which every span has.
 pub fn created(cutter: &mut Truncator, task_type: TaskType, artifact: Option<&Artifact>) -> Event {
     let mut attributes =
         vec![cutter.string("source", SOURCE), cutter.string("task.type", task_type.as_str())];
@@ -34,8 +35,8 @@ pub fn created(cutter: &mut Truncator, task_type: TaskType, artifact: Option<&Ar
     event("task.created", attributes)
 }
 
-/// `task.contract`: why a thing exists and what a valid one looks like (R2.4, R2.5). Rules that
-/// do not fit one value are spread over several events.
+/// Makes `task.contract`: why the artifact exists and what a valid result must look like (R2.4,
+/// R2.5). Rules that exceed the limit of one value are spread over several events.
 pub fn contract<'a>(
     cutter: &mut Truncator,
     rules: impl IntoIterator<Item = &'a Rule>,
@@ -67,12 +68,12 @@ pub fn contract<'a>(
         .collect()
 }
 
-/// The rules of an artifact: its own, else those of its type.
+/// Returns the rules of an artifact: its own, or those of its type if it has none.
 pub fn rules_of<'a>(artifact: &'a Artifact, kind: &ArtifactType<'a>) -> &'a [Rule] {
     if artifact.derived_from.is_empty() { kind.rules } else { &artifact.derived_from }
 }
 
-/// `task.dependencies`, on tasks that have any.
+/// Makes `task.dependencies`, for tasks that depend on others.
 pub fn dependencies(
     cutter: &mut Truncator,
     depends_on: &[TaskId],
@@ -91,7 +92,7 @@ pub fn dependencies(
     Some(event("task.dependencies", attributes))
 }
 
-/// `artifact.intent`, on tasks that are needed or outdated (R4.2).
+/// Makes `artifact.intent`, for tasks whose artifact is missing or outdated (R4.2).
 pub fn intent(
     context: &Context<'_>,
     cutter: &mut Truncator,
@@ -115,7 +116,7 @@ pub fn intent(
     Some(event("artifact.intent", attributes))
 }
 
-/// `task.span_contract`, on every span (R4.1).
+/// Makes `task.span_contract`, which every span has (R4.1).
 pub fn span_contract(
     context: &Context<'_>,
     cutter: &mut Truncator,

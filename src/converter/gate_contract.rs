@@ -1,32 +1,32 @@
-//! A gate result as JSON that no backend cuts.
+//! Gate results as JSON within the length limit of an attribute.
 //!
 //! ```text
 //! result ─ fits ─▶ one piece
 //!        └ else ─▶ required fields + a part of the reason │ … + a part of the evidence │ …
 //! ```
 //!
-//! Each piece is a valid GateResult by itself. The reasons of all pieces, one after the other, are the
-//! reason of the result, and so with the evidence.
+//! Each piece is a valid GateResult by itself. The reasons of all pieces, joined in order, are the
+//! reason of the result. The same holds for the evidence.
 
 use serde_json::{Map, Value, json};
 
 use super::attributes::cut;
 
-/// The contract of one result, in pieces of at most `max_bytes`.
+/// The JSON of one result, in pieces of at most `max_bytes`.
 #[derive(Debug, PartialEq)]
 pub struct Pieces {
     pub json: Vec<String>,
-    /// A text was cut that cannot be spread over pieces.
+    /// Whether a text was truncated because it cannot be spread over several pieces.
     pub reduced: bool,
 }
 
-/// The room, in bytes, that the fields other than reason and evidence leave for these if they can.
+/// Bytes to keep free for reason and evidence, if the other fields allow it.
 const MIN_ROOM: usize = 512;
 
-/// Fields that are short, or no GateResult if they are cut.
+/// Fields that are always short, or that the schema does not allow to truncate.
 const NEVER_CUT: [&str; 5] = ["schema_version", "phase", "result", "severity", "checked_at"];
 
-/// A reason is cut where a piece has less room for it, in bytes.
+/// If a piece has less room than this for the reason, in bytes, the reason is truncated.
 const LEAST_PIECE: usize = 32;
 
 pub fn pieces(result: &Map<String, Value>, max_bytes: usize) -> Pieces {
@@ -91,11 +91,11 @@ fn finished(mut piece: Map<String, Value>, evidence: Vec<Value>) -> Map<String, 
 }
 
 fn json_of(fields: &Map<String, Value>) -> String {
-    // Maps with text as keys have a JSON form.
+    // A map with text keys always has a JSON form.
     serde_json::to_string(fields).unwrap_or_default()
 }
 
-/// Cuts texts until the fields fit. Returns whether any was cut.
+/// Truncates texts until the fields fit. Returns whether a text was truncated.
 fn shorten(fields: &mut Map<String, Value>, max_bytes: usize) -> bool {
     let mut reduced = false;
     let mut longest = max_bytes;
@@ -114,7 +114,7 @@ fn shorten(fields: &mut Map<String, Value>, max_bytes: usize) -> bool {
     reduced
 }
 
-/// A text in pieces whose JSON has at most `room` bytes without its quotes.
+/// Splits a text into chunks whose JSON is at most `room` bytes long, not counting the quotes.
 fn chunks(text: &str, room: usize) -> Vec<String> {
     let (mut chunks, mut chunk, mut used) = (Vec::new(), String::new(), 0);
     for char in text.chars() {

@@ -11,26 +11,26 @@ use super::options::GroupBy;
 use crate::base::ids::TaskId;
 use crate::plan::Artifact;
 
-/// One story span to be.
+/// A level of the hierarchy that becomes a story span.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Story<'a> {
     pub id: TaskId,
     pub title: String,
-    /// The story above it; none stands directly below the epic.
+    /// Index of the parent story. `None` if the parent is the epic.
     pub parent: Option<usize>,
     pub kind: Option<&'a str>,
     pub target: Option<&'a str>,
-    /// Indices of all tasks below it, at any depth.
+    /// Indices of all tasks below this story, at any depth.
     pub tasks: Vec<usize>,
     /// Whether tasks are its direct children.
     pub is_leaf: bool,
 }
 
-/// Stories in order of first appearance, each after its parent.
+/// Stories in order of first appearance. A story comes after its parent.
 #[derive(Debug)]
 pub struct Hierarchy<'a> {
     pub stories: Vec<Story<'a>>,
-    /// The story that is the parent of each task.
+    /// Index of the parent story, by task.
     pub story_of: Vec<usize>,
 }
 
@@ -102,7 +102,8 @@ impl<'a> Grouping<'_, 'a> {
         }
     }
 
-    /// Target `a-b` and type `b` of target `a` would share an id, and so a span id.
+    /// Returns an id that no other story has. Target `a-b` and type `b` of target `a` would
+    /// otherwise get the same id, and so the same span id.
     fn unused(&mut self, id: String) -> TaskId {
         let mut candidate = id.clone();
         let mut number = 1;

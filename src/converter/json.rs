@@ -1,25 +1,28 @@
-//! The JSON of contracts, and of the parts that many contracts share.
+//! JSON of contracts, and of the parts that many contracts share.
 
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 
-/// Room for the JSON of a usual contract, in bytes.
+/// Typical size of a contract's JSON, in bytes.
 const USUAL_CONTRACT: usize = 900;
 
-/// Acceptance criteria as JSON. The schemas require every criterion to have text, and the list not to be empty.
+/// Returns acceptance criteria as JSON. `None` if no criterion has text: the schemas require a list
+/// that is not empty.
 pub fn criteria(criteria: &[&str]) -> Option<Box<RawValue>> {
     let filled: Vec<&&str> = criteria.iter().filter(|text| !text.is_empty()).collect();
     if filled.is_empty() { None } else { raw(&filled) }
 }
 
-/// JSON that many contracts share. `None` for a value that JSON cannot express, which no contract is.
+/// Returns the JSON of a part that many contracts share. `None` if the value has no JSON form,
+/// which does not happen for contracts.
 pub fn raw(value: &impl Serialize) -> Option<Box<RawValue>> {
     to_raw_value(value).ok()
 }
 
-/// The JSON of one contract. Empty for a value that JSON cannot express, which no contract is.
+/// Returns the JSON of one contract. Empty if it has no JSON form, which does not happen for
+/// contracts.
 pub fn text(contract: &impl Serialize) -> String {
-    // Growing as it goes, it would be copied three times.
+    // Without this capacity, the buffer would grow, and be copied, three times.
     let mut json = Vec::with_capacity(USUAL_CONTRACT);
     match serde_json::to_writer(&mut json, contract) {
         Ok(()) => String::from_utf8(json).unwrap_or_default(),

@@ -1,6 +1,7 @@
-//! Limits per span.
+//! Limits of the OpenTelemetry SDK specification for spans.
 
-/// `OTEL_SPAN_*_LIMIT` of the OpenTelemetry specification (SDK environment variables). `None` is no limit.
+/// The environment variables `OTEL_SPAN_*_LIMIT` (OpenTelemetry specification, SDK environment
+/// variables). `None` means no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SpanLimits {
     pub attribute_count: Option<usize>,

@@ -5,8 +5,8 @@
 //!          each: fields ─▶ attributes, and the same as one line of JSON ─▶ body
 //! ```
 //!
-//! The fields are those of the task log that exists already, so that what reads that one reads
-//! these. They come from the span itself: the two can not say different things.
+//! The fields have the names of ContextCore's task log, so that its readers understand these
+//! records. They are copied from the span, so span and record always agree.
 
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value::Value};
 use opentelemetry_proto::tonic::logs::v1::{LogRecord, SeverityNumber};
@@ -19,10 +19,10 @@ use super::view;
 use crate::base::clock::UnixNanos;
 use crate::base::text::hex;
 
-/// What made an export's records.
+/// The trigger of an export's records.
 const EXPORT: &str = "export";
 
-/// Span attribute → field of every record.
+/// Span attribute and log field, for every record.
 const FIELDS: [(&str, &str); 6] = [
     ("project.id", "project_id"),
     ("task.id", "task_id"),
@@ -32,7 +32,7 @@ const FIELDS: [(&str, &str); 6] = [
     ("artifact.priority", "priority"),
 ];
 
-/// The same for what one kind of record alone tells.
+/// Span attribute and log field, for records of one kind only.
 const CREATED: [(&str, &str); 1] = [("task.status", "task_status")];
 const PROGRESS: [(&str, &str); 3] = [
     ("task.percent_complete", "percent_complete"),
@@ -40,7 +40,7 @@ const PROGRESS: [(&str, &str); 3] = [
     ("task.subtask_completed", "subtask_completed"),
 ];
 
-/// The records of an export, in the order of its spans.
+/// Makes the records of one span of an export, in order.
 pub fn records(span: &Span, resource: &Resource, t0: UnixNanos) -> Vec<LogRecord> {
     let source = Source { span, resource, trigger: EXPORT, at: t0 };
     let mut records = vec![source.record("task.created", &CREATED, &[])];
@@ -52,17 +52,17 @@ pub fn records(span: &Span, resource: &Resource, t0: UnixNanos) -> Vec<LogRecord
     records
 }
 
-/// What a record speaks of.
+/// The span that records are about.
 pub struct Source<'a> {
     pub span: &'a Span,
     pub resource: &'a Resource,
-    /// What made it happen.
+    /// The command that caused the event.
     pub trigger: &'a str,
     pub at: UnixNanos,
 }
 
 impl Source<'_> {
-    /// One fact, with fields that are taken from the span and fields of its own.
+    /// Makes one record. `taken` are fields copied from the span, `own` are additional ones.
     pub fn record(&self, event: &str, taken: &[(&str, &str)], own: &[KeyValue]) -> LogRecord {
         let Source { span, resource, trigger, at } = self;
         let mut fields = vec![string("event", event)];

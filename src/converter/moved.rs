@@ -1,4 +1,4 @@
-//! Events that a story carries for its tasks in a slimmed trace.
+//! Events in which a story carries data for its tasks, in a slimmed trace.
 
 use std::collections::BTreeMap;
 
@@ -17,14 +17,16 @@ use super::slim::{LONG_PARAMETER, Slimming};
 use crate::base::ids::TaskId;
 use crate::plan::{Artifact, Rule};
 
-/// The long values of one story that several of its tasks share: by key and JSON, the ids of the tasks.
+/// Long parameter values that several tasks of one story share: the ids of these tasks, by key and
+/// JSON of the value.
 #[derive(Debug, Default)]
 pub struct SharedParameters<'a> {
     tasks: IndexMap<(&'a str, String), Vec<&'a TaskId>>,
 }
 
 impl<'a> SharedParameters<'a> {
-    /// Of the artifacts of one story. Secrets are replaced before values are compared.
+    /// Collects the shared values of one story's artifacts. Secrets are redacted before values are
+    /// compared.
     pub fn of(
         artifacts: impl Iterator<Item = &'a Artifact>,
         redactor: &Redactor<'a>,
@@ -42,7 +44,7 @@ impl<'a> SharedParameters<'a> {
         SharedParameters { tasks }
     }
 
-    /// Whether the story has this value.
+    /// Whether the story carries this value.
     pub fn has(&self, key: &str, value: &Value) -> bool {
         !self.tasks.is_empty()
             && long(value).is_some_and(|json| {
@@ -50,7 +52,7 @@ impl<'a> SharedParameters<'a> {
             })
     }
 
-    /// One event per value.
+    /// Makes one event per value.
     pub fn events(&self, cutter: &mut Truncator) -> Vec<Event> {
         let event = |((key, json), ids): (&(&str, String), &Vec<&TaskId>)| {
             let value = serde_json::from_str(json).unwrap_or_default();
@@ -63,16 +65,17 @@ impl<'a> SharedParameters<'a> {
     }
 }
 
-/// The JSON of a value that is long.
+/// Returns the JSON of a value if it is long.
 fn long(value: &Value) -> Option<String> {
-    // Most values are numbers and short words.
+    // Fast path: most values are numbers and short words.
     if value.is_number() || value.as_str().is_some_and(|text| text.len() <= LONG_PARAMETER) {
         return None;
     }
     Some(value.to_string()).filter(|json| json.len() > LONG_PARAMETER)
 }
 
-/// The contract, the rules and the parameter sources of each type below a story.
+/// Makes the events with the contract, the rules and the parameter sources of each type below a
+/// story.
 pub fn contracts_of_types(
     cutter: &mut Truncator,
     kinds: &ArtifactTypes<'_>,
@@ -87,7 +90,7 @@ pub fn contracts_of_types(
             true => own_rules(info.rules, &artifacts),
             false => Vec::new(),
         };
-        // A story of one type says so in its attributes already.
+        // The attributes of a story with a single type already name the type.
         let named = (!is_of_one_type).then_some(kind);
         let rules = info.rules.iter().chain(&own);
         let mut contract = events::contract(cutter, rules, info.contract.as_deref(), named);
@@ -108,11 +111,11 @@ pub fn contracts_of_types(
     all
 }
 
-/// The artifacts that one copy of a rule names at most, so that it fits into an attribute.
+/// Maximum number of artifacts that one copy of a rule names, so that it fits into an attribute.
 const MAX_NAMED: usize = 16;
 
-/// The rules that artifacts have of their own. A rule of all artifacts is listed once; one of
-/// some artifacts names them.
+/// Collects the rules that artifacts have in addition to those of their type. A rule that all
+/// artifacts have is listed once; any other rule names its artifacts.
 fn own_rules(of_type: &[Rule], artifacts: &[&Artifact]) -> Vec<Rule> {
     let mut owners: IndexMap<&str, (&Rule, Vec<&TaskId>)> = IndexMap::new();
     for artifact in artifacts {
@@ -123,7 +126,7 @@ fn own_rules(of_type: &[Rule], artifacts: &[&Artifact]) -> Vec<Rule> {
             }
         }
     }
-    // A rule of the type is one of every artifact that has no rules of its own.
+    // A rule of the type also applies to every artifact that has no rules of its own.
     let is_new = |(rule, ids): &(&Rule, Vec<&TaskId>)| {
         ids.len() < artifacts.len() || !of_type.contains(rule)
     };
@@ -134,8 +137,8 @@ fn own_rules(of_type: &[Rule], artifacts: &[&Artifact]) -> Vec<Rule> {
     owners.into_values().filter(is_new).flat_map(named).collect()
 }
 
-/// One intent for all artifacts of a type that are to be made, and one for all that are to be renewed. It
-/// names the story in place of the artifact; each task has the rest in its attributes.
+/// Makes one intent for all missing artifacts of a type, and one for all outdated ones. They carry
+/// the story's id in place of the artifact's. Each task keeps the other fields as attributes.
 pub fn intents_of_types(
     cutter: &mut Truncator,
     context: &Context<'_>,

@@ -1,4 +1,4 @@
-//! What a user can set about the spans, and on the `redaction` and `resource` processors.
+//! Configuration of the spans, and of the `redaction` and `resource` processors.
 
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
@@ -10,24 +10,25 @@ use crate::base::units::ByteSize;
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct SpanOptions {
-    /// What a story stands for: `type`, `target` or `target_type`. Default: type.
+    /// The level between epic and tasks: `type`, `target` or `target_type`. Default: type.
     pub group_by: GroupBy,
-    /// Emit a task for an artifact that exists already. Default: true.
+    /// Whether artifacts that already exist become tasks. Default: true.
     pub include_existing: bool,
     /// `readable` or `low_cardinality`. Default: readable.
     pub span_names: SpanNames,
-    /// A longer string is split or cut, and marked. Bytes of UTF-8, 64 to 1048576. Default: 2048,
-    /// which is where Tempo would cut without a mark.
+    /// Longer strings are split or truncated, and marked as such. UTF-8 bytes, 64 to 1048576.
+    /// Default: 2048, the length at which Tempo truncates without a mark.
     #[cfg_attr(test, schemars(range(min = 64, max = 1_048_576)))]
     pub max_attribute_bytes: usize,
-    /// A larger trace is slimmed. 64KiB to 1GiB. Default: 4.5MB, short of the 5 MB at which Tempo
-    /// starts to drop spans.
+    /// Larger traces are slimmed. 64KiB to 1GiB. Default: 4.5MB, because Tempo drops spans above 5
+    /// MB.
     pub max_trace_bytes: ByteSize,
-    /// A larger request is sent in several. 16KiB to 20MiB. Default: 3.5MiB, short of the 4 MiB
-    /// that gRPC receivers accept.
+    /// Larger requests are split. 16KiB to 20MiB. Default: 3.5MiB, because gRPC receivers accept 4
+    /// MiB.
     pub max_request_bytes: ByteSize,
-    /// The same for requests of log records, if it is smaller. 16KiB to 20MiB. Default: 2.5MiB, because
-    /// Loki expands a record to about 1.1 KB before it applies its own limit of 4 MiB.
+    /// Limit for requests of log records, if it is smaller than `max_request_bytes`. 16KiB to
+    /// 20MiB. Default: 2.5MiB, because Loki expands each record to about 1.1 KB before it applies
+    /// its limit of 4 MiB.
     pub max_log_request_bytes: ByteSize,
 }
 
@@ -35,12 +36,12 @@ pub struct SpanOptions {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum GroupBy {
-    /// epic, one story per artifact type, tasks.
+    /// Epic, one story per artifact type, tasks.
     #[default]
     Type,
-    /// epic, one story per target, tasks.
+    /// Epic, one story per target, tasks.
     Target,
-    /// epic, one story per target, in it one per type, tasks.
+    /// Epic, one story per target, one story per type below it, tasks.
     TargetType,
 }
 
@@ -48,10 +49,10 @@ pub enum GroupBy {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum SpanNames {
-    /// Titles and artifact ids.
+    /// Span names are titles and artifact ids.
     #[default]
     Readable,
-    /// One name for each of epic, story and task.
+    /// Span names are the same for all epics, all stories and all tasks.
     LowCardinality,
 }
 
@@ -70,7 +71,7 @@ impl Default for SpanOptions {
 }
 
 impl SpanOptions {
-    /// Reports what is out of range: key path, message.
+    /// Reports each value that is out of range: key path, message.
     pub fn check(&self, at: &mut dyn FnMut(&str, String)) {
         if !(64..=1 << 20).contains(&self.max_attribute_bytes) {
             at("max_attribute_bytes", "has to be between 64 and 1048576".into());
@@ -89,13 +90,13 @@ impl SpanOptions {
     }
 }
 
-/// Hide the values of parameters whose key looks like a secret.
+/// Hides the values of parameters whose key looks like a secret.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct RedactionConfig {
-    /// Regular expressions, upper and lower case alike; a key that one matches anywhere has its
-    /// value replaced. A list given here stands in for the default one.
+    /// Case-insensitive regular expressions. If one matches anywhere in a key, its value is
+    /// replaced. This list replaces the default list.
     #[cfg_attr(test, schemars(inner(length(min = 1))))]
     pub keys: Vec<String>,
 }
@@ -116,7 +117,7 @@ impl Default for RedactionConfig {
 }
 
 impl RedactionConfig {
-    /// Reports what is out of range: key path, message.
+    /// Reports each value that is out of range: key path, message.
     pub fn check(&self, at: &mut dyn FnMut(&str, String)) {
         for (index, key) in self.keys.iter().enumerate() {
             if let Err(message) = check_pattern(key) {
@@ -126,7 +127,7 @@ impl RedactionConfig {
     }
 }
 
-/// Whether `pattern` can be used.
+/// Returns an error if `pattern` is not a valid regular expression.
 fn check_pattern(pattern: &str) -> Result<(), String> {
     if pattern.is_empty() {
         return Err("an empty pattern matches every key".into());
@@ -140,12 +141,12 @@ fn check_pattern(pattern: &str) -> Result<(), String> {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct ResourceConfig {
-    /// Added, or set in place of what is there. Default: none.
+    /// Attributes to add, or to set in place of existing ones. Default: none.
     pub attributes: IndexMap<String, String>,
 }
 
 impl ResourceConfig {
-    /// Reports what is out of range: key path, message.
+    /// Reports each value that is out of range: key path, message.
     pub fn check(&self, at: &mut dyn FnMut(&str, String)) {
         if self.attributes.contains_key("") {
             at("attributes", "an attribute without a name".into());

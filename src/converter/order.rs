@@ -1,7 +1,7 @@
-//! The order in which tasks can be built: every task after what it depends on.
+//! Build order: every task comes after the tasks that it depends on.
 //!
-//! Tasks of a cycle have no such order; a cycle is taken as one and its tasks keep the manifest's
-//! order, as do all tasks that do not wait for each other.
+//! The tasks of a cycle have no such order, so they are ranked like one task. Within a cycle, and
+//! among tasks that do not depend on each other, the manifest's order decides.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -47,8 +47,8 @@ pub fn ranks(dependencies: &[Vec<usize>]) -> Vec<u64> {
     ranks
 }
 
-/// The strongly connected component of each task (Tarjan's algorithm, on a stack of our own: a
-/// chain of 100,000 tasks must not overflow the thread's).
+/// Returns the strongly connected component of each task. This is Tarjan's algorithm with an
+/// explicit stack: with recursion, a chain of 100,000 tasks would overflow the thread's stack.
 fn cycles(dependencies: &[Vec<usize>]) -> Vec<usize> {
     const UNSEEN: usize = usize::MAX;
     let count = dependencies.len();

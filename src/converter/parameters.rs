@@ -1,14 +1,14 @@
 //! Resolved parameter values as typed attributes (R2.3).
 //!
-//! A backend keeps one column for each key and type, so a value keeps the type it was written in:
-//! `1` is an int and `1.0` a double, and what OTLP has no searchable form for becomes JSON text.
+//! A backend has one column per key and type, so a value keeps the type that it has in the file:
+//! `1` is an int and `1.0` a double. A value without a searchable form in OTLP becomes JSON text.
 
 use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value::Value as AnyValue};
 use serde_json::Value;
 
 use super::attributes::{Truncator, array, boolean, double, int};
 
-/// The attribute of a value; null has none.
+/// Makes the attribute of a value. `None` for null.
 pub fn attribute(cutter: &mut Truncator, key: String, value: &Value) -> Option<KeyValue> {
     let attribute = match value {
         Value::Null => return None,
@@ -24,7 +24,7 @@ pub fn attribute(cutter: &mut Truncator, key: String, value: &Value) -> Option<K
     Some(attribute)
 }
 
-/// Elements of one type stay what they are; anything else becomes text.
+/// Makes an array if all elements have the same type, else JSON text.
 fn elements(cutter: &mut Truncator, key: String, items: &[Value]) -> KeyValue {
     let typed =
         |of: fn(&Value) -> Option<AnyValue>| items.iter().map(of).collect::<Option<Vec<_>>>();
@@ -41,7 +41,7 @@ fn elements(cutter: &mut Truncator, key: String, items: &[Value]) -> KeyValue {
     cutter.strings(key, texts.iter().map(String::as_str))
 }
 
-/// A number written without a fraction that fits.
+/// Returns a number that is written without a fraction and fits into an `i64`.
 fn as_int(value: &Value) -> Option<i64> {
     value.as_i64()
 }

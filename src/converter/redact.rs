@@ -1,4 +1,4 @@
-//! Values of keys that look like secrets never leave the machine.
+//! Redacts the values of keys that look like secrets, so that they are never sent.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -11,13 +11,13 @@ use super::options::RedactionConfig;
 
 const REDACTED: &str = "[redacted]";
 
-/// Replaces the values of keys that match any pattern, at any depth.
+/// Replaces the values of keys that match a pattern, at any depth.
 #[derive(Clone, Debug)]
 pub struct Redaction {
     secrets: Vec<Regex>,
 }
 
-/// A pattern that is no regular expression.
+/// A pattern that is not a valid regular expression.
 #[derive(Debug, thiserror::Error)]
 #[error("`{pattern}` is not a regular expression: {source}")]
 pub struct BadPattern {
@@ -26,8 +26,10 @@ pub struct BadPattern {
 }
 
 impl Redaction {
+    /// Compiles the patterns.
+    ///
     /// # Errors
-    /// The first pattern that cannot be read.
+    /// Returns the first pattern that is not a valid regular expression.
     pub fn new(config: &RedactionConfig) -> Result<Redaction, BadPattern> {
         let compile = |pattern: &String| {
             let built = RegexBuilder::new(pattern).case_insensitive(true).build();
@@ -36,19 +38,19 @@ impl Redaction {
         Ok(Redaction { secrets: config.keys.iter().map(compile).collect::<Result<_, _>>()? })
     }
 
-    /// What either of two takes for a secret.
+    /// Returns a redaction that applies the patterns of both.
     pub fn and(mut self, other: Option<Redaction>) -> Redaction {
         self.secrets.extend(other.into_iter().flat_map(|other| other.secrets));
         self
     }
 
-    /// For one plan, whose artifacts have the same keys over and over.
+    /// Returns a redactor for one plan, whose artifacts repeat the same keys.
     pub fn of_a_plan(&self) -> Redactor<'_> {
         Redactor { redaction: self, known: RefCell::default() }
     }
 }
 
-/// Redaction that looks at each key once.
+/// Applies a [`Redaction`] and caches the result per key.
 #[derive(Debug)]
 pub struct Redactor<'a> {
     redaction: &'a Redaction,
@@ -56,7 +58,7 @@ pub struct Redactor<'a> {
 }
 
 impl<'a> Redactor<'a> {
-    /// The parameters with every secret replaced. A null holds no secret and stays null.
+    /// Returns the parameters with every secret replaced. A null is not a secret and stays null.
     pub fn apply(&self, parameters: &'a Map<String, Value>) -> Cow<'a, Map<String, Value>> {
         if !self.has_secret(parameters) {
             return Cow::Borrowed(parameters);
@@ -99,7 +101,7 @@ impl<'a> Redactor<'a> {
 }
 
 impl Default for Redaction {
-    /// The default patterns. They are ours, and a test reads them all.
+    /// The default patterns. A test compiles all of them.
     fn default() -> Redaction {
         let keys = RedactionConfig::default().keys;
         let compile = |key: &String| RegexBuilder::new(key).case_insensitive(true).build().ok();

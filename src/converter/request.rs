@@ -1,4 +1,4 @@
-//! The requests of both signals, as one kind of thing: a resource, a scope, records.
+//! A common interface for the requests of both signals: a resource, a scope, records.
 
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
@@ -11,16 +11,17 @@ use prost::Message;
 pub type Traces = ExportTraceServiceRequest;
 pub type Logs = ExportLogsServiceRequest;
 
-/// A request of ours: all its records are of one resource and one scope.
+/// An export request whose records all have the same resource and scope.
 pub trait Request: Message + Default {
     type Record: Message;
 
     fn of(resource: Resource, scope: InstrumentationScope, records: Vec<Self::Record>) -> Self;
 
-    /// Splits a request made by [`Request::of`]. `None` if it has other than one resource and one scope.
+    /// Splits a request made by [`Request::of`]. `None` if it does not have exactly one resource
+    /// and one scope.
     fn into_parts(self) -> Option<(Resource, InstrumentationScope, Vec<Self::Record>)>;
 
-    /// Moves every time in a record.
+    /// Applies `moved` to every time in a record.
     fn shift(record: &mut Self::Record, moved: impl Fn(&mut u64));
 }
 

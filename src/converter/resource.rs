@@ -9,11 +9,12 @@ use crate::plan::Project;
 const SERVICE_NAME: &str = "service.name";
 const DEFAULT_SERVICE_NAME: &str = "contextcore-export";
 
-/// What this program says of itself and of the export; no configuration overrides it.
+/// Attributes that describe taskspan and the export. Configuration cannot override them.
 const OWN: [&str; 4] =
     ["project.id", "project.name", "telemetry.distro.name", "telemetry.distro.version"];
 
-/// There is no `service.instance.id`: each value would open a log stream of its own in Loki.
+/// Makes the resource. It has no `service.instance.id`, because each value would open another log
+/// stream in Loki.
 pub fn resource(config: &ResourceConfig, project: &Project, mut cutter: Truncator) -> Resource {
     let service = config.attributes.get(SERVICE_NAME).map_or(DEFAULT_SERVICE_NAME, String::as_str);
     let mut attributes = vec![

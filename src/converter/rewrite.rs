@@ -1,4 +1,4 @@
-//! Encoded requests made over: times moved, spans picked. Bytes in, bytes out; ids never change.
+//! Rewrites encoded requests: shifts times, or keeps only some spans. Ids never change.
 
 use std::collections::HashSet;
 
@@ -11,10 +11,10 @@ use super::request::{Logs, Request, Traces};
 use crate::base::clock::UnixNanos;
 use crate::base::signal::Signal;
 
-/// The request with all its times moved by as much as lies between two moments. A backend searches
-/// by the spans' own time, so what waited long is sent as of now.
+/// Shifts all times of a request by the difference between two moments. Backends search by the time
+/// of a span, so an export that waited long is sent with the present time.
 ///
-/// None when it is no request of ours.
+/// `None` if this is not a request of taskspan.
 pub fn shift_times(
     signal: Signal,
     encoded: &[u8],
@@ -34,7 +34,7 @@ fn restamped<R: Request>(encoded: &[u8], made_at: UnixNanos, now: UnixNanos) -> 
     Some(R::of(resource, scope, records).encode_to_vec().into())
 }
 
-/// The ids of the spans within a request; none of what is no request of ours.
+/// Returns the ids of the spans in a request. Empty if this is not a request of taskspan.
 pub fn span_ids(encoded: &[u8]) -> Vec<Vec<u8>> {
     let Ok(mut request) = ExportTraceServiceRequest::decode(encoded) else {
         return Vec::new();
@@ -42,7 +42,7 @@ pub fn span_ids(encoded: &[u8]) -> Vec<Vec<u8>> {
     spans_mut(&mut request).map(|span| std::mem::take(&mut span.span_id)).collect()
 }
 
-/// The request with only these spans; none when it has none of them.
+/// Returns the request with only the `wanted` spans. `None` if it has none of them.
 pub fn only(encoded: &[u8], wanted: &HashSet<Vec<u8>>) -> Option<Bytes> {
     let mut request = ExportTraceServiceRequest::decode(encoded).ok()?;
     for scope in request.resource_spans.iter_mut().flat_map(|group| &mut group.scope_spans) {

@@ -11,13 +11,13 @@
 //!             of the output contract                        attributes of its task.contract
 //! ```
 //!
-//! A backend drops what comes after its limit per trace and reports success, so a plan that is readable
-//! in full with less on each task is better than one with half of its tasks.
+//! A backend drops the spans above its limit per trace and still reports success. So a plan with
+//! fewer details on each task is better than one with half of its tasks.
 
-/// The steps that were taken; each includes those before it.
+/// The steps that were taken. Each step includes the ones before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Slimming {
-    /// Nothing is left out.
+    /// Nothing is moved.
     Whole,
     Shared,
     Contracts,
@@ -25,7 +25,7 @@ pub enum Slimming {
     Bare,
 }
 
-/// A parameter longer than this, in bytes of JSON, is long.
+/// Parameters with more bytes of JSON than this are long.
 pub const LONG_PARAMETER: usize = 256;
 
 impl Slimming {
@@ -37,7 +37,7 @@ impl Slimming {
         Slimming::Bare,
     ];
 
-    /// The names of the steps that were taken, in their order (`taskspan.slimmed`).
+    /// Returns the names of the steps that were taken, in order (`taskspan.slimmed`).
     pub fn steps(self) -> impl Iterator<Item = &'static str> {
         Slimming::LADDER.into_iter().filter(move |step| *step <= self).filter_map(|step| match step
         {

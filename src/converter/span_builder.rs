@@ -1,4 +1,4 @@
-//! One span on its way: what it is made of, and what happens to it at the end.
+//! Builds one span and applies the limits to it.
 
 use opentelemetry_proto::tonic::common::v1::KeyValue;
 use opentelemetry_proto::tonic::trace::v1::span::{Event, Link, SpanKind};
@@ -10,7 +10,7 @@ use crate::base::clock::UnixNanos;
 use crate::base::ids::{SpanId, TaskId, TaskType, TraceId};
 use crate::converter::limits::SpanLimits;
 
-/// One span on its way, before limits are applied.
+/// A span before limits are applied.
 pub struct SpanBuilder<'a> {
     pub task_type: TaskType,
     pub task_id: &'a TaskId,
@@ -22,7 +22,7 @@ pub struct SpanBuilder<'a> {
     pub done: bool,
     pub cutter: Truncator,
     pub attributes: Vec<KeyValue>,
-    /// How many of them every span has.
+    /// Number of attributes that every span has.
     pub fixed: usize,
     pub events: Vec<Event>,
     pub links: Vec<Link>,
@@ -40,9 +40,9 @@ impl SpanBuilder<'_> {
         }
     }
 
-    /// The span, with the limits of the environment applied.
+    /// Builds the span and applies the limits of the environment.
     pub fn into_span(mut self, trace_id: TraceId, names: SpanNames, limits: &SpanLimits) -> Span {
-        // Before the parameters, which a limit on their number drops first.
+        // Insert before the parameters: a limit on the number of attributes drops from the end.
         let at = self.fixed.min(self.attributes.len());
         if let Some(truncated) = self.cutter.truncated() {
             self.attributes.insert(at, truncated);
@@ -79,8 +79,8 @@ impl SpanBuilder<'_> {
     }
 }
 
-/// Gives the events of a span times 1 µs apart, from `start` on, and returns the time after the last one. A
-/// backend may sort events of equal time by name.
+/// Sets the times of a span's events, 1 µs apart from `start` on, and returns the time after the
+/// last one. Backends may sort events of equal time by name.
 pub fn in_order(events: &mut [Event], start: UnixNanos) -> UnixNanos {
     let mut time = start;
     for event in events {
@@ -90,7 +90,7 @@ pub fn in_order(events: &mut [Event], start: UnixNanos) -> UnixNanos {
     time
 }
 
-/// Shortens a list to its limit and says how many went, as OTLP counts them.
+/// Truncates a list to its limit and returns how many elements were dropped, as OTLP counts them.
 fn drop_over<T>(list: &mut Vec<T>, limit: Option<usize>) -> u32 {
     let Some(over) = limit.and_then(|limit| list.len().checked_sub(limit)) else {
         return 0;

@@ -28,10 +28,10 @@ use crate::base::clock::UnixNanos;
 use crate::base::ids::{TaskId, TaskType, TraceId};
 use crate::plan::{Artifact, Plan, Status};
 
-/// Room for the attributes of a usual task.
+/// Typical number of attributes of a task.
 const USUAL_ATTRIBUTES: usize = 32;
 
-/// What a span is about.
+/// The properties that a span describes.
 struct Subject<'a> {
     task_type: TaskType,
     id: &'a TaskId,
@@ -39,12 +39,12 @@ struct Subject<'a> {
     status: &'static str,
 }
 
-/// What a span stands for.
+/// A part of the plan that becomes one span.
 pub enum Part<'a> {
     Epic,
-    /// With its place among the stories.
+    /// A story with its index.
     Story(usize, &'a Story<'a>),
-    /// By its place among the artifacts.
+    /// A task, by the index of its artifact.
     Task(usize),
 }
 
@@ -57,12 +57,12 @@ pub struct Builder<'a> {
     artifacts: Vec<&'a Artifact>,
     index_of: HashMap<&'a TaskId, usize>,
     hierarchy: Hierarchy<'a>,
-    /// By task, those that are tasks of this trace as well.
+    /// Indices of the dependencies that are tasks of this trace, by task.
     dependencies: Vec<Vec<usize>>,
     ranks: Vec<u64>,
     epic_id: TaskId,
     kinds: ArtifactTypes<'a>,
-    /// By story; empty unless the trace is slimmed that far.
+    /// Shared parameters, by story. Empty unless the trace is slimmed that far.
     shared_parameters: Vec<SharedParameters<'a>>,
 }
 
@@ -117,13 +117,13 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// The number of spans that are not tasks.
+    /// Returns the number of spans that are not tasks.
     pub fn tops(&self) -> u64 {
         1 + self.hierarchy.stories.len() as u64
     }
 
-    /// The epic, the stories, the tasks that are open, then the others: a backend that cuts keeps the top of
-    /// the plan.
+    /// Returns the epic, the stories, the open tasks and then the other tasks. A backend that
+    /// truncates a trace keeps the top of the plan.
     pub fn parts(&self) -> Vec<Part<'_>> {
         let leaves = self.hierarchy.stories.iter().filter(|story| story.is_leaf);
         let tasks = leaves.flat_map(|story| story.tasks.iter().copied());
@@ -136,8 +136,8 @@ impl<'a> Builder<'a> {
             .collect()
     }
 
-    /// Makes the spans of these parts, one after the other. The attribute buffer is reused; a caller that
-    /// takes it costs an allocation for the next span.
+    /// Makes the spans of these parts, in order. The attribute buffer is reused: a caller that
+    /// takes the attributes costs an allocation for the next span.
     pub fn each_span(&self, parts: &[Part<'_>], mut each: impl FnMut(&mut Span)) {
         let redactor = self.converter.redaction.of_a_plan();
         let mut room = Vec::new();
@@ -224,7 +224,7 @@ impl<'a> Builder<'a> {
         self.finish(draft, figures, kind.criteria.as_deref())
     }
 
-    /// What the tasks of a story leave to it.
+    /// Adds the data that is moved from the tasks of a story to the story.
     fn moved_from_tasks(&self, draft: &mut SpanBuilder<'_>, index: usize, story: &Story<'_>) {
         let artifacts: Vec<&Artifact> =
             story.tasks.iter().map(|&task| self.artifacts[task]).collect();
@@ -340,8 +340,8 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// One link for each edge to a task of this trace (R3.2, R3.3). Ids are computed, so forward
-    /// references, cycles and self-edges need no care.
+    /// Makes one link per dependency on a task of this trace (R3.2, R3.3). Ids are computed, so
+    /// forward references, cycles and self-references need no special handling.
     fn task_links(&self, draft: &mut SpanBuilder<'_>, dependencies: &[usize]) {
         let mut linked = BTreeSet::new();
         for task in dependencies.iter().filter(|task| linked.insert(**task)) {
@@ -359,7 +359,8 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// A span with the attributes that all have; `attributes`: the room for them.
+    /// Starts a span with the attributes that every span has. `attributes` is the capacity for
+    /// more.
     fn draft<'b>(
         &self,
         Subject { task_type, id, title, status }: Subject<'b>,
@@ -368,7 +369,7 @@ impl<'a> Builder<'a> {
         figures: SpanTotals,
         attributes: Vec<KeyValue>,
     ) -> SpanBuilder<'b> {
-        // A task has no tasks below it; what it counts for its contract is itself.
+        // The contract of a task counts the task itself.
         let (below, below_done) = match task_type {
             TaskType::Task => (0, 0),
             TaskType::Epic | TaskType::Story => (figures.total, figures.completed),
@@ -405,7 +406,7 @@ impl<'a> Builder<'a> {
         draft
     }
 
-    /// Adds what needs the whole span, and applies the limits of the environment.
+    /// Adds the events that need the whole span, and applies the limits of the environment.
     fn finish(
         &self,
         mut draft: SpanBuilder<'_>,
@@ -414,7 +415,7 @@ impl<'a> Builder<'a> {
     ) -> Span {
         let trace_id = self.context.trace_id;
         let is_task = draft.task_type == TaskType::Task;
-        // The story's own contract has what is the same for all of its tasks.
+        // The story's own contract has the data that all of its tasks share.
         let is_shared = is_task && self.slimming.has(Slimming::Shared);
         let contract = SpanContract {
             task_id: draft.task_id,

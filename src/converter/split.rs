@@ -1,4 +1,5 @@
-//! Requests under the receiver's message limit, every one valid by itself.
+//! Splits records into requests within the receiver's message limit. Each request is valid by
+//! itself.
 //!
 //! ```text
 //! resource + scope + [record, record, …] ─▶ [resource + scope + records] … each ≤ max bytes
@@ -18,19 +19,19 @@ use prost::encoding::{
 use super::request::{Logs, Request, Traces};
 use crate::base::signal::Signal;
 
-/// Records in their order, each encoded as the field that it is in a request.
+/// Encoded records, each as the field that it becomes in a request.
 #[derive(Debug)]
 pub struct Fields<R> {
     encoded: Vec<u8>,
-    /// Where each of them ends.
+    /// The end of each record, as an offset.
     ends: Vec<usize>,
-    /// Of the records alone.
+    /// Encoded size of the records alone, in bytes.
     bytes: u64,
     kind: PhantomData<R>,
 }
 
 impl<R: Request> Fields<R> {
-    /// None so far, with room for so many bytes of them.
+    /// Returns an empty list with capacity for `bytes` of records.
     pub fn with_capacity(bytes: usize) -> Fields<R> {
         let encoded = Vec::with_capacity(bytes);
         Fields { encoded, ends: Vec::new(), bytes: 0, kind: PhantomData }
@@ -52,37 +53,36 @@ impl<R: Request> Fields<R> {
     }
 }
 
-/// Packs records in their order into encoded requests, as they come. One that is larger than the
-/// limit goes alone: it is for the receiver to refuse it, not for us to drop it.
+/// Packs records into encoded requests, in order. A record above the limit gets a request of its
+/// own, so that the receiver decides whether to refuse it.
 #[derive(Debug)]
 pub struct Packer<R> {
-    /// The resource and the scope as fields of the messages around the records.
+    /// The resource and the scope, encoded as fields of the messages around the records.
     resource: Vec<u8>,
     scope: Vec<u8>,
     max_bytes: usize,
-    /// The request that is being made: room for what stands before the records, then the records as
-    /// fields.
+    /// The request being built: space for the header, then the records as fields.
     request: Vec<u8>,
-    /// How much of it is that room.
+    /// Size of that space, in bytes.
     before: usize,
     packed: Packed,
     kind: PhantomData<R>,
 }
 
-/// What became of all records.
+/// The result of packing.
 #[derive(Debug, Default)]
 pub struct Packed {
     pub requests: Vec<Bytes>,
     pub count: usize,
-    /// Of the records alone.
+    /// Encoded size of the records alone, in bytes.
     pub bytes: u64,
 }
 
-/// The longest that a length can be, in bytes.
+/// Maximum length of a varint, in bytes.
 const MAX_VARINT: usize = 10;
 /// Protobuf field 1: `resource_spans` in a request, `resource` in a group, `scope` in a scope group.
 const FIRST: u32 = 1;
-/// In a group the scope groups, in a scope group the records.
+/// Protobuf field 2: the scope groups in a group, the records in a scope group.
 const SECOND: u32 = 2;
 
 impl<R: Request> Packer<R> {
@@ -90,7 +90,7 @@ impl<R: Request> Packer<R> {
         let (mut of_group, mut of_scope) = (Vec::new(), Vec::new());
         message::encode(FIRST, resource, &mut of_group);
         message::encode(FIRST, scope, &mut of_scope);
-        // The resource and the scope, and before each a key and the length of what it begins.
+        // The resource and the scope, each with a key and a length before it.
         let before = of_group.len() + of_scope.len() + 2 * (1 + MAX_VARINT);
         Packer {
             resource: of_group,
@@ -103,14 +103,15 @@ impl<R: Request> Packer<R> {
         }
     }
 
-    /// Adds records; returns the bytes of all so far.
+    /// Adds records. Returns the size of all records so far, in bytes.
     pub fn push(&mut self, fields: &Fields<R>) -> u64 {
         let mut start = 0;
         for &end in &fields.ends {
             let full = self.request_len(self.records() + end - start) > self.max_bytes;
             if full && self.records() > 0 {
                 self.close();
-                // As much as one can be: growing, it would come to twice what it needs.
+                // Reserve the maximum size at once: growing step by step would use up to twice the
+                // memory.
                 self.request.reserve_exact(self.max_bytes);
             }
             self.request.extend_from_slice(&fields.encoded[start..end]);
@@ -128,12 +129,13 @@ impl<R: Request> Packer<R> {
         self.packed
     }
 
-    /// Of the request that is being made, in bytes.
+    /// Returns the size of the records in the request being built, in bytes.
     fn records(&self) -> usize {
         self.request.len() - self.before
     }
 
-    /// The scope group, the group around it, and the request, for records of so many bytes.
+    /// Returns the lengths of the scope group, the group around it, and the request, for `records`
+    /// bytes of records.
     fn lens(&self, records: usize) -> [usize; 2] {
         let in_scope = self.scope.len() + records;
         let framed = 1 + encoded_len_varint(in_scope as u64) + in_scope;
@@ -154,7 +156,7 @@ impl<R: Request> Packer<R> {
         encode_key(SECOND, WireType::LengthDelimited, &mut header);
         encode_varint(in_scope as u64, &mut header);
         header.extend_from_slice(&self.scope);
-        // It ends where the records begin, so that these stay where they are.
+        // The header ends where the records begin, so that the records need not be moved.
         let start = self.before - header.len();
         let mut request = std::mem::replace(&mut self.request, vec![0; self.before]);
         request[start..self.before].copy_from_slice(&header);
@@ -162,8 +164,8 @@ impl<R: Request> Packer<R> {
     }
 }
 
-/// Two halves of an encoded request that was refused for its size; none when it holds but one
-/// record (or is no request of ours).
+/// Splits an encoded request that was refused for its size into two halves. `None` if it has a
+/// single record, or is not a request of taskspan.
 pub fn halve(signal: Signal, encoded: &[u8]) -> Option<(Bytes, Bytes)> {
     match signal {
         Signal::Traces => halved::<Traces>(encoded),
@@ -182,10 +184,10 @@ fn halved<R: Request>(encoded: &[u8]) -> Option<(Bytes, Bytes)> {
     Some((first.encode_to_vec().into(), second.encode_to_vec().into()))
 }
 
-/// How many records an encoded request holds. Both signals nest alike, so this walks over them
+/// Counts the records of an encoded request. Both signals nest alike, so this skips over the fields
 /// without decoding them.
 pub fn count(encoded: &[u8]) -> u64 {
-    /// Groups are field 1 of a request; in them scopes are field 2, and in these records.
+    /// Field numbers: groups in a request, scope groups in a group, records in a scope group.
     const PATH: [u32; 3] = [1, 2, 2];
     fn walk(mut buffer: &[u8], path: &[u32]) -> Option<u64> {
         let Some((field, rest)) = path.split_first() else { return Some(1) };
@@ -262,7 +264,7 @@ mod tests {
             prop_assert_eq!(numbers(&requests), expected);
             for (request, encoded) in requests.iter().zip(&packed.requests) {
                 prop_assert!(encoded.len() <= max);
-                // To the byte what the message would be.
+                // The size must match the encoded message to the byte.
                 prop_assert_eq!(&request.encode_to_vec(), encoded);
                 let group = &request.resource_spans[0];
                 prop_assert!(group.resource.is_some() && group.scope_spans[0].scope.is_some());

@@ -1,4 +1,4 @@
-//! Spans as the state files of a task tracker (R5.4), schema version 2.
+//! Converts spans to the state files of ContextCore's task tracker (R5.4), schema version 2.
 
 use opentelemetry_proto::tonic::common::v1::KeyValue;
 use opentelemetry_proto::tonic::trace::v1::{Span, status::StatusCode};
@@ -10,7 +10,7 @@ use crate::base::clock::UnixNanos;
 use crate::base::text::hex;
 use crate::fs::task_state::TaskState;
 
-/// The states of everything in a trace.
+/// Returns the state of every span in a trace.
 pub fn states(requests: &[Traces]) -> Vec<TaskState> {
     let groups = requests.iter().flat_map(|request| &request.resource_spans);
     groups.flat_map(|group| &group.scope_spans).flat_map(|scope| &scope.spans).map(state).collect()
@@ -35,7 +35,7 @@ fn state(span: &Span) -> TaskState {
         .collect();
     let status = span.status.clone().unwrap_or_default();
     let mut attributes = fields(&span.attributes);
-    // The attribute that downstream readers take the order of tasks from.
+    // Readers of state files take the order of tasks from this attribute.
     let depends_on = attributes.get("artifact.depends_on").filter(|it| **it != json!([])).cloned();
     attributes.extend(depends_on.map(|ids| ("task.depends_on".to_owned(), ids)));
     let mapped_id = Some(text("task.mapped_id")).filter(|id| !id.is_empty());

@@ -1,4 +1,4 @@
-//! The converter as a whole: properties over any plan.
+//! Properties of the converter as a whole, over any plan.
 
 use std::collections::{HashMap, HashSet};
 
@@ -153,7 +153,8 @@ proptest! {
     }
 }
 
-/// A plan like those of the real exporter: contracts, rules and sources per type, own rules, long values.
+/// A plan like those of the real exporter, with contracts, rules and sources per type, rules per
+/// artifact, and long values.
 fn large_plan(count: usize) -> Plan {
     let own = |n: usize| Rule::from(&json!({"property": n, "why": "y".repeat(200)}));
     let shared = json!({"selectors": "s".repeat(400), "severity": "P1"});
@@ -192,7 +193,7 @@ fn with_limit(plan: &Plan, limit: u64) -> Conversion {
     converter.convert(plan, trace_id(), T0)
 }
 
-/// One conversion per step, from nothing left out to everything.
+/// One conversion per slimming step, from nothing moved to everything.
 fn ladder(plan: &Plan) -> Vec<Conversion> {
     let mut steps = vec![with_limit(plan, u64::MAX / 2)];
     while steps.len() < Slimming::LADDER.len() {
@@ -244,7 +245,7 @@ fn each_step_leaves_more_to_the_story_and_says_so() {
     assert_eq!(events(3, 1).iter().filter(|it| *it == "task.parameters").count(), 1);
 }
 
-/// A story of very many tasks, each with a rule of its own, would be too large for any request if it had them all.
+/// Moving the rules of all tasks to one story would make it too large for any request.
 #[test]
 fn no_step_makes_a_story_too_large_for_a_request() {
     let mut plan = large_plan(400);
@@ -262,7 +263,7 @@ fn no_step_makes_a_story_too_large_for_a_request() {
     }
 }
 
-/// What R2 demands of a task stays on the task.
+/// The attributes that R2 requires stay on the task.
 #[test]
 fn a_task_keeps_its_attributes_to_the_end() {
     let ladder = ladder(&large_plan(60));
@@ -284,13 +285,13 @@ fn a_task_keeps_its_attributes_to_the_end() {
     // A value that only this task has stays whole.
     let own = view::text_of(&spans[2].attributes, "artifact.parameters.own").expect("a value");
     assert!(own.len() > 400 && !own.ends_with('…'), "{own}");
-    // The value that all tasks share is whole, once.
+    // The shared value is stored whole, once.
     let moved = spans[1].events.iter().find(|it| it.name == "task.parameters").expect("moved");
     let key = "artifact.parameters.selectors";
     assert_eq!(view::text_of(&moved.attributes, key).map(str::len), Some(400));
 }
 
-/// Which attempt is skipped is a guess; which one is kept is not.
+/// Skipping a step is a heuristic; it must not change which step is chosen.
 #[test]
 fn the_first_step_that_fits_is_taken() {
     for count in [60, 600] {
@@ -307,12 +308,12 @@ fn the_first_step_that_fits_is_taken() {
             panic!("{:?}", warned.warnings)
         };
         assert_eq!(artifacts, count as u64);
-        // Small requests are made of large plans only: this one is a single request, which does not fit.
+        // Only large plans get small requests: this plan is a single request, which does not fit.
         assert_eq!(fit, 0);
     }
 }
 
-/// A backend drops the request that exceeds its limit as a whole, and all after it.
+/// A backend drops the request that exceeds its limit as a whole, and every later one.
 #[test]
 fn beyond_the_limit_requests_are_small_and_the_warning_counts_them() {
     let plan = large_plan(3_000);
@@ -328,7 +329,7 @@ fn beyond_the_limit_requests_are_small_and_the_warning_counts_them() {
     assert!((limit / 2..limit).contains(&kept), "{fit} artifacts are about {kept} bytes");
 }
 
-/// Rules of some artifacts name them; a rule of all, and one of the type, does not.
+/// A rule of some artifacts names them. A rule of all artifacts, and one of the type, names none.
 #[test]
 fn a_rule_on_the_story_names_its_artifacts() {
     let mut plan = large_plan(60);
@@ -355,7 +356,7 @@ fn a_rule_on_the_story_names_its_artifacts() {
     assert_eq!(rules.iter().filter(|rule| rule.get("of").is_some()).count(), 4);
 }
 
-/// The lists of the output contract are attributes of the story's contract in a bare trace.
+/// In a bare trace, the lists of the output contract are attributes of the story's contract.
 #[test]
 fn the_story_of_bare_tasks_has_their_lists() {
     let ladder = ladder(&large_plan(60));

@@ -1,5 +1,5 @@
-//! Requests read back as a tree, for people: the preview shows what would be sent, and the demo
-//! what arrived, both from the spans themselves.
+//! Decodes requests into trees of spans, for people. The preview shows the spans that would be
+//! sent, the demo those that arrived.
 
 use std::collections::HashMap;
 
@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use crate::base::text::hex;
 
-/// One span and those below it.
+/// A span with its children.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SpanView {
     pub trace_id: String,
@@ -18,14 +18,14 @@ pub struct SpanView {
     pub name: String,
     pub is_ok: bool,
     pub attributes: Map<String, Value>,
-    /// The task ids that it is linked to as depending on.
+    /// The task ids that this span depends on, from its links.
     pub links: Vec<String>,
     pub events: Vec<String>,
     pub children: Vec<SpanView>,
 }
 
 impl SpanView {
-    /// A text attribute, or nothing.
+    /// Returns a text attribute. Empty if there is none.
     pub fn text(&self, key: &str) -> &str {
         self.attributes.get(key).and_then(Value::as_str).unwrap_or_default()
     }
@@ -34,13 +34,13 @@ impl SpanView {
         self.attributes.get(key).and_then(Value::as_i64).unwrap_or_default()
     }
 
-    /// The texts of an array attribute.
+    /// Returns the texts of an array attribute. Empty if there is none.
     pub fn texts(&self, key: &str) -> Vec<&str> {
         let items = self.attributes.get(key).and_then(Value::as_array);
         items.map(|items| items.iter().filter_map(Value::as_str).collect()).unwrap_or_default()
     }
 
-    /// This span and all below it, parents first.
+    /// Returns this span and all below it, parents first.
     pub fn walk(&self) -> Vec<&SpanView> {
         let mut all = vec![self];
         all.extend(self.children.iter().flat_map(SpanView::walk));
@@ -48,15 +48,15 @@ impl SpanView {
     }
 }
 
-/// The roots of the traces within some requests, in order of arrival. A span whose parent is not
-/// there counts as a root.
+/// Returns the roots of all traces in `requests`, in order of arrival. A span whose parent is
+/// missing counts as a root.
 pub fn trees(requests: &[ExportTraceServiceRequest]) -> Vec<SpanView> {
     let groups = requests.iter().flat_map(|request| &request.resource_spans);
     let scopes = groups.flat_map(|group| &group.scope_spans);
     trees_of(&scopes.flat_map(|scope| &scope.spans).collect::<Vec<_>>())
 }
 
-/// The same from the spans.
+/// Like [`trees`], from decoded spans.
 pub(super) fn trees_of(spans: &[&Span]) -> Vec<SpanView> {
     let ids: HashMap<&[u8], usize> =
         spans.iter().enumerate().map(|(index, span)| (span.span_id.as_slice(), index)).collect();
@@ -71,7 +71,7 @@ pub(super) fn trees_of(spans: &[&Span]) -> Vec<SpanView> {
     roots.into_iter().map(|root| view(root, spans, &children)).collect()
 }
 
-/// One request that holds them all, with the groups as they are.
+/// Merges requests into one, keeping their groups.
 pub fn merged(requests: Vec<ExportTraceServiceRequest>) -> ExportTraceServiceRequest {
     let resource_spans = requests.into_iter().flat_map(|request| request.resource_spans).collect();
     ExportTraceServiceRequest { resource_spans }
@@ -100,7 +100,7 @@ fn view(index: usize, spans: &[&Span], children: &HashMap<usize, Vec<usize>>) ->
     }
 }
 
-/// A text attribute.
+/// Returns a text attribute.
 pub(super) fn text_of<'a>(attributes: &'a [KeyValue], key: &str) -> Option<&'a str> {
     let found = attributes.iter().find(|it| it.key == key)?;
     match found.value.as_ref()?.value.as_ref()? {
@@ -116,7 +116,7 @@ pub(super) fn is_truncated(attributes: &[KeyValue], key: &str) -> bool {
         == Some(true)
 }
 
-/// An attribute's value as JSON.
+/// Returns an attribute's value as JSON.
 pub(super) fn json(value: Option<&AnyValue>) -> Value {
     match value.and_then(|value| value.value.as_ref()) {
         Some(any_value::Value::StringValue(text)) => Value::from(text.as_str()),

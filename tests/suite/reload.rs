@@ -159,7 +159,8 @@ async fn validate_tries_what_run_will_need() {
     listening["service"]["telemetry"] = json!({"metrics": {"address": "192.0.2.1:8888"}});
     let run = validate(&listening).run().expect_code(0);
     run.expect_said(&["service.telemetry.metrics cannot listen on 192.0.2.1:8888 here"]);
-    listening["service"]["telemetry"] = json!({"metrics": {"address": "no-such-host.invalid:8888"}});
+    listening["service"]["telemetry"] =
+        json!({"metrics": {"address": "no-such-host.invalid:8888"}});
     let run = validate(&listening).run().expect_code(2);
     run.expect_said(&["service.telemetry.metrics cannot listen on no-such-host.invalid:8888"]);
 
