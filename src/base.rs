@@ -1,4 +1,4 @@
-//! What every room uses and what names no room: ids, times, units, words.
+//! Types that every room may use: ids, times, units, words. `base` names no other room.
 
 pub mod clock;
 pub mod contract;

@@ -1,11 +1,11 @@
-//! Exporters: encoded requests out, one [`Reply`] each.
+//! Exporters send encoded requests and return one [`Reply`] per request.
 //!
 //! ```text
 //! bytes ─▶ grpc │ http ─▶ classify ─▶ Reply: accepted, partial, retry, too large, refused
 //!        └ file │ debug ─▶ accepted
 //! ```
 //!
-//! An exporter sends once. Whether to send again, and when, is for `retry` and the pipeline.
+//! An exporter sends each request once. `retry` and the pipeline decide whether and when to retry.
 
 pub mod classify;
 pub mod config;
@@ -35,19 +35,20 @@ use config::{ExporterConfig, RetryConfig};
 use endpoint::{Endpoint, EndpointError};
 pub use trace_reader::{NoAnswer, TraceReader};
 
-/// Sent with every request, as the OTLP specification asks.
+/// The user agent that the OTLP specification asks for.
 const USER_AGENT: &str = concat!("OTel-OTLP-Exporter-taskspan/", env!("CARGO_PKG_VERSION"));
 
 /// One exporter of a pipeline.
 #[derive(Debug)]
 pub struct Exporter {
-    /// Its component id, as the configuration spells it; in a logs pipeline with a word on that.
+    /// The component id as in the configuration, with a suffix in a logs pipeline.
     pub id: String,
     pub signal: Signal,
-    /// Whether anybody waits for it: the write-back for traces, and `once` for both.
+    /// Whether other steps wait for this exporter: the write-back for traces, and `once` for both
+    /// signals.
     pub required: bool,
     pub retry: RetryConfig,
-    /// How it is proven that the backend kept everything, if it is.
+    /// Reads the trace back, if the configuration asks for verification.
     pub trace_reader: Option<TraceReader>,
     sink: Sink,
 }
@@ -60,7 +61,7 @@ enum Sink {
     Debug(debug::Debug),
 }
 
-/// Why an exporter cannot be built; every one is a fault of the configuration.
+/// Why an exporter cannot be built. The configuration must be corrected.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
     #[error(
@@ -86,7 +87,7 @@ impl BuildError {
 }
 
 impl Exporter {
-    /// What the exporter of this component id is called in a pipeline of this kind.
+    /// Returns the name of the exporter with this component id in a pipeline of `signal`.
     pub fn id_of(component: &ComponentId, signal: Signal) -> String {
         match signal {
             Signal::Traces => component.to_string(),
@@ -94,7 +95,7 @@ impl Exporter {
         }
     }
 
-    /// Builds the exporter; connects to nothing.
+    /// Builds the exporter without connecting to anything.
     ///
     /// # Errors
     /// See [`BuildError`].
@@ -127,7 +128,7 @@ impl Exporter {
         Ok(Exporter { id, signal, required, retry, trace_reader, sink })
     }
 
-    /// Where it sends to, for a person; without user info or query.
+    /// Returns the destination for log lines, without user info or query.
     pub fn destination(&self) -> String {
         match &self.sink {
             Sink::Grpc(grpc) => grpc.endpoint().to_string(),
@@ -137,7 +138,7 @@ impl Exporter {
         }
     }
 
-    /// Every endpoint that it speaks to: for a person, and as host:port.
+    /// Returns each endpoint that the exporter connects to: as text for people, and as `host:port`.
     pub fn addresses(&self) -> Vec<(String, String)> {
         let exporter = match &self.sink {
             Sink::Grpc(grpc) => Some(grpc.endpoint()),
@@ -149,8 +150,9 @@ impl Exporter {
         endpoints.map(|endpoint| (endpoint.to_string(), endpoint.address())).collect()
     }
 
-    /// Sends one encoded request of its signal, once. A panic while an answer is read is a failure that leaves
-    /// in doubt whether the request arrived: tonic panics on `grpc-status-details-bin` that is not base64.
+    /// Sends one encoded request, once. A panic while the answer is decoded counts as a failure
+    /// after which the request may have arrived: tonic panics if `grpc-status-details-bin` is not
+    /// base64.
     pub async fn send(&self, request: Bytes) -> Answer {
         let sent = without_panic(self.send_unguarded(request)).await;
         sent.unwrap_or_else(|| Answer {
@@ -177,7 +179,7 @@ impl Exporter {
     }
 }
 
-/// `None` if the future panics. It is not polled again then.
+/// Returns `None` if the future panics. The future is not polled again then.
 async fn without_panic<T>(future: impl Future<Output = T>) -> Option<T> {
     let mut future = std::pin::pin!(future);
     std::future::poll_fn(|context| {
@@ -190,7 +192,7 @@ async fn without_panic<T>(future: impl Future<Output = T>) -> Option<T> {
     .await
 }
 
-/// An error and what caused it, outermost first.
+/// Iterates over an error and its causes, outermost first.
 fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     let mut next = Some(error);
     std::iter::from_fn(move || {
@@ -200,7 +202,8 @@ fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn
     })
 }
 
-/// What happened, in the words of the causes: the libraries' own are `transport error`.
+/// Describes an error by its causes. The outermost message of the libraries is only `transport
+/// error`.
 fn chain(error: &(dyn Error + 'static)) -> String {
     let mut texts: Vec<String> = causes(error).skip(1).map(ToString::to_string).collect();
     texts.dedup();

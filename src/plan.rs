@@ -1,4 +1,4 @@
-//! One export on disk becomes one [`Plan`].
+//! Reads one export from disk into one [`Plan`].
 //!
 //! ```text
 //! onboarding-metadata.json ─▶ onboarding ─┐
@@ -6,8 +6,8 @@
 //! ProjectContext ─▶ project_context ──────┘
 //! ```
 //!
-//! `read` touches the disk; the parsers and the join are pure. `provenance` fills in a checksum that
-//! the metadata may lack.
+//! Only `read` accesses the disk; the parsers and the join are pure. `provenance` adds a checksum
+//! that the metadata may lack.
 
 mod emitted;
 mod json;
@@ -33,7 +33,7 @@ pub use onboarding::Onboarding;
 pub use project_context::ProjectContext;
 pub use read::{CarriedId, Export, Fresh, PlanError, ReadOptions, read};
 
-/// What one export says is to be built, joined from its three files.
+/// The artifacts that a project must build, joined from the three files of an export.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
     pub project: Project,
@@ -41,16 +41,16 @@ pub struct Plan {
     pub coverage: Coverage,
     /// Every artifact once, in manifest order.
     pub artifacts: Vec<Artifact>,
-    /// What the export says about a type of artifact as such.
+    /// Properties of each artifact type.
     pub types: IndexMap<String, TypeInfo>,
-    /// What was found amiss without stopping the export.
+    /// Problems that did not stop the export.
     pub warnings: Vec<Warning>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Project {
     pub id: String,
-    /// The id in the export's files, where `id` is one that the user set instead.
+    /// The project id in the export's files, if the user configured another one as `id`.
     pub declared_id: Option<String>,
     pub name: String,
     /// `spec.business.owner` of the ProjectContext.
@@ -66,7 +66,7 @@ impl Project {
     }
 }
 
-/// Where the export comes from, as far as it says so.
+/// The origin of the export, as far as the export has it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ExportInfo {
     pub source_checksum: Option<String>,
@@ -78,7 +78,7 @@ pub struct ExportInfo {
     pub manifest: ManifestUse,
 }
 
-/// What became of the artifact manifest (`export.manifest`).
+/// Whether and how the artifact manifest was used (`export.manifest`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ManifestUse {
     Used,
@@ -99,18 +99,18 @@ impl ManifestUse {
     }
 }
 
-/// The export's own figures; what it does not say stays unknown.
+/// Figures from the export. `None` for what it does not have.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Coverage {
     pub total_required: Option<i64>,
     pub total_existing: Option<i64>,
-    /// The length of `coverage.gaps`.
+    /// Number of entries in `coverage.gaps`.
     pub total_gaps: i64,
-    /// In percent; the exporter's own figure, which can exceed 100.
+    /// In percent, as computed by the exporter. It can exceed 100.
     pub percent: Option<f64>,
 }
 
-/// One thing to build, or built already.
+/// An artifact to build, or one that exists.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Artifact {
     pub id: TaskId,
@@ -119,22 +119,23 @@ pub struct Artifact {
     pub target: String,
     pub priority: String,
     pub status: Status,
-    /// In the order of the export's graph, repeats included.
+    /// Dependencies in the order of the export's graph, repeats included.
     pub depends_on: Vec<TaskId>,
-    /// Resolved values over those of the manifest.
+    /// The parameters of the manifest, overridden by the resolved values.
     pub parameters: Map<String, Value>,
     pub derived_from: Vec<Rule>,
     pub output_path: Option<String>,
     pub existing_path: Option<String>,
-    /// The id that a later phase uses for it, from `artifact_task_mapping`.
+    /// The id that a later phase uses for the artifact, from `artifact_task_mapping`.
     pub mapped_id: Option<String>,
-    /// How many manifest entries have this id; 0 for one that the manifest does not list.
+    /// Number of manifest entries with this id. 0 if the manifest does not list it.
     pub entries: usize,
-    /// Parameters whose source the exporter could not resolve, from `parameter_resolvability`.
+    /// Parameters that the exporter could not resolve, from `parameter_resolvability`.
     pub parameters_unresolved: Vec<String>,
 }
 
-/// Why a thing is as it is: passed through as JSON, and so kept as its text.
+/// A derivation rule: why an artifact is required. taskspan passes it on as JSON, so it is kept as
+/// text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule(Box<str>);
 
@@ -145,7 +146,7 @@ impl Rule {
 }
 
 impl Rule {
-    /// The rule with the artifacts that it is of, as a first member `artifact_ids`.
+    /// Returns the rule with the ids of its artifacts in front, as the member `artifact_ids`.
     pub fn of_artifacts(&self, ids: &[&TaskId]) -> Rule {
         let ids = Value::from_iter(ids.iter().map(|id| id.as_str()));
         Rule(match self.0.strip_prefix('{') {
@@ -171,7 +172,7 @@ pub enum Status {
 }
 
 impl Status {
-    /// The value of `artifact.status`.
+    /// Returns the value of `artifact.status`.
     pub fn as_str(self) -> &'static str {
         match self {
             Status::Needed => "needed",
@@ -181,19 +182,19 @@ impl Status {
         }
     }
 
-    /// The status of this name; `None` if it is none of the four.
+    /// Parses a status. `None` if it is not one of the four.
     fn parse(text: &str) -> Option<Status> {
         let all = [Status::Needed, Status::Exists, Status::Outdated, Status::Skipped];
         all.into_iter().find(|status| status.as_str() == text)
     }
 
-    /// Returns whether the artifact is needed or outdated.
+    /// Whether the artifact is needed or outdated.
     pub fn is_open(self) -> bool {
         matches!(self, Status::Needed | Status::Outdated)
     }
 }
 
-/// What holds for every artifact of a type.
+/// Properties that all artifacts of a type share.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TypeInfo {
     pub contract: Option<Map<String, Value>>,
@@ -202,7 +203,7 @@ pub struct TypeInfo {
     pub output_ext: Option<String>,
 }
 
-/// Something odd in an export that did not stop it: nothing was lost, but a person may want to know.
+/// A problem in an export that did not stop it. Nothing was lost.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Warning {
     #[error("the artifact manifest was not used ({reason}); emitting from the metadata alone")]
@@ -229,7 +230,7 @@ pub enum Warning {
     MalformedSection { section: String },
 }
 
-/// The subjects of a warning: their number and the first three names.
+/// The subjects of a warning: their number, and the first three names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Examples {
     count: usize,
@@ -237,7 +238,7 @@ pub struct Examples {
 }
 
 impl Examples {
-    /// More names than this make a log line unreadable.
+    /// Maximum number of names in a log line.
     const SHOWN: usize = 3;
 
     fn add(&mut self, name: impl FnOnce() -> String) {
@@ -251,7 +252,7 @@ impl Examples {
         self.count == 0
     }
 
-    /// The warning, if it is about anything.
+    /// Adds the warning if there are subjects.
     fn warn(self, warning: impl FnOnce(Examples) -> Warning, warnings: &mut Vec<Warning>) {
         if !self.is_empty() {
             warnings.push(warning(self));

@@ -1,49 +1,50 @@
-//! Points in time as OTLP and the written-back file spell them.
+//! Points in time, in the formats of OTLP and of the written-back file.
 //!
-//! The clock is read at the edges only; everything pure gets a [`UnixNanos`].
+//! Only the edges of the program read the clock; pure code receives a [`UnixNanos`].
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-/// Nanoseconds since 1970-01-01T00:00:00Z, as OTLP counts (`fixed64 *_time_unix_nano`).
+/// Nanoseconds since 1970-01-01T00:00:00Z (OTLP, `fixed64 *_time_unix_nano`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct UnixNanos(pub u64);
 
 impl UnixNanos {
-    /// The present, by the system's clock.
+    /// Returns the present time of the system's clock.
     pub fn now() -> UnixNanos {
         UnixNanos::from(SystemTime::now())
     }
 
-    /// The modification time of a file, in nanoseconds since 1970; times that OTLP cannot express are clamped.
+    /// Converts a file's modification time in nanoseconds since 1970. A time that OTLP cannot
+    /// express is clamped.
     pub fn of_mtime(nanos: i128) -> UnixNanos {
         UnixNanos(u64::try_from(nanos.max(0)).unwrap_or(u64::MAX))
     }
 
-    /// RFC 3339 in UTC with milliseconds: `2026-11-23T06:15:00.123Z`.
+    /// Formats as RFC 3339 in UTC with milliseconds: `2026-11-23T06:15:00.123Z`.
     pub fn rfc3339(self) -> String {
         humantime::format_rfc3339_millis(self.system_time()).to_string()
     }
 
-    /// ISO 8601 with microseconds and an offset: `2026-11-23T06:15:00.123456+00:00`.
+    /// Formats as ISO 8601 with microseconds and an offset: `2026-11-23T06:15:00.123456+00:00`.
     pub fn iso(self) -> String {
         humantime::format_rfc3339_micros(self.system_time()).to_string().replace('Z', "+00:00")
     }
 
-    /// The short form used in ids: `20261123T061500Z`.
+    /// Formats the time for use in ids: `20261123T061500Z`.
     pub fn compact(self) -> String {
         let text = humantime::format_rfc3339_seconds(self.system_time()).to_string();
         text.replace(['-', ':'], "")
     }
 
-    /// This moment and `micros` microseconds; saturates at the end of time.
+    /// Returns the time `micros` microseconds later, or the latest possible time.
     pub fn plus_micros(self, micros: u64) -> UnixNanos {
         UnixNanos(self.0.saturating_add(micros.saturating_mul(1_000)))
     }
 
-    /// Reads RFC 3339, with `Z` or with an offset.
+    /// Parses RFC 3339, with `Z` or with an offset. `None` if `text` is something else.
     pub fn parse(text: &str) -> Option<UnixNanos> {
         let upper = text.to_ascii_uppercase();
         let (local, offset) = match upper.strip_suffix('Z') {
@@ -68,7 +69,7 @@ impl UnixNanos {
         u64::try_from(since - i128::from(offset) * 1_000_000_000).ok().map(UnixNanos)
     }
 
-    /// How long after an earlier moment this is; nothing, if it is before it.
+    /// Returns the duration since `earlier`, or zero if `earlier` is later.
     pub fn since(self, earlier: UnixNanos) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
@@ -79,7 +80,7 @@ impl UnixNanos {
 }
 
 impl From<SystemTime> for UnixNanos {
-    /// Times before 1970 and after 2554 are clamped; OTLP cannot say them.
+    /// Times before 1970 and after 2554 are clamped, because OTLP cannot express them.
     fn from(time: SystemTime) -> UnixNanos {
         let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
         UnixNanos(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))

@@ -1,8 +1,8 @@
-//! The words that the contracts between the phases of a workflow allow.
+//! Values that the contracts between the phases of a workflow allow.
 
 use std::str::FromStr;
 
-/// Declares an enumeration with the spelling that a contract gives each value.
+/// Declares an enumeration together with the spelling of each value.
 macro_rules! words {
     ($(#[$doc:meta])* $name:ident, $what:literal: $($value:ident = $word:literal),+ $(,)?) => {
         $(#[$doc])*
@@ -12,7 +12,7 @@ macro_rules! words {
         }
 
         impl $name {
-            /// Every word, in the order of the contract.
+            /// All values, in the order of the contract.
             pub const WORDS: &[&str] = &[$($word),+];
 
             pub fn as_str(self) -> &'static str {
@@ -36,7 +36,7 @@ macro_rules! words {
 }
 
 words! {
-    /// A step of the workflow that an export begins.
+    /// A phase of the workflow that starts with an export.
     Phase, "phase":
     InitBaseline = "INIT_BASELINE",
     ExportContract = "EXPORT_CONTRACT",
@@ -52,7 +52,7 @@ words! {
 }
 
 words! {
-    /// How far a task is, as a TaskSpanContract says it.
+    /// The progress of a task, as in a TaskSpanContract.
     TaskStatus, "status":
     NotStarted = "not_started",
     InProgress = "in_progress",
@@ -62,14 +62,14 @@ words! {
 }
 
 words! {
-    /// What a gate found.
+    /// The result of a gate.
     GateOutcome, "result":
     Pass = "pass",
     Fail = "fail",
 }
 
 words! {
-    /// How much it matters.
+    /// The severity of a gate's result.
     Severity, "severity":
     Info = "info",
     Warning = "warning",
@@ -78,10 +78,11 @@ words! {
 }
 
 impl TaskStatus {
-    /// Reads a status of the contract, or `todo` and `done`, which ContextCore's task tracker uses.
+    /// Parses a status of the contract, or `todo` and `done`, which ContextCore's task tracker
+    /// uses.
     ///
     /// # Errors
-    /// Returns a message with the words of the contract.
+    /// Returns a message that lists the valid values.
     pub fn of_word(word: &str) -> Result<TaskStatus, String> {
         match word {
             "todo" => Ok(TaskStatus::NotStarted),
@@ -93,7 +94,7 @@ impl TaskStatus {
         }
     }
 
-    /// The value of the attribute `task.status`.
+    /// Returns the value of the attribute `task.status`.
     pub fn attribute(self) -> &'static str {
         match self {
             TaskStatus::NotStarted => "todo",

@@ -1,11 +1,11 @@
-//! Hints for words that are not known: "did you mean …?".
+//! Suggestions for unknown words: "did you mean …?".
 
-/// `unknown key `endpiont`; did you mean `endpoint`? Known: …`
+/// Formats an error such as "unknown key `endpiont`; did you mean `endpoint`? Known: …".
 pub fn unknown(what: &str, given: &str, known: &[&str]) -> String {
     format!("unknown {what} `{given}`{}", hint(given, known))
 }
 
-/// The end of a message about a word that is none of the `known`.
+/// Formats the suggestion at the end of a message about `given`, which is not one of `known`.
 pub fn hint(given: &str, known: &[&str]) -> String {
     let near = match nearest(given, known) {
         Some(near) => format!("; did you mean `{near}`?"),
@@ -15,7 +15,7 @@ pub fn hint(given: &str, known: &[&str]) -> String {
     format!("{near} Known: {known}")
 }
 
-/// The known word that a slip or two may have turned into `given`.
+/// Returns the known word that differs from `given` by one or two typing errors, if any.
 fn nearest<'a>(given: &str, known: &[&'a str]) -> Option<&'a str> {
     let allowed = 1 + given.chars().count() / 4;
     let (distance, near) = known
@@ -25,7 +25,7 @@ fn nearest<'a>(given: &str, known: &[&'a str]) -> Option<&'a str> {
     (distance <= allowed).then_some(near)
 }
 
-/// The few known words that are nearest to one that is none of them.
+/// Returns the few known words that are most similar to `given`.
 pub fn near<'a>(given: &str, known: &[&'a str]) -> Vec<&'a str> {
     let mut by_distance: Vec<(usize, &str)> =
         known.iter().map(|word| (strsim::levenshtein(given, word), *word)).collect();

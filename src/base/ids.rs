@@ -1,11 +1,11 @@
-//! The identities of one export's telemetry, as types that cannot be mixed up.
+//! Ids of an export's telemetry, with one type per kind of id.
 //!
 //! ```text
 //! export file ──SHA-256──▶ TraceId ──SHA-256 with task.type, task.id──▶ SpanId
 //! ```
 //!
-//! Both are pure functions of what is on disk: a retry or a restart arrives at the same ids, and
-//! a program that has `task_trace_id` and an artifact id can compute the span id (R4.4).
+//! Both are pure functions of the files, so a retry and a restart compute the same ids. A program
+//! that has `task_trace_id` and an artifact id can compute the span id (R4.4).
 
 use std::fmt;
 use std::path::Path;
@@ -25,7 +25,7 @@ pub struct TraceId([u8; 16]);
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SpanId([u8; 8]);
 
-/// The id of a task, story or epic; for a task it is the artifact id.
+/// The id of a task, story or epic. For a task it is the artifact id.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct TaskId(String);
@@ -50,9 +50,10 @@ impl TaskType {
 }
 
 impl TraceId {
-    /// The trace of one export: its canonical path, modification time and bytes.
+    /// Computes the trace id of an export from its canonical path, modification time and bytes.
     ///
-    /// The time makes a new export a new trace even when its bytes are those of the last (R7.3).
+    /// The time is part of it so that a new export is a new trace even if its bytes are the same
+    /// (R7.3).
     pub fn of_export(canonical_path: &Path, mtime_ns: i128, bytes: &[u8]) -> TraceId {
         let digest = Sha256::new()
             .chain_update(b"taskspan/trace/v1\0")
@@ -65,7 +66,7 @@ impl TraceId {
         TraceId(non_zero_prefix(digest.into()))
     }
 
-    /// Reads 32 hexadecimal digits; all zero is no id.
+    /// Parses 32 hexadecimal digits. `None` if they are all zero, which is not a valid id.
     pub fn from_hex(text: &str) -> Option<TraceId> {
         let mut bytes = [0; 16];
         if text.len() != 32 || !text.is_ascii() {
@@ -83,7 +84,7 @@ impl TraceId {
         &self.0
     }
 
-    /// The span of a task in this trace.
+    /// Computes the span id of a task in this trace.
     pub fn span(&self, task_type: TaskType, task_id: &TaskId) -> SpanId {
         let digest = Sha256::new()
             .chain_update(b"taskspan/span/v1\0")
@@ -97,17 +98,18 @@ impl TraceId {
 }
 
 impl TraceId {
-    /// A span that is added to this trace after the export, told from others by what it says.
+    /// Computes the id of a span that is added after the export. The content distinguishes it from
+    /// other additions.
     pub fn added_span(&self, name: &str, content: &[u8]) -> SpanId {
         SpanId(non_zero_prefix(self.added(b"taskspan/added/v1\0", name, content)))
     }
 
-    /// What names an addition to this trace among everything that waits; no trace of its own.
+    /// Computes the queue key of an addition to this trace. It is not the id of a trace.
     pub fn addition(&self, name: &str, content: &[u8]) -> TraceId {
         TraceId(non_zero_prefix(self.added(b"taskspan/addition/v1\0", name, content)))
     }
 
-    /// What names a piece of content among everything that is known; no trace.
+    /// Computes a key from content. It is not the id of a trace.
     pub fn of_content(content: &[u8]) -> TraceId {
         let digest = Sha256::new().chain_update(b"taskspan/content/v1\0").chain_update(content);
         TraceId(non_zero_prefix(digest.finalize().into()))
@@ -125,7 +127,7 @@ impl TraceId {
     }
 }
 
-/// A span of another trace, as W3C Trace Context writes it.
+/// A span of another trace, in the format of W3C Trace Context.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TraceParent {
     pub trace_id: TraceId,
@@ -135,7 +137,8 @@ pub struct TraceParent {
 impl FromStr for TraceParent {
     type Err = &'static str;
 
-    /// `version-trace-parent-flags`, W3C Trace Context §3.2. A later version may have more fields.
+    /// Parses `version-trace-parent-flags` (W3C Trace Context §3.2). Later versions may have more
+    /// fields.
     fn from_str(text: &str) -> Result<TraceParent, &'static str> {
         const NO: &str = "is no W3C traceparent";
         let text = text.trim();
@@ -216,7 +219,8 @@ fn write_hex(f: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {
     f.write_str(&hex(bytes))
 }
 
-/// The first `N` bytes of a digest. OTLP refuses an id of zeros, so such a digest is hashed again.
+/// Returns the first `N` bytes of a digest. If they are all zero, which OTLP does not allow in an
+/// id, the digest is hashed again.
 fn non_zero_prefix<const N: usize>(mut digest: [u8; 32]) -> [u8; N] {
     loop {
         let mut prefix = [0; N];
@@ -232,7 +236,7 @@ fn non_zero_prefix<const N: usize>(mut digest: [u8; 32]) -> [u8; N] {
 mod tests {
     use super::*;
 
-    /// The values come from Python's hashlib, so the formula is pinned from outside.
+    /// The expected values were computed with Python's hashlib.
     #[test]
     fn ids_follow_the_published_formula() {
         let trace = TraceId::of_export(Path::new("/out/onboarding-metadata.json"), 42, b"{}");

@@ -1,10 +1,10 @@
-//! Work on several cores, with the results in order.
+//! Computes blocks on several cores and returns them in order.
 //!
 //! ```text
-//! block 0 1 2 3 … ─▶ a thread for each core, every n-th block ─▶ taken 0 1 2 3 …
+//! block 0 1 2 3 … ─▶ one thread per core, every n-th block ─▶ consumed 0 1 2 3 …
 //! ```
 //!
-//! No thread outlives the call, and each is at most two blocks ahead of what was taken.
+//! No thread outlives the call, and each is at most two blocks ahead of the consumer.
 
 use std::ops::ControlFlow;
 use std::panic::resume_unwind;
@@ -18,7 +18,8 @@ const MAX_THREADS: usize = 4;
 static THREADS: LazyLock<usize> =
     LazyLock::new(|| thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS));
 
-/// Makes `count` blocks and hands them over in order, until there are no more or no more are wanted.
+/// Makes `count` blocks and passes them to the consumer in order, until all are done or the
+/// consumer stops.
 pub fn in_order<T: Send>(
     count: usize,
     make: impl Fn(usize) -> T + Sync,
@@ -44,7 +45,7 @@ pub fn in_order<T: Send>(
         for block in 0..count {
             let made = match &workers[block % threads] {
                 Some((made, _)) => made.recv().ok(),
-                // There was no thread to be had.
+                // The thread could not be started.
                 None => Some(make(block)),
             };
             let Some(made) = made else {
@@ -61,7 +62,7 @@ pub fn in_order<T: Send>(
     });
 }
 
-/// Does both, at the same time if that is `worth` a thread.
+/// Calls both functions, on two threads if that is `worth` it.
 pub fn both<A: Send, B>(
     worth: bool,
     first: impl Fn() -> A + Sync,
@@ -75,7 +76,7 @@ pub fn both<A: Send, B>(
         let here = second();
         let there = match other {
             Ok(other) => other.join().unwrap_or_else(|panic| resume_unwind(panic)),
-            // There was no thread to be had.
+            // The thread could not be started.
             Err(_) => first(),
         };
         (there, here)
@@ -93,7 +94,7 @@ mod tests {
         for count in [0, 1, 2, 3, 100] {
             let mut taken = Vec::new();
             let make = |block: usize| {
-                // Some take longer than others.
+                // Some blocks take longer than others.
                 let spin = (0..(block * 7919 % 13) * 1_000).fold(0_usize, usize::wrapping_add);
                 (block, std::hint::black_box(spin))
             };

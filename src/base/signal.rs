@@ -1,10 +1,10 @@
-//! What a pipeline carries.
+//! The OTLP signals of a pipeline.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// The two of OTLP's signals that an export becomes.
+/// The OTLP signals that an export is converted to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Signal {
@@ -14,7 +14,7 @@ pub enum Signal {
 }
 
 impl Signal {
-    /// What the records of a request are called.
+    /// Returns the name of the records in a request of this signal.
     pub fn records(self) -> &'static str {
         match self {
             Signal::Traces => "spans",

@@ -1,10 +1,9 @@
-//! Foreign text made fit for a log line or a terminal.
+//! Prepares text from outside for log lines and terminals.
 
-/// What of a server's message goes into a log line, in characters.
+/// Maximum length of a server's message in a log line, in characters.
 const MAX_MESSAGE_CHARS: usize = 300;
 
-/// The text with everything that could move a cursor, end a line or turn the writing direction
-/// spelled out.
+/// Escapes every character that could move a cursor, end a line or change the writing direction.
 pub fn escape_control(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
@@ -17,14 +16,14 @@ pub fn escape_control(text: &str) -> String {
     shown
 }
 
-/// A server's message on one line, cut to a length that a log bears.
+/// Returns a server's message on one line, truncated to the maximum length for a log line.
 pub fn one_line(text: &str) -> String {
     let words: Vec<&str> = text.split_whitespace().collect();
     let line: String = words.join(" ").chars().take(MAX_MESSAGE_CHARS).collect();
     escape_control(&line)
 }
 
-/// Bytes in lower-case hexadecimal.
+/// Formats bytes as lower-case hexadecimal digits.
 pub fn hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let digit = |nibble: u8| char::from(DIGITS[usize::from(nibble)]);

@@ -1,11 +1,11 @@
-//! The values a configuration is made of, each read from and printed as text.
+//! Value types of the configuration. Each is parsed from text and printed as text.
 //!
 //! ```text
 //! "1m30s" ─▶ HumanDuration              "64MiB" ─▶ ByteSize
 //! "otlp_grpc/backup" ─▶ ComponentId     anything ─▶ Secret, printed as [redacted]
 //! ```
 //!
-//! All arithmetic is exact: what is printed reads back as the same value.
+//! All arithmetic is exact: a printed value parses as the same value.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A `Duration` as Go writes it: `100ms`, `1.5s`, `1m30s`, `0`.
+/// A `Duration` in Go's notation: `100ms`, `1.5s`, `1m30s`, `0`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct HumanDuration(pub Duration);
 
@@ -100,22 +100,23 @@ impl fmt::Display for HumanDuration {
     }
 }
 
-/// `whole.fraction` with as many digits as it needs; `fraction` counts in units of 10^-digits.
+/// Formats `whole.fraction` with as many digits as needed. `fraction` is in units of 10^-digits.
 fn decimal(whole: impl fmt::Display, fraction: u32, digits: usize) -> String {
     let text = format!("{whole}.{fraction:0digits$}");
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
-/// The digits and dots that `text` starts with, and what follows.
+/// Splits `text` after its leading digits and dots.
 fn split_number(text: &str) -> (&str, &str) {
     text.split_at(text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len()))
 }
 
-/// `number`, a decimal, times `unit`, rounded down; `None` when it is no decimal or too large.
+/// Multiplies the decimal `number` by `unit`, rounded down. `None` if it is not a decimal or too
+/// large.
 fn scale(number: &str, unit: u64) -> Option<u64> {
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     let digits = [whole, fraction].concat();
-    // More digits than this would not fit into the arithmetic below.
+    // More digits would overflow the arithmetic below.
     if digits.is_empty() || digits.len() > 20 || !digits.bytes().all(|b| b.is_ascii_digit()) {
         return None;
     }
@@ -169,7 +170,7 @@ impl FromStr for ByteSize {
 }
 
 impl fmt::Display for ByteSize {
-    /// In the unit that makes it shortest, with one decimal at most.
+    /// Uses the unit that gives the shortest text, with at most one decimal.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let tenths = u128::from(self.0) * 10;
         let in_unit = |(name, size): (&str, u64)| {
@@ -185,7 +186,7 @@ impl fmt::Display for ByteSize {
     }
 }
 
-/// Text that must not be seen: a header's value, a token.
+/// Text that must not be shown: the value of a header, or a token.
 #[derive(Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(String);
@@ -195,7 +196,7 @@ impl Secret {
         Self(value.into())
     }
 
-    /// The value itself, for the one place that sends it.
+    /// Returns the value. Only the code that sends it may call this.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -213,7 +214,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// `type` or `type/name`: which component, and which of several of its type.
+/// The id of a component: `type`, or `type/name` if there are several of that type.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ComponentId {
     pub kind: String,
@@ -221,7 +222,7 @@ pub struct ComponentId {
 }
 
 impl ComponentId {
-    /// An id without a name.
+    /// Returns an id without a name.
     pub fn of(kind: impl Into<String>) -> Self {
         Self { kind: kind.into(), name: None }
     }
@@ -256,7 +257,7 @@ impl fmt::Display for ComponentId {
     }
 }
 
-/// Serde by way of `Display` and `FromStr`.
+/// Implements serde with `Display` and `FromStr`.
 macro_rules! as_text {
     ($($type:ty),*) => {$(
         impl Serialize for $type {

@@ -1,4 +1,4 @@
-//! What an answer means: a pure table.
+//! Classifies the answers of servers. Pure.
 //!
 //! ```text
 //! gRPC status, RetryInfo ──┐
@@ -6,8 +6,8 @@
 //! partial_success ─────────┘
 //! ```
 //!
-//! OTLP specification, "Failures" and "OTLP/HTTP Response"; backends differ from it where a comment
-//! says so.
+//! The rules are those of the OTLP specification, "Failures" and "OTLP/HTTP Response". Comments
+//! mark where backends differ from it.
 
 use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
@@ -19,41 +19,42 @@ use tonic::Code;
 use crate::base::signal::Signal;
 use crate::base::text::one_line;
 
-/// What became of one request.
+/// The meaning of an answer, which decides how to continue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
     Accepted,
-    /// Taken but for some spans; never sent again. No rejected spans make it a mere warning.
+    /// Accepted except for some records; must not be sent again. With no rejected records it is a
+    /// mere warning.
     Partial {
         rejected: i64,
         message: String,
     },
-    /// Worth another try; not before `after`, when the server asked for time.
+    /// Worth a retry, but not before `after` if the server asked for a pause.
     Retry {
         reason: String,
         after: Option<Duration>,
         delivery: Delivery,
     },
-    /// Refused for its size: to be halved, never to be sent whole again.
+    /// Refused for its size: it must be split before it is sent again.
     TooLarge {
         reason: String,
     },
-    /// Refused for good.
+    /// Refused permanently.
     Refused {
         reason: String,
     },
 }
 
-/// What came back of one request.
+/// The result of sending one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
     pub reply: Reply,
-    /// The status, as the protocol spells it: `OK`, `UNAVAILABLE`, `503`; or `timeout`, or `connection`
-    /// for one that broke.
+    /// The status as the protocol spells it (`OK`, `UNAVAILABLE`, `503`), or `timeout`, or
+    /// `connection` for a broken connection.
     pub code: Cow<'static, str>,
 }
 
-/// The name of a gRPC status, as the specification of gRPC spells it.
+/// Returns the name of a gRPC status as in the gRPC specification.
 pub fn grpc_name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
@@ -76,23 +77,23 @@ pub fn grpc_name(code: Code) -> &'static str {
     }
 }
 
-/// Whether a request that was not acknowledged may have arrived all the same.
+/// Whether a request without acknowledgement may have arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Delivery {
-    /// The server said that it did not take it, or was never reached.
+    /// The server reported that it did not accept the request, or was never reached.
     NotDelivered,
-    /// No answer came.
+    /// No answer arrived.
     InDoubt,
 }
 
 /// The code of an attempt that reached no server, or whose connection broke.
 pub const NOT_CONNECTED: &str = "connection";
 
-/// The longest wait a server can ask for.
+/// Upper limit for the pause that a server can ask for.
 pub const MAX_SERVER_WAIT: Duration = Duration::from_secs(600);
 
-/// A gRPC status that is not OK. `from_transport`: it was made on this side of a broken connection
-/// and is no word of the server's.
+/// Classifies a gRPC status other than OK. `from_transport` means that the client made the status
+/// because the connection broke, so it is not the server's.
 pub fn grpc(
     code: Code,
     message: &str,
@@ -100,13 +101,13 @@ pub fn grpc(
     from_transport: bool,
 ) -> Reply {
     let reason = format!("{code:?}: {}", one_line(message));
-    // Servers report it under many codes: tonic as OUT_OF_RANGE, grpc-go as RESOURCE_EXHAUSTED, gateways
-    // as UNAVAILABLE or UNKNOWN.
+    // Servers use many codes for this: tonic OUT_OF_RANGE, grpc-go RESOURCE_EXHAUSTED, gateways
+    // UNAVAILABLE or UNKNOWN.
     if speaks_of_size(message) {
         return Reply::TooLarge { reason };
     }
     let delivery = match code {
-        // A gateway says so when it lost a server that may have taken the request before.
+        // A gateway sends this if it lost the server, which may already have accepted the request.
         Code::Unavailable if speaks_of_a_break(message) && retry_info.is_none() => {
             Delivery::InDoubt
         }
@@ -124,8 +125,8 @@ pub fn grpc(
             // Tempo sends no RetryInfo with its rate limit before 3.0.
             | Code::ResourceExhausted
     );
-    // A proxy that answers with a page instead of gRPC, or an answer that ends before its trailers:
-    // tonic makes INTERNAL or UNKNOWN of it.
+    // A proxy that answers with an HTML page, or an answer without trailers. tonic makes INTERNAL
+    // or UNKNOWN of it.
     let not_grpc =
         matches!(code, Code::Internal | Code::Unknown) && message.starts_with("protocol error:");
     if retryable || from_transport || not_grpc {
@@ -134,19 +135,20 @@ pub fn grpc(
     Reply::Refused { reason }
 }
 
-/// An HTTP status that is not 2xx. `body` is what the server said, for the reason.
+/// Classifies an HTTP status other than 2xx. `body` is the server's message.
 pub fn http(signal: Signal, status: u16, body: &str, retry_after: Option<Duration>) -> Reply {
     let reason = match body.trim() {
         "" => format!("HTTP {status}"),
         text => format!("HTTP {status}: {text}"),
     };
-    // Loki answers 400 when it has stored a part, for example all but one long line. What it stored must not
-    // be sent again.
+    // Loki answers 400 after it has stored a part of a request, for example all but one long line.
+    // The stored part must not be sent again.
     let is_whole = status != 400 || signal == Signal::Traces || speaks_of_a_message(body);
     match status {
         413 => Reply::TooLarge { reason },
-        // Tempo answers 400 to a body over its limit, and Loki 503 to one that it expands beyond its own.
-        // 414 and 431 are about the address and the headers, which are the same for half of a request.
+        // Tempo answers 400 to a body over its limit, and Loki 503 to one that exceeds its limit
+        // after expansion. 414 and 431 are about the URL and the headers, which splitting does not
+        // change.
         _ if speaks_of_size(body) && is_whole && !matches!(status, 414 | 431) => {
             Reply::TooLarge { reason }
         }
@@ -155,7 +157,7 @@ pub fn http(signal: Signal, status: u16, body: &str, retry_after: Option<Duratio
             let delivery = if broke { Delivery::InDoubt } else { Delivery::NotDelivered };
             Reply::Retry { reason, after: retry_after.map(clamp), delivery }
         }
-        // A gateway does not know whether the server behind it took the request.
+        // The gateway does not know whether the server behind it accepted the request.
         502 | 504 => {
             Reply::Retry { reason, after: retry_after.map(clamp), delivery: Delivery::InDoubt }
         }
@@ -166,11 +168,11 @@ pub fn http(signal: Signal, status: u16, body: &str, retry_after: Option<Duratio
     }
 }
 
-/// The body of a success: an `ExportTraceServiceResponse`, which may be empty. That of logs is the
-/// same on the wire.
+/// Classifies the body of a success: an `ExportTraceServiceResponse`, which may be empty. The
+/// response for logs has the same encoding.
 ///
-/// A success that is not OTLP comes from something that is no OTLP receiver, a login page say. To
-/// take it for an acknowledgement would write an id that leads nowhere.
+/// A body that is not OTLP comes from something that is not an OTLP receiver, for example a login
+/// page. Treating it as an acknowledgement would write an id that leads nowhere.
 pub fn acknowledgement(body: &[u8]) -> Reply {
     let Ok(response) = ExportTraceServiceResponse::decode(body) else {
         let reason = "the server said OK, but its answer is not OTLP; is this the right endpoint?";
@@ -179,7 +181,7 @@ pub fn acknowledgement(body: &[u8]) -> Reply {
     match response.partial_success {
         Some(partial) if partial.rejected_spans > 0 || !partial.error_message.is_empty() => {
             Reply::Partial {
-                // A negative number is no rejection.
+                // A negative number means that no records were rejected.
                 rejected: partial.rejected_spans.max(0),
                 message: one_line(&partial.error_message),
             }
@@ -188,7 +190,7 @@ pub fn acknowledgement(body: &[u8]) -> Reply {
     }
 }
 
-/// `Retry-After` in either form: seconds, or an HTTP date.
+/// Parses `Retry-After` in either form: seconds, or an HTTP date.
 pub fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
     let value = value.trim();
     if let Ok(seconds) = value.parse::<u64>() {
@@ -198,7 +200,7 @@ pub fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
     Some(clamp(date.duration_since(now).unwrap_or_default()))
 }
 
-/// The RetryInfo within a gRPC status' details.
+/// Extracts the RetryInfo from the details of a gRPC status.
 pub fn retry_info(details: &[u8]) -> Option<Duration> {
     let status = RpcStatus::decode(details).ok()?;
     let info = status.details.iter().find(|any| any.type_url.ends_with("/google.rpc.RetryInfo"))?;
@@ -212,16 +214,16 @@ fn clamp(wait: Duration) -> Duration {
     wait.min(MAX_SERVER_WAIT)
 }
 
-/// The words with which gateways report a connection that ended under a request.
+/// Whether a message is one that gateways send when a connection ended during a request.
 fn speaks_of_a_break(message: &str) -> bool {
     let message = message.to_ascii_lowercase();
-    // The last is tonic's, of a gateway that answers in HTTP: it may have been 502 or 504.
+    // The last one is tonic's, for a gateway that answers with an HTTP status such as 502 or 504.
     ["upstream", "reset", "disconnect", "terminat", "mapped from http status"]
         .iter()
         .any(|words| message.contains(words))
 }
 
-/// The words with which servers refuse a request for its size.
+/// Whether a message is one with which servers refuse a request for its size.
 fn speaks_of_size(message: &str) -> bool {
     let message = message.to_ascii_lowercase();
     let is_about_size = ["larger than max", "too large", "exceeds the maximum", "message size"]
@@ -231,12 +233,12 @@ fn speaks_of_size(message: &str) -> bool {
     is_about_size && !message.contains("header")
 }
 
-/// The words of grpc-go about a message as a whole.
+/// Whether a message is grpc-go's about the size of the whole message.
 fn speaks_of_a_message(text: &str) -> bool {
     text.contains("message larger than max")
 }
 
-/// `google.rpc.Status`, as far as it is read.
+/// `google.rpc.Status`, with the fields that are used here.
 #[derive(Clone, PartialEq, Message)]
 struct RpcStatus {
     #[prost(message, repeated, tag = "3")]
@@ -349,7 +351,7 @@ mod tests {
         for (code, message) in messages {
             assert_eq!(kind(&grpc(code, message, None, false)), Kind::TooLarge, "{message}");
         }
-        // Under every code, since a gateway may put its own.
+        // Under every code, because a gateway may use its own.
         let go = "rpc error: code = ResourceExhausted desc = grpc: received message larger than max \
                   (4408817 vs. 4194304)";
         for code in [Code::Unavailable, Code::Unknown, Code::Internal, Code::Aborted] {
@@ -360,7 +362,7 @@ mod tests {
                 assert_eq!(kind(&http(signal, status, go, None)), Kind::TooLarge, "{status}");
             }
         }
-        // A line that Loki would not store, next to others that it did.
+        // Loki stored the other lines, but not this one.
         let line = "error at least one label pair is required; entry too large";
         assert_eq!(kind(&http(Signal::Logs, 400, line, None)), Kind::Refused);
         assert_eq!(

@@ -1,4 +1,4 @@
-//! What a user can set on an exporter.
+//! Configuration of the exporters.
 //!
 //! ```text
 //! otlp_grpc ┐
@@ -6,7 +6,8 @@
 //! file ─────── FileConfig         debug ─── DebugConfig
 //! ```
 //!
-//! Plain data: an endpoint may be missing here, because flags and OTEL_* can still give one.
+//! Plain data. An endpoint may be missing here, because flags and OTEL_* variables can set it
+//! later.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -31,33 +32,33 @@ pub enum ExporterConfig {
     Debug(DebugConfig),
 }
 
-/// Send OTLP.
+/// Sends OTLP.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct OtlpConfig {
-    /// `http://host:4317` for gRPC, `http://host:4318` for HTTP, where `/v1/traces` is appended;
-    /// `https://` means TLS. Default: not set.
+    /// `http://host:4317` for gRPC, `http://host:4318` for HTTP, where `/v1/traces` or `/v1/logs`
+    /// is appended. `https://` means TLS. Default: not set.
     #[serde(serialize_with = "serialize_redacted_option")]
     pub endpoint: Option<String>,
-    /// For traces in place of `endpoint`, used as it is. Default: not set.
+    /// Used for traces instead of `endpoint`, without appending a path. Default: not set.
     #[serde(serialize_with = "serialize_redacted_option")]
     pub traces_endpoint: Option<String>,
-    /// For logs in place of `endpoint`, used as it is. Default: not set.
+    /// Used for logs instead of `endpoint`, without appending a path. Default: not set.
     #[serde(serialize_with = "serialize_redacted_option")]
     pub logs_endpoint: Option<String>,
-    /// Sent with every request. Default: none.
+    /// Headers of every request. Default: none.
     pub headers: IndexMap<String, Secret>,
     /// `gzip` or `none`. Default: gzip.
     pub compression: Compression,
-    /// How long one request may take. More than 0. Default: 10s.
+    /// Time limit for one request. More than 0. Default: 10s.
     pub timeout: HumanDuration,
     pub tls: TlsConfig,
     pub retry_on_failure: RetryConfig,
     pub sending_queue: QueueConfig,
-    /// Whether `task_trace_id` waits until this exporter has delivered. Default true.
+    /// Whether `task_trace_id` is written only after this exporter has delivered. Default true.
     pub required: bool,
-    /// Whether and how it is proven that the backend has every span. Default: it is not.
+    /// Whether and how taskspan verifies that the backend has every span. Default: not verified.
     pub verify: Option<VerifyConfig>,
 }
 
@@ -66,29 +67,30 @@ pub struct OtlpConfig {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct VerifyConfig {
-    /// Base URL of Tempo's HTTP API, such as `http://tempo:3200`.
+    /// Base URL of Tempo's HTTP API, for example `http://tempo:3200`.
     #[serde(serialize_with = "serialize_redacted")]
     pub endpoint: String,
-    /// How long to look for every span, at first and again after the missing ones were resent.
-    /// More than 0. Default 60s.
+    /// Time to wait until every span is found, and again after missing spans were resent. More than
+    /// 0. Default 60s.
     #[serde(default = "verify_timeout")]
     pub timeout: HumanDuration,
-    /// Look again this long after every span was found, before the id is written. Default: not set. A
-    /// Tempo that is killed within seconds loses what it showed, unless its WAL is flushed.
+    /// Verify again this long after every span was found, before the id is written. Default: not
+    /// set. A Tempo that is killed within seconds can lose spans that it already returned, unless
+    /// its WAL is flushed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<HumanDuration>,
 }
 
 impl VerifyConfig {
-    /// The longest that a verification takes to reach a verdict, with a backend that answers.
+    /// Returns the longest time until a verification is decided, if the backend answers.
     pub fn longest(&self) -> Duration {
-        // Once for what was sent, and once more for what had to be sent again.
+        // Once for the first delivery, and once after missing spans were resent.
         let again = self.after.map_or(Duration::ZERO, |after| after.0 + self.timeout.0);
         (self.timeout.0 + again) * 2
     }
 }
 
-/// How long a trace has to appear unless the configuration says otherwise.
+/// The default of `verify.timeout`.
 pub fn verify_timeout() -> HumanDuration {
     HumanDuration::from_secs(60)
 }
@@ -114,53 +116,54 @@ impl FromStr for Compression {
     }
 }
 
-/// Who is trusted, and who we are.
+/// Certificates to trust and to present.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct TlsConfig {
-    /// For an endpoint without a scheme: plain text instead of TLS. Default: false.
+    /// For an endpoint without a scheme: use plain text instead of TLS. Default: false.
     pub insecure: bool,
-    /// PEM file of authorities to trust instead of the system's. Default: not set.
+    /// PEM file with the certificate authorities to trust instead of the system's. Default: not
+    /// set.
     pub ca_file: Option<PathBuf>,
-    /// PEM file of our own certificate; goes with `key_file`. Default: not set.
+    /// PEM file with the client certificate; requires `key_file`. Default: not set.
     pub cert_file: Option<PathBuf>,
-    /// PEM file of the key to `cert_file`. Default: not set.
+    /// PEM file with the key of `cert_file`. Default: not set.
     pub key_file: Option<PathBuf>,
-    /// The name to expect in the server's certificate. Default: the endpoint's host.
+    /// Name to expect in the server's certificate. Default: the endpoint's host.
     pub server_name_override: Option<String>,
 }
 
-/// How a request that may succeed later is tried again.
+/// How failed requests are retried.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct RetryConfig {
-    /// Default: true.
+    /// Whether to retry. Default: true.
     pub enabled: bool,
-    /// The first wait. More than 0. Default: 1s.
+    /// Wait before the first retry. More than 0. Default: 1s.
     pub initial_interval: HumanDuration,
-    /// How much longer every next wait is. 1 or more. Default: 1.5.
+    /// Factor by which each wait grows. 1 or more. Default: 1.5.
     #[cfg_attr(test, schemars(range(min = 1)))]
     pub multiplier: f64,
-    /// How far a wait may be off at random, as a part of it. 0 to 1. Default: 0.5.
+    /// Random variation of each wait, as a fraction of it. 0 to 1. Default: 0.5.
     #[cfg_attr(test, schemars(range(min = 0, max = 1)))]
     pub randomization_factor: f64,
-    /// The longest wait; not below `initial_interval`. Default: 30s.
+    /// Upper limit of the wait; not below `initial_interval`. Default: 30s.
     pub max_interval: HumanDuration,
-    /// When to stop trying; 0 is never. Default: 0s.
+    /// When to give up; 0 means never. Default: 0s.
     pub max_elapsed_time: HumanDuration,
 }
 
-/// Write OTLP as JSON, one request a line.
+/// Writes OTLP as JSON, one request per line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct FileConfig {
-    /// The file that is appended to. Required.
+    /// The file to append to. Required.
     #[cfg_attr(test, schemars(length(min = 1)))]
     pub path: PathBuf,
-    /// Whether `task_trace_id` waits until this exporter has delivered. Default true.
+    /// Whether `task_trace_id` is written only after this exporter has delivered. Default true.
     pub required: bool,
 }
 
@@ -170,12 +173,12 @@ impl Default for FileConfig {
     }
 }
 
-/// Print what is sent.
+/// Logs what would be sent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct DebugConfig {
-    /// `basic` (a line a request), `normal` (a line a span) or `detailed`. Default: basic.
+    /// `basic` (one line per request), `normal` (one line per span) or `detailed`. Default: basic.
     pub verbosity: Verbosity,
 }
 
@@ -260,7 +263,7 @@ impl OtlpConfig {
         }
     }
 
-    /// Reports what is out of range: key path, message.
+    /// Reports each value that is out of range: key path, message.
     pub fn check(&self, protocol: Protocol, at: &mut dyn FnMut(&str, String)) {
         for (key, endpoint) in [
             ("endpoint", &self.endpoint),
@@ -296,7 +299,7 @@ impl OtlpConfig {
     }
 }
 
-/// What HTTP would not let pass; the value itself is never shown.
+/// Returns why HTTP does not allow this header. The messages never contain the value.
 fn header_complaints(name: &str, value: &Secret) -> impl Iterator<Item = String> {
     let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
     let bad_name = name.is_empty() || !name.bytes().all(token);
@@ -337,7 +340,7 @@ impl RetryConfig {
 }
 
 impl FileConfig {
-    /// Reports what is out of range: key path, message.
+    /// Reports each value that is out of range: key path, message.
     pub fn check(&self, at: &mut dyn FnMut(&str, String)) {
         if self.path.as_os_str().is_empty() {
             at("path", "name the file to write".into());

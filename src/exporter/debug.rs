@@ -1,4 +1,4 @@
-//! Requests into the log, for a person who wants to see what would be sent.
+//! Logs requests instead of sending them, to show what would be sent.
 
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;

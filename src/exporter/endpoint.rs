@@ -117,7 +117,8 @@ impl Endpoint {
             "https" => 443,
             _ => return Err(EndpointError::NoScheme),
         };
-        // Before anything can fail on a password that is not percent-encoded.
+        // Check this first, so that no later error can contain a password that is not
+        // percent-encoded.
         if rest.contains('@') {
             return Err(EndpointError::UserInfo);
         }
@@ -129,7 +130,7 @@ impl Endpoint {
             return Err(EndpointError::NoHost);
         }
         let uri: Uri = text.parse().map_err(|error| EndpointError::NotUrl(format!("{error}")))?;
-        // `Uri` accepts any text as a port, and has none if it is out of range.
+        // `Uri` accepts any text as a port, and returns no port if it is out of range.
         let after_host = authority.rsplit_once(']').map_or(authority, |(_, after)| after);
         let port = match (after_host.contains(':'), uri.port_u16()) {
             (false, _) => default_port,

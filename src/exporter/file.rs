@@ -1,4 +1,4 @@
-//! Requests as OTLP/JSON lines in a file, as the Collector's file exporter writes them.
+//! Appends requests to a file as lines of OTLP/JSON, like the Collector's file exporter.
 
 #![expect(
     clippy::disallowed_methods,
@@ -33,7 +33,7 @@ impl File {
         self.path.display().to_string()
     }
 
-    /// One line a request, on disk before it counts as accepted.
+    /// Appends one line per request and fsyncs it before the request counts as accepted.
     pub async fn send(&self, request: &[u8]) -> Reply {
         let line = match self.signal {
             Signal::Traces => json_line::<ExportTraceServiceRequest>(request),
@@ -63,7 +63,7 @@ fn json_line<R: Message + Default + Serialize>(request: &[u8]) -> Result<String,
     serde_json::to_string(&request).map_err(|error| error.to_string())
 }
 
-/// The whole line, or none of it: half a line would make the file unreadable.
+/// Appends the whole line or nothing: a partial line would make the file unreadable.
 fn append(path: &Path, line: &[u8]) -> std::io::Result<()> {
     let mut file = OpenOptions::new().create(true).append(true).open(path)?;
     let before = file.metadata()?.len();

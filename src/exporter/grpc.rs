@@ -1,5 +1,4 @@
-//! OTLP over gRPC. Requests come encoded out of the queue, so a codec of our own passes the bytes
-//! through instead of decoding and encoding them once more.
+//! OTLP over gRPC. The queue holds encoded requests, so a codec passes the bytes through unchanged.
 
 use std::error::Error;
 use std::time::Duration;
@@ -22,7 +21,7 @@ const TRACES: PathAndQuery =
 const LOGS: PathAndQuery =
     PathAndQuery::from_static("/opentelemetry.proto.collector.logs.v1.LogsService/Export");
 
-/// A dead peer is noticed by pings, not only by the timeout of a request.
+/// Interval of HTTP/2 pings, which detect a dead peer before the request times out.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
@@ -64,8 +63,8 @@ impl Grpc {
     }
 
     pub async fn send(&self, body: Bytes) -> Answer {
-        // The deadline stands here and not in the channel alone: a peer that accepts a connection
-        // and never speaks HTTP/2 would hold `ready` for ever.
+        // The channel's own time-out is not enough: a peer that accepts the connection and never
+        // speaks HTTP/2 would block `ready` forever.
         match tokio::time::timeout(self.timeout, self.call(body)).await {
             Ok(Ok(answer)) => {
                 Answer { reply: classify::acknowledgement(&answer), code: "OK".into() }
@@ -133,7 +132,7 @@ fn never_connected(status: &Status) -> bool {
     causes(status).any(|cause| cause.is::<ConnectError>())
 }
 
-/// Bytes out, bytes in.
+/// A codec that passes bytes through.
 struct EncodedCodec;
 
 impl Codec for EncodedCodec {

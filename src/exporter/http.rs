@@ -1,4 +1,4 @@
-//! OTLP over HTTP/1.1: binary protobuf, one POST a request.
+//! OTLP over HTTP/1.1: binary protobuf, one POST per request.
 
 use std::io::Write;
 use std::time::{Duration, SystemTime};
@@ -24,7 +24,7 @@ use crate::base::text::one_line;
 
 const PROTOBUF: HeaderValue = HeaderValue::from_static("application/x-protobuf");
 
-/// More of an answer than this is not read; a server's message fits easily.
+/// Limit for the body of an answer, in bytes. A server's message is far shorter.
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
 
 pub(super) type Client<B> = legacy::Client<HttpsConnector<HttpConnector>, B>;
@@ -95,7 +95,7 @@ impl Http {
     }
 }
 
-/// A client with the TLS settings of an exporter.
+/// Builds a client with the TLS settings of an exporter.
 pub(super) fn client<B>(
     tls: &TlsConfig,
     connect_timeout: Duration,
@@ -132,7 +132,7 @@ fn headers(config: &OtlpConfig, gzip: bool) -> Result<HeaderMap, BuildError> {
         value.set_sensitive(true);
         headers.insert(key, value);
     }
-    // These describe the body and are not the user's to change.
+    // These describe the body, so the user cannot change them.
     headers.insert(CONTENT_TYPE, PROTOBUF);
     if gzip {
         headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
@@ -142,7 +142,7 @@ fn headers(config: &OtlpConfig, gzip: bool) -> Result<HeaderMap, BuildError> {
 
 fn gzipped(body: &[u8]) -> Bytes {
     let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    // Writing to memory does not fail; if it did, the server would refuse the torn body.
+    // Writing to memory cannot fail. If it did, the server would refuse the truncated body.
     let _ = encoder.write_all(body);
     encoder.finish().unwrap_or_default().into()
 }
@@ -156,7 +156,7 @@ async fn answer(signal: Signal, response: Response<Incoming>) -> Reply {
     let body = match Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await {
         Ok(body) => body.to_bytes(),
         Err(error) if status.is_success() && error.is::<LengthLimitError>() => {
-            // No OTLP answer is as long as that.
+            // An OTLP answer is never this long.
             return classify::acknowledgement(b"\xff");
         }
         Err(error) if status.is_success() => {
@@ -167,7 +167,7 @@ async fn answer(signal: Signal, response: Response<Incoming>) -> Reply {
     };
     match status {
         StatusCode::OK => classify::acknowledgement(&body),
-        // Loki says 204, and others 202: accepted, with nothing more to say.
+        // Loki answers 204, and others 202.
         status if status.is_success() => Reply::Accepted,
         status => {
             let text = message_of(&body, is_protobuf);
@@ -176,8 +176,8 @@ async fn answer(signal: Signal, response: Response<Incoming>) -> Reply {
     }
 }
 
-/// What the server said, as text. Loki sends a `google.rpc.Status` under another content type, so bytes that are
-/// no text are read as one.
+/// Returns the server's message. Loki sends a `google.rpc.Status` under another content type, so
+/// bytes that are not text are decoded as one.
 fn message_of(body: &[u8], is_protobuf: bool) -> String {
     let is_text = |text: &&str| !text.contains(|c: char| c.is_control() && !c.is_whitespace());
     let text = std::str::from_utf8(body).ok().filter(is_text).unwrap_or_default();
@@ -190,12 +190,12 @@ fn message_of(body: &[u8], is_protobuf: bool) -> String {
     text.to_owned()
 }
 
-/// The message of a `google.rpc.Status`, in which errors come.
+/// Decodes the message of a `google.rpc.Status`.
 fn status_message(body: &[u8]) -> String {
     RpcStatus::decode(body).map(|status| status.message).unwrap_or_default()
 }
 
-/// `google.rpc.Status`, as far as it is read here.
+/// `google.rpc.Status`, with the field that is used here.
 #[derive(Clone, PartialEq, Message)]
 struct RpcStatus {
     #[prost(string, tag = "2")]

@@ -1,7 +1,8 @@
-//! When to send again: exponential backoff with the Collector's keys and the server's word.
+//! Decides when to retry: exponential backoff with the Collector's options, or later if the server
+//! asks for it.
 //!
-//! The only file that names `backoff`: the crate is not developed any further (RUSTSEC-2025-0012),
-//! and nothing else would have to change with another one.
+//! Only this file uses `backoff`. The crate is unmaintained (RUSTSEC-2025-0012), and this keeps it
+//! replaceable.
 
 use std::time::Duration;
 
@@ -14,9 +15,9 @@ use super::config::RetryConfig;
 /// The waits between failed attempts of one exporter.
 #[derive(Debug)]
 pub struct Retry {
-    /// None: `retry_on_failure.enabled` is false.
+    /// `None` if `retry_on_failure.enabled` is false.
     backoff: Option<ExponentialBackoff>,
-    /// How long one request is tried; `None`: for as long as it takes.
+    /// How long one request is retried. `None` means without limit.
     max_elapsed_time: Option<Duration>,
 }
 
@@ -34,22 +35,23 @@ impl Retry {
         Retry { backoff: config.enabled.then_some(backoff), max_elapsed_time }
     }
 
-    /// Starts with the shortest wait again: the endpoint answered.
+    /// Starts again with the shortest wait, because the endpoint answered.
     pub fn reset(&mut self) {
         if let Some(backoff) = &mut self.backoff {
             backoff.reset();
         }
     }
 
-    /// The wait before the next attempt of a request that has failed for `failing_for`: the larger of the
-    /// backoff and what the server asked for. `None` when there is to be no other attempt.
+    /// Returns the wait before the next attempt of a request that has failed for `failing_for`: the
+    /// longer of the backoff and the pause that the server `asked` for. `None` if the request must
+    /// not be retried.
     pub fn next(&mut self, asked: Option<Duration>, failing_for: Duration) -> Option<Duration> {
         let wait = self.backoff.as_mut()?.next_backoff()?;
         self.within_limits(wait, asked, failing_for)
     }
 
-    /// The same for a request that fails while others do not, after `deferrals` deferrals. It has a backoff
-    /// of its own, which successes of the others do not reset.
+    /// Like `next`, for a request that fails while others succeed, after `deferrals` deferrals. It
+    /// has its own backoff, which successes of other requests do not reset.
     pub fn of_one(
         &self,
         deferrals: u32,

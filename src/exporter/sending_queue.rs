@@ -1,20 +1,20 @@
-//! What a user can set about the queue on disk.
+//! Configuration of the delivery queue.
 
 use serde::{Deserialize, Serialize};
 
 use crate::base::units::{ByteSize, ComponentId};
 
-/// What is accepted waits here until an endpoint has acknowledged it.
+/// Exports wait in the queue until an endpoint has acknowledged them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct QueueConfig {
-    /// Keep what waits. Default: true.
+    /// Whether the queue is kept on disk. Default: true.
     pub enabled: bool,
-    /// When this much waits, no more exports are read until there is room. At least 1MiB.
+    /// If this much is queued, no more exports are read until there is room. At least 1MiB.
     /// Default: 512MiB.
     pub queue_size: ByteSize,
-    /// The `file_storage` extension that says where. Default: not set.
+    /// The `file_storage` extension that sets the queue's directory. Default: not set.
     pub storage: Option<ComponentId>,
 }
 
@@ -25,7 +25,7 @@ impl Default for QueueConfig {
 }
 
 impl QueueConfig {
-    /// Reports what is out of range: key path, message.
+    /// Reports each value that is out of range: key path, message.
     pub fn check(&self, at: &mut dyn FnMut(&str, String)) {
         if self.queue_size < ByteSize::mib(1) {
             at("queue_size", "has to be 1MiB or more".into());

@@ -1,4 +1,4 @@
-//! TLS settings, from the files a user names, for both protocols.
+//! TLS settings for both protocols, from the files that the configuration names.
 
 #![expect(
     clippy::disallowed_methods,
@@ -16,9 +16,9 @@ use tonic::transport::{Certificate, ClientTlsConfig, Identity};
 use super::BuildError;
 use super::config::TlsConfig;
 
-/// For tonic.
+/// Returns the TLS settings for tonic.
 pub fn grpc(config: &TlsConfig) -> Result<ClientTlsConfig, BuildError> {
-    // Read them ourselves first: tonic would speak of a bad file only when it connects.
+    // tonic would report an invalid file only when it connects, so check the files here first.
     client_config(config, true)?;
     let mut tls = ClientTlsConfig::new();
     tls = match &config.ca_file {
@@ -34,7 +34,8 @@ pub fn grpc(config: &TlsConfig) -> Result<ClientTlsConfig, BuildError> {
     Ok(tls)
 }
 
-/// For hyper. For a plain endpoint the system's roots, which take milliseconds to load, are not.
+/// Returns the TLS settings for hyper. If TLS is not used, the system's certificates are not
+/// loaded, which saves milliseconds.
 pub fn client_config(config: &TlsConfig, is_used: bool) -> Result<ClientConfig, BuildError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider)
@@ -56,7 +57,7 @@ pub fn client_config(config: &TlsConfig, is_used: bool) -> Result<ClientConfig, 
     builder.with_client_auth_cert(chain, private_key).map_err(|error| bad(key, error.to_string()))
 }
 
-/// The name to verify instead of the endpoint's host.
+/// Returns the name to expect in the server's certificate instead of the endpoint's host.
 pub fn server_name(config: &TlsConfig) -> Result<Option<ServerName<'static>>, BuildError> {
     let parse = |name: &String| {
         ServerName::try_from(name.clone())
@@ -65,7 +66,7 @@ pub fn server_name(config: &TlsConfig) -> Result<Option<ServerName<'static>>, Bu
     config.server_name_override.as_ref().map(parse).transpose()
 }
 
-/// A `ca_file` stands in place of the system's roots, as in the Collector.
+/// Returns the certificates to trust. `ca_file` replaces the system's, as in the Collector.
 fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, BuildError> {
     let mut roots = RootCertStore::empty();
     match ca_file {

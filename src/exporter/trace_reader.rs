@@ -1,10 +1,10 @@
-//! Proof of arrival: a trace read back over Tempo's HTTP API.
+//! Reads a trace back over Tempo's HTTP API, to verify that it arrived.
 //!
 //! ```text
 //! trace id ─▶ GET /api/v2/traces/{id}, else /api/traces/{id} ─▶ span ids ─▶ which are missing
 //! ```
 //!
-//! An OK of a backend means "accepted", not "stored": what is over a limit can vanish after it.
+//! A backend's OK means "accepted", not "stored": spans above a limit can be dropped afterwards.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -23,13 +23,13 @@ use super::http::{Client, client};
 use super::{BuildError, USER_AGENT, chain};
 use crate::base::ids::TraceId;
 
-/// The only header that is sent along: the others are meant for the exporter's endpoint.
+/// The only configured header that is sent: the others are meant for the exporter's endpoint.
 const TENANT: HeaderName = HeaderName::from_static("x-scope-orgid");
 
 /// Response limit in bytes. JSON is several times larger than protobuf.
 const MAX_ANSWER_BYTES: usize = 256 << 20;
 
-/// How long one look may take.
+/// Time limit for one request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
@@ -37,18 +37,18 @@ pub struct TraceReader {
     client: Client<Empty<Bytes>>,
     base: Endpoint,
     headers: HeaderMap,
-    /// How long to look for every span.
+    /// Time to wait until every span is found.
     pub timeout: Duration,
-    /// When to look a second time.
+    /// When to verify a second time.
     pub after: Option<Duration>,
 }
 
-/// Why nothing is known of a trace.
+/// Why the backend did not return a trace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NoAnswer {
-    /// The backend cannot be asked for now: this says nothing about the trace.
+    /// The backend cannot be reached at present, which means nothing for the trace.
     Silent(String),
-    /// It does not show this trace: too large to be read, say.
+    /// The backend refuses this trace, for example because it is too large to read.
     Refused(String),
 }
 
@@ -56,7 +56,7 @@ impl NoAnswer {
     fn of(status: StatusCode) -> NoAnswer {
         let reason = format!("HTTP {}", status.as_u16());
         match status.as_u16() {
-            // Wrong credentials are wrong for every trace, and a person is needed.
+            // Wrong credentials affect every trace, and a person must correct them.
             401 | 403 | 407 | 408 | 429 | 502..=504 => NoAnswer::Silent(reason),
             _ => NoAnswer::Refused(reason),
         }
@@ -64,7 +64,7 @@ impl NoAnswer {
 }
 
 impl TraceReader {
-    /// None when the exporter is not to prove anything.
+    /// Returns `None` if the exporter is not configured to verify.
     pub fn build(config: &OtlpConfig) -> Result<Option<TraceReader>, BuildError> {
         let Some(verify) = &config.verify else {
             return Ok(None);
@@ -93,14 +93,15 @@ impl TraceReader {
         &self.base
     }
 
-    /// The span ids that the backend has of a trace; none of a trace that it does not know.
+    /// Returns the ids of the spans that the backend has of a trace. Empty if it does not know the
+    /// trace.
     ///
     /// # Errors
-    /// What kept it from answering.
+    /// Returns why the backend did not answer.
     pub async fn stored_spans(&self, trace_id: TraceId) -> Result<HashSet<Vec<u8>>, NoAnswer> {
         let v2 = format!("/api/v2/traces/{trace_id}");
         let v1 = format!("/api/traces/{trace_id}");
-        // An older Tempo has no v2, and says so with the same 404 as for an unknown trace.
+        // An old Tempo has no v2 API and answers 404, as for an unknown trace.
         match self.get(&v2).await? {
             Some(trace) => Ok(span_ids(&trace)),
             None => Ok(self.get(&v1).await?.map(|trace| span_ids(&trace)).unwrap_or_default()),
@@ -132,7 +133,7 @@ impl TraceReader {
     }
 }
 
-/// Every span id within an answer, wherever it stands: the versions of the API nest differently,
+/// Collects every span id in an answer, wherever it is: the versions of the API nest differently,
 /// and write bytes in base64 or in hexadecimal.
 fn span_ids(answer: &Value) -> HashSet<Vec<u8>> {
     let mut found = HashSet::new();
@@ -142,7 +143,7 @@ fn span_ids(answer: &Value) -> HashSet<Vec<u8>> {
             Value::Array(items) => pending.extend(items),
             Value::Object(fields) => {
                 for (key, value) in fields {
-                    // Links name the spans of others.
+                    // Links contain the ids of other spans.
                     match (key.as_str(), value) {
                         ("links", _) => {}
                         ("spanId" | "spanID" | "span_id", Value::String(text)) => {
@@ -159,7 +160,7 @@ fn span_ids(answer: &Value) -> HashSet<Vec<u8>> {
 }
 
 fn id_bytes(text: &str) -> Option<Vec<u8>> {
-    /// 8 bytes in hexadecimal.
+    /// Length of a span id in hexadecimal digits.
     const HEX_DIGITS: usize = 16;
     if text.len() == HEX_DIGITS {
         return (0..HEX_DIGITS)
@@ -170,7 +171,7 @@ fn id_bytes(text: &str) -> Option<Vec<u8>> {
     from_base64(text).filter(|bytes| bytes.len() == HEX_DIGITS / 2)
 }
 
-/// Base64 in either alphabet, with padding or without.
+/// Decodes base64 in either alphabet, with or without padding.
 fn from_base64(text: &str) -> Option<Vec<u8>> {
     const LENIENT: GeneralPurposeConfig =
         GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);

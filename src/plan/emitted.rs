@@ -1,4 +1,4 @@
-//! An export that was emitted: the plan whose trace a later system adds to.
+//! Reads an emitted export again, to add spans to its trace.
 
 use std::path::{Path, PathBuf};
 
@@ -15,10 +15,10 @@ use crate::fs::stamp::IdOrigin;
 #[derive(Clone, Debug)]
 pub struct Emitted {
     pub source: FileVersion,
-    /// The trace that its file, or the one beside it, names.
+    /// The trace id in the metadata file, or in the file next to it.
     pub trace_id: TraceId,
     pub plan: Plan,
-    /// Why the plan may not be the one that was emitted.
+    /// Why the plan may differ from the one that was emitted.
     pub doubt: Option<String>,
 }
 
@@ -43,10 +43,11 @@ pub enum NotEmitted {
     BadId { path: PathBuf, text: String },
 }
 
-/// Reads an export that has its id, where its receiver writes it. Blocks on the disk.
+/// Reads an export and its trace id, from the place where its receiver writes it. Blocks on the
+/// disk.
 ///
 /// # Errors
-/// It cannot be read, or has no id.
+/// Returns an error if the export cannot be read, or has no id.
 pub fn read_emitted(
     roots: &Roots,
     path: &Path,
@@ -58,7 +59,7 @@ pub fn read_emitted(
     let path = path.to_owned();
     let fresh = match read_located(&metadata, &all)? {
         Export::Fresh(fresh) => *fresh,
-        // Reading was asked not to tell these apart.
+        // The options ask for an export with an id to be returned as `Fresh`.
         Export::Emitted(CarriedId { text, .. }) => return Err(NotEmitted::BadId { path, text }),
     };
     let trace_id = trace_of(&metadata, &fresh, options, mode)?;
@@ -86,10 +87,11 @@ pub fn read_emitted(
     Ok(Emitted { source: fresh.source, trace_id, plan: fresh.plan, doubt })
 }
 
-/// The trace that an export became, wherever its receiver writes that. Blocks on the disk.
+/// Reads the trace id of an export, from the place where its receiver writes it. Blocks on the
+/// disk.
 ///
 /// # Errors
-/// It has no id.
+/// Returns an error if the export has no id.
 pub fn trace_of(
     metadata: &Located,
     fresh: &Fresh,
@@ -97,7 +99,8 @@ pub fn trace_of(
     mode: WriteBackMode,
 ) -> Result<TraceId, NotEmitted> {
     let path = metadata.path().to_owned();
-    // Where ids are carried along from export to export, only what we wrote counts.
+    // With `emit_existing`, an id may come from an earlier export, so only an id that taskspan
+    // wrote counts.
     let own = match options.emit_existing {
         true => fresh.own_id(),
         false => fresh.carries.as_ref().map(|it| it.text.as_str()),

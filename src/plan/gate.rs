@@ -1,13 +1,13 @@
-//! Gate results on disk: one, a list of them, or a checker's report of a project.
+//! Reads files with gate results: a single result, a list, or a checker's report.
 //!
 //! ```text
 //! bytes ─▶ JSON ─▶ { … } │ [{ … }, …] │ {project_id, checked_at, gates: [{ … }, …]}
 //!                      └─▶ each: drop nulls ─▶ fill in (reports) ─▶ check ─▶ GateFile
 //! ```
 //!
-//! A GateResult v1 must be valid as its schema says. The entries of ContextCore's reports hold only
-//! `gate_id`, `phase`, `result`, `blocking` and `reason`; the rest is filled in, so that every result
-//! is a valid GateResult v1 afterwards.
+//! A GateResult v1 must match its schema. The entries of ContextCore's reports hold only `gate_id`,
+//! `phase`, `result`, `blocking` and `reason`; the other fields are filled in to make each a valid
+//! GateResult v1.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -19,15 +19,15 @@ use crate::base::clock::UnixNanos;
 use crate::base::contract::{GateOutcome, Phase, Severity};
 use crate::base::ids::{TaskId, TraceId};
 
-/// What one file says.
+/// The contents of one file.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GateFile {
-    /// Of a report.
+    /// Only in a report.
     pub project_id: Option<String>,
-    /// Of a report: the directory that was checked, as the checker was given it.
+    /// Only in a report: the directory that was checked, as it was passed to the checker.
     pub output_dir: Option<PathBuf>,
     pub results: Vec<GateResult>,
-    /// What is odd about the file. Every result is sent all the same.
+    /// Problems with the file. Every result is sent in spite of them.
     pub warnings: Vec<String>,
 }
 
@@ -46,10 +46,10 @@ pub struct GateResult {
     pub whole: Map<String, Value>,
 }
 
-/// Why a file is no gate result.
+/// Why a file has no gate results.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GateError {
-    /// A writer in the middle of its work would leave this, too.
+    /// Not JSON. A file that is still being written looks like this, too.
     #[error("not JSON: {0}")]
     Syntax(String),
     #[error("not a gate result: {}", .0.join("; "))]
@@ -74,11 +74,13 @@ const KNOWN: [&str; 12] = [
 const KNOWN_OF_EVIDENCE: [&str; 3] = ["type", "ref", "description"];
 
 impl GateFile {
-    /// Parses a file that was written at `written_at`, which is the time of a report that has none.
+    /// Parses a file. A report without a time gets `written_at`, the time when the file was
+    /// written.
     ///
     /// # Errors
-    /// Returns everything that is wrong with the file, each with its place. Only a
-    /// [`GateError::Syntax`] may pass without a change by the user.
+    /// Returns everything that is wrong with the file, each with its place. After a
+    /// [`GateError::Syntax`] the caller should retry, because the file may still be being written.
+    /// After any other error the user must correct the file.
     pub fn parse(bytes: &[u8], written_at: UnixNanos) -> Result<GateFile, GateError> {
         let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
         let whole: Value =
@@ -99,11 +101,11 @@ impl GateFile {
     }
 }
 
-/// What is wrong or odd about a file.
+/// Errors and warnings about a file.
 #[derive(Default)]
 struct Findings {
     faults: Vec<String>,
-    /// Values of `trace_id` that are no trace ids.
+    /// Values of `trace_id` that are not trace ids.
     trace_ids: Examples,
     /// Keys that a GateResult does not have.
     unknown_keys: BTreeSet<String>,
@@ -145,7 +147,7 @@ fn of_report(
         Some(Value::Null) | None => written_at.rfc3339(),
         Some(_) => {
             findings.faults.push(format!("checked_at: {NO_TIME}"));
-            // Its entries are judged as if it were right.
+            // The time is an error already; check the entries as if it were valid.
             written_at.rfc3339()
         }
     };
@@ -161,7 +163,7 @@ fn of_report(
 
 const NO_TIME: &str = "must be an RFC 3339 time, such as 2026-11-23T06:15:00Z";
 
-/// `checked_at` is that of the report, for its entries.
+/// Reads a list of results. `checked_at` is the time of the report that the list is in, if any.
 fn of_list(
     entries: Vec<Value>,
     name: &str,
@@ -191,7 +193,7 @@ fn of_list(
     results
 }
 
-/// ContextCore's models write null for every field that is not set.
+/// Removes fields that are null: ContextCore's models write null for every field that is not set.
 fn drop_nulls(whole: &mut Map<String, Value>) {
     whole.retain(|_, value| !value.is_null());
     let evidence = whole.get_mut("evidence").and_then(Value::as_array_mut);
@@ -200,7 +202,8 @@ fn drop_nulls(whole: &mut Map<String, Value>) {
     }
 }
 
-/// Adds what the entry of a report lacks. The severity follows ContextCore's own rule for its reports.
+/// Adds the fields that a report's entry lacks. The severity follows ContextCore's rule for its
+/// reports.
 fn fill_in(whole: &mut Map<String, Value>, checked_at: &str) {
     let is = |key: &str, value: Value| whole.get(key) == Some(&value);
     let severity = match (is("result", "pass".into()), is("blocking", true.into())) {
@@ -218,7 +221,7 @@ fn fill_in(whole: &mut Map<String, Value>, checked_at: &str) {
 struct Entry<'a> {
     whole: Map<String, Value>,
     place: String,
-    /// A GateResult v1 by itself, and not an entry of a report.
+    /// Whether this is a GateResult v1 and not an entry of a report.
     is_strict: bool,
     findings: &'a mut Findings,
 }
@@ -286,7 +289,8 @@ impl Entry<'_> {
         text.parse().map_err(|error: String| self.fault(key, &error)).ok()
     }
 
-    /// One that is no trace id stays in the contract, whose schema takes any text, and names no trace.
+    /// Parses the trace id. The schema allows any text, so a value that is not a trace id stays in
+    /// the contract and names no trace.
     fn trace_id(&mut self) -> Option<TraceId> {
         let text = match self.whole.get("trace_id")? {
             Value::String(text) => text.clone(),
@@ -339,7 +343,8 @@ impl Entry<'_> {
         }
     }
 
-    /// A fault in a GateResult by itself. An entry of a report may say more than its contract takes.
+    /// Reports a key that a GateResult does not have. An entry of a report may have more keys than
+    /// the contract.
     fn unknown_key(&mut self, place: &str, message: &str) {
         if self.is_strict {
             self.fault(place, message);
@@ -398,7 +403,7 @@ mod tests {
         assert_eq!(Value::Object(report.results[0].whole.clone()), valid());
     }
 
-    /// As ContextCore's pipeline checker writes them.
+    /// Entries as ContextCore's pipeline checker writes them.
     fn entry(result: &str, blocking: bool) -> Value {
         json!({
             "gate_id": "g", "phase": "EXPORT_CONTRACT", "result": result, "blocking": blocking,
@@ -423,7 +428,7 @@ mod tests {
             assert_eq!(file.results[0].severity.as_str(), severity);
             assert_eq!(file.warnings, [""; 0]);
         }
-        // What an entry says itself is kept, and a report without a time has that of its file.
+        // Fields of the entry are kept, and a report without a time gets the time of its file.
         let mut own = entry("pass", false);
         own["severity"] = json!("critical");
         own["extra"] = json!(1);

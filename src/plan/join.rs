@@ -1,4 +1,4 @@
-//! The join of an export's files into a [`Plan`]; pure.
+//! Joins the files of an export into a [`Plan`]. Pure.
 //!
 //! ```text
 //! manifest entries ─▶ gaps it does not list ─▶ each with graph, parameters, ownership
@@ -17,14 +17,14 @@ use super::{
 };
 use crate::base::ids::TaskId;
 
-/// What stands where an export does not say.
+/// Used for a value that the export does not have.
 const UNKNOWN: &str = "unknown";
 const UNKNOWN_PROJECT: &str = "unknown-project";
 
-/// The manifest, or what became of it.
+/// The manifest, or why it was not used.
 pub type ManifestInput = Result<Manifest, ManifestUse>;
 
-/// Joins the three files. `project_id` overrides what the export says (R5.5).
+/// Joins the three files. `project_id` overrides the id in the export (R5.5).
 pub fn join(
     mut onboarding: Onboarding,
     manifest: ManifestInput,
@@ -42,11 +42,11 @@ pub fn join(
         warnings.push(Warning::NoProjectId { id: UNKNOWN_PROJECT.to_owned() });
         UNKNOWN_PROJECT.to_owned()
     });
-    // ContextCore's own models drop `spec.project.name`; its exports have the other two.
+    // ContextCore's models drop `spec.project.name`; its exports have the other two.
     let of_manifest = manifest.as_ref().and_then(|manifest| manifest.project_name.clone());
     let name = context.name.or(of_manifest).or(context.resource_name);
     let types = types(&onboarding);
-    // What is each artifact's own is moved to it, and not copied.
+    // These are moved to the artifacts, not copied.
     let own = Own {
         graph: std::mem::take(&mut onboarding.graph),
         parameters: std::mem::take(&mut onboarding.parameters),
@@ -80,21 +80,21 @@ pub fn join(
     }
 }
 
-/// The project id in the metadata, else the one in the manifest.
+/// Returns the project id in the metadata, else the one in the manifest.
 fn declared_id(onboarding: &Onboarding, manifest: Option<&Manifest>) -> Option<String> {
     let of_manifest = manifest.and_then(|manifest| manifest.project_id.clone());
     let known = [onboarding.project_id.clone(), of_manifest];
     known.into_iter().flatten().find(|id| !id.is_empty())
 }
 
-/// What the metadata file says of each artifact alone.
+/// The properties of single artifacts in the metadata file.
 struct Own {
     graph: IndexMap<String, Vec<String>>,
     parameters: IndexMap<String, Map<String, Value>>,
 }
 
 impl Own {
-    /// The graph has the last word on what an artifact waits for.
+    /// Returns the dependencies of an artifact. Those in the graph replace those of the manifest.
     fn depends_on(&mut self, id: &str, of_manifest: Vec<String>) -> Vec<TaskId> {
         let list = self.graph.get_mut(id).map_or(of_manifest, std::mem::take);
         list.into_iter().map(TaskId::new).collect()
@@ -110,7 +110,7 @@ impl Own {
     }
 }
 
-/// The metadata file by artifact id.
+/// The metadata file, indexed by artifact id.
 struct Lookup<'a> {
     onboarding: &'a Onboarding,
     gaps: HashSet<&'a str>,
@@ -129,7 +129,7 @@ impl<'a> Lookup<'a> {
         Lookup { onboarding, gaps, target_of_gap }
     }
 
-    /// An artifact from its manifest entry, completed from the metadata.
+    /// Makes an artifact from its manifest entry and completes it from the metadata.
     fn artifact(
         &self,
         id: String,
@@ -183,7 +183,7 @@ impl<'a> Lookup<'a> {
     }
 }
 
-/// What is empty is as good as not there.
+/// Whether a text is not empty. An empty one counts as missing.
 fn filled(text: &str) -> bool {
     !text.is_empty()
 }
@@ -192,7 +192,7 @@ fn unknown() -> String {
     UNKNOWN.to_owned()
 }
 
-/// Every artifact of the manifest once, then the gaps that it does not list (R1.3).
+/// Returns every artifact of the manifest once, then the gaps that it does not list (R1.3).
 fn from_manifest(
     manifest: Manifest,
     mut own: Own,
@@ -207,8 +207,8 @@ fn from_manifest(
     artifacts
 }
 
-/// The entry of each id with the number of entries that have the id, in manifest order. Of several the
-/// last counts, as in the exporter's own maps.
+/// Returns the entry of each id and the number of entries with that id, in manifest order. Of
+/// several entries the last one counts, as in the exporter's own maps.
 fn by_id(
     entries: Vec<Entry>,
     lookup: &Lookup<'_>,

@@ -1,17 +1,18 @@
-//! Small readers over loosely typed values: older and newer exports spell the same thing
-//! differently, leave sections out, or put `{"_omitted": …}` in their place.
+//! Readers for loosely typed values. Older and newer exports spell keys differently, leave sections
+//! out, or put `{"_omitted": …}` in their place.
 
 use std::fmt;
 
 use serde::de::{MapAccess, Visitor};
 use serde_json::{Map, Value};
 
-/// A string that says something.
+/// Returns a string that is not empty.
 pub fn text(value: Option<&Value>) -> Option<String> {
     value.and_then(Value::as_str).filter(|text| !text.trim().is_empty()).map(str::to_owned)
 }
 
-/// The same, from a number or a boolean too: YAML makes those of names without quotes.
+/// Returns a string that is not empty, also from a number or a boolean: YAML reads names without
+/// quotes as those.
 pub fn word(value: Option<&Value>) -> Option<String> {
     match value? {
         number @ (Value::Number(_) | Value::Bool(_)) => Some(number.to_string()),
@@ -19,27 +20,27 @@ pub fn word(value: Option<&Value>) -> Option<String> {
     }
 }
 
-/// The first of several spellings of a key that has a value.
+/// Returns the value of the first of several spellings of a key.
 pub fn any<'a>(map: &'a Map<String, Value>, names: &[&str]) -> Option<&'a Value> {
     names.iter().filter_map(|name| map.get(*name)).find(|value| !value.is_null())
 }
 
-/// The strings of an array; other elements are passed over.
+/// Returns the strings of an array, without its other elements.
 pub fn strings(value: Option<&Value>) -> Vec<String> {
     let items = value.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     items.iter().filter_map(Value::as_str).map(str::to_owned).collect()
 }
 
-/// The key of the note that stands in place of a section that the exporter left out.
+/// The key of the note that the exporter puts in place of an omitted section.
 pub const OMITTED: &str = "_omitted";
 
-/// Whether the exporter replaced this section by such a note.
+/// Whether the exporter replaced this section with such a note.
 pub fn is_omitted(map: &Map<String, Value>) -> bool {
     map.contains_key(OMITTED)
 }
 
-/// The members of an object, one at a time: all of them as values take several times the room of
-/// their text.
+/// Reads the members of an object one at a time: as values, they would use several times the memory
+/// of their text.
 pub struct Members<F>(pub F);
 
 impl<'de, F: FnMut(String, Value)> Visitor<'de> for Members<F> {
@@ -57,7 +58,7 @@ impl<'de, F: FnMut(String, Value)> Visitor<'de> for Members<F> {
     }
 }
 
-/// The bytes without a UTF-8 byte order mark, which JSON and YAML parsers trip over.
+/// Returns the bytes without a UTF-8 byte order mark, which JSON and YAML parsers do not accept.
 pub fn without_bom(bytes: &[u8]) -> &[u8] {
     bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes)
 }

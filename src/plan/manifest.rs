@@ -1,4 +1,4 @@
-//! The artifact manifest: every artifact with its title, type, status and dependencies.
+//! Parses the artifact manifest: the artifacts with their titles, types, statuses and dependencies.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use super::{Rule, json};
 
-/// The artifact manifest as far as taskspan reads it; unknown keys are normal.
+/// The part of the artifact manifest that taskspan uses. Unknown keys are ignored.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Manifest {
     /// `metadata.projectId`
@@ -20,7 +20,8 @@ pub struct Manifest {
     pub artifacts: Vec<Entry>,
 }
 
-/// One artifact as the manifest lists it. What is missing, or of no use, is left to the metadata.
+/// An artifact in the manifest. Fields that are missing or invalid are `None`; the metadata may
+/// have them.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Entry {
     pub id: Option<String>,
@@ -37,14 +38,15 @@ pub struct Entry {
 }
 
 impl Manifest {
-    /// Parses JSON when the file name says so, YAML otherwise. One odd field of one artifact is no
-    /// reason to lose the others, so only what is no list of artifacts is refused.
+    /// Parses JSON if the file name ends in `.json`, else YAML. An invalid field of one artifact is
+    /// ignored; only a manifest without a list of artifacts is refused.
     ///
     /// # Errors
-    /// What is wrong and where, ready to stand behind the file's path.
+    /// Returns what is wrong and where, to be shown after the file's path.
     pub fn parse(name: &str, bytes: &[u8]) -> Result<Manifest, String> {
         let bytes = json::without_bom(bytes);
-        // Each artifact as it comes: all of them as values are several times the size of their text.
+        // Read one artifact at a time: all of them as values would use several times the memory of
+        // their text.
         let mut artifacts = Vec::new();
         let each = |value| artifacts.push(Entry::read(value));
         let head = if name.ends_with(".json") {
@@ -70,7 +72,7 @@ const PROJECT_CONTEXT: &str = "projectContext";
 const NO_MAP: &str = "it is empty, or no map";
 const NO_LIST: &str = "it has no list `artifacts`";
 
-/// The sections of a manifest that are read besides its artifacts.
+/// The sections of a manifest other than its artifacts.
 #[derive(Default)]
 struct Head {
     metadata: Option<Value>,
@@ -92,7 +94,7 @@ fn read_json(bytes: &[u8], each: impl FnMut(Value)) -> Result<Head, String> {
     Ok(document.head)
 }
 
-/// The members that are read; of several with one key, the last counts.
+/// The members that are used. If a key occurs several times, the last one counts.
 #[derive(Default)]
 struct Document<'a> {
     artifacts: Option<&'a RawValue>,
@@ -119,7 +121,7 @@ impl<'de> Visitor<'de> for Document<'de> {
     }
 }
 
-/// The items of a list, one at a time.
+/// Passes on the items of a list, one at a time.
 struct Items<F>(F);
 
 impl<'de, F: FnMut(Value)> Visitor<'de> for Items<F> {
@@ -137,7 +139,7 @@ impl<'de, F: FnMut(Value)> Visitor<'de> for Items<F> {
     }
 }
 
-/// The same for YAML.
+/// Like [`read_json`], for YAML.
 fn read_yaml(text: &str, mut each: impl FnMut(Value)) -> Result<Head, String> {
     let document = taskspan_yaml::parse_with_list(text, "artifacts", &mut each);
     match document.map_err(|error| error.to_string())? {

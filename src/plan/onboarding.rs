@@ -1,7 +1,8 @@
-//! `onboarding-metadata.json`: coverage and gaps, the graph, contracts, rules and parameters.
+//! Parses `onboarding-metadata.json`: coverage and gaps, the graph, contracts, rules and
+//! parameters.
 //!
-//! Only `coverage.gaps` has to be there; every other section may be missing, left out by the
-//! exporter's profile (`{"_omitted": …}`) or, with a warning, of an unexpected form.
+//! Only `coverage.gaps` is required. Any other section may be missing or replaced by the exporter's
+//! profile (`{"_omitted": …}`). A section of an unexpected form is ignored with a warning.
 
 use indexmap::IndexMap;
 use serde::Deserialize;
@@ -11,7 +12,7 @@ use serde_json::{Map, Value};
 
 use super::{Coverage, Warning, json};
 
-/// The metadata file as far as taskspan reads it.
+/// The part of the metadata file that taskspan uses.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Onboarding {
     pub project_id: Option<String>,
@@ -24,9 +25,9 @@ pub struct Onboarding {
     pub schema_version: Option<String>,
     pub generation_profile: Option<String>,
     pub coverage: Coverage,
-    /// `coverage.gaps`, as listed, without empty ids.
+    /// The entries of `coverage.gaps`, without empty ids.
     pub gaps: Vec<String>,
-    /// `coverage.byTarget[]`: a target and its gaps.
+    /// `coverage.byTarget[]`: each target with its gaps.
     pub by_target: Vec<(String, Vec<String>)>,
     pub graph: IndexMap<String, Vec<String>>,
     pub parameters: IndexMap<String, Map<String, Value>>,
@@ -34,19 +35,19 @@ pub struct Onboarding {
     pub rules: Map<String, Value>,
     pub artifact_types: Map<String, Value>,
     pub task_mapping: Map<String, Value>,
-    /// By artifact id, the parameters that `parameter_resolvability` calls unresolved.
+    /// The parameters that `parameter_resolvability` calls unresolved, by artifact id.
     pub unresolved: IndexMap<String, Vec<String>>,
-    /// Artifact id → (output path, type), from `file_ownership`.
+    /// Output path and type, by artifact id, from `file_ownership`.
     pub ownership: IndexMap<String, (String, Option<String>)>,
     pub warnings: Vec<Warning>,
-    /// The export carries `task_trace_id`: it was emitted before.
+    /// The `task_trace_id` of an export that was emitted before.
     pub task_trace_id: Option<String>,
 }
 
 /// Why a metadata file is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OnboardingError {
-    /// Not JSON, or not yet: a writer may be in the middle of it.
+    /// Not JSON. A file that is still being written looks like this, too.
     #[error("{line}:{column}: not valid JSON: {message}")]
     Syntax { line: usize, column: usize, message: String },
     #[error("1:1: not valid JSON: the file is not UTF-8 (is it UTF-16?)")]
@@ -57,7 +58,7 @@ pub enum OnboardingError {
     MissingKey { key: &'static str, expected: &'static str },
 }
 
-/// The keys as they stand in the file. Everything else is skipped without being kept.
+/// The keys of the file. All other keys are skipped.
 #[derive(Deserialize)]
 struct Raw<T> {
     project_id: Option<T>,
@@ -81,8 +82,8 @@ struct Raw<T> {
     task_trace_id: Option<T>,
 }
 
-/// A metadata file that is JSON, with its sections still as text: what it names can be fetched while
-/// they are read.
+/// A metadata file whose sections are still text, so that the manifest can be read while the
+/// sections are parsed.
 pub struct Sections<'a> {
     text: &'a str,
     raw: Raw<&'a RawValue>,
@@ -92,10 +93,10 @@ impl<'a> Sections<'a> {
     /// Finds the sections in the metadata file's bytes.
     ///
     /// # Errors
-    /// Not JSON (with line and column), or not an object.
+    /// Returns an error if the bytes are not JSON (with line and column), or not an object.
     pub fn of(bytes: &'a [u8]) -> Result<Sections<'a>, OnboardingError> {
         let bytes = json::without_bom(bytes);
-        // ASCII in UTF-16 is UTF-8 too, by its form; but no JSON text has a zero byte in front.
+        // ASCII text in UTF-16 is valid UTF-8, but JSON text never starts with a zero byte.
         let is_utf16 = bytes.iter().take(2).any(|byte| *byte == 0);
         match std::str::from_utf8(bytes) {
             Ok(text) if !is_utf16 => match parse_object(text) {
@@ -106,7 +107,7 @@ impl<'a> Sections<'a> {
         }
     }
 
-    // What is wrong with a text that is asked for before the rest is read is said by `read`.
+    // An invalid id is reported by `read`.
 
     pub fn task_trace_id(&self) -> Option<String> {
         self.text(self.raw.task_trace_id).ok()?
@@ -120,10 +121,11 @@ impl<'a> Sections<'a> {
         self.text(self.raw.artifact_manifest_checksum).ok()?
     }
 
-    /// Reads them all.
+    /// Parses all sections.
     ///
     /// # Errors
-    /// A value that is none (with line and column), or no `coverage.gaps`.
+    /// Returns an error if a value is invalid (with line and column), or if `coverage.gaps` is
+    /// missing.
     pub fn read(&self) -> Result<Onboarding, OnboardingError> {
         self.read_each().map_err(|error| whole_fault(self.text).unwrap_or(error))
     }
@@ -155,7 +157,7 @@ impl<'a> Sections<'a> {
             |parameters: &mut IndexMap<_, _>, id, value| {
                 let own = match value {
                     Value::Object(map) if !json::is_omitted(&map) => map,
-                    // The key alone says that there is such an artifact.
+                    // The key alone means that there is such an artifact.
                     _ => Map::new(),
                 };
                 parameters.insert(id, own);
@@ -200,7 +202,8 @@ impl<'a> Sections<'a> {
         })
     }
 
-    /// A section, member by member. One that the exporter left out, or that is none, is empty.
+    /// Reads a section member by member. Empty if the exporter omitted the section or it has an
+    /// unexpected form.
     fn section<T: Default>(
         &self,
         name: &str,
@@ -234,17 +237,18 @@ impl<'a> Sections<'a> {
     }
 }
 
-/// What a reader of all values at once has to say: it knows where in the file a fault is, and has
-/// better words for it than one that passes over values.
+/// Parses the whole text as one value, to get an error with a position and a better message than
+/// from the reader that skips values.
 fn whole_fault(text: &str) -> Option<OnboardingError> {
     parse_object::<Raw<Value>>(text).err()
 }
 
 impl Onboarding {
-    /// Reads the metadata file's bytes.
+    /// Parses the metadata file's bytes.
     ///
     /// # Errors
-    /// Not JSON (with line and column), not an object, or no `coverage.gaps`.
+    /// Returns an error if the bytes are not JSON (with line and column), not an object, or have no
+    /// `coverage.gaps`.
     pub fn parse(bytes: &[u8]) -> Result<Onboarding, OnboardingError> {
         Sections::of(bytes)?.read()
     }
@@ -260,7 +264,7 @@ fn parse_object<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, OnboardingEr
         _ => None,
     };
     let parsed = serde_json::from_str(text);
-    // An array of the right length would pass for the struct, so what stands first decides.
+    // serde would accept an array of the right length as the struct, so check the first character.
     match (parsed, found) {
         (Ok(raw), None) => Ok(raw),
         (Err(error), found) if found.is_none() || !error.is_data() => Err(syntax(&error)),
@@ -276,7 +280,8 @@ fn syntax(error: &serde_json::Error) -> OnboardingError {
     }
 }
 
-/// serde_json appends ` at line L column C`, which stands in front of our message already.
+/// Removes ` at line L column C`, which serde_json appends: taskspan's message starts with the
+/// position.
 fn without_position(error: &serde_json::Error) -> String {
     let text = error.to_string();
     match text.rfind(" at line ") {
@@ -326,7 +331,7 @@ fn by_target(coverage: &Map<String, Value>) -> Vec<(String, Vec<String>)> {
         .collect()
 }
 
-/// `parameter_resolvability` is `{artifact: {parameter: {"status": …}}}`.
+/// Reads one entry of `parameter_resolvability`: `{artifact: {parameter: {"status": …}}}`.
 fn unresolved(unresolved: &mut IndexMap<String, Vec<String>>, id: String, parameters: Value) {
     let of_artifact = parameters.as_object().into_iter().flatten();
     let names = of_artifact.filter(|(_, it)| it.get("status").is_some_and(|it| it == "unresolved"));
@@ -336,7 +341,7 @@ fn unresolved(unresolved: &mut IndexMap<String, Vec<String>>, id: String, parame
     }
 }
 
-/// `file_ownership` is keyed by path; it is wanted by artifact.
+/// Indexes one entry of `file_ownership` by artifact. The section is keyed by path.
 fn owners(owners: &mut IndexMap<String, (String, Option<String>)>, path: String, entry: Value) {
     let ids = json::strings(entry.get("artifact_ids"));
     let types = json::strings(entry.get("artifact_types"));

@@ -1,8 +1,8 @@
-//! The ProjectContext: the project's name, owner and epic.
+//! Parses the ProjectContext: the project's name, owner and epic.
 
 use super::json;
 
-/// The ProjectContext as far as taskspan reads it.
+/// The part of the ProjectContext that taskspan uses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ProjectContext {
     /// `spec.project.name`
@@ -16,8 +16,10 @@ pub struct ProjectContext {
 }
 
 impl ProjectContext {
+    /// Parses the YAML document.
+    ///
     /// # Errors
-    /// What is wrong and where, ready to stand behind the file's path.
+    /// Returns what is wrong and where, to be shown after the file's path.
     pub fn parse(bytes: &[u8]) -> Result<ProjectContext, String> {
         let text = std::str::from_utf8(json::without_bom(bytes))
             .map_err(|error| format!("not UTF-8: {error}"))?;

@@ -1,7 +1,7 @@
-//! `run-provenance.json`: which version of the source was exported.
+//! Parses `run-provenance.json` for the version of the source that was exported.
 //!
-//! An export without `--emit-provenance` has no `source_checksum` in its metadata; the run's own record
-//! has the same hash.
+//! An export without `--emit-provenance` has no `source_checksum` in its metadata. The record of
+//! the run has the same hash.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use serde::Deserialize;
 use super::json;
 use crate::base::text::hex;
 
-/// The file that every export run leaves next to the metadata.
+/// The file that every export run writes next to the metadata.
 pub const FILE: &str = "run-provenance.json";
 
 #[derive(Default, Deserialize)]
@@ -27,7 +27,7 @@ struct File {
     sha256: Option<String>,
 }
 
-/// The record is of another version of the metadata file.
+/// The record belongs to another version of the metadata file.
 #[derive(Debug, PartialEq, Eq)]
 pub struct OtherVersion;
 
@@ -38,14 +38,14 @@ impl File {
     }
 }
 
-/// The SHA-256 of the exported source, in hexadecimal, as `inputs[]` records it. The source is the input
-/// that has the file name of `generated_from`, else the first one, where the exporter puts it.
+/// Returns the SHA-256 of the exported source, in hexadecimal, from `inputs[]`. The source is the
+/// input with the file name of `generated_from`, else the first input, where the exporter puts it.
 ///
 /// `None` if the record has no such input.
 ///
 /// # Errors
-/// The record is of another version of the metadata file: a run that failed halfway leaves the record of the run
-/// before it, and a program that writes into the metadata file makes another version of it.
+/// Returns an error if the record belongs to another version of the metadata file: either the last
+/// run failed before it wrote its record, or a program changed the metadata file afterwards.
 pub fn source_checksum(
     record: &[u8],
     metadata: (&str, &[u8; 32]),

@@ -1,7 +1,7 @@
-//! Reads one export from disk: bounded, without leaving its directory, and joined.
+//! Reads one export from disk, within its directory and with bounded memory, and joins its files.
 //!
-//! The metadata file decides whether there is an export at all. Its siblings may be missing or
-//! broken; then the plan says so and the export goes out with what is known.
+//! The metadata file alone decides whether there is an export. If another file is missing or
+//! broken, the plan records that, and the export is sent with the remaining data.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -17,34 +17,34 @@ use crate::fs::file::{FileVersion, Loaded, SourceError};
 use crate::fs::root::Roots;
 use crate::fs::stamp::{self, IdOrigin};
 
-/// How an export is read.
+/// Options for reading an export.
 #[derive(Clone, Debug)]
 pub struct ReadOptions {
-    /// In bytes, for each of the three files.
+    /// Size limit for each of the three files, in bytes.
     pub max_file_size: u64,
-    /// Overrides the project id of the export (R5.5).
+    /// Overrides the project id in the export (R5.5).
     pub project_id: Option<String>,
-    /// One that carries `task_trace_id` is an export like any other.
+    /// Whether an export that carries `task_trace_id` is emitted again.
     pub emit_existing: bool,
 }
 
-/// From how many bytes of metadata on a second thread saves more than it costs.
+/// Size of the metadata in bytes above which a second thread saves more time than it costs.
 const WORTH_A_THREAD: usize = 256 << 10;
 
 impl Fresh {
-    /// The id that a write-back left in the file, if the file has not been changed since.
+    /// Returns the id that a write-back left in the file, if the file has not changed since.
     pub fn own_id(&self) -> Option<&str> {
         let own = self.carries.as_ref().filter(|it| it.origin == IdOrigin::WriteBack);
         own.map(|it| it.text.as_str())
     }
 }
 
-/// What a metadata file turned out to be.
+/// The result of reading a metadata file.
 #[derive(Clone, Debug)]
 pub enum Export {
-    /// To be emitted.
+    /// An export to emit.
     Fresh(Box<Fresh>),
-    /// It carries `task_trace_id`, so it is done.
+    /// An export that carries `task_trace_id`, so it was emitted before.
     Emitted(CarriedId),
 }
 
@@ -60,17 +60,17 @@ pub struct CarriedId {
 pub struct Fresh {
     pub source: FileVersion,
     pub trace_id: TraceId,
-    /// The `task_trace_id` that it carries all the same.
+    /// The `task_trace_id` that it carries in spite of that.
     pub carries: Option<CarriedId>,
     pub plan: Plan,
     /// The manifest that was used.
     pub manifest: Option<PathBuf>,
-    /// When the manifest was modified last, in nanoseconds since the epoch.
+    /// Modification time of the manifest, in nanoseconds since the epoch.
     pub manifest_mtime_ns: Option<i128>,
-    /// No checksum says which version of it was meant.
+    /// Whether the export has no checksum for the manifest, so any version of it is accepted.
     pub is_manifest_unchecked: bool,
-    /// The metadata names a file that could not be used. It may still be on its way to the disk,
-    /// so it is worth a second look before the export is taken as it is.
+    /// Whether the metadata names a file that could not be used. The file may still be being
+    /// written, so the export is worth reading a second time before it is sent without the file.
     pub provisional: bool,
 }
 
@@ -82,7 +82,7 @@ pub enum PlanError {
         path: PathBuf,
         error: OnboardingError,
     },
-    /// It asks for something that the configuration cannot do.
+    /// The export needs another configuration.
     Unfit {
         path: PathBuf,
         reason: String,
@@ -90,12 +90,12 @@ pub enum PlanError {
 }
 
 impl PlanError {
-    /// Whether it may pass without anybody doing anything about the file.
+    /// Whether a retry may succeed without a change to the file.
     pub fn is_transient(&self) -> bool {
         matches!(self, PlanError::Source(error) if error.is_transient())
     }
 
-    /// Whether a writer in the middle of its work would look like this.
+    /// Whether a file that is still being written would look like this.
     pub fn may_settle(&self) -> bool {
         match self {
             PlanError::Source(error) => error.is_transient(),
@@ -113,7 +113,7 @@ impl fmt::Display for PlanError {
             PlanError::Source(error) => error.fmt(f),
             PlanError::Unfit { path, reason } => write!(f, "{}: {reason}", path.display()),
             PlanError::Onboarding { path, error } => {
-                // `path:line:column:` is what editors jump to.
+                // Editors can jump to `path:line:column:`.
                 let position =
                     matches!(error, OnboardingError::Syntax { .. } | OnboardingError::NotUtf8);
                 let gap = if position { "" } else { " " };
@@ -125,7 +125,8 @@ impl fmt::Display for PlanError {
 
 impl std::error::Error for PlanError {}
 
-/// Reads and joins the export whose metadata file is `path`, below one of these roots. Blocks on the disk.
+/// Reads and joins the export with the metadata file `path`, below one of `roots`. Blocks on the
+/// disk.
 ///
 /// # Errors
 /// Returns an error if the metadata file cannot be read, is too large, or is not an export.
@@ -133,10 +134,10 @@ pub fn read(roots: &Roots, path: &Path, options: &ReadOptions) -> Result<Export,
     read_located(&roots.locate(path).map_err(PlanError::Source)?, options)
 }
 
-/// The same, with its directory open.
+/// Like [`read`], for a directory that is already open.
 ///
 /// # Errors
-/// The metadata file cannot be read, is too large, or is not an export.
+/// Returns an error if the metadata file cannot be read, is too large, or is not an export.
 pub(crate) fn read_located(metadata: &Located, options: &ReadOptions) -> Result<Export, PlanError> {
     let path = metadata.path();
     let loaded = metadata.load(options.max_file_size).map_err(PlanError::Source)?;
@@ -169,7 +170,7 @@ pub(crate) fn read_located(metadata: &Located, options: &ReadOptions) -> Result<
         let generated_from = manifest.as_ref().ok().and_then(|it| it.generated_from.as_deref());
         match read_source_checksum(&directory, &source, generated_from, options) {
             Ok(checksum) => onboarding.source_checksum = checksum,
-            // Our own write-back made the other version.
+            // Our own write-back made this version.
             Err(OtherVersion)
                 if carries.as_ref().is_some_and(|it| it.origin != IdOrigin::Foreign) => {}
             Err(OtherVersion) => onboarding.warnings.push(Warning::ProvenanceNotUsed),
@@ -202,10 +203,10 @@ pub(crate) fn read_located(metadata: &Located, options: &ReadOptions) -> Result<
     })))
 }
 
-/// The files next to an export.
+/// The files next to the metadata file.
 struct Siblings<'a> {
     directory: &'a Directory,
-    /// The directory as it was found, for messages.
+    /// Path of the directory, for messages.
     shown: &'a Path,
 }
 
@@ -215,7 +216,7 @@ impl Siblings<'_> {
     }
 }
 
-/// The manifest and its modification time, or why it cannot be used.
+/// Returns the manifest and its modification time, or why it cannot be used.
 fn read_manifest(
     directory: &Siblings<'_>,
     sections: &Sections<'_>,
@@ -248,8 +249,8 @@ fn read_manifest(
         .map_err(|error| (ManifestUse::Unreadable, format!("{}: {error}", path.display())))
 }
 
-/// The checksum that the run's own record has of the exported source. The record is optional: one that cannot be
-/// read is ignored without a warning.
+/// Returns the source checksum from the record of the run. The record is optional, so one that
+/// cannot be read is ignored without a warning.
 fn read_source_checksum(
     directory: &Siblings<'_>,
     metadata: &FileVersion,
@@ -262,14 +263,14 @@ fn read_source_checksum(
     provenance::source_checksum(&record.bytes, (name, &metadata.sha256), generated_from)
 }
 
-/// None when there is none, or none that can be used.
+/// Returns `None` if there is no ProjectContext, or it cannot be used.
 fn read_context(
     directory: &Siblings<'_>,
     onboarding: &Onboarding,
     options: &ReadOptions,
     warnings: &mut Vec<Warning>,
 ) -> Option<ProjectContext> {
-    // Older exports have none; that is nothing to warn about.
+    // Older exports do not name one, which is no reason for a warning.
     let name = onboarding.project_context_path.as_ref()?;
     directory
         .load(name, options.max_file_size)
