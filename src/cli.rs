@@ -1,4 +1,4 @@
-//! The command line: one file a subcommand.
+//! The command line, with one file per subcommand.
 //!
 //! ```text
 //! arguments ─▶ setup (files, flags, environment → Config) ─▶ run │ once │ preview │ …
@@ -43,7 +43,7 @@ pub use demo::otlp_receiver::OtlpReceiver;
 pub use exit::Exit;
 pub use preview::tree::tree;
 
-/// Turns manifest exports into OTLP traces and writes task_trace_id back.
+/// Convert manifest exports to OTLP traces and write task_trace_id back
 #[derive(Debug, Parser)]
 #[command(name = "taskspan", version, arg_required_else_help = true)]
 pub struct Cli {
@@ -56,55 +56,55 @@ pub struct Cli {
 
 #[derive(Clone, Debug, Args)]
 struct Global {
-    /// How log lines look on standard error; text unless the configuration says otherwise
+    /// Format of log lines on standard error; overrides the configuration
     #[arg(long, global = true, value_name = "text|json", value_parser = log_format)]
     log_format: Option<LogEncoding>,
 
-    /// More log lines: -v for debug, -vv for trace; RUST_LOG beats it
+    /// Increase log verbosity (-v debug, -vv trace); RUST_LOG overrides it
     #[arg(short, long, global = true, action = ArgAction::Count)]
     verbose: u8,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Watch and forward until stopped: the sidecar
+    /// Run as a sidecar: watch directories and forward exports
     Run(run::Run),
-    /// Process what is there, wait until it is delivered, and end: a CI step
+    /// Deliver existing exports and exit (for CI)
     Once(once::Once),
-    /// Run an export job and deliver what it writes; exits with the job's own code
+    /// Run an export job and deliver the exports that it writes; exits with the job's code
     Exec(exec::Exec),
-    /// Show what would be sent; send nothing, write nothing
+    /// Show what would be sent, without sending or writing anything
     Preview(preview::Preview),
-    /// Add the results of gates to the trace of an export
+    /// Add gate results to an export's trace
     Gate(gate::Gate),
-    /// Add how far a task is to the trace of an export
+    /// Add a task status update to an export's trace
     Task(task::Task),
-    /// Every export below a directory: how far it is, and why
+    /// Show the delivery state of every export below a directory
     Status(status::Status),
-    /// Look into what is held and what was refused
+    /// Inspect and manage the delivery queue
     Queue(queue::QueueCommand),
-    /// Build everything, start nothing, print every fault
+    /// Check the configuration without starting anything, and report every error
     Validate(validate::Validate),
     /// Print the JSON Schema of the configuration
     Schema(schema::Schema),
-    /// Ask a running taskspan whether it is well
+    /// Check whether a running taskspan is healthy
     Healthcheck(healthcheck::Healthcheck),
-    /// The whole pipeline on a sample export, against an embedded OTLP receiver
+    /// Run the whole pipeline on a sample export, with a built-in OTLP receiver
     Demo(demo::Demo),
-    /// Print the manual page, in the format of man
+    /// Print the manual page in roff format
     Man(man::Man),
     /// Print a completion script for a shell
     Completions(completions::Completions),
 }
 
-/// Where the configuration comes from. Flags beat environment beats file.
+/// The sources of the configuration. Flags override environment variables, which override files.
 #[derive(Clone, Debug, Default, Args)]
 struct ConfigArgs {
-    /// A configuration file; may be repeated, the later one wins
+    /// Configuration file; may be repeated, later files override earlier ones
     #[arg(short, long = "config", value_name = "FILE")]
     config: Vec<PathBuf>,
 
-    /// One value of the configuration, after all files; may be repeated
+    /// Set one value of the configuration, after all files; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
 
@@ -112,15 +112,15 @@ struct ConfigArgs {
     #[arg(long, value_name = "URL")]
     endpoint: Option<String>,
 
-    /// OTLP protocol; the one of the port (4317, 4318) or gRPC unless given
+    /// OTLP protocol; inferred from the port (4317, 4318) by default, else gRPC
     #[arg(long, value_name = "grpc|http/protobuf")]
     protocol: Option<Protocol>,
 
-    /// Project id to use instead of the export's own
+    /// Project id to use instead of the one in the export
     #[arg(long, value_name = "ID")]
     project_id: Option<String>,
 
-    /// Directory of the durable queue; $XDG_STATE_HOME/taskspan unless given or configured
+    /// Directory of the durable queue [default: the configured one, else $XDG_STATE_HOME/taskspan]
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
 }
@@ -133,10 +133,10 @@ fn log_format(text: &str) -> Result<LogEncoding, String> {
     }
 }
 
-/// A limit in time as the flags take it.
+/// A time limit as flags take it.
 type Timeout = HumanDuration;
 
-/// Runs a command to its end.
+/// Runs a command and returns its exit code.
 pub async fn run(cli: Cli) -> Exit {
     let Cli { command, global } = cli;
     let result = match command {
@@ -158,7 +158,7 @@ pub async fn run(cli: Cli) -> Exit {
     result.unwrap_or_else(|failure| failure.report())
 }
 
-/// Writes to standard output. A reader that has seen enough is no error.
+/// Writes to standard output. A reader that closed the pipe is not an error.
 fn print(text: &str) -> std::io::Result<()> {
     use std::io::Write;
     let mut stdout = anstream::stdout().lock();
@@ -168,8 +168,8 @@ fn print(text: &str) -> std::io::Result<()> {
     }
 }
 
-/// Writes a line to standard error, without colours where they are not wanted. A failure, for example on a full
-/// disk, is ignored.
+/// Writes a line to standard error, with colours only on a terminal that supports them. A failure,
+/// for example on a full disk, is ignored.
 fn say(text: &str) {
     let line = match is_rich(&std::io::stderr()) {
         true => format!("{text}\n"),
@@ -178,15 +178,15 @@ fn say(text: &str) {
     log_writer::write(line.into_bytes());
 }
 
-/// How long the end of the program waits for the last lines on standard error.
+/// Time limit for writing the last lines to standard error.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Waits until everything that was logged is written, for a second at most.
+/// Waits until all log lines are written, for at most one second.
 pub fn flush() {
     log_writer::flush(FLUSH_TIMEOUT);
 }
 
-/// Whether a person looks on who wants colours and moving lines.
+/// Whether `stream` is a terminal on which colours and moving lines are wanted.
 fn is_rich(stream: &impl std::io::IsTerminal) -> bool {
     stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }

@@ -1,13 +1,13 @@
-//! The configuration: from files, flags and the environment to typed values.
+//! Loads the configuration from files, flags and the environment into typed values.
 //!
 //! ```text
 //! files, --set ──load──▶ one tree ──decode, check──▶ components ─┐
 //!                          └──────wiring─────────▶ references ───┴─▶ Config + warnings
 //!                                                                  │ or every fault at once
-//! OTEL_* ──otel_env──▶ OtelEnv, applied by the caller: flags beat environment beats file
+//! OTEL_* ──otel_env──▶ OtelEnv, applied by the caller: flags override environment override file
 //! ```
 //!
-//! Each stage owns the struct it is configured with; only this file knows them all.
+//! Each stage defines its own configuration struct; only this file names them all.
 
 pub mod decode;
 pub mod expand;
@@ -49,7 +49,7 @@ pub use service::{
     Service, TelemetryConfig,
 };
 
-/// Everything a user can set. It prints (serde) without any secret.
+/// The whole configuration. Serializing it does not show secrets.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Config {
     pub receivers: IndexMap<ComponentId, ReceiverConfig>,
@@ -81,8 +81,11 @@ pub enum ExtensionConfig {
 }
 
 impl Config {
-    /// Reads `files` in order, then `sets` (`key.key=value`). What is odd but harmless comes back
-    /// as warnings; otherwise the error holds every fault there is.
+    /// Reads `files` in order, then `sets` (`key.key=value`). Returns the configuration and
+    /// warnings.
+    ///
+    /// # Errors
+    /// Returns all errors at once.
     pub fn load(
         files: &[PathBuf],
         sets: &[String],
@@ -92,7 +95,10 @@ impl Config {
         Self::from_sources(&sources, sets, env)
     }
 
-    /// The same from any sources.
+    /// Like [`Config::load`], from any sources.
+    ///
+    /// # Errors
+    /// Returns all errors at once.
     pub fn from_sources(
         sources: &[ConfigDocument],
         sets: &[String],
@@ -110,7 +116,7 @@ impl Config {
         Ok((config, report.warnings))
     }
 
-    /// What runs without a file; flags give it directories and an endpoint.
+    /// The configuration that is used without a file. Flags add directories and an endpoint.
     pub fn without_file() -> ConfigDocument {
         ConfigDocument::Text {
             name: "built-in configuration".into(),
@@ -118,7 +124,7 @@ impl Config {
         }
     }
 
-    /// The health check that runs; there is one at most.
+    /// Returns the health check that the service uses, if any.
     pub fn health_check(&self) -> Option<&HealthCheckConfig> {
         let mut used = self.service.extensions.iter().filter_map(|id| self.extensions.get(id));
         used.find_map(|extension| match extension {
@@ -176,7 +182,7 @@ impl ProcessorConfig {
 impl ExporterConfig {
     const KINDS: [&str; 6] = ["otlp_grpc", "otlp_http", "file", "debug", "otlp", "otlphttp"];
 
-    /// The component type that a pipeline names it by.
+    /// Returns the component type of this exporter.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::OtlpGrpc(_) => "otlp_grpc",
@@ -186,7 +192,7 @@ impl ExporterConfig {
         }
     }
 
-    /// The settings of an OTLP exporter, and which protocol it speaks.
+    /// Returns the protocol and the settings of an OTLP exporter.
     pub fn otlp(&self) -> Option<(Protocol, &OtlpConfig)> {
         match self {
             Self::OtlpGrpc(config) => Some((Protocol::Grpc, config)),
@@ -195,7 +201,7 @@ impl ExporterConfig {
         }
     }
 
-    /// Whether write-back waits for it.
+    /// Whether the write-back waits for this exporter.
     pub fn is_required(&self) -> bool {
         match self {
             Self::OtlpGrpc(config) | Self::OtlpHttp(config) => config.required,
@@ -204,7 +210,7 @@ impl ExporterConfig {
         }
     }
 
-    /// How many bytes may wait for it; none for one that has no queue.
+    /// Returns the limit of the exporter's queue in bytes. `None` if it has no queue.
     pub fn queue_size(&self) -> Option<u64> {
         self.otlp().map(|(_, config)| config.sending_queue.queue_size.0)
     }
@@ -233,10 +239,10 @@ impl ExtensionConfig {
     }
 }
 
-/// Where a check reports to: key path within the component, message.
+/// Receives the errors of a check: key path within the component, message.
 type At<'a> = &'a mut dyn FnMut(&str, String);
 
-/// One component as it is written.
+/// One component in the tree.
 struct Entry<'a> {
     key: &'a Key,
     node: &'a Node,
@@ -244,14 +250,15 @@ struct Entry<'a> {
 }
 
 impl Entry<'_> {
-    /// Decodes, then checks what could be decoded.
+    /// Decodes the component and checks the values that could be decoded.
     fn read<T: DeserializeOwned>(self, check: impl Fn(&T, At)) -> Option<T> {
         let mut own = Faults::default();
         let config = decode::<T>(self.node, &mut own);
         if let Some(config) = &config {
             let mut found = Faults::default();
             check(config, &mut |path, message| match self.node.find(path) {
-                // A value that could not be read was checked as its default: not worth a word.
+                // A value that could not be decoded was checked as its default, so this error would
+                // mislead.
                 Some((_, node)) if own.0.iter().flat_map(|f| &f.mark).any(|m| node.covers(m)) => {}
                 None if !own.is_empty() => {}
                 Some((mark, _)) => found.push(mark, message),
@@ -269,7 +276,7 @@ impl Entry<'_> {
     }
 }
 
-/// All components of one section.
+/// Reads all components of one section.
 fn section<T>(
     root: &Node,
     name: &str,

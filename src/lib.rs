@@ -1,4 +1,4 @@
-//! taskspan: what a ContextCore export says is to be built, as a trace.
+//! taskspan forwards the plan in a ContextCore export to an OTLP endpoint, as a trace.
 //!
 //! ```text
 //! export job ──writes──▶ output/onboarding-metadata.json ◀──task_trace_id── write-back
@@ -8,8 +8,8 @@
 //!                            files       files    (pure)
 //! ```
 //!
-//! Each stage is a module of that name; `pipeline` is the only one that knows them all, and `cli`
-//! what a user types. ARCHITECTURE.md walks through it in five minutes.
+//! Each stage is a module of that name. `pipeline` connects them, and `cli` is the command line.
+//! ARCHITECTURE.md is a tour of five minutes.
 
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests may block"))]
 

@@ -1,4 +1,4 @@
-//! Arguments in, exit code out; everything else is in the library.
+//! The entry point: parses arguments and returns the exit code. Everything else is in the library.
 
 use std::process::ExitCode;
 
@@ -17,7 +17,7 @@ fn main() -> ExitCode {
     };
     let exit = runtime.block_on(cli::run(cli));
     cli::flush();
-    // A blocking read that hangs on a dead mount must not keep a stopped program alive.
+    // A read that blocks on a dead mount must not keep a stopped program alive.
     runtime.shutdown_background();
     exit.into()
 }

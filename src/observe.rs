@@ -1,4 +1,4 @@
-//! What the program says of itself over HTTP: whether it is well, its figures, a page for people.
+//! Serves health, metrics and a status page over HTTP.
 //!
 //! ```text
 //! events ──────────▶ metrics ─┐
@@ -38,7 +38,7 @@ use health::Facts;
 pub use metrics::Metrics;
 use server::Page;
 
-/// Both servers, bound and not answering yet.
+/// Both servers, bound but not serving yet.
 #[derive(Debug)]
 pub struct Observe {
     metrics: Arc<Metrics>,
@@ -47,18 +47,18 @@ pub struct Observe {
     exports: Exports,
 }
 
-/// How exports are found and converted, for those who look at the page.
+/// How exports are found and converted, for the status page.
 #[derive(Debug)]
 struct Exports {
     receivers: Vec<ExportDirConfig>,
     converters: Vec<Converter>,
     grafana: Option<Grafana>,
     unhealthy_after: Duration,
-    /// One look at all files at a time.
+    /// Allows one scan of all files at a time.
     looking: Mutex<()>,
 }
 
-/// An address that cannot be had.
+/// An address that cannot be bound.
 #[derive(Debug, thiserror::Error)]
 #[error("{what} cannot listen on {address}: {source}")]
 pub struct BindError {
@@ -67,7 +67,7 @@ pub struct BindError {
     source: std::io::Error,
 }
 
-/// What the servers look at when they are asked.
+/// The data that the servers report.
 struct Subject {
     queue: Queue,
     watching: Vec<Arc<ReceiverStatus>>,
@@ -77,10 +77,10 @@ struct Subject {
 }
 
 impl Observe {
-    /// Binds what the configuration asks for.
+    /// Binds the configured addresses.
     ///
     /// # Errors
-    /// An address is taken, say.
+    /// Returns an error if an address cannot be bound, for example because it is in use.
     pub async fn bind(
         config: &Config,
         exports: Vec<(ExportDirConfig, Converter)>,
@@ -106,20 +106,20 @@ impl Observe {
         Ok(Observe { metrics, metrics_listener, health, exports })
     }
 
-    /// Where metrics and health are served.
+    /// Returns the addresses of metrics and health.
     pub fn addresses(&self) -> (Option<SocketAddr>, Option<SocketAddr>) {
         let of = |listener: &TcpListener| listener.local_addr().ok();
         let health = self.health.as_ref().and_then(|(_, listener)| of(listener));
         (self.metrics_listener.as_ref().and_then(of), health)
     }
 
-    /// Takes an event into account.
+    /// Returns a function that updates metrics and health with each event.
     pub fn listener(&self) -> impl Fn(&Event) + Send + Sync + use<> {
         let metrics = Arc::clone(&self.metrics);
         move |event| metrics.observe(event)
     }
 
-    /// Answers until `finished`. `stop`: the program is asked to stop.
+    /// Serves until `finished`. `stop` is cancelled when the program is asked to stop.
     pub fn serve(
         self,
         queue: Queue,
@@ -185,7 +185,7 @@ impl Subject {
         self.page(&self.facts().unhealthy(unhealthy_after))
     }
 
-    /// It answers, so it lives.
+    /// The program is alive if it answers.
     fn live(&self) -> Page {
         self.page(&[])
     }
@@ -194,8 +194,8 @@ impl Subject {
         self.page(&self.facts().unready())
     }
 
-    /// Every export; of all but this one no more than its figures, so that a look costs the memory of one
-    /// plan.
+    /// Returns every export. Only the export with the id `whole` has its plan, the others have
+    /// figures only, which bounds memory to one plan.
     fn known(&self, whole: Option<&str>) -> Vec<Known> {
         let mut held = Held::new(self.queue.list(), Vec::new());
         let paths = status::paths(&self.exports.receivers);

@@ -1,4 +1,4 @@
-//! What the commands have in common that add something to the trace of an export.
+//! Shared by the commands that add spans to the trace of an export.
 
 use std::path::PathBuf;
 
@@ -15,19 +15,19 @@ use crate::plan::Emitted;
 
 #[derive(Debug, Args)]
 pub struct Onto {
-    /// The export to whose trace it is added, by its metadata file
+    /// Metadata file of the export whose trace is extended
     #[arg(long, value_name = "FILE")]
     metadata: PathBuf,
 
     #[command(flatten)]
     config: ConfigArgs,
 
-    /// How long to wait until it is delivered
+    /// Time limit for the delivery
     #[arg(long, value_name = "DURATION", default_value = "60s")]
     timeout: Timeout,
 }
 
-/// An emitted export, and what it takes to add to its trace.
+/// An emitted export, and the pipelines that deliver additions to its trace.
 pub struct Ready {
     onto: Onto,
     disabled: bool,
@@ -36,10 +36,13 @@ pub struct Ready {
 }
 
 impl Onto {
+    /// Reads the export and builds the pipelines. If the export has no trace, the reason has been
+    /// printed and the exit code is returned.
+    ///
     /// # Errors
-    /// The configuration is at fault. An export that has no trace is an exit code, told already.
+    /// Returns an error if the configuration is invalid.
     pub fn prepare(self, global: &Global) -> Result<Result<Ready, Exit>, Failure> {
-        // Without a configuration, the export's own directory is all there is to know.
+        // Without a configuration, only the export's own directory is known.
         let directory = self.metadata.parent().filter(|parent| !parent.as_os_str().is_empty());
         let directory = directory.map_or_else(|| PathBuf::from("."), PathBuf::from);
         let unconfigured = self.config.config.is_empty() && !Setup::has_default_file();
@@ -68,10 +71,10 @@ impl Ready {
         &self.onto.metadata
     }
 
-    /// Sends, and waits.
+    /// Sends the addition and waits until it is delivered.
     ///
     /// # Errors
-    /// A stage died.
+    /// Returns an error if a stage failed.
     pub async fn send(self, addition: Addition) -> Result<Exit, Failure> {
         if self.disabled {
             tracing::warn!("OTEL_SDK_DISABLED is true: nothing is sent");
@@ -89,7 +92,8 @@ impl Ready {
         let (counting, progress) = (tally.clone(), Progress::start());
         let observer = observer(move |event| {
             counting.count(event);
-            // What this command did not deliver is kept nowhere.
+            // This command has no durable queue, so its summary line reports what was not
+            // delivered.
             if !matches!(event, Event::Undelivered { .. }) {
                 progress.observe(event);
             }
@@ -99,7 +103,7 @@ impl Ready {
         sent.map_err(anyhow::Error::from)?;
         let counts = tally.counts();
         Ok(if counts.added > 0 {
-            // The span is there; to run it again would make another.
+            // The span was sent, so running the command again would add another.
             if counts.undelivered > 0 || counts.refused > 0 || counts.given_up > 0 {
                 tracing::warn!("the span is delivered, its log records are not");
             }

@@ -8,7 +8,7 @@ use super::{Cli, Exit};
 
 #[derive(Debug, Args)]
 pub struct Completions {
-    /// The shell to complete for
+    /// Shell to generate the script for
     shell: Shell,
 }
 

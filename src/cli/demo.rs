@@ -1,4 +1,4 @@
-//! `taskspan demo`: everything, in one process, with nothing else needed.
+//! `taskspan demo`: runs the pipeline and a receiver in one process.
 //!
 //! ```text
 //! bundled export ─▶ temporary directory ─▶ the real pipeline ─gRPC─▶ embedded receiver ─▶ tree
@@ -29,7 +29,7 @@ use crate::pipeline::{RunControl, event::Tally};
 use crate::receiver::METADATA_FILE;
 use otlp_receiver::OtlpReceiver;
 
-/// The sample export, as it lies in `examples/sample-export`.
+/// The sample export in `examples/sample-export`.
 const SAMPLE: [(&str, &[u8]); 3] = [
     (
         "parcel-tracker-artifact-manifest.yaml",
@@ -58,7 +58,7 @@ impl Demo {
         ))?;
 
         let args = ConfigArgs { endpoint: Some(receiver.endpoint()), ..ConfigArgs::default() };
-        // The demo is the same wherever it runs, so OTEL_* variables have no say in it.
+        // The demo must behave the same everywhere, so it ignores OTEL_* variables.
         let setup = Setup::without_environment(&args, std::slice::from_ref(&output))?;
         setup.start_logging(global);
         let tally = Tally::default();

@@ -1,12 +1,13 @@
 //! `taskspan exec`: runs a job unchanged and delivers the exports that it writes (R7.1, R7.2).
 //!
 //! ```text
-//! what is there ─▶ pipelines, watching ────────────────▶ one last scan, deliver ─▶ summary ─┐
+//! existing exports ─▶ pipelines, watching ────────────────▶ one last scan, deliver ─▶ summary ─┐
 //!                  job ── streams and signals pass ──▶ ends ─┘                              └─▶ its code
 //! ```
 //!
-//! Whatever is wrong with the telemetry, the job runs, and its exit code is ours. What was there before
-//! the job, and is the same after it, is left alone: the job did not write it.
+//! The job runs whatever is wrong with the telemetry, and its exit code is the command's. Exports
+//! that were there before the job and did not change are left alone, because the job did not write
+//! them.
 
 #![expect(
     clippy::disallowed_methods,
@@ -39,19 +40,19 @@ use crate::receiver::baseline::Baseline;
 
 #[derive(Debug, Args)]
 pub struct Exec {
-    /// A directory that the job writes exports to; may be repeated. Defaults to the directories of the
-    /// configuration, else to the job's own -o or --output-dir
+    /// Directory that the job writes exports to; may be repeated. Defaults to the configured
+    /// directories, else to the job's own -o or --output-dir
     #[arg(long = "watch", value_name = "DIR")]
     directories: Vec<PathBuf>,
 
     #[command(flatten)]
     config: ConfigArgs,
 
-    /// How long to wait, after the job, until everything is delivered
+    /// Time limit for the delivery after the job
     #[arg(long, value_name = "DURATION", default_value = "30s")]
     timeout: Timeout,
 
-    /// A file for a summary in Markdown
+    /// Write a Markdown summary to this file
     #[arg(long, value_name = "FILE")]
     summary: Option<PathBuf>,
 
@@ -64,18 +65,19 @@ pub struct Exec {
     job: Vec<OsString>,
 }
 
-/// What shells say of a command that is not there, and of one that cannot be run.
+/// Exit codes of shells for a command that does not exist, and for one that cannot be run.
 const NOT_FOUND: u8 = 127;
 const NOT_EXECUTABLE: u8 = 126;
 
-/// The longest that a job waits for its telemetry. A hung mount would block the job indefinitely.
+/// Maximum time that the job waits for its telemetry. A hung mount would block the job
+/// indefinitely.
 const PREPARATION: Duration = Duration::from_secs(5);
 
-/// Made before the job starts.
+/// Everything that is made before the job starts.
 struct Prepared {
     setup: Setup,
     before: Vec<Baseline>,
-    /// `None`: nothing is to be sent.
+    /// `None` if nothing is to be sent.
     session: Option<Session>,
 }
 
@@ -88,7 +90,7 @@ struct Beside {
 
 impl Exec {
     pub async fn run(self, global: &Global) -> Result<Exit, Failure> {
-        // Before the job starts: a signal must find us listening.
+        // Listen for signals before the job starts, so that none is missed.
         let mut signals = Signals::listen();
         let emits_tasks = job::emits_tasks(&self.job);
         if emits_tasks {
@@ -105,7 +107,8 @@ impl Exec {
                 None
             }
         };
-        // The id that such a job writes at its end must not meet one of ours.
+        // A job with `--emit-tasks` writes an id when it ends, which must not conflict with one
+        // that taskspan writes.
         let start =
             |Prepared { setup, before, session }| (setup, before, session.map(Beside::start));
         let (now, later) = if emits_tasks { (None, prepared) } else { (prepared, None) };
@@ -134,7 +137,7 @@ impl Exec {
         Ok(Exit::Job(code))
     }
 
-    /// What needs the disk once the job has ended, in bounded time.
+    /// Runs blocking work after the job, within a time limit.
     async fn after_the_job(&self, work: impl FnOnce() + Send + 'static) {
         let work = tokio::task::spawn_blocking(work);
         if tokio::time::timeout(self.timeout.0, work).await.is_err() {
@@ -142,7 +145,7 @@ impl Exec {
         }
     }
 
-    /// Everything that needs the disk, in bounded time.
+    /// Runs the preparation that needs the disk, within a time limit.
     async fn prepare(&self, global: &Global) -> Result<Option<Prepared>, Failure> {
         let (config, global, dry_run) = (self.config.clone(), global.clone(), self.dry_run);
         let named = self.directories.clone();
@@ -176,7 +179,7 @@ impl Exec {
         })
     }
 
-    /// Delivers what the job wrote, within the time there is.
+    /// Delivers what the job wrote, within the time limit.
     async fn conclude(&self, beside: Beside, signals: &mut Signals) -> Report {
         let Beside { report, orders, mut run } = beside;
         orders.finish.cancel();
@@ -208,17 +211,17 @@ impl Beside {
     }
 }
 
-/// What is watched while the job runs.
+/// The directories to watch while the job runs.
 enum Directories {
-    /// By `--watch`, or by the configuration if there are none.
+    /// Those of `--watch`, or those of the configuration if this is empty.
     Named(Vec<PathBuf>),
     /// The job's own output directory.
     OfJob(PathBuf),
 }
 
 impl Directories {
-    /// The job's own output directory is watched where nothing else is configured. Many programs have an option `-o`
-    /// for a file, so a file is not watched.
+    /// Chooses the directories. The job's own output directory is watched only if nothing else is
+    /// configured. Many programs use `-o` for a file, so a file is not watched.
     fn of(named: Vec<PathBuf>, config: &ConfigArgs, of_job: Option<PathBuf>) -> Directories {
         let is_configured = !named.is_empty() || !config.config.is_empty();
         match of_job.filter(|path| !is_configured && (path.is_dir() || !path.exists())) {
@@ -228,7 +231,7 @@ impl Directories {
     }
 }
 
-/// `None`: the environment turns telemetry off.
+/// Prepares the pipelines. `None` if the environment disables telemetry.
 fn prepare(
     config: &ConfigArgs,
     directories: &Directories,
@@ -243,7 +246,7 @@ fn prepare(
             Setup::for_job(config, std::slice::from_ref(directory))?.without_files()
         }
     };
-    // The job has the screen; what matters is said at the end, in one line.
+    // The job owns the terminal; the outcome is one line at the end.
     setup.lower_log_level("warn");
     setup.start_logging(global);
     if dry_run {
@@ -263,7 +266,7 @@ fn baselines(setup: &Setup) -> Vec<Baseline> {
     receivers.iter().map(|config| Baseline::take(pipeline::selection(&config.watching()))).collect()
 }
 
-/// Mentions, in one line, the exports without an id that the job did not write.
+/// Logs one line about the exports without an id that the job did not write.
 fn say_what_was_left(setup: &Setup, before: &[Baseline]) {
     let receivers = Pipelines::receivers(&setup.config);
     let left = before.iter().zip(&receivers).flat_map(|(before, config)| {
@@ -302,7 +305,7 @@ async fn give_up(signals: &mut Signals, timeout: Timeout) {
     }
 }
 
-/// Waits for the job, and hands on to it what is sent to us.
+/// Waits for the job and forwards signals to it.
 async fn wait(mut child: Child, signals: &mut Signals) -> std::io::Result<ExitStatus> {
     loop {
         tokio::select! {
@@ -319,7 +322,7 @@ async fn wait(mut child: Child, signals: &mut Signals) -> std::io::Result<ExitSt
     }
 }
 
-/// As a shell says it.
+/// Returns the exit code as a shell reports it.
 fn code_of(status: ExitStatus) -> u8 {
     let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
     code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX)

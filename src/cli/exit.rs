@@ -4,18 +4,18 @@ use std::process::ExitCode;
 
 use crate::config::Faults;
 
-/// How the program ends.
+/// The exit codes of the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// Done.
+    /// 0: success.
     Done,
-    /// Something was not delivered in time, or could not be written back.
+    /// 1: an export was not delivered in time, or its id could not be written.
     NotDelivered,
-    /// The command line or the configuration is at fault.
+    /// 2: the command line or the configuration is invalid.
     Usage,
-    /// An export was refused: bad input, or a server would not take it.
+    /// 3: an export was refused, because it is invalid or because a server refused it.
     Refused,
-    /// As the job ended that was run.
+    /// The exit code of the job that was run.
     Job(u8),
 }
 
@@ -34,14 +34,14 @@ impl From<Exit> for ExitCode {
 /// Why a command stopped early.
 #[derive(Debug)]
 pub enum Failure {
-    /// Faults of the configuration, each with its place.
+    /// Errors in the configuration, each with its place.
     Config(Faults),
-    /// Anything else, at the edge of the program.
+    /// Any other error.
     Other(anyhow::Error),
 }
 
 impl Failure {
-    /// What is wrong, for a log.
+    /// Returns the error for a log line.
     pub fn text(&self) -> String {
         match self {
             Failure::Config(faults) => faults.to_string(),
@@ -49,7 +49,7 @@ impl Failure {
         }
     }
 
-    /// Tells a person and gives the exit code.
+    /// Prints the error and returns the exit code.
     pub fn report(self) -> Exit {
         match self {
             Failure::Config(faults) => {
@@ -79,7 +79,7 @@ where
     }
 }
 
-/// Keeps the two conversions apart.
+/// Separates the two implementations of `From`.
 pub trait NotFaults {}
 impl NotFaults for anyhow::Error {}
 impl NotFaults for std::io::Error {}

@@ -1,4 +1,4 @@
-//! `taskspan gate`: what a gate found, in the trace of the export that it judged (R4.5).
+//! `taskspan gate`: adds the results of gates to the trace of the export that they judged (R4.5).
 
 #![expect(
     clippy::disallowed_methods,
@@ -18,7 +18,7 @@ use crate::converter::additions::NoTask;
 use crate::plan::Emitted;
 use crate::plan::gate::{GateFile, GateResult};
 
-/// More than this is no gate result.
+/// Size limit of the input, in bytes.
 const MAX_BYTES: u64 = 64 << 20;
 
 #[derive(Debug, Args)]
@@ -26,7 +26,7 @@ pub struct Gate {
     #[command(flatten)]
     onto: Onto,
 
-    /// GateResult files, lists of them or reports; `-` and nothing are standard input
+    /// Files with GateResults, lists of them or reports; `-` or nothing reads standard input
     #[arg(value_name = "RESULT.json")]
     results: Vec<PathBuf>,
 }
@@ -50,7 +50,7 @@ impl Gate {
                 }
             }
         }
-        // All of them or none: half a verdict says the wrong thing.
+        // Send all results or none: some of them would give a wrong picture.
         if is_refused {
             return Ok(Exit::Refused);
         }
@@ -104,7 +104,7 @@ fn read(file: &Path) -> Result<GateFile, String> {
     Ok(file)
 }
 
-/// Only what was found about this very export.
+/// Returns the results of a file if they are about this export, else the reason why not.
 fn of_export(file: GateFile, emitted: &Emitted) -> Result<Vec<GateResult>, String> {
     let project = &emitted.plan.project;
     if let Some(other) = file.project_id.filter(|id| !project.is_named(id)) {

@@ -1,4 +1,4 @@
-//! `taskspan healthcheck`: a probe for images that have no shell.
+//! `taskspan healthcheck`: a health probe for container images without a shell.
 
 use std::time::Duration;
 
@@ -16,19 +16,21 @@ use super::exit::Failure;
 
 #[derive(Debug, Args)]
 pub struct Healthcheck {
-    /// Where the health_check extension answers; /live and /ready are there, too
+    /// URL of the health_check extension; /live and /ready work, too
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:13133/", value_parser = probe_url)]
     url: Uri,
 }
 
-/// More than this no probe waits.
+/// Time limit for the probe.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// More of an answer than this is not shown.
+/// Maximum length of an answer that is shown, in bytes.
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
 
+/// Parses the URL of a probe.
+///
 /// # Errors
-/// The text is no URL of a probe.
+/// Returns an error if `text` is not an `http` URL with a host.
 fn probe_url(text: &str) -> Result<Uri, String> {
     let is_of_http = |url: &Uri| url.scheme_str() == Some("http") && url.authority().is_some();
     let url = text.parse::<Uri>().ok().filter(is_of_http);
@@ -49,12 +51,12 @@ impl Healthcheck {
 
 async fn ask(url: &Uri) -> anyhow::Result<(u16, String)> {
     let authority = url.authority().context("there is no host")?;
-    // An IPv6 address stands in brackets in a URL, and nowhere else.
+    // An IPv6 address is in brackets only in a URL.
     let host = authority.host().trim_start_matches('[').trim_end_matches(']');
     let stream = TcpStream::connect((host, authority.port_u16().unwrap_or(80))).await?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    // It ends with the answer.
+    // The task ends with the answer.
     tokio::spawn(async move { drop(connection.await) });
     let path = url.path_and_query().map_or("/", |path| path.as_str());
     let request = Request::get(path).header(HOST, authority.as_str()).body(Empty::<Bytes>::new())?;

@@ -1,16 +1,16 @@
-//! What the command line of an export job says about its exports; pure.
+//! Reads the command line of an export job. Pure.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-/// The exporter's own flag, which writes an id of its own into the export.
+/// The exporter's flag for writing an id of its own into the export.
 const EMIT_TASKS: &str = "--emit-tasks";
 
 const OUTPUT: [&str; 2] = ["-o", "--output-dir"];
 
-/// The directory that a job's `-o` or `--output-dir` names, in any of the forms `-o X`, `-oX`,
-/// `--output-dir X` and `--output-dir=X`. The last one counts, as for the exporter.
+/// Returns the directory in a job's `-o X`, `-oX`, `--output-dir X` or `--output-dir=X`. The last
+/// one counts, as for the exporter.
 pub fn output_directory(job: &[OsString]) -> Option<PathBuf> {
     let [short, long] = OUTPUT;
     let mut found = None;

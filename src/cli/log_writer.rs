@@ -1,11 +1,11 @@
-//! Standard error, written by a thread of its own: a log line never blocks the caller.
+//! Writes standard error on a separate thread, so that a log line never blocks the caller.
 //!
 //! ```text
 //! write(line) ─▶ bounded channel ─▶ thread ─▶ standard error
 //!                  │ full: the line is dropped and counted; the count is written when there is room
 //! ```
 //!
-//! A pipe that is full and not read, or a terminal that is stopped, would otherwise hold up delivery.
+//! Otherwise a full pipe without a reader, or a stopped terminal, would block delivery.
 
 use std::io::{self, Write};
 use std::sync::OnceLock;
@@ -13,23 +13,23 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
-/// Lines that may wait. The channel allocates room for all of them.
+/// Maximum number of queued lines. The channel allocates space for all of them.
 const MAX_WAITING: usize = 1_024;
 
 enum Message {
     Text(Vec<u8>),
-    /// Everything before it was written.
+    /// Acknowledged when everything before it is written.
     Flush(SyncSender<()>),
 }
 
-/// `None`: there is no thread, so lines are written by the caller.
+/// `None` if the thread could not be started. Callers then write lines themselves.
 static WRITER: OnceLock<Option<SyncSender<Message>>> = OnceLock::new();
 static DROPPED: AtomicU64 = AtomicU64::new(0);
 
-/// How the count of dropped lines becomes a line of the log.
+/// Formats the count of dropped lines as a log line.
 static DROPPED_LINE: OnceLock<fn(u64) -> String> = OnceLock::new();
 
-/// Writes text to standard error, later. Drops it if too much waits already.
+/// Queues text for standard error. Drops it if the queue is full.
 pub fn write(text: Vec<u8>) {
     let writer = WRITER.get_or_init(|| {
         let (sender, messages) = sync_channel(MAX_WAITING);
@@ -37,7 +37,7 @@ pub fn write(text: Vec<u8>) {
         thread.spawn(move || work(&messages)).ok().map(|_| sender)
     });
     let Some(writer) = writer else {
-        // A standard error that takes nothing is no reason to stop.
+        // Standard error may be closed; the program continues without it.
         let _ = io::stderr().write_all(&text);
         return;
     };
@@ -46,17 +46,17 @@ pub fn write(text: Vec<u8>) {
     }
 }
 
-/// Sets how dropped lines are reported: in the format of the log.
+/// Sets the format of the line that reports dropped lines.
 pub fn report_dropped_with(line: fn(u64) -> String) {
     let _ = DROPPED_LINE.set(line);
 }
 
-/// Waits until everything is written, or until the timeout.
+/// Waits until everything is written, or until the time-out.
 pub fn flush(timeout: Duration) {
     if let Some(Some(writer)) = WRITER.get() {
         let (done, is_done) = sync_channel(1);
-        // There may be no room for the request, so that it has to wait as well. Without a thread for that, the last
-        // lines are not waited for.
+        // The channel may be full, so the request may have to wait as well. If there is no thread
+        // for it, the last lines are not waited for.
         let request = move || drop(writer.send(Message::Flush(done)));
         if std::thread::Builder::new().spawn(request).is_ok() {
             let _ = is_done.recv_timeout(timeout);
@@ -78,7 +78,7 @@ fn work(messages: &Receiver<Message>) {
     }
 }
 
-/// One line of the log, for `tracing_subscriber`.
+/// One log line, for `tracing_subscriber`.
 #[derive(Debug, Default)]
 pub struct Line(Vec<u8>);
 

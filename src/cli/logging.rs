@@ -1,4 +1,4 @@
-//! Log lines on standard error: text for people, JSON for machines.
+//! Log lines on standard error: text for people, JSON for programs.
 
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -10,7 +10,7 @@ use super::log_writer::{self, Line};
 use crate::base::clock::UnixNanos;
 use crate::config::{LogEncoding, LogsConfig};
 
-/// Starts logging. `RUST_LOG` beats `-v` beats the configuration.
+/// Starts logging. `RUST_LOG` overrides `-v`, which overrides the configuration.
 pub fn start(global: &Global, config: &LogsConfig) {
     let configured = config.level.parse::<LevelFilter>().unwrap_or(LevelFilter::INFO);
     let level = match global.verbose {
@@ -18,7 +18,7 @@ pub fn start(global: &Global, config: &LogsConfig) {
         1 => configured.max(LevelFilter::DEBUG),
         _ => LevelFilter::TRACE,
     };
-    // The libraries below speak up only when asked by name.
+    // Libraries log only if `RUST_LOG` names them.
     let ours =
         Targets::new().with_default(level.min(LevelFilter::WARN)).with_target("taskspan", level);
     let asked = std::env::var("RUST_LOG").ok().filter(|directives| !directives.is_empty());
@@ -30,7 +30,7 @@ pub fn start(global: &Global, config: &LogsConfig) {
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(Line::default)
         .with_target(false)
-        // It would be told where nothing can be told.
+        // An error of the log writer cannot be logged.
         .log_internal_errors(false)
         .with_ansi(super::is_rich(&std::io::stderr()));
     let registry = tracing_subscriber::registry();
@@ -39,7 +39,7 @@ pub fn start(global: &Global, config: &LogsConfig) {
         LogEncoding::Text => dropped_as_text,
         LogEncoding::Json => dropped_as_json,
     });
-    // A second start, for example in a test, keeps the first.
+    // If logging was started before, for example by a test, it stays as it is.
     let _ = match encoding {
         LogEncoding::Text => registry.with(lines.with_filter(filter)).try_init(),
         LogEncoding::Json => {

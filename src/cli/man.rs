@@ -1,4 +1,4 @@
-//! `taskspan man`: the manual page, made of the same words as `--help`.
+//! `taskspan man`: the manual page, made from the help texts.
 
 use clap::{Args, Command, CommandFactory};
 use clap_mangen::Man as Page;
@@ -23,7 +23,7 @@ impl Man {
     }
 }
 
-/// All that a subcommand takes, under its name.
+/// Adds a section with the arguments of a subcommand.
 fn section(text: &mut Vec<u8>, subcommand: &Command) -> std::io::Result<()> {
     use std::io::Write;
     let page = Page::new(subcommand.clone());

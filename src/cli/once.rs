@@ -1,4 +1,4 @@
-//! `taskspan once`: what is there is sent, and that is it.
+//! `taskspan once`: delivers the existing exports and exits.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -17,26 +17,26 @@ use crate::pipeline::{Mode, RunControl, observer};
 
 #[derive(Debug, Args)]
 pub struct Once {
-    /// Directories to look into; those of the configuration unless given
+    /// Directories to search [default: those of the configuration]
     #[arg(value_name = "DIR")]
     directories: Vec<PathBuf>,
 
     #[command(flatten)]
     config: ConfigArgs,
 
-    /// Maximum time for delivery; verification has its own time, which is added
+    /// Time limit for the delivery; verification has its own limit, which is added
     #[arg(long, value_name = "DURATION", default_value = "60s")]
     timeout: Timeout,
 
-    /// Base URL of Tempo's HTTP API: read every trace back before its id is written
+    /// Base URL of Tempo's HTTP API: verify every trace before its id is written
     #[arg(long, value_name = "URL")]
     verify: Option<String>,
 
-    /// A file for a summary in Markdown
+    /// Write a Markdown summary to this file
     #[arg(long, value_name = "FILE")]
     summary: Option<PathBuf>,
 
-    /// Show what would be sent, and end
+    /// Show what would be sent, and exit
     #[arg(long)]
     dry_run: bool,
 }
@@ -75,7 +75,8 @@ impl Once {
     }
 }
 
-/// Ends delivery, then verification. What is in flight is in doubt, and the queue remembers that.
+/// Ends the delivery after its time limit, then the verification. Requests in flight are in doubt,
+/// which the queue records.
 async fn time(orders: RunControl, delivery: Duration, verification: Duration) {
     tokio::time::sleep(delivery).await;
     orders.deadline.cancel();

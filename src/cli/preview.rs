@@ -4,7 +4,7 @@
 //! files ─▶ plan ─▶ converter ─▶ requests ─▶ tree │ json │ otlp │ mermaid
 //! ```
 //!
-//! It shows the very requests that a run would send, with times of now.
+//! It shows the same requests that a run would send, with the present time.
 
 #![expect(
     clippy::disallowed_methods,
@@ -40,27 +40,27 @@ use crate::receiver::scan::Scanner;
 
 #[derive(Debug, Args)]
 pub struct Preview {
-    /// Directories to look into, or metadata files; those of the configuration unless given
+    /// Directories to search, or metadata files [default: those of the configuration]
     #[arg(value_name = "DIR")]
     paths: Vec<PathBuf>,
 
     #[command(flatten)]
     config: ConfigArgs,
 
-    /// How to show it
+    /// Output format
     #[arg(long, value_enum, default_value_t = Format::Tree)]
     format: Format,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
-    /// For people
+    /// A tree for people
     Tree,
-    /// What would be emitted; a list when there is not exactly one export
+    /// JSON for programs; a list unless there is exactly one export
     Json,
     /// One ExportTraceServiceRequest in OTLP/JSON
     Otlp,
-    /// The dependency graph, one an export
+    /// The dependency graph of each export
     Mermaid,
 }
 
@@ -72,7 +72,7 @@ impl Preview {
     }
 }
 
-/// One export as it would be sent.
+/// An export as it would be sent.
 struct Previewed {
     path: PathBuf,
     plan: Plan,
@@ -87,7 +87,7 @@ impl Previewed {
     }
 }
 
-/// Shows every export that a run would send. `paths` stand in for the receiver's directories.
+/// Shows every export that a run would send. `paths` replace the receiver's directories.
 pub fn show(setup: &Setup, paths: &[PathBuf], format: Format) -> Result<Exit, Failure> {
     let sources =
         Pipelines::converters(&setup.config, &setup.otel).map_err(super::setup::pipeline_faults)?;
@@ -133,7 +133,7 @@ fn preview(path: PathBuf, fresh: plan::Fresh, converter: &Converter) -> Previewe
     Previewed { path, plan, trace_id, requests, warnings }
 }
 
-/// The metadata files below some directories; a file stands for itself.
+/// Returns the metadata files below `paths`. A path that is a file is returned as it is.
 fn metadata_files(paths: &[PathBuf], config: &ExportDirConfig) -> Vec<PathBuf> {
     for path in paths.iter().filter(|path| !path.exists()) {
         tracing::warn!(path = %path.display(), "there is no such directory");

@@ -1,4 +1,4 @@
-//! A line that moves while a large plan is sent, on a terminal only.
+//! A progress line for large plans, on terminals only.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -31,10 +31,10 @@ impl Progress {
         }
         let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
         requests.count(event);
-        // A log line goes where the progress line stands.
+        // Clear the progress line: the log line takes its place.
         erase();
         event.log();
-        // One request is over before anybody has read the line.
+        // A single request is too fast for a progress line.
         if requests.expected > 1 && requests.open > 0 {
             let Requests { expected, acknowledged, .. } = *requests;
             draw(&format!("sending: {acknowledged} of {expected} requests"));

@@ -1,4 +1,4 @@
-//! `taskspan queue`: what is held, what was refused, and what to do with it.
+//! `taskspan queue`: lists queued and refused exports, and retries or drops them.
 
 use std::path::{Path, PathBuf};
 
@@ -18,50 +18,50 @@ pub struct QueueCommand {
     #[command(subcommand)]
     action: Action,
 
-    /// Directory of the queue; the configuration's, else $XDG_STATE_HOME/taskspan
+    /// Directory of the queue [default: the configured one, else $XDG_STATE_HOME/taskspan]
     #[arg(long, value_name = "DIR", global = true)]
     state_dir: Option<PathBuf>,
 
-    /// A configuration file that names the directory; may be repeated
+    /// Configuration file that names the directory; may be repeated
     #[arg(short, long = "config", value_name = "FILE", global = true)]
     config: Vec<PathBuf>,
 
-    /// How to show it
+    /// Output format
     #[arg(long, value_enum, default_value_t = Format::Table, global = true)]
     format: Format,
 }
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Every export that is held, in order of arrival
+    /// List queued exports in order of arrival
     List,
-    /// Everything about one
+    /// Show the details of one export
     Show {
-        /// Its number, or the beginning of its trace id
+        /// Number of the export, or the start of its trace id
         id: String,
     },
-    /// Give refused exports another chance
+    /// Retry refused exports
     Retry(Which),
-    /// Forget refused exports; their files stay as they are
+    /// Drop refused exports; their files are not changed
     Drop {
         #[command(flatten)]
         which: Which,
 
-        /// Exports that wait, too, and not only those that were refused
+        /// Also drop exports that are still queued
         #[arg(long)]
         force: bool,
     },
-    /// Read back every request that waits
+    /// Read back every queued request, to check the store
     Verify,
 }
 
 #[derive(Debug, Args)]
 struct Which {
-    /// Numbers, or beginnings of trace ids
+    /// Numbers of exports, or starts of trace ids
     #[arg(required_unless_present = "all")]
     ids: Vec<String>,
 
-    /// All that were refused
+    /// All refused exports
     #[arg(long, conflicts_with = "ids")]
     all: bool,
 }
@@ -92,7 +92,7 @@ impl QueueCommand {
                 let done = source.change(Question::Drop { ids: ids.clone(), force }).await?;
                 self.print(&done, || format!("{} export(s) forgotten\n", done.len()))?;
                 let held = Source::find(&self.directory()?).await?.list().await?;
-                // What was delivered in the meantime is nothing to complain of.
+                // An export that was delivered in the meantime is not an error.
                 let is_held = |id: &u64| held.iter().any(|one| one.id == *id);
                 let left: Vec<u64> = ids.into_iter().filter(is_held).collect();
                 if !left.is_empty() {
@@ -151,7 +151,7 @@ impl QueueCommand {
 }
 
 impl Which {
-    /// Dead letters; by `force` any export that is named.
+    /// Returns the dead letters among the given exports, and with `force` every one of them.
     fn ids(&self, listed: &[Listed], force: bool) -> anyhow::Result<Vec<u64>> {
         let is_dead = |one: &Listed| one.exporters.iter().any(|item| item.state.is_refusal());
         if self.all {
@@ -169,7 +169,7 @@ impl Which {
     }
 }
 
-/// Who knows about the queue: the process that runs on it, or, when there is none, we.
+/// Access to the queue: through the process that runs on it, or directly if there is none.
 pub(super) enum Source {
     Running(PathBuf),
     Opened(Queue, std::thread::JoinHandle<()>),
@@ -205,7 +205,7 @@ impl Source {
         }
     }
 
-    /// Asks for a change, and waits until it is on disk.
+    /// Requests a change and waits until it is durable.
     async fn change(self, question: Question) -> anyhow::Result<Vec<u64>> {
         let answer = self.ask(question).await?;
         if let Source::Opened(queue, thread) = self {

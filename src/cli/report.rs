@@ -1,4 +1,4 @@
-//! What came of a run, for the job around it: one line, a summary, outputs of a CI step.
+//! The outcome of a run for a CI job: one line, a summary, outputs of a step.
 //!
 //! ```text
 //! events ─▶ Report ─▶ line on standard error
@@ -27,11 +27,11 @@ use crate::pipeline::event::{Counts, Event, Tally};
 use crate::pipeline::{self, Pipelines};
 use crate::plan::{self, Export, ReadOptions, trace_of};
 
-/// Listens to the events of a run.
+/// Collects the events of a run.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
     tally: Tally,
-    /// By metadata file; none for one that had its id before.
+    /// Trace id by metadata file. `None` for an export that already had an id.
     traces: Arc<Mutex<BTreeMap<PathBuf, Option<TraceId>>>>,
 }
 
@@ -55,7 +55,7 @@ impl Report {
         self.tally.counts()
     }
 
-    /// The run in one line.
+    /// Summarizes the run in one line.
     pub fn line(&self) -> String {
         let Counts { done, added, spans, refused, not_written, undelivered, given_up, .. } =
             self.counts();
@@ -83,8 +83,8 @@ impl Report {
         format!("taskspan: {}", parts.join("; "))
     }
 
-    /// Writes the summary to where it is asked for, and to where the CI system wants it. What cannot be
-    /// written is a warning: the exports are delivered all the same.
+    /// Writes the summary to the given file, and to the files of the CI system. A file that cannot
+    /// be written is a warning, because the exports are delivered.
     pub fn write(&self, setup: &Setup, summary: Option<&Path>) {
         let of_environment = |name: &str| {
             std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
@@ -96,7 +96,8 @@ impl Report {
         }
         let exports = self.emitted(setup);
         if let Some(path) = outputs {
-            // What was emitted before counts only where nothing is new: the last line wins.
+            // Later lines override earlier ones, so exports from before the run are listed only if
+            // there are no new ones.
             let has_new = exports.iter().any(|export| export.is_new);
             let told = exports.iter().filter(|export| export.is_new || !has_new);
             let line = |export: &Emitted| format!("task_trace_id={}\n", export.trace_id);
@@ -112,7 +113,7 @@ impl Report {
         }
     }
 
-    /// Every export that has a trace, read once more: what it says is in its file.
+    /// Reads every export that has a trace again: its figures are in its file.
     fn emitted(&self, setup: &Setup) -> Vec<Emitted> {
         let sources = Pipelines::converters(&setup.config, &setup.otel).unwrap_or_default();
         let traces = self.traces().clone();
@@ -132,7 +133,7 @@ impl Report {
                 .as_ref()
                 .and_then(|it| trace_of(&roots.locate(&path).ok()?, it, &asked, mode).ok());
             let (is_new, trace_id) = (trace_id.is_some(), trace_id.or(carries)?);
-            // A newer export has another id, or none yet.
+            // A newer version of the export has another id, or none yet.
             let is_same = |it: &plan::Fresh| carries == Some(trace_id) || it.trace_id == trace_id;
             let plan = fresh.filter(is_same).map(|it| (it.plan, converter.clone()));
             Some(Emitted { path: path.display().to_string(), trace_id, is_new, plan })

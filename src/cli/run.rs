@@ -1,8 +1,8 @@
-//! `taskspan run`: the sidecar.
+//! `taskspan run`: runs as a sidecar.
 //!
 //! ```text
 //! configuration ─▶ session ── runs until SIGTERM ─▶ end
-//!       ▲             │ SIGHUP, and the new configuration is good
+//!       ▲             │ SIGHUP with a valid new configuration
 //!       └─────────────┘
 //! ```
 
@@ -29,7 +29,7 @@ pub struct Run {
     #[command(flatten)]
     config: ConfigArgs,
 
-    /// Show what would be sent for the exports that are there, and end
+    /// Show what would be sent for the existing exports, and exit
     #[arg(long)]
     dry_run: bool,
 }
@@ -43,7 +43,7 @@ impl Run {
         }
         let stop = signals::stop_on_signal()?;
         let mut hang_up = signal(SignalKind::hangup())?;
-        // Counted over all sessions of this process.
+        // Metrics count over all sessions of this process.
         let metrics = Arc::default();
         if setup.otel.disabled {
             return disabled(&setup, &metrics, stop).await;
@@ -51,7 +51,7 @@ impl Run {
         let (mut session, mut observer) = open(&setup, &metrics).await?;
         loop {
             tracing::info!(to = session.destinations().join(", "), "watching");
-            // A child, so that a reload ends this session and no other.
+            // A child token: a reload ends this session and no other.
             let this = stop.child_token();
             let orders = RunControl { stop: this.clone(), ..RunControl::default() };
             let mut running = tokio::spawn(session.run(Mode::Watch, observer, orders));
@@ -72,7 +72,8 @@ impl Run {
                     setup = next;
                     opened
                 }
-                // An address is taken, say: the configuration before is better than none.
+                // The new session cannot start, for example because an address is in use. Continue
+                // with the old configuration.
                 Err(failure) => {
                     tracing::error!("going back to the configuration before:\n{}", failure.text());
                     open(&setup, &metrics).await?
@@ -81,14 +82,14 @@ impl Run {
         }
     }
 
-    /// The next configuration that is good. One that is not changes nothing.
+    /// Waits for SIGHUP and returns the next valid configuration that differs from the present one.
     async fn reloaded(&self, hang_up: &mut Signal, present: &Setup) -> Setup {
         loop {
             if hang_up.recv().await.is_none() {
                 return std::future::pending().await;
             }
             let config = self.config.clone();
-            // The files may lie on a mount that hangs, and signals are handled here.
+            // The files may be on a hung mount, and this task handles signals.
             let load = tokio::task::spawn_blocking(move || {
                 let setup = Setup::load(&config, &[])?;
                 setup.build().map(|_| setup)
@@ -118,7 +119,7 @@ impl Run {
     }
 }
 
-/// Binds what is asked for.
+/// Binds the configured servers.
 async fn bind(setup: &Setup, metrics: &Arc<Metrics>) -> Result<Observe, Failure> {
     let exports = Pipelines::converters(&setup.config, &setup.otel);
     let exports = exports.map_err(super::setup::pipeline_faults)?;
@@ -134,7 +135,7 @@ async fn bind(setup: &Setup, metrics: &Arc<Metrics>) -> Result<Observe, Failure>
     Ok(observe)
 }
 
-/// The same, then opens the queue.
+/// Binds the configured servers and opens the queue.
 async fn open(setup: &Setup, metrics: &Arc<Metrics>) -> Result<(Session, Observer), Failure> {
     let observe = bind(setup, metrics).await?;
     let mut session = setup.open(OnTrouble::Refuse)?;
@@ -147,8 +148,8 @@ async fn open(setup: &Setup, metrics: &Arc<Metrics>) -> Result<(Session, Observe
     Ok((session, observer))
 }
 
-/// Nothing is read and nothing is sent. Probes are answered all the same: what waits for them, an export
-/// job say, is not to suffer.
+/// Runs without reading or sending anything. Probes are still answered, so that a job which waits
+/// for them is not blocked.
 async fn disabled(
     setup: &Setup,
     metrics: &Arc<Metrics>,

@@ -1,11 +1,11 @@
-//! `taskspan schema`: the configuration as a JSON Schema, for editors.
+//! `taskspan schema`: prints the JSON Schema of the configuration, for editors.
 
 use clap::Args;
 
 use super::Exit;
 use super::exit::Failure;
 
-/// A test holds it against the types it is made from.
+/// A test compares it with the types that it is made from.
 const SCHEMA: &str = include_str!("../../pipeline.schema.json");
 
 #[derive(Debug, Args)]

@@ -1,4 +1,4 @@
-//! A run of the pipelines with everything around them: the queue, its control socket, its end.
+//! Runs the pipelines together with the queue, its control socket, and the servers.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,16 +14,17 @@ use crate::queue::control::Server;
 use crate::queue::{Location, Ready};
 use crate::receiver::baseline::Baseline;
 
-/// How long the queue has to bring what it was told to the disk. Every step that something depends
-/// on is there already.
+/// Time limit for the queue to write its last changes to the disk. The steps that anything depends
+/// on are durable already.
 const QUEUE_GRACE: Duration = Duration::from_secs(5);
 
-/// What to do when the durable queue cannot be had.
+/// What to do if the durable queue cannot be opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnTrouble {
-    /// A sidecar that cannot keep its promises should not start.
+    /// A sidecar that cannot keep its guarantees must not start.
     Refuse,
-    /// A step of a job goes without: what it does not deliver stays a file without an id.
+    /// A step of a job continues in memory. An export that it does not deliver stays a file without
+    /// an id.
     GoWithout,
 }
 
@@ -39,14 +40,17 @@ impl OnTrouble {
 pub struct Session {
     pipelines: Pipelines,
     ready: Ready,
-    /// Where others can ask about the queue.
+    /// Directory of the queue and of its control socket.
     directory: Option<PathBuf>,
     observe: Option<Observe>,
 }
 
 impl Session {
+    /// Opens the queue and connects the pipelines.
+    ///
     /// # Errors
-    /// The queue cannot be had, and is not to be gone without.
+    /// Returns an error if the queue cannot be opened and `on_trouble` refuses to continue without
+    /// it.
     pub fn open(
         pipelines: Pipelines,
         location: Option<Location>,
@@ -77,23 +81,23 @@ impl Session {
         }
     }
 
-    /// A session whose queue ends with it.
+    /// Makes a session with a queue in memory.
     ///
     /// # Errors
-    /// The system gives no thread.
+    /// Returns an error if the system cannot start a thread.
     pub fn in_memory(pipelines: Pipelines) -> Result<Session, Failure> {
         let ready =
             pipelines.open_queue(Location::Memory, Mode::Once).map_err(anyhow::Error::from)?;
         Ok(Session { pipelines, ready, directory: None, observe: None })
     }
 
-    /// Has these servers tell of it while it runs.
+    /// Serves the state of this session over HTTP while it runs.
     pub fn observed_by(&mut self, observe: Observe) {
         self.observe = Some(observe);
     }
 
-    /// Has the run pass over the files that are there now, and returns the exports among them that no
-    /// earlier run left in the queue, per receiver. Blocks on the disk.
+    /// Makes the run ignore the files that exist now. Returns the exports among them that are not
+    /// in the queue, per receiver. Blocks on the disk.
     pub fn pass_over_what_is_there(&mut self) -> Vec<Baseline> {
         self.pipelines.pass_over_what_is_there();
         let queue = &self.ready.queue;
@@ -105,10 +109,10 @@ impl Session {
         self.pipelines.destinations()
     }
 
-    /// Runs to the end, and until all is on disk.
+    /// Runs to the end, until all changes are durable.
     ///
     /// # Errors
-    /// A stage died.
+    /// Returns an error if a stage failed.
     pub async fn run(
         self,
         mode: Mode,
@@ -140,14 +144,14 @@ impl Session {
         if let Some(control) = control {
             let _ = control.await;
         }
-        // A reader that hangs holds a handle on the queue, and with it the thread.
+        // A blocked read holds a handle of the queue, and so its thread.
         let joined = tokio::task::spawn_blocking(move || thread.join());
         let _ = tokio::time::timeout(QUEUE_GRACE, joined).await;
         Ok(result?)
     }
 }
 
-/// What an earlier run left behind.
+/// Logs what an earlier run left in the queue.
 fn tell(ready: &Ready) {
     if let Some((path, reason)) = &ready.quarantined {
         tracing::error!(

@@ -1,4 +1,4 @@
-//! Files, flags and environment become one configuration.
+//! Combines files, flags and environment variables into one configuration.
 
 #![expect(
     clippy::disallowed_methods,
@@ -24,10 +24,10 @@ use crate::exporter::endpoint::Endpoint;
 use crate::pipeline::{PipelineError, Pipelines};
 use crate::queue::Location;
 
-/// The file that is read when none is named.
+/// The file that is read if no file is given.
 const DEFAULT_FILE: &str = "pipeline.yaml";
 
-/// What a command works with.
+/// The configuration of a command.
 pub struct Setup {
     pub config: Config,
     pub otel: OtelEnv,
@@ -36,7 +36,7 @@ pub struct Setup {
     default_state_dir: Option<PathBuf>,
 }
 
-/// `$XDG_STATE_HOME/taskspan`, which is `~/.local/state/taskspan` unless it is set.
+/// Returns `$XDG_STATE_HOME/taskspan`, or `~/.local/state/taskspan` if the variable is not set.
 pub fn default_state_dir(env: Env<'_>) -> Option<PathBuf> {
     let absolute = |name: &str| env(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let home = || absolute("HOME").map(|home| home.join(".local/state"));
@@ -44,11 +44,10 @@ pub fn default_state_dir(env: Env<'_>) -> Option<PathBuf> {
 }
 
 impl Setup {
-    /// Reads everything that configures the program. `directories` stand in for those of the
-    /// configuration.
+    /// Loads the configuration. `directories` replace those of the configuration.
     ///
     /// # Errors
-    /// Every fault at once.
+    /// Returns all errors at once.
     pub fn load(args: &ConfigArgs, directories: &[PathBuf]) -> Result<Setup, Failure> {
         let missing: Vec<Fault> = directories
             .iter()
@@ -61,18 +60,18 @@ impl Setup {
         Setup::for_job(args, directories)
     }
 
-    /// The same for a job that may make the directories first.
+    /// Like [`Setup::load`], for a job that may create the directories first.
     ///
     /// # Errors
-    /// Every fault at once.
+    /// Returns all errors at once.
     pub fn for_job(args: &ConfigArgs, directories: &[PathBuf]) -> Result<Setup, Failure> {
         Setup::load_with(args, directories, &|name| std::env::var(name).ok())
     }
 
-    /// The same, in a world without environment variables.
+    /// Like [`Setup::load`], without reading environment variables.
     ///
     /// # Errors
-    /// Every fault at once.
+    /// Returns all errors at once.
     pub fn without_environment(
         args: &ConfigArgs,
         directories: &[PathBuf],
@@ -120,12 +119,12 @@ impl Setup {
         })
     }
 
-    /// Whether there is a configuration file where one is looked for.
+    /// Whether the default configuration file exists.
     pub fn has_default_file() -> bool {
         Path::new(DEFAULT_FILE).exists()
     }
 
-    /// Looks into directories only: a file that was named as one is not an export.
+    /// Restricts receivers to directories: a file in place of a directory is not an export.
     pub fn without_files(mut self) -> Setup {
         for receiver in self.config.receivers.values_mut() {
             if let ReceiverConfig::ExportDir(dir) = receiver {
@@ -135,7 +134,7 @@ impl Setup {
         self
     }
 
-    /// Says less than the configuration would, unless that asks for something else than the default.
+    /// Sets the log level, unless the configuration sets one.
     pub fn lower_log_level(&mut self, level: &str) {
         let logs = &mut self.config.service.telemetry.logs;
         if *logs == LogsConfig::default() {
@@ -143,7 +142,7 @@ impl Setup {
         }
     }
 
-    /// Starts logging and says what is odd about the configuration.
+    /// Starts logging, and logs the warnings about the configuration.
     pub fn start_logging(&self, global: &Global) {
         logging::start(global, &self.config.service.telemetry.logs);
         for warning in &self.warnings {
@@ -151,10 +150,10 @@ impl Setup {
         }
     }
 
-    /// Has every OTLP exporter prove that what it delivered can be read at this address.
+    /// Makes every OTLP exporter verify its traces at this URL.
     ///
     /// # Errors
-    /// The address is none.
+    /// Returns an error if `url` is not a base URL.
     pub fn verify(&mut self, url: &str) -> Result<(), Failure> {
         Endpoint::base(url)
             .map_err(|error| Faults(vec![Fault::nowhere(format!("--verify: {error}"))]))?;
@@ -169,7 +168,7 @@ impl Setup {
         Ok(())
     }
 
-    /// The longest that the verification of a delivered export takes.
+    /// Returns the longest time that the verification of a delivered export can take.
     pub fn longest_verification(&self) -> Duration {
         let exporters = self.config.exporters.values().filter_map(ExporterConfig::otlp);
         let verified = exporters.filter_map(|(_, config)| config.verify.as_ref());
@@ -179,12 +178,13 @@ impl Setup {
     /// Builds the pipelines and opens their queue.
     ///
     /// # Errors
-    /// A component cannot be built, or the queue cannot be had and is not to be gone without.
+    /// Returns an error if a component cannot be built, or if the queue cannot be opened and
+    /// `on_trouble` refuses to continue without it.
     pub fn open(&self, on_trouble: OnTrouble) -> Result<Session, Failure> {
         Session::open(self.build()?, self.location(), on_trouble)
     }
 
-    /// All exporters share one queue, so they have to agree on where it is.
+    /// Checks that all exporters name the same queue, because they share one.
     fn check_storage(&self) -> Result<(), Failure> {
         let queues = self.config.exporters.values().filter_map(ExporterConfig::otlp);
         let named: BTreeSet<String> = queues
@@ -202,8 +202,8 @@ impl Setup {
         Err(Faults(vec![Fault::nowhere(message)]).into())
     }
 
-    /// Where the queue lives: the flag, the configured extension, or the user's state directory.
-    /// None: nowhere that could be told.
+    /// Returns the location of the queue: the flag, the configured extension, or the user's state
+    /// directory. `None` if there is none of them.
     pub fn location(&self) -> Option<Location> {
         let queues = self.config.exporters.values().filter_map(ExporterConfig::otlp);
         let mut durable = queues.map(|(_, config)| &config.sending_queue).filter(|it| it.enabled);
@@ -219,7 +219,7 @@ impl Setup {
         directory.or_else(|| self.default_state_dir.clone()).map(Location::Directory)
     }
 
-    /// The same as a directory, if it is one.
+    /// Returns the queue's directory. `None` if the queue is in memory.
     pub fn queue_directory(&self) -> Option<PathBuf> {
         match self.location()? {
             Location::Directory(directory) => Some(directory),
@@ -230,14 +230,14 @@ impl Setup {
     /// Builds the pipelines.
     ///
     /// # Errors
-    /// Every component that cannot be built.
+    /// Returns an error for each component that cannot be built.
     pub fn build(&self) -> Result<Pipelines, Failure> {
         self.check_storage()?;
         Pipelines::build(&self.config, &self.otel).map_err(pipeline_faults)
     }
 }
 
-/// Components that cannot be built are faults of the configuration.
+/// Reports components that cannot be built as errors in the configuration.
 pub fn pipeline_faults(errors: Vec<PipelineError>) -> Failure {
     let faults = errors.iter().map(|error| Fault::nowhere(error.to_string()));
     Failure::Config(Faults(faults.collect()))

@@ -1,4 +1,5 @@
-//! Signals: to stop, where the first asks and the second does not; and to be handed on to a job.
+//! Signals: the first stops the program gracefully, the second at once. `exec` forwards signals to
+//! its job.
 
 #![expect(
     clippy::disallowed_methods,
@@ -13,14 +14,14 @@ use rustix::process::Pid;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// How long a program that ends at once waits for its last lines.
+/// How long a program that is stopped at once waits for its last log lines.
 const LAST_LINES: Duration = Duration::from_millis(100);
 
-/// A token that the first signal cancels. A second one ends the program at once, with the code a
-/// shell gives to a program that a signal killed.
+/// Returns a token that the first signal cancels. A second signal ends the program at once, with
+/// the exit code that shells use for a killed program.
 ///
 /// # Errors
-/// The system gives no signal handlers.
+/// Returns an error if the system cannot install signal handlers.
 pub fn stop_on_signal() -> std::io::Result<CancellationToken> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -45,22 +46,23 @@ async fn either(interrupt: &mut Signal, terminate: &mut Signal) -> (&'static str
     }
 }
 
-/// The signals that a job gets from us.
+/// The signals that are forwarded to a job.
 pub struct Signals {
     streams: Vec<(SignalKind, Signal)>,
 }
 
-/// Who hands a signal on to a job.
+/// Whether a signal still has to be forwarded to the job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Passed {
     ByUs,
-    /// The terminal, to everything in its foreground.
+    /// The terminal sent it to all processes in its foreground.
     ByTheTerminal,
 }
 
 impl Signals {
-    /// Those that this process does not ignore. What it was told to ignore, by nohup say, its job
-    /// ignores as well; to listen for it would end that.
+    /// Listens for the signals that this process does not ignore. A signal that it inherited as
+    /// ignored, for example from `nohup`, must stay ignored for the job; a handler would change
+    /// that.
     pub fn listen() -> Signals {
         let ignored = ignored();
         let kinds = [
@@ -89,7 +91,7 @@ impl Signals {
     }
 }
 
-/// The signals that this process ignores, as a mask of bits.
+/// Returns the signals that this process ignores, as a bit mask.
 fn ignored() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
@@ -101,8 +103,8 @@ fn is_in(mask: u64, kind: SignalKind) -> bool {
     bit.and_then(|bit| mask.checked_shr(bit)).is_some_and(|shifted| shifted & 1 == 1)
 }
 
-/// Whether a job in our process group has a signal already. What is typed at a terminal goes to
-/// all processes in its foreground, and to get it twice is more than was asked for.
+/// Whether a job in our process group has received a signal already. A terminal sends a signal to
+/// all processes in its foreground, and the job must not get it twice.
 pub fn passed_by(kind: SignalKind) -> Passed {
     let typed = [SignalKind::interrupt(), SignalKind::quit(), SignalKind::hangup()];
     match typed.contains(&kind) && is_in_foreground() {
@@ -117,12 +119,12 @@ fn is_in_foreground() -> bool {
     group == Some(rustix::process::getpgrp())
 }
 
-/// Sends a signal to a child that was not waited for yet.
+/// Sends a signal to a child that has not been waited for.
 pub fn send(child: u32, kind: SignalKind) {
     let pid = i32::try_from(child).ok().and_then(Pid::from_raw);
     let signal = rustix::process::Signal::from_named_raw(kind.as_raw_value());
     if let (Some(pid), Some(signal)) = (pid, signal) {
-        // It may have ended just now.
+        // The child may have just ended.
         let _ = rustix::process::kill_process(pid, signal);
     }
 }

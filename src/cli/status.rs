@@ -1,4 +1,4 @@
-//! `taskspan status`: every export below a directory, how far it is, and why.
+//! `taskspan status`: shows the delivery state of every export below a directory.
 
 use std::path::PathBuf;
 
@@ -17,14 +17,14 @@ use crate::queue::is_there;
 
 #[derive(Debug, Args)]
 pub struct Status {
-    /// Directories to look into; those of the configuration unless given
+    /// Directories to search [default: those of the configuration]
     #[arg(value_name = "DIR")]
     directories: Vec<PathBuf>,
 
     #[command(flatten)]
     config: ConfigArgs,
 
-    /// How to show it
+    /// Output format
     #[arg(long, value_enum, default_value_t = Format::Table)]
     format: Format,
 }
@@ -48,7 +48,7 @@ impl Status {
     }
 }
 
-/// What the queue of this configuration knows, in this process or in a running taskspan.
+/// Returns the entries of the queue, from this process or from a running taskspan.
 async fn held_by(setup: &Setup, found: &[Found]) -> Result<Held, Failure> {
     let Some(directory) = setup.queue_directory().filter(|it| is_there(it)) else {
         return Ok(Held::default());

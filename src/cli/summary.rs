@@ -1,4 +1,4 @@
-//! What was emitted, as Markdown for a CI job's page; pure.
+//! A Markdown summary of the emitted exports, for the page of a CI job. Pure.
 
 use std::fmt::Write;
 
@@ -9,21 +9,21 @@ use crate::converter::view::SpanView;
 use crate::observe::grafana::Grafana;
 use crate::plan::{Plan, Status};
 
-/// A graph with more artifacts than this is a blot, and pages refuse to draw it.
+/// Larger graphs are unreadable, and pages refuse to draw them.
 const MAX_DRAWN: usize = 100;
 
-/// One export that has its trace.
+/// An export that has its trace.
 pub struct Emitted {
-    /// Its metadata file, for people.
+    /// Path of the metadata file, for people.
     pub path: String,
     pub trace_id: TraceId,
-    /// It was emitted by this run, and not before.
+    /// Whether this run emitted it.
     pub is_new: bool,
-    /// None when the file has been replaced or removed since.
+    /// `None` if the file was replaced or removed since.
     pub plan: Option<(Plan, Converter)>,
 }
 
-/// The page of all exports of a run.
+/// Makes the summary of all exports of a run.
 pub fn markdown(exports: &[Emitted], grafana: Option<&Grafana>) -> String {
     let mut text = String::new();
     if exports.is_empty() {
@@ -91,11 +91,11 @@ fn stories(text: &mut String, epic: &SpanView) -> std::fmt::Result {
     writeln!(text)
 }
 
-/// A text that is nothing but text in a table, a heading and HTML.
+/// Escapes text so that a table, a heading and HTML show it unchanged.
 fn plain(text: &str) -> String {
     let escape = |c: char| match c {
         c if c.is_control() => " ".to_owned(),
-        // Whatever starts something in a page: markup, a link, a formula, a mention.
+        // Each of these can start markup, a link, a formula or a mention.
         c if c.is_ascii_punctuation() && !matches!(c, '-' | ',' | '(' | ')' | '/' | '%') => {
             format!("\\{c}")
         }

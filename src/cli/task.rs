@@ -1,4 +1,4 @@
-//! `taskspan task`: how far a task is, in the trace of the export that asked for it (R4.4).
+//! `taskspan task`: adds a status update to the trace of the export that contains the task (R4.4).
 
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
@@ -16,7 +16,7 @@ pub struct Task {
     #[command(flatten)]
     onto: Onto,
 
-    /// The artifact's id, or the id that it is mapped to, such as PI-006
+    /// Id of the artifact, or the id that it is mapped to, such as PI-006
     #[arg(long, value_name = "ID")]
     id: String,
 
@@ -24,23 +24,23 @@ pub struct Task {
     #[arg(long, value_name = "STATUS", value_parser = TaskStatus::of_word)]
     status: TaskStatus,
 
-    /// The status before; defaults to the status in the export
+    /// Status before the change [default: the status in the export]
     #[arg(long, value_name = "STATUS", value_parser = TaskStatus::of_word)]
     from: Option<TaskStatus>,
 
-    /// The step of the workflow, such as ARTISAN_DESIGN
+    /// Phase of the workflow, such as ARTISAN_DESIGN
     #[arg(long, value_name = "PHASE", default_value = "OTHER")]
     phase: Phase,
 
-    /// Something that happened, in place of the change of status
+    /// Record this event instead of a status change
     #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     event: Option<String>,
 
-    /// An attribute of the event; may be repeated
+    /// Attribute of the event; may be repeated
     #[arg(long = "attr", value_name = "KEY=VALUE", value_parser = pair)]
     attributes: Vec<(String, String)>,
 
-    /// Why
+    /// Reason for the change
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
 }

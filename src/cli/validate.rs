@@ -1,4 +1,4 @@
-//! `taskspan validate`: everything is built, nothing is started.
+//! `taskspan validate`: builds every component without starting any.
 
 #![expect(
     clippy::disallowed_methods,
@@ -26,7 +26,7 @@ use crate::converter::options::RedactionConfig;
 use crate::pipeline::Pipelines;
 use crate::queue::Location;
 
-/// How long an endpoint has to take a connection.
+/// Time limit for connecting to an endpoint.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Args)]
@@ -34,11 +34,11 @@ pub struct Validate {
     #[command(flatten)]
     config: ConfigArgs,
 
-    /// Print the configuration as it is in effect, with every default, without secrets
+    /// Print the effective configuration with all defaults, without secrets
     #[arg(long)]
     print: bool,
 
-    /// Connect to every endpoint, too; nothing is sent
+    /// Also connect to every endpoint, without sending anything
     #[arg(long)]
     connect: bool,
 }
@@ -71,7 +71,8 @@ impl Validate {
     }
 }
 
-/// Files that are made later have to have a place, and those that are there have to take more.
+/// Checks that files can be created where they are configured, and that existing ones can be
+/// written.
 fn faults_of_files(config: &Config) -> Faults {
     let mut faults = Faults::default();
     for (id, exporter) in &config.exporters {
@@ -99,7 +100,7 @@ fn faults_of_files(config: &Config) -> Faults {
     faults
 }
 
-/// Whether something can be made in this directory, or in the place where it would be made.
+/// Whether a file can be created in this directory, or in the closest ancestor that exists.
 fn may_write_below(directory: &Path) -> Result<(), String> {
     let existing = directory.ancestors().find(|it| it.exists());
     let existing = existing.filter(|it| !it.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -111,7 +112,8 @@ fn may_write_below(directory: &Path) -> Result<(), String> {
     }
 }
 
-/// The queue's directory is made when it is needed. It may be that of another machine.
+/// Returns why the queue's directory cannot be used here. It is created when needed, and may be
+/// meant for another machine.
 fn trouble_of_the_queue(location: Option<Location>) -> Option<String> {
     match location {
         Some(Location::Directory(directory)) => {
@@ -128,13 +130,14 @@ fn trouble_of_the_queue(location: Option<Location>) -> Option<String> {
     }
 }
 
-/// Addresses to listen on. One that is taken may be taken by the taskspan that is to be reloaded.
+/// Checks the addresses to listen on. An address that is in use may be that of the taskspan that
+/// will be reloaded.
 fn faults_of_addresses(config: &Config) -> Vec<Fault> {
     let health = config.health_check().into_iter().map(|it| ("health_check", &it.endpoint));
     let metrics = config.service.telemetry.metrics.iter();
     let metrics = metrics.map(|it| ("service.telemetry.metrics", &it.address));
     let mut faults = Vec::new();
-    // Kept until the end: two of them cannot have one address.
+    // Keep them until the end, so that two of them cannot share an address.
     let mut ours = Vec::new();
     for (what, address) in health.chain(metrics) {
         match TcpListener::bind(listening(address).as_ref()) {
@@ -142,7 +145,7 @@ fn faults_of_addresses(config: &Config) -> Vec<Fault> {
             Err(error) if error.kind() == ErrorKind::AddrInUse && !is_ours(&ours, address) => {
                 super::say(&format!("warning: {what}: {address} is in use at this moment"));
             }
-            // An address of the machine that it is meant for, or a port that is not for everybody.
+            // The address belongs to another machine, or the port needs privileges.
             Err(error)
                 if matches!(
                     error.kind(),
@@ -160,14 +163,15 @@ fn faults_of_addresses(config: &Config) -> Vec<Fault> {
     faults
 }
 
-/// Whether it is one of these that is in the way.
+/// Whether one of `ours` uses the address.
 fn is_ours(ours: &[TcpListener], address: &str) -> bool {
     let port = address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
     let mut ports = ours.iter().filter_map(|it| it.local_addr().ok()).map(|it| it.port());
     ports.any(|it| Some(it) == port)
 }
 
-/// What is in effect and no key of the file, as comments: the text stays a configuration.
+/// Formats the settings that are not in a file, as comments, so that the output stays a valid
+/// configuration.
 fn beside_the_file(setup: &Setup) -> String {
     let Setup { config, otel, .. } = setup;
     let queue = match setup.location() {

@@ -1,13 +1,13 @@
-//! Nodes into Rust types, every fault reported.
+//! Decodes nodes into Rust types and reports every error.
 //!
 //! ```text
 //! Node ──serde──▶ T
-//!   ▲       └──error (place, message)──▶ remember it, take the entry out, try again
+//!   ▲       └──error (place, message)──▶ record it, remove the entry, retry
 //!   └────────────────────────────────────┘
 //! ```
 //!
-//! The type that is asked for decides how a scalar is read, so `version: 1.10` can be a string. A
-//! key of a struct with nothing behind it counts as not written: the default stays.
+//! The target type decides how a scalar is read, so `version: 1.10` can be a string. A key without
+//! a value keeps the default.
 
 use std::fmt::Display;
 
@@ -19,7 +19,7 @@ use super::fault::Faults;
 use super::node::{Key, Mark, Node, Style, Value};
 use crate::base::diagnostics::unknown;
 
-/// The value, made of what could be read; `None` when that is not enough.
+/// Returns the value made from everything that could be decoded. `None` if that is not enough.
 pub fn decode<T: DeserializeOwned>(node: &Node, faults: &mut Faults) -> Option<T> {
     let mut tree = node.clone();
     loop {
@@ -33,8 +33,8 @@ pub fn decode<T: DeserializeOwned>(node: &Node, faults: &mut Faults) -> Option<T
     }
 }
 
-/// Takes the entry at `path` (innermost step first) out of the tree, so that every round of
-/// `decode` has less to do and the loop ends.
+/// Removes the entry at `path` (innermost step first) from the tree. Each round of `decode` removes
+/// one, so the loop ends.
 fn remove(tree: &mut Node, path: &[usize]) -> Option<()> {
     let (last, steps) = path.split_first()?;
     let mut node = tree;
@@ -53,7 +53,7 @@ fn remove(tree: &mut Node, path: &[usize]) -> Option<()> {
     Some(())
 }
 
-/// What went wrong; the place and the path are filled in on the way out.
+/// An error. Its position and path are filled in while it is passed up.
 #[derive(Debug)]
 struct Error {
     mark: Option<Mark>,
@@ -104,7 +104,7 @@ impl<'a> Reader<'a> {
         Err(de::Error::custom(format_args!("expected {expected}, found {found}")))
     }
 
-    /// Reads the scalar with `FromStr`; the text is shown when that fails.
+    /// Parses the scalar with `FromStr`. The error message contains the text.
     fn number<T: std::str::FromStr>(self, expected: &str) -> Result<T, Error> {
         let Some(text) = self.0.text() else {
             return self.wrong(expected);
@@ -132,14 +132,14 @@ impl<'a> Reader<'a> {
 
     fn str<V: Visitor<'a>>(self, visitor: V) -> Result<V::Value, Error> {
         match &self.0.value {
-            // Where text is wanted, an unset variable is the empty text.
+            // If text is expected, an unset variable is the empty text.
             Value::Null => visitor.visit_str(""),
             Value::Scalar { text, .. } => visitor.visit_str(text),
             _ => self.wrong("text"),
         }
     }
 
-    /// The type is not known: the core schema decides.
+    /// Reads a value of unknown type by the rules of the core schema.
     fn any<V: Visitor<'a>>(self, visitor: V) -> Result<V::Value, Error> {
         let text = match &self.0.value {
             Value::Null => return visitor.visit_unit(),
@@ -148,7 +148,7 @@ impl<'a> Reader<'a> {
             Value::Scalar { text, style: Style::Quoted } => return visitor.visit_str(text),
             Value::Scalar { text, style: Style::Plain } => text,
         };
-        // Rust reads `inf` and `nan` as floats; YAML does not.
+        // Rust parses `inf` and `nan` as floats; YAML does not.
         let numeric = text.starts_with(|c: char| c.is_ascii_digit() || "+-.".contains(c));
         match text.as_str() {
             "true" | "True" | "TRUE" => visitor.visit_bool(true),
@@ -163,7 +163,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The methods that differ in nothing but a name.
+/// Implements the methods that differ only in their names.
 macro_rules! read_as {
     ($($method:ident => $visit:ident($expected:literal);)*) => {
         $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
@@ -273,7 +273,7 @@ impl<'de> de::SeqAccess<'de> for Items<'de> {
 }
 
 struct Entries<'a> {
-    /// The fields of a struct; empty for a map, whose keys are free.
+    /// The fields of a struct. Empty for a map, which can have any key.
     fields: &'a [&'a str],
     entries: &'a [(Key, Node)],
     next: usize,

@@ -1,20 +1,20 @@
-//! `${env:NAME}` in values.
+//! Expands `${env:NAME}` in values.
 //!
 //! ```text
 //! scalar text ──▶ literal │ ${env:NAME} │ ${env:NAME:-default} │ ${NAME} │ $$ ──▶ text
 //! ```
 //!
-//! This runs on the parsed tree, so a variable can neither add keys nor break the syntax, and what
-//! a variable holds is not expanded again. An empty variable counts as unset, as it does in the
+//! Expansion works on the parsed tree, so a variable can neither add keys nor break the syntax. The
+//! value of a variable is not expanded again. An empty variable counts as unset, as it does in the
 //! OTEL_* environment.
 
 use super::fault::Report;
 use super::node::{Mark, Node, Style, Value};
 
-/// The environment, as a parameter: tests bring their own.
+/// The environment. Tests pass their own.
 pub type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
 
-/// Expands every value below `node`; keys stay as they are.
+/// Expands every value below `node`. Keys are not expanded.
 pub fn expand(node: &mut Node, env: Env, report: &mut Report) {
     match &mut node.value {
         Value::Null => {}
@@ -25,7 +25,8 @@ pub fn expand(node: &mut Node, env: Env, report: &mut Report) {
                 return;
             }
             let expanded = Expander { env, mark: &node.mark, report }.text(text);
-            // Text around an expansion makes it text; alone it may still become a number or null.
+            // Text around an expansion makes the value text. Without it, the value may be a number
+            // or null.
             let style = match style {
                 Style::Plain if expanded.is_empty() || is_one_expansion(text) => Style::Plain,
                 _ => Style::Quoted,
@@ -69,7 +70,7 @@ impl Expander<'_> {
         out
     }
 
-    /// The value for what stands between the braces.
+    /// Returns the value for the text between the braces.
     fn reference(&mut self, body: &str) -> String {
         let (head, default) = match body.split_once(":-") {
             Some((head, default)) => (head, Some(default)),
@@ -121,7 +122,7 @@ mod tests {
         }
     }
 
-    /// The expanded value of `a`, the faults and the warnings.
+    /// Returns the expanded value of `a`, the errors and the warnings.
     fn run(yaml: &str) -> (Value, String, Vec<String>) {
         let mut report = Report::default();
         let mut node = Node::parse(&"p".into(), yaml, &mut report).unwrap();

@@ -1,16 +1,16 @@
-//! What is wrong with a configuration, and where.
+//! Errors and warnings about a configuration, with their places.
 //!
 //! ```text
 //! any step ──push──▶ Report { faults, warnings } ──▶ one line each: file:line:column: message
 //! ```
 //!
-//! Nothing in `config` stops at the first fault: every step adds to the same report, and the user
-//! sees the whole list in the order of the file.
+//! No step stops at the first error. All steps add to the same report, and the user sees the whole
+//! list in the order of the file.
 
 use std::fmt;
 use std::sync::Arc;
 
-/// A position in a source; line and column count from 1.
+/// A position in a source. Line and column start at 1.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Mark {
     /// The file as the user named it, or `--set key`.
@@ -26,7 +26,7 @@ impl fmt::Display for Mark {
 }
 
 /// One thing that is wrong, or, among the warnings, one that is merely odd.
-// The derived order is the order of print: no position first, then by place.
+// The derived order is the order of the output: messages without a position first, then by place.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Fault {
     pub mark: Option<Mark>,
@@ -38,7 +38,7 @@ impl Fault {
         Self { mark: Some(mark.clone()), message: message.into() }
     }
 
-    /// A fault that belongs to no place in a file.
+    /// Makes an error that has no place in a file.
     pub fn nowhere(message: impl Into<String>) -> Self {
         Self { mark: None, message: message.into() }
     }
@@ -53,7 +53,7 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Every fault of one configuration.
+/// All errors of one configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Faults(pub Vec<Fault>);
 
@@ -81,12 +81,12 @@ impl fmt::Display for Faults {
 
 impl std::error::Error for Faults {}
 
-/// What loading has found so far.
+/// The errors and warnings that loading has found so far.
 #[derive(Debug, Default)]
 pub struct Report {
-    /// These keep the program from starting.
+    /// Errors: the program does not start.
     pub faults: Faults,
-    /// These do not.
+    /// Warnings: the program starts.
     pub warnings: Vec<Fault>,
 }
 

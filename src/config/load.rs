@@ -1,4 +1,4 @@
-//! All sources into one tree.
+//! Merges all sources into one tree.
 //!
 //! ```text
 //! --config a.yaml ┐
@@ -6,7 +6,7 @@
 //! --set a.b=v     ┘
 //! ```
 //!
-//! Expansion comes last, so that a variable which a later source overrides need not be set.
+//! Expansion comes last, so a variable need not be set if a later source overrides its value.
 
 #![expect(
     clippy::disallowed_methods,
@@ -20,25 +20,25 @@ use super::expand::{Env, expand};
 use super::fault::{Fault, Report};
 use super::node::{Key, Mark, Node, Value};
 
-/// Where YAML comes from.
+/// A source of YAML.
 #[derive(Clone, Debug)]
 pub enum ConfigDocument {
     File(PathBuf),
-    /// Text that no file holds, and what to call it.
+    /// Text that is not in a file, with a name for messages.
     Text {
         name: String,
         text: String,
     },
 }
 
-/// The merged and expanded tree; `None` when a source could not be read at all.
+/// Returns the merged and expanded tree. `None` if a source could not be read at all.
 pub fn load(
     sources: &[ConfigDocument],
     sets: &[String],
     env: Env,
     report: &mut Report,
 ) -> Option<Node> {
-    // Every source is tried, whatever became of the ones before.
+    // Read every source, to report the errors of all.
     let mut parsed: Vec<Option<Node>> = sources.iter().map(|s| read(s, report)).collect();
     parsed.extend(sets.iter().map(|set| read_set(set, report)));
     let parsed: Vec<Node> = parsed.into_iter().collect::<Option<_>>()?;
@@ -86,7 +86,8 @@ fn read(source: &ConfigDocument, report: &mut Report) -> Option<Node> {
     Some(node)
 }
 
-/// `a.b=v` as the tree `a: {b: v}`. Its marks name the key alone: the value may be a secret.
+/// Parses `a.b=v` into the tree `a: {b: v}`. Its positions name only the key, because the value may
+/// be a secret.
 fn read_set(set: &str, report: &mut Report) -> Option<Node> {
     let (path, text) = set.split_once('=').unwrap_or((set, ""));
     let file: Arc<str> = format!("--set {path}").into();
@@ -113,7 +114,7 @@ fn merge(base: &mut Node, over: Node) {
         };
         match (&old.value, &node.value) {
             (Value::Map(_), Value::Map(_)) => merge(old, node),
-            // `debug:` with nothing behind it names a component; it takes nothing away.
+            // `debug:` without a value names a component. It removes nothing.
             (Value::Map(_), Value::Null) => {}
             _ => (*old_key, *old) = (key, node),
         }

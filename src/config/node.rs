@@ -15,7 +15,7 @@ use taskspan_yaml::{Build, Limits, Position, YamlError};
 pub use super::fault::Mark;
 use super::fault::Report;
 
-/// No configuration that a person writes comes near these limits.
+/// Limits that no handwritten configuration reaches.
 const LIMITS: Limits = Limits { depth: 64, values: 10_000 };
 
 /// A value and where it was written.
@@ -39,7 +39,7 @@ pub struct Key {
     pub mark: Mark,
 }
 
-/// Only a plain scalar may be a null or a number where the type is not known.
+/// How a scalar is written. Only a plain one can be null or a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Style {
     Plain,
@@ -47,7 +47,7 @@ pub enum Style {
 }
 
 impl Value {
-    /// A scalar, or null where the core schema says so.
+    /// Makes a scalar, or null according to the core schema.
     pub fn scalar(text: String, style: Style) -> Self {
         match (style, text.as_str()) {
             (Style::Plain, "" | "~" | "null" | "Null" | "NULL") => Self::Null,
@@ -84,8 +84,8 @@ impl Node {
         if let Value::Scalar { text, .. } = &self.value { Some(text) } else { None }
     }
 
-    /// The value at a dotted path, and where to point when it is wrong: at a scalar itself, at the
-    /// key of anything else. A key may hold dots itself (`headers.x.y`): the tree decides.
+    /// Finds the value at a dotted path, and the position for messages about it: the scalar itself,
+    /// or the key of anything else. A key may contain dots (`headers.x.y`).
     pub fn find(&self, path: &str) -> Option<(&Mark, &Node)> {
         self.find_below(&self.mark, path)
     }
@@ -107,14 +107,14 @@ impl Node {
         })
     }
 
-    /// Whether `mark` lies on this node or on anything in it.
+    /// Whether `mark` is the position of this node or of a node in it.
     pub fn covers(&self, mark: &Mark) -> bool {
         self.mark == *mark
             || self.children().any(|child| child.covers(mark))
             || self.entries().iter().any(|(key, _)| key.mark == *mark)
     }
 
-    /// How a message calls this kind of value. Never the text itself, which may be a secret.
+    /// Names the kind of value for messages. The text itself may be a secret.
     pub fn noun(&self) -> &'static str {
         match self.value {
             Value::Null => "nothing",

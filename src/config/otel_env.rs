@@ -1,4 +1,4 @@
-//! The OTEL_* variables, as the OpenTelemetry specification reads them.
+//! Parses the OTEL_* variables as the OpenTelemetry specification defines them.
 //!
 //! ```text
 //! OTEL_EXPORTER_OTLP_TRACES_X, else OTEL_EXPORTER_OTLP_X ┐
@@ -6,8 +6,8 @@
 //! OTEL_SPAN_*_LIMIT, OTEL_SDK_DISABLED                   ┘
 //! ```
 //!
-//! Empty is unset, and what makes no sense is unset with a warning: none of this is ever fatal.
-//! A warning never shows a value that may be a secret.
+//! An empty variable counts as unset. An invalid variable is ignored with a warning, which never
+//! shows a value that may be a secret.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -23,25 +23,25 @@ use crate::converter::limits::SpanLimits;
 use crate::exporter::config::Compression;
 pub use crate::exporter::config::Protocol;
 
-/// What the environment says.
+/// The settings in the environment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OtelEnv {
-    /// `OTEL_SDK_DISABLED=true`: send nothing.
+    /// `OTEL_SDK_DISABLED=true`: nothing is sent.
     pub disabled: bool,
     pub service_name: Option<String>,
     pub resource_attributes: Vec<(String, String)>,
-    /// For traces, by name or for all signals.
+    /// For traces: from variables for traces, else for all signals.
     pub traces: OtlpEnv,
-    /// For logs by name.
+    /// For logs: from variables for logs only.
     pub logs: OtlpEnv,
-    /// For all signals.
+    /// From variables for all signals.
     pub generic: OtlpEnv,
     pub limits: SpanLimits,
-    /// `TRACEPARENT`: what made the job run.
+    /// `TRACEPARENT`: the trace context of the job.
     pub triggered_by: Option<TraceParent>,
 }
 
-/// How one signal is to be sent.
+/// How one signal is sent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OtlpEnv {
     pub endpoint: Option<EndpointEnv>,
@@ -58,11 +58,11 @@ pub struct OtlpEnv {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndpointEnv {
     pub url: String,
-    /// Given for the signal alone: used as it is, without a path appended.
+    /// Whether the variable is for one signal. Such an endpoint is used without appending a path.
     pub exact: bool,
 }
 
-/// Reads all variables; nothing here fails.
+/// Reads all variables. Returns the settings and warnings.
 pub fn parse(env: Env) -> (OtelEnv, Vec<Fault>) {
     let mut reader = Reader { env, warnings: Vec::new() };
     let otel = OtelEnv {
@@ -87,7 +87,7 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// The variables of the first of these forms that is set, each by itself.
+    /// Reads each variable in the first of these forms that is set.
     fn otlp_env(&mut self, forms: &[&str]) -> OtlpEnv {
         let endpoint = forms.iter().find_map(|form| {
             let url = self.first(&[&format!("OTEL_EXPORTER_OTLP{form}_ENDPOINT")], text)?;
@@ -119,7 +119,8 @@ impl Reader<'_> {
         }
     }
 
-    /// A pair that is wrong is left out, the others count: a lost token must not cost the tenant.
+    /// Reads the headers. An invalid pair is ignored and the others are kept: a typing error in one
+    /// header must not cost the tenant's.
     fn headers(&mut self, forms: &[&str]) -> IndexMap<String, Secret> {
         let pairs = |text: &str| Ok(text.split(',').map(pair).collect::<Vec<_>>());
         let pairs = self.otlp(forms, "HEADERS", pairs).unwrap_or_default();
@@ -151,7 +152,7 @@ impl Reader<'_> {
         self.first(&names, read)
     }
 
-    /// The first of `names` that is set and makes sense.
+    /// Returns the first of `names` that is set and valid.
     fn first<T>(&mut self, names: &[&str], read: impl Fn(&str) -> Result<T, String>) -> Option<T> {
         for name in names {
             let Some(value) = (self.env)(name) else {
@@ -170,7 +171,7 @@ impl Reader<'_> {
 
     fn warn(&mut self, message: String) {
         let warning = Fault::nowhere(message);
-        // The generic variables are read for each signal.
+        // The variables for all signals are read once per signal.
         if !self.warnings.contains(&warning) {
             self.warnings.push(warning);
         }
@@ -204,7 +205,7 @@ fn milliseconds(value: &str) -> Result<Duration, String> {
     }
 }
 
-/// All pairs or, as the specification wants it, none.
+/// Parses all pairs. One invalid pair makes all of them invalid, as the specification requires.
 fn attributes(value: &str) -> Result<Vec<(String, String)>, String> {
     value
         .split(',')
@@ -216,8 +217,9 @@ fn attributes(value: &str) -> Result<Vec<(String, String)>, String> {
         .ok_or_else(|| "has to be key=value,key=value, percent-encoded".into())
 }
 
-/// `name=value` with the value percent-decoded. A name is a token (RFC 9110, section 5.6.2), so that no value is
-/// mistaken for one: `Authorization: Basic dXNlcg==` has a `=`, and is no pair.
+/// Parses `name=value`, where the value is percent-encoded. A name must be a token (RFC 9110,
+/// section 5.6.2), so that a value is not mistaken for a name: `Authorization: Basic dXNlcg==`
+/// contains a `=`, but is not a pair.
 fn pair(entry: &str) -> Option<(String, String)> {
     let (name, value) = entry.split_once('=')?;
     let name = name.trim();
@@ -226,7 +228,7 @@ fn pair(entry: &str) -> Option<(String, String)> {
     Some((name.to_owned(), decoded(value.trim())?))
 }
 
-/// `None` for a `%` without its two digits, and for what is not UTF-8.
+/// Percent-decodes. `None` for a `%` without two digits, or if the result is not UTF-8.
 fn decoded(text: &str) -> Option<String> {
     let whole = text.split('%').skip(1).all(|after| {
         let digits = after.as_bytes().get(..2);

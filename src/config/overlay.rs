@@ -1,4 +1,4 @@
-//! Flags beat environment beats file.
+//! Applies flags and environment variables to the configuration of the files.
 //!
 //! ```text
 //! --endpoint, --protocol, --project-id ─┐
@@ -6,9 +6,9 @@
 //! OTEL_EXPORTER_OTLP_LOGS_* ──────────────▶ the one OTLP exporter of the logs pipelines
 //! ```
 //!
-//! Both speak of "the" endpoint, so they apply where there is just one to speak of. With several
-//! exporters a flag is a mistake, and the environment, which may be meant for other programs, is
-//! left alone with a warning.
+//! Both set one endpoint, so they apply only if there is one OTLP exporter. With several exporters
+//! a flag is an error. Environment variables, which may be meant for other programs, are ignored
+//! with a warning.
 
 use std::path::PathBuf;
 
@@ -20,20 +20,20 @@ use crate::base::units::{ComponentId, HumanDuration};
 use crate::exporter::config::{OtlpConfig, Protocol};
 use crate::exporter::endpoint::Endpoint;
 
-/// What the command line says about the pipeline.
+/// The flags of the command line for the pipelines.
 #[derive(Clone, Debug, Default)]
 pub struct Flags {
     pub endpoint: Option<String>,
     pub protocol: Option<Protocol>,
     pub project_id: Option<String>,
-    /// Instead of the receiver's directories, unless empty.
+    /// Replaces the receiver's directories, unless empty.
     pub directories: Vec<PathBuf>,
 }
 
-/// Applies both to a configuration that was read from files.
+/// Applies both to a configuration from files. Returns warnings.
 ///
 /// # Errors
-/// A flag that does not fit the configuration.
+/// Returns an error for each flag that does not fit the configuration.
 pub fn apply(config: &mut Config, flags: &Flags, otel: &OtelEnv) -> Result<Vec<Fault>, Faults> {
     let mut faults = Faults::default();
     let mut warnings = Vec::new();
@@ -91,9 +91,10 @@ fn doubtful_endpoints(config: &Config) -> Vec<Fault> {
     warnings
 }
 
-/// An exporter of logs alone gets what is said of logs by name: what is said of all signals is meant
-/// for the traces, and would send a Loki's records to a Tempo. One that traces use as well becomes two
-/// where they are told different things.
+/// Applies the settings to the exporter of logs. An exporter that only logs use gets the variables
+/// for logs only: those for all signals are meant for the traces, and would send the records of a
+/// Loki to a Tempo. An exporter that traces use too is duplicated if the settings of the two
+/// signals differ.
 fn apply_to_logs(
     config: &mut Config,
     of_file: &Config,
@@ -159,7 +160,7 @@ fn apply_to_receivers(config: &mut Config, flags: &Flags, faults: &mut Faults) {
     }
 }
 
-/// The OTLP exporters that the pipelines of a signal use.
+/// Returns the OTLP exporters that the pipelines of a signal use.
 fn otlp_exporters(config: &Config, signal: Signal) -> Vec<ComponentId> {
     let kind = signal.to_string();
     let mut found: Vec<ComponentId> = Vec::new();
@@ -209,7 +210,8 @@ fn overlaid(
         }
         (None, None) => {}
     }
-    // The environment's protocol belongs to its endpoint; alone it would bend a file's component.
+    // The protocol in the environment belongs to the endpoint there. Without that endpoint it would
+    // change the component of the file.
     let of_env = env.protocol.filter(|_| given.is_some() || config.endpoint.is_none());
     let protocol =
         flags.protocol.or(of_env).or_else(|| given.and_then(protocol_of_port)).unwrap_or(of_file);
@@ -244,7 +246,7 @@ fn protocol_of_port(endpoint: &str) -> Option<Protocol> {
     }
 }
 
-/// What came from outside the file has not been checked yet.
+/// Checks an exporter that was changed by flags or variables.
 fn check(id: &ComponentId, exporter: &ExporterConfig, faults: &mut Faults) {
     let Some((protocol, config)) = exporter.otlp() else {
         return;
@@ -359,14 +361,14 @@ service: {pipelines: {traces: {receivers: [export_dir], exporters: [otlp_grpc]},
             let id = config.service.pipelines[1].exporters[0].clone();
             config.exporters[&id].otlp().expect("OTLP").1.clone()
         };
-        // A Loki of its own keeps its address.
+        // An exporter for Loki keeps its endpoint.
         let mut config = loaded(&LOGS.replace("[LOGS]", "[otlp_http/loki]"));
         apply(&mut config, &Flags::default(), &otel).expect("fits");
         let loki = of_logs(&config);
         assert_eq!(loki.endpoint.as_deref(), Some("http://loki"));
         assert_eq!(loki.headers.keys().collect::<Vec<_>>(), ["tenant"]);
 
-        // The one of the traces, told different things.
+        // The exporter of the traces, with different settings for logs.
         let shared = LOGS
             .replace("[LOGS]", "[otlp_grpc]")
             .replace(", otlp_http/loki: {endpoint: http://loki}", "");
@@ -377,7 +379,7 @@ service: {pipelines: {traces: {receivers: [export_dir], exporters: [otlp_grpc]},
         assert_eq!(logs.headers.keys().collect::<Vec<_>>(), ["tenant"]);
         assert_eq!(only(&config).1.headers.keys().collect::<Vec<_>>(), ["secret"]);
 
-        // And told the same.
+        // The same exporter, with the same settings.
         let mut config = loaded(&shared);
         let otel = env(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://env:4317")]);
         apply(&mut config, &Flags::default(), &otel).expect("fits");

@@ -1,4 +1,4 @@
-//! What a user can set on receivers.
+//! Configuration of the receivers.
 
 use std::path::PathBuf;
 
@@ -11,8 +11,8 @@ use crate::plan::ReadOptions;
 use crate::receiver::config::WatchConfig;
 use crate::writeback::config::WriteBackConfig;
 
-/// The settings that receivers have in common, out of one of them. serde cannot flatten a struct and refuse unknown
-/// keys at the same time, so each configuration lists them.
+/// Copies the settings that receivers have in common. serde cannot flatten a struct and deny
+/// unknown keys at the same time, so each configuration lists them.
 macro_rules! watching {
     ($config:expr) => {
         WatchConfig {
@@ -30,66 +30,65 @@ macro_rules! watching {
     };
 }
 
-/// Watch directories for exports.
+/// Watches directories for exports.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct ExportDirConfig {
-    /// Where exports are written; one at least. A directory need not exist yet.
+    /// Directories with exports; at least one. A directory need not exist yet.
     #[cfg_attr(test, schemars(length(min = 1), inner(length(min = 1))))]
     pub directories: Vec<PathBuf>,
-    /// Look into sub-directories too. Default: true.
+    /// Whether sub-directories are searched. Default: true.
     pub recursive: bool,
-    /// Which files are exports: patterns for paths below a directory, with `*`, `**`, `?` and
-    /// `[...]`. Default: `**/onboarding-metadata.json`.
+    /// Patterns for the paths of exports below a directory, with `*`, `**`, `?` and `[...]`.
+    /// Default: `**/onboarding-metadata.json`.
     #[cfg_attr(test, schemars(length(min = 1)))]
     pub include: Vec<String>,
-    /// What is not looked at, directories with all below them. Default: `**/.git`,
+    /// Patterns for paths to ignore, with everything below them. Default: `**/.git`,
     /// `**/node_modules`, `**/target`.
     pub exclude: Vec<String>,
-    /// How long a file has to stay unchanged before it is taken. More than 0, at most
+    /// How long a file must stay unchanged before it is read. More than 0, at most
     /// `settle_timeout`. Default: 100ms.
     pub settle: HumanDuration,
-    /// When a file that never stays unchanged is read all the same. Default: 10s.
+    /// A file that keeps changing for this long is read anyway. Default: 10s.
     pub settle_timeout: HumanDuration,
-    /// How often all directories are scanned, whatever the notifications say. At least 1s.
-    /// Default: 30s.
+    /// Interval of full scans, in addition to file notifications. At least 1s. Default: 30s.
     pub rescan_interval: HumanDuration,
-    /// Poll at this interval instead of using file notifications. More than 0. Default: not set;
-    /// network file systems, which send none, want it.
+    /// Poll at this interval instead of using file notifications, for network file systems, which
+    /// send none. More than 0. Default: not set.
     pub poll_interval: Option<HumanDuration>,
-    /// A larger file is refused. 1KiB to 1GiB. Default: 64MiB.
+    /// Larger files are refused. 1KiB to 1GiB. Default: 64MiB.
     pub max_file_size: ByteSize,
-    /// How many exports are worked on at a time. 1 to 64. Default: 4.
+    /// Maximum number of exports processed at the same time. 1 to 64. Default: 4.
     #[cfg_attr(test, schemars(range(min = 1, max = 64)))]
     pub max_concurrent_exports: usize,
-    /// Overrides the export's own project id. Default: not set.
+    /// Overrides the project id in the export. Default: not set.
     #[cfg_attr(test, schemars(regex(pattern = r"\S")))]
     pub project_id: Option<String>,
-    /// An export that carries a `task_trace_id` is done: `skip`. Or it is new all the same, and the
-    /// value is replaced: `emit`, for exporters that carry old keys along. Default: skip.
+    /// What to do with an export that already has a `task_trace_id`: `skip` it, or `emit` it and
+    /// replace the id, for exporters that carry old keys over. Default: skip.
     pub on_existing_trace_id: ExistingTraceId,
-    /// What is written into the export afterwards.
+    /// What is written into the export after delivery.
     pub write_back: WriteBackConfig,
     /// State files for a task tracker. Default: none.
     pub task_state: Option<TaskStateConfig>,
     /// How an export becomes spans.
     pub spans: SpanOptions,
-    /// A file that `directories` names is not looked at. Set for directories that are inferred; no
-    /// configuration has it.
+    /// Ignore a file that `directories` names. Set for directories that are inferred; not a
+    /// configuration key.
     #[serde(skip)]
     pub only_directories: bool,
 }
 
-/// What an export that carries a trace id already is.
+/// What to do with an export that already has a trace id.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ExistingTraceId {
-    /// Done.
+    /// The export is done.
     #[default]
     Skip,
-    /// New, unless the id is the one that was written for exactly this version.
+    /// The export is new, unless taskspan wrote the id for exactly this version.
     Emit,
 }
 
@@ -129,12 +128,12 @@ impl Default for ExportDirConfig {
 }
 
 impl ExportDirConfig {
-    /// Where files are found, and when they are stable.
+    /// Returns the settings for finding files and for waiting until they are stable.
     pub fn watching(&self) -> WatchConfig {
         WatchConfig { only_directories: self.only_directories, ..watching!(self) }
     }
 
-    /// How exports that are found here are read.
+    /// Returns the options for reading exports of this receiver.
     pub fn read_options(&self) -> ReadOptions {
         ReadOptions {
             max_file_size: self.max_file_size.0,
@@ -143,7 +142,7 @@ impl ExportDirConfig {
         }
     }
 
-    /// Reports what is out of range: key path, message.
+    /// Reports each value that is out of range: key path, message.
     pub fn check(&self, at: &mut dyn FnMut(&str, String)) {
         self.watching().check(at);
         if !(1..=64).contains(&self.max_concurrent_exports) {
@@ -159,32 +158,32 @@ impl ExportDirConfig {
     }
 }
 
-/// Watch directories for the results of gates.
+/// Watches directories for gate results.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct GateResultsConfig {
-    /// Where results are written; one at least. A directory need not exist yet.
+    /// Directories with gate results; at least one. A directory need not exist yet.
     #[cfg_attr(test, schemars(length(min = 1), inner(length(min = 1))))]
     pub directories: Vec<PathBuf>,
-    /// Look into sub-directories too. Default: true.
+    /// Whether sub-directories are searched. Default: true.
     pub recursive: bool,
-    /// Which files are results: patterns for paths below a directory. Default:
-    /// `**/*gate-result*.json`, `**/*gate-report*.json`, `**/pipeline-report.json`.
+    /// Patterns for the paths of results below a directory. Default: `**/*gate-result*.json`,
+    /// `**/*gate-report*.json`, `**/pipeline-report.json`.
     #[cfg_attr(test, schemars(length(min = 1)))]
     pub include: Vec<String>,
-    /// What is not looked at. Default: `**/.git`, `**/node_modules`, `**/target`.
+    /// Patterns for paths to ignore. Default: `**/.git`, `**/node_modules`, `**/target`.
     pub exclude: Vec<String>,
-    /// How long a file has to stay unchanged before it is taken. More than 0, at most
+    /// How long a file must stay unchanged before it is read. More than 0, at most
     /// `settle_timeout`. Default: 100ms.
     pub settle: HumanDuration,
-    /// When a file that is not complete is given up. Default: 10s.
+    /// A file that is incomplete for this long is refused. Default: 10s.
     pub settle_timeout: HumanDuration,
-    /// How often all directories are scanned. At least 1s. Default: 30s.
+    /// Interval of full scans. At least 1s. Default: 30s.
     pub rescan_interval: HumanDuration,
     /// Poll at this interval instead of using file notifications. More than 0. Default: not set.
     pub poll_interval: Option<HumanDuration>,
-    /// A larger file is refused. 1KiB to 1GiB. Default: 64MiB.
+    /// Larger files are refused. 1KiB to 1GiB. Default: 64MiB.
     pub max_file_size: ByteSize,
 }
 
@@ -217,12 +216,12 @@ impl Default for GateResultsConfig {
 }
 
 impl GateResultsConfig {
-    /// Where files are found, and when they are stable.
+    /// Returns the settings for finding files and for waiting until they are stable.
     pub fn watching(&self) -> WatchConfig {
         watching!(self)
     }
 
-    /// Reports what is out of range: key path, message.
+    /// Reports each value that is out of range: key path, message.
     pub fn check(&self, at: &mut dyn FnMut(&str, String)) {
         self.watching().check(at);
     }

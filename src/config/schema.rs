@@ -1,10 +1,11 @@
-//! The configuration as a JSON Schema, made from the types: editors complete and check with it.
+//! Makes the JSON Schema of the configuration from its types. Editors use it for completion and
+//! checks.
 //!
 //! ```text
-//! types ──schemars──▶ what they hold ──as_read──▶ what decode takes for them
+//! types ──schemars──▶ schema of the types ──as_read──▶ schema of the YAML that decode accepts
 //! ```
 //!
-//! Only tests make it: the program carries the committed file, which a test holds against this.
+//! Only tests make it. The program contains the committed file, and a test compares the two.
 
 use std::borrow::Cow;
 
@@ -19,8 +20,8 @@ use crate::config::receivers::GateResultsConfig;
 use crate::converter::options::{RedactionConfig, ResourceConfig};
 use crate::exporter::config::{DebugConfig, FileConfig, OtlpConfig};
 
-/// The schema of `pipeline.yaml`. It takes every file that loads; what it cannot say (one value
-/// against another, what an address may be) is left to `taskspan validate`.
+/// Makes the schema of `pipeline.yaml`. It accepts every file that loads. Rules that a schema
+/// cannot express, for example between two values, are left to `taskspan validate`.
 pub fn schema() -> Value {
     let mut make = SchemaSettings::draft07().into_generator();
     let receivers = section(
@@ -73,15 +74,15 @@ fn of<T: JsonSchema>(make: &mut SchemaGenerator) -> Value {
     make.subschema_for::<T>().to_value()
 }
 
-/// Components by their ids, `type` or `type/name`.
+/// The components of a section by their ids, `type` or `type/name`.
 fn section(make: &mut SchemaGenerator, kinds: &[(&str, Make)]) -> Value {
     let patterns: Map<String, Value> =
         kinds.iter().map(|(kind, of)| (format!(r"^{kind}(/\S+)?$"), of(make))).collect();
     json!({"type": "object", "additionalProperties": false, "patternProperties": patterns})
 }
 
-/// What may stand for a value besides itself: nothing, which takes the default; `${env:…}`; and a
-/// number or a switch in quotes, since the type that is asked for decides how text is read.
+/// Allows the other forms of a value: nothing, which means the default; `${env:…}`; and a quoted
+/// number or boolean, because the target type decides how text is read.
 fn as_read(node: &mut Value) {
     let fields = match node {
         Value::Object(fields) => fields,
@@ -111,11 +112,11 @@ fn as_read(node: &mut Value) {
     }
 }
 
-/// Which other types a scalar may be written as, and what such a text looks like.
+/// Returns the other types that a scalar may be written as, and the pattern for text.
 fn stand_ins(kinds: &[Value]) -> (&'static [&'static str], Option<&'static str>) {
     let is = |kind: &str| kinds.iter().any(|it| it == kind);
     match (is("string"), is("integer"), is("number"), is("boolean")) {
-        // Which numbers such a text may be is said where it is defined.
+        // The valid numbers are part of the type's own schema.
         (true, true, ..) | (true, _, true, _) => (&[], None),
         (true, ..) => (&["number", "boolean"], None),
         (_, true, ..) => (&["string"], Some(r"^\s*\+?\d+\s*$|\$")),
@@ -125,7 +126,7 @@ fn stand_ins(kinds: &[Value]) -> (&'static [&'static str], Option<&'static str>)
     }
 }
 
-/// A text of a certain form.
+/// Makes the schema of text with a pattern.
 macro_rules! text_schema {
     ($type:ty, $name:literal, $schema:tt) => {
         impl JsonSchema for $type {
@@ -141,7 +142,7 @@ macro_rules! text_schema {
 }
 
 text_schema!(HumanDuration, "Duration", {
-    // The one number that is a duration is 0.
+    // 0 is the only number that is a duration.
     "type": ["string", "integer"],
     "pattern": r"^\s*(0|((\d+\.?\d*|\.\d+)(h|m|s|ms|us|µs|μs|ns))+)\s*$|\$",
     "maximum": 0,

@@ -1,4 +1,4 @@
-//! The `service` section, and the extensions it switches on.
+//! The `service` section, and the extensions that it enables.
 
 use std::borrow::Cow;
 use std::net::Ipv6Addr;
@@ -10,53 +10,54 @@ use serde::{Deserialize, Serialize};
 use crate::base::units::{ComponentId, HumanDuration};
 use crate::exporter::endpoint::{Endpoint, serialize_redacted_option};
 
-/// What of all that is defined runs, and how it is put together.
+/// Which components run, and how they are connected.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Service {
-    /// Default: none.
+    /// Extensions to run. Default: none.
     pub extensions: Vec<ComponentId>,
-    /// `traces` or `traces/name`; one at least.
+    /// Pipelines named `traces` or `traces/name`, and `logs` or `logs/name`; at least one for
+    /// traces.
     #[cfg_attr(test, schemars(length(min = 1)))]
     pub pipelines: IndexMap<ComponentId, PipelineConfig>,
-    /// How long requests in flight have to finish when the program is asked to stop. Default 10s.
+    /// How long requests in flight may take to finish when the program is stopped. Default 10s.
     pub shutdown_timeout: HumanDuration,
-    /// Where a person looks traces up, such as `https://grafana.example.com`: links in summaries
-    /// lead there. Default: not set.
+    /// Base URL of Grafana, such as `https://grafana.example.com`, for links in summaries. Default:
+    /// not set.
     #[serde(serialize_with = "serialize_redacted_option")]
     pub grafana_url: Option<String>,
-    /// The uid of the Tempo data source there. Default: tempo.
+    /// The uid of the Tempo data source in Grafana. Default: tempo.
     pub grafana_datasource: String,
     pub telemetry: TelemetryConfig,
 }
 
-/// From where, through what, to where.
+/// The receivers, processors and exporters of one pipeline.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct PipelineConfig {
-    /// One at least.
+    /// At least one.
     #[cfg_attr(test, schemars(length(min = 1)))]
     pub receivers: Vec<ComponentId>,
-    /// In this order. Default: none.
+    /// Applied in this order. Default: none.
     pub processors: Vec<ComponentId>,
-    /// One at least; each gets everything.
+    /// At least one. Each receives everything.
     #[cfg_attr(test, schemars(length(min = 1)))]
     pub exporters: Vec<ComponentId>,
 }
 
-/// What the program says about itself.
+/// Telemetry of taskspan itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct TelemetryConfig {
     pub logs: LogsConfig,
-    /// Default: not set, which serves none.
+    /// Default: not set, which serves no metrics.
     pub metrics: Option<MetricsConfig>,
 }
 
-/// Metrics of the program in the text format of Prometheus, on `/metrics`, and a page for people on `/`.
+/// Serves metrics in the text format of Prometheus on `/metrics`, and a status page on `/`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
@@ -119,7 +120,7 @@ impl Default for Service {
 impl Service {
     const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
-    /// Reports what is out of range: key path, message.
+    /// Reports each value that is out of range: key path, message.
     pub fn check(&self, at: &mut dyn FnMut(&str, String)) {
         if let Some(Err(error)) = self.grafana_url.as_deref().map(Endpoint::base) {
             at("grafana_url", error.to_string());
@@ -137,16 +138,16 @@ impl Service {
     }
 }
 
-/// Where the queue lies.
+/// Where the queue is stored.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct FileStorageConfig {
-    /// Default: not set, which leaves the choice to the program.
+    /// Default: not set; the user's state directory is used.
     pub directory: Option<PathBuf>,
 }
 
-/// A page that says whether all is well.
+/// Serves the health of the program over HTTP.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
@@ -154,16 +155,16 @@ pub struct HealthCheckConfig {
     /// host:port. Default: 127.0.0.1:13133.
     #[cfg_attr(test, schemars(regex(pattern = r":\d{1,5}$|\$")))]
     pub endpoint: String,
-    /// Where it answers. Default: /.
+    /// Path of the health check. Default: /.
     #[cfg_attr(test, schemars(regex(pattern = r"^/(?!(live|ready)$)|\$")))]
     pub path: String,
-    /// How long an export may wait for its delivery before that counts as unhealthy. More than 0.
+    /// An export that waits longer than this for its delivery counts as unhealthy. More than 0.
     /// Default: 5m.
     pub unhealthy_after: HumanDuration,
 }
 
 impl HealthCheckConfig {
-    /// Reports what is out of range: key path, message.
+    /// Reports each value that is out of range: key path, message.
     pub fn check(&self, at: &mut dyn FnMut(&str, String)) {
         check_address(&self.endpoint, &mut |message| at("endpoint", message));
         if !self.path.starts_with('/') {
@@ -177,7 +178,8 @@ impl HealthCheckConfig {
     }
 }
 
-/// Where to listen. `:8888` is every IPv4 address of this machine, as the Collector reads it.
+/// Returns the address to listen on. `:8888` means every IPv4 address of this machine, as in the
+/// Collector.
 pub fn listening(address: &str) -> Cow<'_, str> {
     match address.starts_with(':') {
         true => format!("0.0.0.0{address}").into(),

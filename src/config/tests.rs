@@ -1,4 +1,5 @@
-//! The configuration as a whole: what loads, what is reported and where, and the shipped file.
+//! Tests of the configuration as a whole: what loads, which errors are reported and where, and the
+//! shipped file.
 
 use proptest::prelude::*;
 use serde_json::Value as Json;
@@ -175,7 +176,7 @@ fn without_file() -> Config {
 fn a_configuration_without_a_file_is_complete() {
     let config = without_file();
     let printed = serde_json::to_string(&config).unwrap();
-    // JSON is YAML: what is printed is a configuration that loads.
+    // JSON is YAML, so the printed configuration must load.
     assert_eq!(load(&printed).unwrap(), (config, String::new()));
 }
 
@@ -192,7 +193,7 @@ fn the_shipped_file_loads_without_a_word() {
     assert_eq!(config, expected);
 }
 
-/// The line with its option switched on.
+/// Returns the line with its option enabled.
 fn uncomment(line: &str) -> String {
     match line.trim_start().strip_prefix('#') {
         Some(option) if option.starts_with(|c: char| c.is_ascii_alphabetic()) => {
@@ -202,8 +203,8 @@ fn uncomment(line: &str) -> String {
     }
 }
 
-/// Every option that is commented out must be one that exists, every option that exists must be
-/// there, and what it shows must be the default.
+/// Every option that is commented out must exist, every existing option must be listed, and the
+/// values shown must be the defaults.
 #[test]
 fn the_shipped_file_shows_every_option_with_its_default() {
     let full: Vec<String> = SHIPPED.lines().map(uncomment).collect();
@@ -249,12 +250,12 @@ fn shows(root: &Node, path: &str, default: &Json) {
         }
         Json::String(default) if !default.is_empty() => assert_eq!(text, default, "{path}"),
         Json::Number(_) | Json::Bool(_) => assert_eq!(text, default.to_string(), "{path}"),
-        // No default: the file shows an example.
+        // The option has no default: the file shows an example.
         _ => {}
     }
 }
 
-/// Pieces of configuration, put together without sense.
+/// Pieces of configuration, combined at random.
 fn yaml_like() -> impl Strategy<Value = String> {
     let piece = prop_oneof![
         proptest::sample::select(vec![
@@ -330,7 +331,7 @@ proptest! {
 
 const SCHEMA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/pipeline.schema.json");
 
-/// `TASKSPAN_SCHEMA=write cargo test --lib schema` makes it anew.
+/// `TASKSPAN_SCHEMA=write cargo test --lib schema` writes the file.
 #[test]
 fn the_shipped_schema_is_that_of_the_types() {
     let made = serde_json::to_string_pretty(&schema::schema()).unwrap() + "\n";
@@ -342,14 +343,14 @@ fn the_shipped_schema_is_that_of_the_types() {
     assert!(SHIPPED.starts_with("# yaml-language-server: $schema=pipeline.schema.json\n"));
 }
 
-/// What a piece of configuration has to be.
+/// What must be true of a piece of configuration.
 enum Is {
-    /// It loads, and an editor has nothing to say.
+    /// It loads, and the schema accepts it.
     Good,
-    /// It does not load, and an editor says so.
+    /// It does not load, and the schema refuses it.
     Bad,
-    /// It does not load, and a schema cannot know: one value against another, or a form that no
-    /// pattern tells.
+    /// It does not load, but a schema cannot express why: a rule between two values, or a form
+    /// without a pattern.
     BeyondTheSchema,
 }
 
@@ -365,7 +366,7 @@ fn the_schema_and_the_loader_agree() {
     let service = |options: &str, is| (format!("service: {{{options}}}"), is);
     let plain = |text: &str, is| (text.to_owned(), is);
     let pieces = [
-        // Nothing behind a key takes the default.
+        // A key without a value means the default.
         plain("receivers:", Good),
         plain("processors: {redaction: , resource/x: }", Good),
         plain("extensions: {health_check: , file_storage/q: {directory: }}", Good),
@@ -373,13 +374,13 @@ fn the_schema_and_the_loader_agree() {
         export_dir("spans: {group_by: , max_attribute_bytes: }, write_back: {mode: }", Good),
         otlp("headers: , tls: , retry_on_failure: {multiplier: , enabled: }, compression: ", Good),
         service("extensions: , telemetry: {logs: {level: }, metrics: }", Good),
-        // A variable may stand for anything.
+        // A variable may replace any value.
         export_dir("recursive: '${env:T}', max_concurrent_exports: '${env:N}'", Good),
         export_dir("settle: '${env:D}', max_file_size: '${env:NONE:-1MiB}'", Good),
         export_dir("spans: {group_by: '${env:G}'}, directories: ['${env:X}/out']", Good),
         otlp("retry_on_failure: {multiplier: '${env:N}'}, compression: '${env:C}'", Good),
         service("telemetry: {logs: {level: '${env:L}', encoding: '${env:E}'}}", Good),
-        // The type that is asked for decides.
+        // The target type decides.
         export_dir("recursive: 'false', max_concurrent_exports: '8', project_id: 12", Good),
         export_dir("max_file_size: 4096.5, settle: '100ms', poll_interval: 1h2m3.5s", Good),
         otlp("retry_on_failure: {max_elapsed_time: 0, randomization_factor: '0.1'}", Good),
@@ -388,7 +389,7 @@ fn the_schema_and_the_loader_agree() {
         service("telemetry: {logs: {level: WARN, encoding: json}}, shutdown_timeout: 0", Good),
         service("pipelines: {traces/one: {processors: }}, grafana_url: ", Good),
         service("telemetry: {metrics: {address: '[::1]:0'}}", Good),
-        // Slips.
+        // Spelling errors.
         plain("recievers: {}", Bad),
         plain("receivers: {export_dirs: {}}", Bad),
         plain("receivers: {'export_dir/': {}}", Bad),
@@ -436,7 +437,7 @@ fn the_schema_and_the_loader_agree() {
         service("telemetry: {logs: {level: loud}}", Bad),
         service("telemetry: {metrics: {address: '8888'}}", Bad),
         service("telemetry: {traces: {}}", Bad),
-        // For `taskspan validate` alone.
+        // Only `taskspan validate` finds these.
         export_dir("settle: 20s", BeyondTheSchema),
         export_dir("settle: 0s", BeyondTheSchema),
         export_dir("rescan_interval: 1ms", BeyondTheSchema),

@@ -1,12 +1,12 @@
-//! Whether what is defined and what is used fit together.
+//! Checks that the components that pipelines use are defined, and the other way round.
 //!
 //! ```text
 //! receivers: processors: exporters: extensions:  ──defined──┐
 //! service.extensions, service.pipelines.*.*      ──used─────┴─▶ undefined, unused, misplaced
 //! ```
 //!
-//! This looks at the tree and not at the decoded configuration: a component that is defined but
-//! faulty counts as defined, and every reference knows its place.
+//! The check uses the tree and not the decoded configuration. There, an invalid component counts as
+//! defined, and every reference has a position.
 
 use std::collections::HashSet;
 
@@ -17,7 +17,7 @@ use crate::base::units::ComponentId;
 
 const SECTIONS: [&str; 4] = ["receivers", "processors", "exporters", "extensions"];
 
-/// Adds what does not fit to the report.
+/// Adds the errors and warnings to the report.
 pub fn check(root: &Node, report: &mut Report) {
     let mut wiring = Wiring { root, report, used: HashSet::new() };
     wiring.pipelines();
@@ -87,7 +87,7 @@ impl<'a> Wiring<'a> {
     fn references(&mut self, section: &'static str, ids: &'a [Node]) {
         let mut seen = HashSet::new();
         for node in ids {
-            // What is no id is a fault that decoding has reported.
+            // Decoding has reported text that is not an id.
             let is_id = |text: &&str| text.parse::<ComponentId>().is_ok();
             let Some(id) = node.text().filter(is_id) else {
                 continue;
@@ -99,7 +99,7 @@ impl<'a> Wiring<'a> {
         }
     }
 
-    /// Whether `id` is defined in `section`; says so when it is not.
+    /// Whether `id` is defined in `section`. Reports an error if it is not.
     fn reference(&mut self, section: &'static str, id: &'a str, mark: &Mark) -> bool {
         let has = |section| entries(self.root, section).iter().any(|(key, _)| key.text == id);
         if has(section) {

@@ -1,4 +1,4 @@
-//! Links to traces, for people.
+//! Links to traces in Grafana.
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::json;
@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::base::ids::TraceId;
 use crate::config::Service;
 
-/// A Grafana and its Tempo data source.
+/// A Grafana with a Tempo data source.
 #[derive(Clone, Debug)]
 pub struct Grafana {
     pub url: String,
@@ -14,13 +14,13 @@ pub struct Grafana {
 }
 
 impl Grafana {
-    /// The one that the configuration names, if any.
+    /// Returns the configured Grafana, if any.
     pub fn of(service: &Service) -> Option<Grafana> {
         let url = service.grafana_url.clone()?;
         Some(Grafana { url, datasource: service.grafana_datasource.clone() })
     }
 
-    /// The trace in Grafana's Explore.
+    /// Returns the link to the trace in Grafana's Explore.
     pub fn link(&self, trace_id: TraceId) -> String {
         let Grafana { url, datasource } = self;
         let panes = json!({"taskspan": {

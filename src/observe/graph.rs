@@ -1,4 +1,4 @@
-//! The dependencies of a plan as a drawing: what is needed first stands on the left; pure.
+//! Draws the dependencies of a plan as SVG, with the first tasks on the left. Pure.
 //!
 //! ```text
 //! depends_on ─▶ layers (longest way from the left) ─▶ boxes and lines ─▶ SVG
@@ -21,10 +21,10 @@ const GAP_X: usize = 60;
 const GAP_Y: usize = 12;
 const MARGIN: usize = 10;
 
-/// What of a name fits into a box, in characters.
+/// Maximum length of a label, in characters.
 const MAX_LABEL: usize = 30;
 
-/// The drawing, or why there is none.
+/// Returns the drawing, or the reason why there is none.
 pub fn svg(plan: &Plan) -> String {
     let count = plan.artifacts.len();
     if count == 0 {
@@ -90,8 +90,8 @@ pub fn svg(plan: &Plan) -> String {
     text
 }
 
-/// From the right side of one box to the left side of another. Over several columns it runs between
-/// two rows, so that it strikes nothing out.
+/// Draws a line from the right side of one box to the left side of another. Across several columns
+/// it runs between two rows, so that it does not cross boxes.
 fn line((x1, y1): (usize, usize), (x2, y2): (usize, usize)) -> String {
     let (x1, y1, middle) = (x1 + WIDTH, y1 + HEIGHT / 2, y2 + HEIGHT / 2);
     let bend = GAP_X / 2;
@@ -115,11 +115,11 @@ fn label(id: &str) -> String {
     format!("{start}…")
 }
 
-/// The column of each box: right of all that it needs. No column fits the members of a cycle; they stay
-/// where the last round put them.
+/// Returns the column of each box, to the right of all its dependencies. The members of a cycle
+/// have no such column and keep that of the last round.
 fn layers(needs: &[Vec<usize>]) -> Vec<usize> {
     let mut layers = vec![0; needs.len()];
-    // As many rounds as the longest way can have steps.
+    // The longest path has at most this many steps.
     for _ in 0..needs.len() {
         let mut changed = false;
         for (at, needed) in needs.iter().enumerate() {
@@ -132,7 +132,7 @@ fn layers(needs: &[Vec<usize>]) -> Vec<usize> {
             break;
         }
     }
-    // A cycle pushes its members further in each round: empty columns are removed.
+    // A cycle moves its members further in each round, so remove empty columns.
     let mut used: Vec<usize> = layers.clone();
     used.sort_unstable();
     used.dedup();

@@ -1,4 +1,4 @@
-//! Whether all is well: pure.
+//! Judges whether the program is healthy. Pure.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -9,27 +9,27 @@ use serde_json::{Value, json};
 use crate::base::clock::UnixNanos;
 use crate::queue::Health;
 
-/// What health is judged by.
+/// The facts that health is judged by.
 #[derive(Clone, Debug)]
 pub struct Facts {
-    /// How long the oldest export has waited for its delivery.
+    /// How long the oldest export has been waiting for its delivery.
     pub undelivered: Option<Duration>,
-    /// The same for one that is delivered and whose id cannot be written, and why.
+    /// How long the oldest delivered export has been waiting for its write-back, and why.
     pub unwritten: Option<(Duration, String)>,
-    /// Exports that were refused for good.
+    /// Number of dead letters.
     pub refused: usize,
     pub queue: Health,
-    /// Watched directories that cannot be looked into.
+    /// Watched directories that cannot be read.
     pub unreadable: BTreeSet<PathBuf>,
-    /// How long a look at the directories has gone on that has not ended.
+    /// Duration of the scan in progress, if any.
     pub looking: Option<Duration>,
-    /// Every receiver has scanned its directories once.
+    /// Whether every receiver has finished a scan.
     pub has_looked: bool,
     pub is_stopping: bool,
 }
 
 impl Facts {
-    /// Why a person should look; nothing when all is well.
+    /// Returns the reasons for which the program is unhealthy. Empty if it is healthy.
     pub fn unhealthy(&self, unhealthy_after: Duration) -> Vec<String> {
         let mut reasons = Vec::new();
         if self.refused > 0 {
@@ -62,7 +62,7 @@ impl Facts {
         reasons
     }
 
-    /// Why no work is to be expected of it.
+    /// Returns the reasons for which the program is not ready. Empty if it is ready.
     pub fn unready(&self) -> Vec<String> {
         let mut reasons = Vec::new();
         if self.is_stopping {
@@ -83,7 +83,7 @@ fn seconds(age: Duration) -> humantime::FormattedDuration {
     humantime::format_duration(Duration::from_secs(age.as_secs()))
 }
 
-/// The words of the Collector's extension, and why.
+/// Formats the answer like the Collector's extension, with the reasons added.
 pub fn body(reasons: &[String], uptime: Duration) -> Value {
     if reasons.is_empty() {
         let now = UnixNanos::now().0;

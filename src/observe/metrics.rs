@@ -1,5 +1,5 @@
-//! Figures in the text format of Prometheus. Names are in the Collector's manner; labels are
-//! exporters, states and codes, of which there are few.
+//! Metrics in the text format of Prometheus. Names follow the Collector's. Labels are exporters,
+//! states and codes, which bounds the number of series.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Mutex, PoisonError};
@@ -17,14 +17,14 @@ use crate::pipeline::event::{Event, SendOutcome};
 use crate::queue::Queue;
 use crate::receiver::ReceiverStatus;
 
-/// From a millisecond to a minute: what a conversion of any size takes.
+/// From one millisecond to one minute: conversions of any size.
 const CONVERSION_BUCKETS: [f64; 10] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 5.0, 30.0];
-/// From a request on this machine to an outage of days.
+/// From a request on the same machine to an outage of days.
 const DELIVERY_BUCKETS: [f64; 12] =
     [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 300.0, 1_800.0, 7_200.0, 86_400.0];
 
-/// Every state that an export in the queue can be in, so that one that is empty is 0 and not absent.
+/// All states of an export in the queue, so that an empty state is exported as 0.
 const STATES: [&str; 6] =
     ["accepted", "delivering", "delivered", "written_back", "incomplete", "rejected"];
 
@@ -50,13 +50,14 @@ pub struct Metrics {
     watch_mode: GaugeVec,
     scans: IntCounter,
     overflows: IntCounter,
-    /// What the receivers had counted when they were asked last; a reload begins new ones.
+    /// The counts of the receivers at the last scrape. A reload starts new receivers, which count
+    /// from 0.
     receivers: Mutex<(u64, u64)>,
     uptime: Gauge,
 }
 
-/// Makes metrics and registers them. A name that is wrong is a slip that any test finds; a program that
-/// runs goes on without it.
+/// Makes metrics and registers them. A wrong name is a programming error that any test finds; a
+/// running program continues without the metric.
 struct Maker {
     registry: Registry,
 }
@@ -107,7 +108,7 @@ impl Maker {
         made
     }
 
-    /// The same for spans and for log records.
+    /// Makes one metric for spans and one for log records.
     fn both(&self, what: &str, help: &str) -> [IntCounterVec; 2] {
         ["spans", "log_records"].map(|records| {
             let name = format!("taskspan_exporter_{what}_{records}_total");
@@ -127,7 +128,7 @@ impl Default for Metrics {
             "Write-backs by outcome: written, superseded, gone, failed (once a reason, not a try).",
             &["outcome"],
         );
-        // A rate wants to see the 0 before the first.
+        // Export 0 before the first event, which rates need.
         for outcome in ["written", "superseded", "gone", "failed"] {
             let _ = write_backs.with_label_values(&[outcome]);
         }
@@ -197,7 +198,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Takes an event into account.
+    /// Updates the metrics with an event.
     pub fn observe(&self, event: &Event) {
         match event {
             Event::Accepted { spans, conversion, .. } => {
@@ -240,18 +241,18 @@ impl Metrics {
         }
     }
 
-    /// How long the program has been running.
+    /// Returns how long the program has been running.
     pub fn uptime(&self) -> Duration {
         self.started.elapsed()
     }
 
-    /// All of it, now.
+    /// Returns all metrics in the text format.
     pub fn text<'a>(
         &self,
         queue: &Queue,
         watching: impl Iterator<Item = &'a ReceiverStatus>,
     ) -> String {
-        // One scrape at a time, so that none finds what another is just setting anew.
+        // One scrape at a time, because a scrape resets gauges before it sets them.
         let mut last = self.receivers.lock().unwrap_or_else(PoisonError::into_inner);
         self.look_at(queue);
         let (mut modes, mut scans, mut overflows) = ([0_u64; 2], 0, 0);
@@ -282,12 +283,12 @@ impl Metrics {
             let count = counts.get(state).copied().unwrap_or_default();
             self.exports.with_label_values(&[state]).set(number(count));
         }
-        // An exporter that a reload took away has no queue any more.
+        // Remove the gauges of exporters that a reload removed.
         for gauges in [&self.queue_items, &self.queue_bytes, &self.queue_capacity] {
             gauges.reset();
         }
         for lane in queue.lanes() {
-            // As above; which exporters there are is known here.
+            // As above, for counters; the present exporters are known here.
             for counters in [&self.sent, &self.failed, &self.rejected] {
                 let of = usize::from(lane.exporter.ends_with(" (logs)"));
                 let _ = counters[of].with_label_values(&[&lane.exporter]);
@@ -298,7 +299,7 @@ impl Metrics {
             let labels = [lane.exporter.as_str()];
             self.queue_items.with_label_values(&labels).set(number(lane.items as u64));
             self.queue_bytes.with_label_values(&labels).set(number(lane.bytes));
-            // A file has none.
+            // A file exporter has no queue.
             if lane.capacity < u64::MAX {
                 self.queue_capacity.with_label_values(&labels).set(number(lane.capacity));
             }
@@ -310,7 +311,7 @@ impl Metrics {
     }
 }
 
-/// What requests of an exporter usually come to. A rate needs to see the 0 before the first of each.
+/// The most frequent codes of an exporter, which are exported as 0 before the first request.
 fn usual_codes(exporter: &str) -> &'static [&'static str] {
     let kind = exporter.split(['/', ' ']).next().unwrap_or(exporter);
     match kind {

@@ -1,5 +1,5 @@
-//! Pages for a person who looks in: what is known, and the plan of one export. Pure: data in, HTML
-//! out. One file, nothing from elsewhere, no script; every text is escaped.
+//! Status pages: all exports, and the plan of one export. Pure: data in, HTML out. Each page is one
+//! file without scripts or external resources, and all text is escaped.
 
 use std::fmt::Write;
 
@@ -14,27 +14,27 @@ use crate::pipeline::status::Known;
 use crate::plan::Plan;
 use crate::queue::LaneFigures;
 
-/// What the browser may do: show what is in the page, in this style.
+/// Content security policy: only the page's own style.
 pub const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; \
                           form-action 'none'; frame-ancestors 'none'";
 
-/// A plan with more tasks than this shows its stories closed.
+/// Plans with more tasks show their stories collapsed.
 const MAX_OPEN: usize = 100;
 
 const STYLE: &str = include_str!("page.css");
 
-/// Everything that the first page shows.
+/// The contents of the overview page.
 #[derive(Debug)]
 pub struct Overview<'a> {
     pub exports: &'a [Known],
     pub lanes: &'a [LaneFigures],
-    /// Why a person should look; nothing when all is well.
+    /// The reasons for which the program is unhealthy. Empty if it is healthy.
     pub reasons: &'a [String],
     pub grafana: Option<&'a Grafana>,
     pub now: UnixNanos,
 }
 
-/// All exports, and what waits.
+/// Makes the page with all exports and the queue.
 pub fn overview(overview: &Overview<'_>) -> String {
     let Overview { exports, lanes, reasons, now, .. } = overview;
     let mut body = String::new();
@@ -123,21 +123,21 @@ fn lanes_table(body: &mut String, lanes: &[LaneFigures]) {
     body.push_str("</tbody></table>");
 }
 
-/// The export's own figure, as far as a bar can show it.
+/// A bar with the export's own figure for coverage.
 fn bar(plan: &Plan) -> String {
     let gaps = plan.coverage.total_gaps;
     match plan.coverage.percent {
         Some(percent) => format!(
             "<meter min=\"0\" max=\"100\" value=\"{:.1}\"></meter> {:.1} %, {gaps} to build",
             percent.clamp(0.0, 100.0),
-            // The exporter counts more than 100 % at times; what is far off is a slip of its file.
+            // The exporter's figure sometimes exceeds 100 %. Clamp values that can only be errors.
             percent.clamp(-9_999.0, 9_999.0)
         ),
         None => format!("{gaps} to build"),
     }
 }
 
-/// The plan of one export: its stories and tasks, and what depends on what.
+/// Makes the page of one export: stories, tasks and dependencies.
 pub fn plan(
     known: &Known,
     plan: &Plan,

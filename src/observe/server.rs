@@ -1,4 +1,4 @@
-//! A small HTTP/1.1 server: GET and HEAD, one answer a path.
+//! A small HTTP/1.1 server for GET and HEAD, with one answer per path.
 
 use std::convert::Infallible;
 use std::net::IpAddr;
@@ -24,13 +24,13 @@ use super::page::POLICY;
 
 /// Maximum of concurrent connections; others wait in the accept backlog.
 const MAX_CONNECTIONS: usize = 32;
-/// How long a connection may be open, whatever it does.
+/// Maximum lifetime of a connection.
 const MAX_CONNECTION: Duration = Duration::from_secs(60);
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
-/// Before the next connection is taken when the last one could not be.
+/// Pause after an error while accepting a connection.
 const AFTER_ERROR: Duration = Duration::from_secs(1);
 
-/// An answer.
+/// A response.
 #[derive(Clone, Debug)]
 pub struct Page {
     status: u16,
@@ -51,7 +51,7 @@ impl Page {
         Page::new(200, "text/html; charset=utf-8", body)
     }
 
-    /// One look at all files at a time is enough.
+    /// The response while a scan of all files is in progress.
     pub fn busy() -> Page {
         let text = "another request is being answered; try again in a moment\n";
         Page::new(503, "text/plain; charset=utf-8", text.to_owned())
@@ -62,10 +62,10 @@ impl Page {
     }
 }
 
-/// Path → answer. It may block for a moment.
+/// Maps a path to a response. May block briefly.
 pub type Answer = Arc<dyn Fn(&str) -> Page + Send + Sync>;
 
-/// Answers until told to stop.
+/// Serves until `stop` is cancelled.
 pub async fn serve(listener: TcpListener, answer: Answer, stop: CancellationToken) {
     let is_local = listener.local_addr().is_ok_and(|address| address.ip().is_loopback());
     let mut connections = JoinSet::new();
@@ -77,7 +77,7 @@ pub async fn serve(listener: TcpListener, answer: Answer, stop: CancellationToke
             Some(_) = connections.join_next() => continue,
             accepted = listener.accept(), if may_take => match accepted {
                 Ok((stream, _)) => stream,
-                // Too many open files, say.
+                // For example too many open files.
                 Err(_) => {
                     tokio::time::sleep(AFTER_ERROR).await;
                     continue;
@@ -92,14 +92,15 @@ pub async fn serve(listener: TcpListener, answer: Answer, stop: CancellationToke
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEADER_TIMEOUT)
                 .serve_connection(TokioIo::new(stream), service);
-            // How a connection ends is the client's to see.
+            // The client sees how its connection ended.
             let _ = tokio::time::timeout(MAX_CONNECTION, connection).await;
         });
     }
 }
 
-/// Whether a request to a loopback address names it by its number or as localhost. A page from elsewhere
-/// whose name leads here does neither: what is shown is for this machine.
+/// Whether a request to a loopback address has an IP address or `localhost` as its host. A page
+/// whose own host name resolves to this machine (DNS rebinding) has neither, and must not read the
+/// status.
 fn is_host_of_ours(host: Option<&HeaderValue>) -> bool {
     let Some(host) = host.and_then(|host| host.to_str().ok()) else { return true };
     let name = match host.rsplit_once(':') {

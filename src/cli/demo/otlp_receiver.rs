@@ -1,4 +1,5 @@
-//! An OTLP receiver for the demo: takes traces over gRPC on a free loopback port and keeps them.
+//! An OTLP receiver for the demo: accepts traces over gRPC on a free loopback port and keeps them
+//! in memory.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,7 +20,7 @@ use tonic::{Request, Response, Status};
 
 type Received = Arc<Mutex<Vec<ExportTraceServiceRequest>>>;
 
-/// Takes traces, and forgets them when it is dropped.
+/// Accepts traces until it is dropped.
 #[derive(Debug)]
 pub struct OtlpReceiver {
     address: SocketAddr,
@@ -39,7 +40,7 @@ impl OtlpReceiver {
                 let service = TowerToHyperService::new(service.clone());
                 let connection = Builder::new(TokioExecutor::new())
                     .serve_connection(TokioIo::new(stream), service);
-                // How a connection ends is the client's to see.
+                // The client reports how its connection ends.
                 tokio::spawn(async { drop(connection.await) });
             }
         });
@@ -50,7 +51,7 @@ impl OtlpReceiver {
         format!("http://{}", self.address)
     }
 
-    /// Stops listening and gives what arrived.
+    /// Stops listening and returns the requests that arrived.
     pub fn stop(self) -> Vec<ExportTraceServiceRequest> {
         self.server.abort();
         std::mem::take(&mut *self.received.lock().unwrap_or_else(PoisonError::into_inner))

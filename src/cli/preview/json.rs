@@ -1,4 +1,4 @@
-//! What would be emitted, for programs.
+//! The preview for programs.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,5 @@
-//! The dependency graph as Mermaid: an arrow goes from what is needed to what waits for it.
+//! The dependency graph in Mermaid's format. Arrows point from a dependency to the task that needs
+//! it.
 
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -9,7 +10,7 @@ use crate::plan::{Plan, Status};
 pub fn graph(plan: &Plan) -> String {
     let mut text = String::from("flowchart LR\n");
     let mut nodes: HashMap<&TaskId, usize> = HashMap::new();
-    // Ids may hold anything, so nodes are numbered and the ids are their labels.
+    // Ids may contain any character, so nodes are numbered and the ids are their labels.
     for (number, artifact) in plan.artifacts.iter().enumerate() {
         nodes.insert(&artifact.id, number);
         let class = artifact.status.as_str();
@@ -48,7 +49,8 @@ pub fn graph(plan: &Plan) -> String {
     text
 }
 
-/// Mermaid reads quotes, brackets and markup in labels; its own escapes are `#code;`.
+/// Escapes a label: Mermaid interprets quotes, brackets and markup. Its escapes have the form
+/// `#code;`.
 fn label(text: &str) -> String {
     let escape = |c: char| match c {
         'a'..='z' | 'A'..='Z' | '0'..='9' | '_' | '-' | '.' | '/' | ' ' => c.to_string(),

@@ -1,4 +1,4 @@
-//! A trace as a tree with status marks; without colours if the output is no terminal.
+//! A trace as a tree with status marks, in colours on a terminal.
 
 use std::fmt::Write;
 
@@ -32,10 +32,10 @@ pub(super) fn of_preview(preview: &Previewed) -> String {
     text
 }
 
-/// One trace.
+/// Formats one trace.
 pub fn tree(root: &SpanView) -> String {
     let mut text = String::new();
-    // Writing to a string does not fail.
+    // Writing to a string cannot fail.
     let _ = writeln!(text, "{BOLD}{}{BOLD:#}{}", escape_control(&root.name), coverage(root));
     branches(&mut text, root, "");
     text
@@ -70,7 +70,7 @@ fn story(story: &SpanView) -> String {
     format!("{BOLD}{}{BOLD:#}  {DIM}{done} of {count} done{DIM:#}", escape_control(&story.name))
 }
 
-/// What was added after the export, in its order.
+/// Formats a span that was added after the export.
 fn update(update: &SpanView) -> String {
     let status = update.text("task.status");
     let style = match status {
