@@ -35,7 +35,7 @@ use config::{ExporterConfig, RetryConfig};
 use endpoint::{Endpoint, EndpointError};
 pub use trace_reader::{NoAnswer, TraceReader};
 
-/// The user agent that the OTLP specification asks for.
+/// The user agent, in the form that the OTLP specification recommends.
 const USER_AGENT: &str = concat!("OTel-OTLP-Exporter-taskspan/", env!("CARGO_PKG_VERSION"));
 
 /// One exporter of a pipeline.
@@ -98,7 +98,8 @@ impl Exporter {
     /// Builds the exporter without connecting to anything.
     ///
     /// # Errors
-    /// See [`BuildError`].
+    /// Returns a [`BuildError`] if the endpoint, a header or the TLS settings are invalid. The
+    /// configuration must be corrected.
     pub fn build(
         id: &ComponentId,
         config: &ExporterConfig,
@@ -128,7 +129,7 @@ impl Exporter {
         Ok(Exporter { id, signal, required, retry, trace_reader, sink })
     }
 
-    /// Returns the destination for log lines, without user info or query.
+    /// Returns the endpoint or path for log lines. An endpoint has no user info and no query.
     pub fn destination(&self) -> String {
         match &self.sink {
             Sink::Grpc(grpc) => grpc.endpoint().to_string(),
@@ -138,7 +139,8 @@ impl Exporter {
         }
     }
 
-    /// Returns each endpoint that the exporter connects to: as text for people, and as `host:port`.
+    /// Returns each endpoint that the exporter connects to, as text and as `host:port`. Includes
+    /// the endpoint for verification. Empty for exporters that do not use the network.
     pub fn addresses(&self) -> Vec<(String, String)> {
         let exporter = match &self.sink {
             Sink::Grpc(grpc) => Some(grpc.endpoint()),
@@ -150,9 +152,10 @@ impl Exporter {
         endpoints.map(|endpoint| (endpoint.to_string(), endpoint.address())).collect()
     }
 
-    /// Sends one encoded request, once. A panic while the answer is decoded counts as a failure
-    /// after which the request may have arrived: tonic panics if `grpc-status-details-bin` is not
-    /// base64.
+    /// Sends one encoded request, once, and returns the classified answer.
+    ///
+    /// tonic panics if `grpc-status-details-bin` is not base64. A panic is therefore caught and
+    /// returned as a [`Reply::Retry`] whose delivery is in doubt.
     pub async fn send(&self, request: Bytes) -> Answer {
         let sent = without_panic(self.send_unguarded(request)).await;
         sent.unwrap_or_else(|| Answer {
@@ -179,7 +182,7 @@ impl Exporter {
     }
 }
 
-/// Returns `None` if the future panics. The future is not polled again then.
+/// Awaits a future. Returns `None` if it panics; it is not polled again after that.
 async fn without_panic<T>(future: impl Future<Output = T>) -> Option<T> {
     let mut future = std::pin::pin!(future);
     std::future::poll_fn(|context| {
@@ -202,8 +205,8 @@ fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn
     })
 }
 
-/// Describes an error by its causes. The outermost message of the libraries is only `transport
-/// error`.
+/// Joins the messages of an error's causes, or returns the error's own message if it has no cause.
+/// The outermost message is omitted because it is generic, for example `transport error`.
 fn chain(error: &(dyn Error + 'static)) -> String {
     let mut texts: Vec<String> = causes(error).skip(1).map(ToString::to_string).collect();
     texts.dedup();

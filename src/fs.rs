@@ -1,5 +1,5 @@
-//! Files below the watched directories: what a path leads to, which version it is, who works on it, and which id it
-//! carries.
+//! Access to files below the watched directories: paths, file versions, locks, and the trace ids
+//! that exports carry.
 
 pub mod blocking;
 pub mod carried;

@@ -1,12 +1,12 @@
-//! The only place that knows all stages: it hands values from one to the next.
+//! Connects all stages and passes values from one to the next.
 //!
 //! ```text
 //! receiver ─Candidate─▶ ingest ─NewEntry─▶ queue ─Lease─▶ deliver ─▶ exporter
 //!                       (plan, converter)    └─Completion─▶ finalize ─▶ write-back
 //! ```
 //!
-//! Stages are built and started downstream first and stopped upstream first, so that no stage is ever without
-//! the next one.
+//! Stages are built and started downstream first, and stopped upstream first. So a running stage
+//! always has a next stage.
 
 mod addition;
 mod build;
@@ -58,11 +58,11 @@ use locks::LockRegistry;
 pub use shutdown::StageDied;
 use shutdown::{Shutdown, guarded, join_all};
 
-/// Candidates that wait to be ingested.
+/// Capacity of the channel between receiver and ingestion.
 const MAX_WAITING: usize = 64;
 
-/// How long a run that ends waits for exporters that are not required when all others are done. What they do
-/// not take in this time stays in the queue.
+/// How long a run that ends waits for optional exporters after all others are done. Exports that
+/// they have not delivered by then stay in the queue.
 const OPTIONAL_GRACE: Duration = Duration::from_secs(5);
 
 /// When the pipelines end.
@@ -70,45 +70,45 @@ const OPTIONAL_GRACE: Duration = Duration::from_secs(5);
 pub enum Mode {
     /// Watch until stopped.
     Watch,
-    /// Process what is there and end.
+    /// Process the existing files and end.
     Once,
-    /// Watch while a job runs; then process what is there and end.
+    /// Watch while a job runs. Then process the existing files and end.
     Job,
 }
 
 impl Mode {
-    /// Whether it ends by itself when all is done.
+    /// Whether the run ends by itself when all work is done.
     pub fn ends(self) -> bool {
         self != Mode::Watch
     }
 }
 
-/// A receiver of gate results, and where they go.
+/// A receiver of gate results.
 #[derive(Debug)]
 struct Gates {
     /// The id of the receiver, as configured.
     id: String,
-    /// What its files are, how they are found, and how they settle.
+    /// How its files are found, and when they are stable.
     config: WatchConfig,
     destinations: Vec<Destination>,
     watching: Arc<ReceiverStatus>,
     baseline: Baseline,
 }
 
-/// How a run is told to end.
+/// The signals that end a run.
 #[derive(Clone, Debug, Default)]
 pub struct RunControl {
-    /// Take nothing new, and leave requests in flight the shutdown timeout.
+    /// Start nothing new, and give requests in flight the shutdown timeout.
     pub stop: CancellationToken,
-    /// Let go of those, too.
+    /// Abort requests in flight, too.
     pub abort: CancellationToken,
-    /// The time for delivery is up: only a verification in progress goes on.
+    /// The time limit for delivery is over. Only verifications in progress continue.
     pub deadline: CancellationToken,
-    /// The job is over: look once more, deliver what there is, and end.
+    /// The job is over: scan once more, deliver what is there, and end.
     pub finish: CancellationToken,
 }
 
-/// What the stages of a run share.
+/// Everything that the stages of a run share.
 #[derive(Clone)]
 struct RunContext {
     queue: Queue,
@@ -119,26 +119,27 @@ struct RunContext {
     shutdown: Shutdown,
 }
 
-/// Pipelines, built and not started. All share one queue, in which every exporter has its part.
+/// Pipelines that are built but not started. All share one queue, in which every exporter has a
+/// part.
 #[derive(Debug)]
 pub struct Pipelines {
     receivers: Vec<ReceiverPipeline>,
     gates: Vec<Gates>,
     exporters: Vec<Exporter>,
-    /// Their `queue_size`.
+    /// The `queue_size` of each exporter.
     capacities: Exporters,
-    /// How long requests in flight have to finish.
+    /// How long requests in flight may take to finish.
     shutdown_timeout: Duration,
 }
 
-/// A receiver, and what becomes of what it finds.
+/// A receiver with the converters and exporters for its exports.
 #[derive(Debug)]
 struct ReceiverPipeline {
     /// The id of the receiver, as configured.
     id: String,
     config: ExportDirConfig,
     converter: Converter,
-    /// The same for log records, when it feeds a logs pipeline.
+    /// The converter for log records, if the receiver feeds a logs pipeline.
     logs: Option<Converter>,
     /// The exporters of all its pipelines.
     destinations: Vec<Destination>,
@@ -147,7 +148,7 @@ struct ReceiverPipeline {
 }
 
 impl Pipelines {
-    /// Has every receiver pass over the files that are there now, until they change: a job that has not
+    /// Makes every receiver ignore the existing files until they change, because a job that has not
     /// started did not write them. Blocks on the disk.
     pub fn pass_over_what_is_there(&mut self) {
         for receiver in &mut self.receivers {
@@ -158,28 +159,28 @@ impl Pipelines {
         }
     }
 
-    /// The exports that are passed over, per receiver.
+    /// Returns the files that are ignored, per receiver.
     pub fn baselines(&self) -> Vec<Baseline> {
         self.receivers.iter().map(|receiver| receiver.baseline.clone()).collect()
     }
 
-    /// Where the pipelines send to, for a person.
+    /// Returns the destinations of all pipelines, for log lines.
     pub fn destinations(&self) -> Vec<String> {
         self.exporters.iter().map(Exporter::destination).collect()
     }
 
-    /// Where the pipelines of one signal send to, for a person.
+    /// Returns the destinations of the pipelines of one signal, for log lines.
     pub fn destinations_of(&self, signal: Signal) -> Vec<String> {
         let exporters = self.exporters.iter().filter(|exporter| exporter.signal == signal);
         exporters.map(Exporter::destination).collect()
     }
 
-    /// Every endpoint: for a person, and as host:port.
+    /// Returns every endpoint: as text for people, and as `host:port`.
     pub fn addresses(&self) -> Vec<(String, String)> {
         self.exporters.iter().flat_map(Exporter::addresses).collect()
     }
 
-    /// How its receivers are doing, once it runs.
+    /// Returns the status of each receiver of the run.
     pub fn watching(&self) -> Vec<Arc<ReceiverStatus>> {
         let exports = self.receivers.iter().map(|source| &source.watching);
         exports.chain(self.gates.iter().map(|gates| &gates.watching)).cloned().collect()
@@ -190,7 +191,8 @@ impl Pipelines {
     /// # Errors
     /// See [`OpenError`].
     pub fn open_queue(&self, location: Location, mode: Mode) -> Result<Ready, OpenError> {
-        // A step of a job answers for its own directories, and not for what others left behind.
+        // A job is only responsible for its own directories, and not for older entries of other
+        // directories.
         let exports = self.receivers.iter().map(|source| &source.config.directories);
         let results = self.gates.iter().map(|gates| &gates.config.directories);
         let directories = exports.chain(results).flatten().cloned();
@@ -198,10 +200,10 @@ impl Pipelines {
         Queue::open(location, &self.capacities, scope)
     }
 
-    /// Runs until the work is done, or until it is told otherwise.
+    /// Runs until the work is done, or until `control` ends it.
     ///
     /// # Errors
-    /// A stage ended on its own.
+    /// Returns an error if a stage ended on its own.
     pub async fn run(
         self,
         queue: Queue,
@@ -284,7 +286,7 @@ fn waive(common: &RunContext) -> AbortHandle {
     waiver.abort_handle()
 }
 
-/// Starts a receiver, and the ingestion of what it finds.
+/// Starts a receiver and the ingestion of its files.
 fn start<F>(
     (config, watching, baseline): (&WatchConfig, Arc<ReceiverStatus>, Baseline),
     ingest: impl FnOnce(mpsc::Receiver<Candidate>, CancellationToken) -> F,
@@ -318,12 +320,12 @@ fn start<F>(
     });
 }
 
-/// What a receiver of these settings takes for an export: nothing that we write ourselves.
+/// Returns the selection of a receiver. It never includes files that taskspan writes.
 pub fn selection(config: &WatchConfig) -> Selection {
     Selection::new(config, |name| writeback::is_temp_name(name) || carried::is_beside_name(name))
 }
 
-/// Removes what a killed run left behind in the middle of a write-back.
+/// Removes temp files that a killed run left in the middle of a write-back.
 fn tidy(roots: &Roots, directory: &Path, max_bytes: u64) {
     let path = directory.display();
     match writeback::remove_stale(roots, directory, max_bytes) {
@@ -333,7 +335,7 @@ fn tidy(roots: &Roots, directory: &Path, max_bytes: u64) {
     }
 }
 
-/// Tells when exports are no longer taken in, and when they are again.
+/// Reports when the queue stops accepting exports, and when it accepts them again.
 async fn watch_health(
     queue: Queue,
     observer: Observer,
@@ -351,7 +353,7 @@ async fn watch_health(
     }
 }
 
-/// A shared reference that stages keep to tell what happens.
+/// Wraps a function that stages call with each event.
 pub fn observer(observe: impl Fn(&Event) + Send + Sync + 'static) -> Observer {
     Arc::new(observe)
 }

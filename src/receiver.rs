@@ -1,4 +1,4 @@
-//! The receivers: which exports, or results of gates, are there to be read.
+//! Finds exports and gate results in the watched directories.
 //!
 //! ```text
 //! directories ─▶ scan ─▶ new or changed? ─▶ candidates
@@ -6,7 +6,7 @@
 //!      watch ─────┴── every rescan_interval
 //! ```
 //!
-//! The scan is the truth; events only make it fast.
+//! Scans are authoritative; events only make them happen sooner.
 
 pub mod baseline;
 pub mod config;
@@ -33,19 +33,19 @@ use scan::{Found, Scanner, Stamp, Tidy};
 use select::Selection;
 use watch::{Hint, Watcher};
 
-/// The name of the file that an export is known by.
+/// The usual file name of an export.
 pub const METADATA_FILE: &str = "onboarding-metadata.json";
 
-/// When no events come from the system, this is how often it is looked instead.
+/// Poll interval if the system sends no events.
 const FALLBACK_POLL: Duration = Duration::from_secs(1);
 
-/// A metadata file that has not been seen in this version.
+/// A file that is new, or changed since it was last reported.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidate {
     pub path: PathBuf,
 }
 
-/// Looks once, and hands over everything that is there.
+/// Scans once and passes on everything that is there.
 pub async fn scan_once(selection: Selection, candidates: &mpsc::Sender<Candidate>, tidy: Tidy) {
     let mut receiver = Receiver::new(Arc::new(selection), None, tidy, Arc::default());
     receiver.look(Hint::Everything, candidates).await;
@@ -55,18 +55,18 @@ pub async fn scan_once(selection: Selection, candidates: &mpsc::Sender<Candidate
 #[derive(Debug, Default)]
 pub struct ReceiverStatus {
     pub scans: AtomicU64,
-    /// Times that events were lost, which a scan of everything makes up for.
+    /// Number of times that events were lost. A full scan makes up for each.
     pub overflows: AtomicU64,
-    /// It looks by itself, because no events come.
+    /// Whether it polls because there are no events.
     pub is_polling: AtomicBool,
-    /// Directories that cannot be looked into.
+    /// Directories that cannot be read.
     pub unreadable: Mutex<BTreeSet<PathBuf>>,
-    /// Since when it has been looking, while it is. On a mount whose server is gone, that is for ever.
+    /// When the current scan began. On a mount whose server is down, a scan never ends.
     looking: Mutex<Option<Instant>>,
 }
 
 impl ReceiverStatus {
-    /// For how long it has been looking by now, if it is.
+    /// Returns how long the current scan has been running, if there is one.
     pub fn looking_for(&self) -> Option<Duration> {
         self.looking.lock().unwrap_or_else(PoisonError::into_inner).map(|since| since.elapsed())
     }
@@ -81,16 +81,16 @@ impl ReceiverStatus {
     }
 }
 
-/// How long to watch.
+/// When to stop watching.
 #[derive(Clone, Debug)]
 pub struct Until {
     pub stop: CancellationToken,
-    /// Look once more, then end.
+    /// Scan once more, then end.
     pub finish: CancellationToken,
 }
 
-/// Watches until told otherwise. Files that still are in the version of the `baseline` are passed over.
-/// `restarts` changes when everything else must be scanned again.
+/// Watches until told to stop. Files that are unchanged since the `baseline` are ignored. A change
+/// of `restarts` means that everything else must be reported again.
 pub async fn run(
     config: &WatchConfig,
     (selection, baseline): (Selection, Baseline),
@@ -130,7 +130,7 @@ pub async fn run(
                 }
                 hint
             }
-            // The queue lost what it held: every export without an id is new again.
+            // The queue lost its entries, so every export without an id is new again.
             Ok(()) = restarts.changed() => {
                 receiver.seen = baseline.versions().collect();
                 Hint::Everything
@@ -160,7 +160,7 @@ impl Receiver {
         Receiver { scanner: Some(scanner), seen: HashMap::new(), watching }
     }
 
-    /// Scans what the hint speaks of and hands over what is new there.
+    /// Scans the directories of a hint and reports the files that are new or changed.
     async fn look(&mut self, hint: Hint, candidates: &mpsc::Sender<Candidate>) {
         let Some(mut scanner) = self.scanner.take() else {
             return;
@@ -174,9 +174,10 @@ impl Receiver {
         });
         let (scanner, found) = match scan.await {
             Ok(done) => done,
-            // A receiver that has lost its scanner would watch nothing. The pipeline ends visibly instead.
+            // A receiver without its scanner would watch nothing. Propagate the panic, so that the
+            // pipeline ends visibly.
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            // The runtime is going down.
+            // The runtime is shutting down.
             Err(_) => return,
         };
         self.scanner = Some(scanner);
@@ -190,7 +191,7 @@ impl Receiver {
         }
     }
 
-    /// An export that was removed and made again is new, whatever its times say.
+    /// Forgets removed files: one that is created again is new, whatever its times are.
     fn forget_what_is_gone(&mut self, found: &Found) {
         self.seen.retain(|path, _| {
             found.exports.contains_key(path)
@@ -198,7 +199,7 @@ impl Receiver {
         });
     }
 
-    /// How often to look when events cannot be relied upon.
+    /// Returns how often to scan if events are not reliable.
     fn poll_interval(&self, config: &WatchConfig) -> Option<Duration> {
         let watching = self.scanner.as_ref().is_some_and(Scanner::hears_all);
         match config.poll_interval {
@@ -215,7 +216,7 @@ mod tests {
 
     use super::*;
 
-    /// A look that does not come back, as on a mount whose server is gone, shows while it lasts.
+    /// A scan that blocks, as on a dead mount, must be visible while it lasts.
     #[tokio::test]
     async fn a_look_that_hangs_shows() {
         let directory = tempfile::tempdir().unwrap();

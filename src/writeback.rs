@@ -1,4 +1,4 @@
-//! Write-back: the trace id of a delivered export goes into the export's own file.
+//! Writes the trace id of a delivered export back into the export's file.
 //!
 //! ```text
 //! delivered ─▶ replace ─▶ splice ─▶ temp ─▶ exchange ─▶ Written
@@ -6,7 +6,7 @@
 //!              version?   bytes     new file   └─▶ put back ─▶ Superseded
 //! ```
 //!
-//! `splice` is pure; the others are the file system part. `stale` clears up after an interrupted run.
+//! `splice` is pure; the other modules work on files. `stale` cleans up after an interrupted run.
 
 mod beside;
 pub mod config;

@@ -1,4 +1,4 @@
-//! Classifies the answers of servers. Pure.
+//! Classifies server answers into replies, without I/O.
 //!
 //! ```text
 //! gRPC status, RetryInfo ──┐
@@ -7,7 +7,7 @@
 //! ```
 //!
 //! The rules are those of the OTLP specification, "Failures" and "OTLP/HTTP Response". Comments
-//! mark where backends differ from it.
+//! mark exceptions for backends that differ from it.
 
 use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
@@ -19,27 +19,27 @@ use tonic::Code;
 use crate::base::signal::Signal;
 use crate::base::text::one_line;
 
-/// The meaning of an answer, which decides how to continue.
+/// A classified answer. It decides whether the request is sent again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
     Accepted,
-    /// Accepted except for some records; must not be sent again. With no rejected records it is a
-    /// mere warning.
+    /// Accepted except for `rejected` records; must not be sent again. If `rejected` is 0,
+    /// `message` is only a warning.
     Partial {
         rejected: i64,
         message: String,
     },
-    /// Worth a retry, but not before `after` if the server asked for a pause.
+    /// Failed temporarily. Must not be retried before `after`, the pause in the server's answer.
     Retry {
         reason: String,
         after: Option<Duration>,
         delivery: Delivery,
     },
-    /// Refused for its size: it must be split before it is sent again.
+    /// Refused because of its size. The request must be split before it is sent again.
     TooLarge {
         reason: String,
     },
-    /// Refused permanently.
+    /// Refused permanently; must not be sent again.
     Refused {
         reason: String,
     },
@@ -49,8 +49,8 @@ pub enum Reply {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
     pub reply: Reply,
-    /// The status as the protocol spells it (`OK`, `UNAVAILABLE`, `503`), or `timeout`, or
-    /// `connection` for a broken connection.
+    /// The status as the protocol spells it (`OK`, `UNAVAILABLE`, `503`), or `timeout`,
+    /// [`NOT_CONNECTED`] or `malformed`. `OK` or `FAILED` for an exporter without network.
     pub code: Cow<'static, str>,
 }
 
@@ -77,23 +77,23 @@ pub fn grpc_name(code: Code) -> &'static str {
     }
 }
 
-/// Whether a request without acknowledgement may have arrived.
+/// Whether an unacknowledged request may have arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Delivery {
     /// The server reported that it did not accept the request, or was never reached.
     NotDelivered,
-    /// No answer arrived.
+    /// The server may have accepted the request: no answer arrived, or only a gateway answered.
     InDoubt,
 }
 
-/// The code of an attempt that reached no server, or whose connection broke.
+/// The [`Answer::code`] of a request that reached no server, or whose connection broke.
 pub const NOT_CONNECTED: &str = "connection";
 
-/// Upper limit for the pause that a server can ask for.
+/// Upper limit for the pause in a server's answer. Longer pauses are shortened to it.
 pub const MAX_SERVER_WAIT: Duration = Duration::from_secs(600);
 
-/// Classifies a gRPC status other than OK. `from_transport` means that the client made the status
-/// because the connection broke, so it is not the server's.
+/// Classifies a gRPC status other than OK. `from_transport` is true if tonic created the status
+/// because the connection broke, false if the server sent it.
 pub fn grpc(
     code: Code,
     message: &str,
@@ -107,7 +107,8 @@ pub fn grpc(
         return Reply::TooLarge { reason };
     }
     let delivery = match code {
-        // A gateway sends this if it lost the server, which may already have accepted the request.
+        // A gateway that lost its connection to the server sends this. The server may already have
+        // accepted the request.
         Code::Unavailable if speaks_of_a_break(message) && retry_info.is_none() => {
             Delivery::InDoubt
         }
@@ -122,11 +123,11 @@ pub fn grpc(
             | Code::OutOfRange
             | Code::Unavailable
             | Code::DataLoss
-            // Tempo sends no RetryInfo with its rate limit before 3.0.
+            // The specification requires RetryInfo for a retry, but Tempo before 3.0 sends none
+            // with its rate limit.
             | Code::ResourceExhausted
     );
-    // A proxy that answers with an HTML page, or an answer without trailers. tonic makes INTERNAL
-    // or UNKNOWN of it.
+    // tonic reports a proxy's HTML page, or an answer without trailers, as INTERNAL or UNKNOWN.
     let not_grpc =
         matches!(code, Code::Internal | Code::Unknown) && message.starts_with("protocol error:");
     if retryable || from_transport || not_grpc {
@@ -141,8 +142,8 @@ pub fn http(signal: Signal, status: u16, body: &str, retry_after: Option<Duratio
         "" => format!("HTTP {status}"),
         text => format!("HTTP {status}: {text}"),
     };
-    // Loki answers 400 after it has stored a part of a request, for example all but one long line.
-    // The stored part must not be sent again.
+    // Loki can answer 400 after storing a part of the request, for example all but one line that is
+    // too long. The stored part must not be sent again, so such a request is not split.
     let is_whole = status != 400 || signal == Signal::Traces || speaks_of_a_message(body);
     match status {
         413 => Reply::TooLarge { reason },
@@ -157,7 +158,7 @@ pub fn http(signal: Signal, status: u16, body: &str, retry_after: Option<Duratio
             let delivery = if broke { Delivery::InDoubt } else { Delivery::NotDelivered };
             Reply::Retry { reason, after: retry_after.map(clamp), delivery }
         }
-        // The gateway does not know whether the server behind it accepted the request.
+        // The server behind the gateway may have accepted the request.
         502 | 504 => {
             Reply::Retry { reason, after: retry_after.map(clamp), delivery: Delivery::InDoubt }
         }
@@ -171,8 +172,8 @@ pub fn http(signal: Signal, status: u16, body: &str, retry_after: Option<Duratio
 /// Classifies the body of a success: an `ExportTraceServiceResponse`, which may be empty. The
 /// response for logs has the same encoding.
 ///
-/// A body that is not OTLP comes from something that is not an OTLP receiver, for example a login
-/// page. Treating it as an acknowledgement would write an id that leads nowhere.
+/// A body that is not OTLP does not come from an OTLP receiver; it may be a login page. If it
+/// counted as an acknowledgement, the id of a trace that does not exist would be written back.
 pub fn acknowledgement(body: &[u8]) -> Reply {
     let Ok(response) = ExportTraceServiceResponse::decode(body) else {
         let reason = "the server said OK, but its answer is not OTLP; is this the right endpoint?";
@@ -181,7 +182,7 @@ pub fn acknowledgement(body: &[u8]) -> Reply {
     match response.partial_success {
         Some(partial) if partial.rejected_spans > 0 || !partial.error_message.is_empty() => {
             Reply::Partial {
-                // A negative number means that no records were rejected.
+                // A negative number is invalid, and counts as 0.
                 rejected: partial.rejected_spans.max(0),
                 message: one_line(&partial.error_message),
             }
@@ -190,7 +191,8 @@ pub fn acknowledgement(body: &[u8]) -> Reply {
     }
 }
 
-/// Parses `Retry-After` in either form: seconds, or an HTTP date.
+/// Parses `Retry-After`, which is a number of seconds or an HTTP date. Returns at most
+/// [`MAX_SERVER_WAIT`], zero for a date in the past, and `None` for other text.
 pub fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
     let value = value.trim();
     if let Ok(seconds) = value.parse::<u64>() {
@@ -200,7 +202,8 @@ pub fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
     Some(clamp(date.duration_since(now).unwrap_or_default()))
 }
 
-/// Extracts the RetryInfo from the details of a gRPC status.
+/// Returns the delay of the RetryInfo in the details of a gRPC status, at most [`MAX_SERVER_WAIT`].
+/// `None` if there is no valid one.
 pub fn retry_info(details: &[u8]) -> Option<Duration> {
     let status = RpcStatus::decode(details).ok()?;
     let info = status.details.iter().find(|any| any.type_url.ends_with("/google.rpc.RetryInfo"))?;
@@ -214,16 +217,16 @@ fn clamp(wait: Duration) -> Duration {
     wait.min(MAX_SERVER_WAIT)
 }
 
-/// Whether a message is one that gateways send when a connection ended during a request.
+/// Whether a message is typical of a gateway whose connection to the server broke during a request.
 fn speaks_of_a_break(message: &str) -> bool {
     let message = message.to_ascii_lowercase();
-    // The last one is tonic's, for a gateway that answers with an HTTP status such as 502 or 504.
+    // tonic uses the last one if a gateway answers with an HTTP status such as 502 or 504.
     ["upstream", "reset", "disconnect", "terminat", "mapped from http status"]
         .iter()
         .any(|words| message.contains(words))
 }
 
-/// Whether a message is one with which servers refuse a request for its size.
+/// Whether a message is typical of a server that refuses a request because of its size.
 fn speaks_of_size(message: &str) -> bool {
     let message = message.to_ascii_lowercase();
     let is_about_size = ["larger than max", "too large", "exceeds the maximum", "message size"]
@@ -233,12 +236,12 @@ fn speaks_of_size(message: &str) -> bool {
     is_about_size && !message.contains("header")
 }
 
-/// Whether a message is grpc-go's about the size of the whole message.
+/// Whether a text contains grpc-go's error for a request that is too large as a whole.
 fn speaks_of_a_message(text: &str) -> bool {
     text.contains("message larger than max")
 }
 
-/// `google.rpc.Status`, with the fields that are used here.
+/// `google.rpc.Status`, reduced to the field that is used here.
 #[derive(Clone, PartialEq, Message)]
 struct RpcStatus {
     #[prost(message, repeated, tag = "3")]
@@ -351,7 +354,7 @@ mod tests {
         for (code, message) in messages {
             assert_eq!(kind(&grpc(code, message, None, false)), Kind::TooLarge, "{message}");
         }
-        // Under every code, because a gateway may use its own.
+        // Recognized under every code, because a gateway may use its own.
         let go = "rpc error: code = ResourceExhausted desc = grpc: received message larger than max \
                   (4408817 vs. 4194304)";
         for code in [Code::Unavailable, Code::Unknown, Code::Internal, Code::Aborted] {
@@ -362,7 +365,7 @@ mod tests {
                 assert_eq!(kind(&http(signal, status, go, None)), Kind::TooLarge, "{status}");
             }
         }
-        // Loki stored the other lines, but not this one.
+        // Loki stored the other lines, so the request must not be split and sent again.
         let line = "error at least one label pair is required; entry too large";
         assert_eq!(kind(&http(Signal::Logs, 400, line, None)), Kind::Refused);
         assert_eq!(

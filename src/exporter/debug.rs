@@ -10,6 +10,7 @@ use super::classify::Reply;
 use super::config::{DebugConfig, Verbosity};
 use crate::base::signal::Signal;
 
+/// An exporter that logs requests.
 #[derive(Debug)]
 pub struct Debug {
     signal: Signal,
@@ -17,10 +18,12 @@ pub struct Debug {
 }
 
 impl Debug {
+    /// Creates the exporter.
     pub fn new(config: &DebugConfig, signal: Signal) -> Debug {
         Debug { signal, verbosity: config.verbosity }
     }
 
+    /// Logs a request. `Refused` if it cannot be decoded.
     pub fn send(&self, request: &[u8]) -> Reply {
         match self.signal {
             Signal::Traces => self.traces(request),

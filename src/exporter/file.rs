@@ -18,6 +18,7 @@ use super::classify::{Delivery, Reply};
 use super::config::FileConfig;
 use crate::base::signal::Signal;
 
+/// An exporter that appends to a file.
 #[derive(Debug)]
 pub struct File {
     signal: Signal,
@@ -25,15 +26,18 @@ pub struct File {
 }
 
 impl File {
+    /// Creates the exporter. The file is opened by each `send`.
     pub fn new(config: &FileConfig, signal: Signal) -> File {
         File { signal, path: config.path.clone() }
     }
 
+    /// Returns the path of the file.
     pub fn destination(&self) -> String {
         self.path.display().to_string()
     }
 
-    /// Appends one line per request and fsyncs it before the request counts as accepted.
+    /// Appends the request as one line, and returns `Accepted` once the line is synced to disk.
+    /// `Refused` if the request cannot be decoded, `Retry` if the file cannot be written.
     pub async fn send(&self, request: &[u8]) -> Reply {
         let line = match self.signal {
             Signal::Traces => json_line::<ExportTraceServiceRequest>(request),
@@ -63,7 +67,8 @@ fn json_line<R: Message + Default + Serialize>(request: &[u8]) -> Result<String,
     serde_json::to_string(&request).map_err(|error| error.to_string())
 }
 
-/// Appends the whole line or nothing: a partial line would make the file unreadable.
+/// Appends a line and syncs it. On failure the file is truncated to its old length, if possible,
+/// because a partial line would make the file unreadable.
 fn append(path: &Path, line: &[u8]) -> std::io::Result<()> {
     let mut file = OpenOptions::new().create(true).append(true).open(path)?;
     let before = file.metadata()?.len();

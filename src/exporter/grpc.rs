@@ -1,4 +1,5 @@
-//! OTLP over gRPC. The queue holds encoded requests, so a codec passes the bytes through unchanged.
+//! Sends requests with OTLP over gRPC. The queue holds encoded requests, so the codec passes bytes
+//! through unchanged.
 
 use std::error::Error;
 use std::time::Duration;
@@ -24,6 +25,7 @@ const LOGS: PathAndQuery =
 /// Interval of HTTP/2 pings, which detect a dead peer before the request times out.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
+/// An OTLP/gRPC client for one signal.
 #[derive(Debug)]
 pub struct Grpc {
     client: tonic::client::Grpc<Channel>,
@@ -34,6 +36,7 @@ pub struct Grpc {
 }
 
 impl Grpc {
+    /// Builds the client without connecting; the first request connects.
     pub fn build(config: &OtlpConfig, signal: Signal) -> Result<Grpc, BuildError> {
         let endpoint = BuildError::check(config.endpoint_for(Protocol::Grpc, signal))?;
         let bad = |error: tonic::transport::Error| BuildError::BadEndpoint(chain(&error));
@@ -58,13 +61,15 @@ impl Grpc {
         Ok(Grpc { client, method, metadata: metadata(config)?, timeout, endpoint })
     }
 
+    /// Returns the endpoint that requests are sent to.
     pub fn endpoint(&self) -> &Endpoint {
         &self.endpoint
     }
 
+    /// Sends one encoded request, once, and classifies the answer.
     pub async fn send(&self, body: Bytes) -> Answer {
-        // The channel's own time-out is not enough: a peer that accepts the connection and never
-        // speaks HTTP/2 would block `ready` forever.
+        // The request's own timeout does not cover `ready`, which would wait forever for a peer
+        // that accepts the connection but never speaks HTTP/2.
         match tokio::time::timeout(self.timeout, self.call(body)).await {
             Ok(Ok(answer)) => {
                 Answer { reply: classify::acknowledgement(&answer), code: "OK".into() }

@@ -1,4 +1,4 @@
-//! OTLP over HTTP/1.1: binary protobuf, one POST per request.
+//! Sends requests with OTLP over HTTP/1.1: binary protobuf, one POST per request.
 
 use std::io::Write;
 use std::time::{Duration, SystemTime};
@@ -27,8 +27,10 @@ const PROTOBUF: HeaderValue = HeaderValue::from_static("application/x-protobuf")
 /// Limit for the body of an answer, in bytes. A server's message is far shorter.
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
 
+/// A pooled client for `http` and `https`.
 pub(super) type Client<B> = legacy::Client<HttpsConnector<HttpConnector>, B>;
 
+/// An OTLP/HTTP client for one signal.
 #[derive(Debug)]
 pub struct Http {
     client: Client<Full<Bytes>>,
@@ -40,6 +42,7 @@ pub struct Http {
 }
 
 impl Http {
+    /// Builds the client without connecting.
     pub fn build(config: &OtlpConfig, signal: Signal) -> Result<Http, BuildError> {
         let endpoint = BuildError::check(config.endpoint_for(Protocol::HttpProtobuf, signal))?;
         let gzip = config.compression == Compression::Gzip;
@@ -53,10 +56,12 @@ impl Http {
         })
     }
 
+    /// Returns the endpoint that requests are posted to.
     pub fn endpoint(&self) -> &Endpoint {
         &self.endpoint
     }
 
+    /// Sends one encoded request, once, and classifies the answer.
     pub async fn send(&self, body: Bytes) -> Answer {
         let sent = tokio::time::timeout(self.timeout, self.post(body)).await;
         sent.unwrap_or_else(|_| Answer {
@@ -95,7 +100,7 @@ impl Http {
     }
 }
 
-/// Builds a client with the TLS settings of an exporter.
+/// Builds a client with the TLS settings of an exporter, without connecting.
 pub(super) fn client<B>(
     tls: &TlsConfig,
     connect_timeout: Duration,
@@ -132,7 +137,7 @@ fn headers(config: &OtlpConfig, gzip: bool) -> Result<HeaderMap, BuildError> {
         value.set_sensitive(true);
         headers.insert(key, value);
     }
-    // These describe the body, so the user cannot change them.
+    // These describe the body, so they replace configured headers.
     headers.insert(CONTENT_TYPE, PROTOBUF);
     if gzip {
         headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
@@ -142,7 +147,7 @@ fn headers(config: &OtlpConfig, gzip: bool) -> Result<HeaderMap, BuildError> {
 
 fn gzipped(body: &[u8]) -> Bytes {
     let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    // Writing to memory cannot fail. If it did, the server would refuse the truncated body.
+    // Writing to memory cannot fail.
     let _ = encoder.write_all(body);
     encoder.finish().unwrap_or_default().into()
 }
@@ -156,7 +161,7 @@ async fn answer(signal: Signal, response: Response<Incoming>) -> Reply {
     let body = match Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await {
         Ok(body) => body.to_bytes(),
         Err(error) if status.is_success() && error.is::<LengthLimitError>() => {
-            // An OTLP answer is never this long.
+            // An OTLP answer is never this long. Invalid protobuf is classified as not OTLP.
             return classify::acknowledgement(b"\xff");
         }
         Err(error) if status.is_success() => {
@@ -167,7 +172,7 @@ async fn answer(signal: Signal, response: Response<Incoming>) -> Reply {
     };
     match status {
         StatusCode::OK => classify::acknowledgement(&body),
-        // Loki answers 204, and others 202.
+        // Loki answers 204 and other backends 202, without an OTLP body.
         status if status.is_success() => Reply::Accepted,
         status => {
             let text = message_of(&body, is_protobuf);
@@ -176,8 +181,8 @@ async fn answer(signal: Signal, response: Response<Incoming>) -> Reply {
     }
 }
 
-/// Returns the server's message. Loki sends a `google.rpc.Status` under another content type, so
-/// bytes that are not text are decoded as one.
+/// Returns the server's message, or an empty string. Loki sends a `google.rpc.Status` under another
+/// content type, so a body that is not text is decoded as one.
 fn message_of(body: &[u8], is_protobuf: bool) -> String {
     let is_text = |text: &&str| !text.contains(|c: char| c.is_control() && !c.is_whitespace());
     let text = std::str::from_utf8(body).ok().filter(is_text).unwrap_or_default();
@@ -190,12 +195,12 @@ fn message_of(body: &[u8], is_protobuf: bool) -> String {
     text.to_owned()
 }
 
-/// Decodes the message of a `google.rpc.Status`.
+/// Decodes the message of a `google.rpc.Status`. Empty if the body is not one.
 fn status_message(body: &[u8]) -> String {
     RpcStatus::decode(body).map(|status| status.message).unwrap_or_default()
 }
 
-/// `google.rpc.Status`, with the field that is used here.
+/// `google.rpc.Status`, reduced to the field that is used here.
 #[derive(Clone, PartialEq, Message)]
 struct RpcStatus {
     #[prost(string, tag = "2")]

@@ -1,8 +1,8 @@
-//! Decides when to retry: exponential backoff with the Collector's options, or later if the server
-//! asks for it.
+//! Computes when to retry: after an exponential backoff with the Collector's options, or after the
+//! pause in the server's answer if that is longer.
 //!
-//! Only this file uses `backoff`. The crate is unmaintained (RUSTSEC-2025-0012), and this keeps it
-//! replaceable.
+//! No other file uses `backoff`, so the crate can be replaced. It is unmaintained
+//! (RUSTSEC-2025-0012).
 
 use std::time::Duration;
 
@@ -22,6 +22,7 @@ pub struct Retry {
 }
 
 impl Retry {
+    /// Creates the backoff of one exporter, at its initial interval.
     pub fn new(config: &RetryConfig) -> Retry {
         let cap = config.max_elapsed_time.0;
         let backoff = ExponentialBackoffBuilder::new()
@@ -35,7 +36,7 @@ impl Retry {
         Retry { backoff: config.enabled.then_some(backoff), max_elapsed_time }
     }
 
-    /// Starts again with the shortest wait, because the endpoint answered.
+    /// Resets the backoff to its initial interval, for an endpoint that has answered.
     pub fn reset(&mut self) {
         if let Some(backoff) = &mut self.backoff {
             backoff.reset();
@@ -43,15 +44,15 @@ impl Retry {
     }
 
     /// Returns the wait before the next attempt of a request that has failed for `failing_for`: the
-    /// longer of the backoff and the pause that the server `asked` for. `None` if the request must
-    /// not be retried.
+    /// longer of the backoff and `asked`, the pause in the server's answer. `None` if the request
+    /// must not be retried.
     pub fn next(&mut self, asked: Option<Duration>, failing_for: Duration) -> Option<Duration> {
         let wait = self.backoff.as_mut()?.next_backoff()?;
         self.within_limits(wait, asked, failing_for)
     }
 
-    /// Like `next`, for a request that fails while others succeed, after `deferrals` deferrals. It
-    /// has its own backoff, which successes of other requests do not reset.
+    /// Like [`Retry::next`], for a request that fails while others succeed and that was deferred
+    /// `deferrals` times. The wait depends on that number, so other requests do not reset it.
     pub fn of_one(
         &self,
         deferrals: u32,
@@ -66,6 +67,7 @@ impl Retry {
         self.within_limits(wait, asked, failing_for)
     }
 
+    /// Applies `max_elapsed_time` to a backoff, and lengthens it to the server's pause.
     fn within_limits(
         &self,
         wait: Duration,

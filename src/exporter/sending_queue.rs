@@ -25,7 +25,7 @@ impl Default for QueueConfig {
 }
 
 impl QueueConfig {
-    /// Reports each value that is out of range: key path, message.
+    /// Calls `at` with the key path and a message for each value that is out of range.
     pub fn check(&self, at: &mut dyn FnMut(&str, String)) {
         if self.queue_size < ByteSize::mib(1) {
             at("queue_size", "has to be 1MiB or more".into());

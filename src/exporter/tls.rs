@@ -1,4 +1,4 @@
-//! TLS settings for both protocols, from the files that the configuration names.
+//! Builds the TLS settings of both protocols from the files in the configuration.
 
 #![expect(
     clippy::disallowed_methods,
@@ -17,8 +17,12 @@ use super::BuildError;
 use super::config::TlsConfig;
 
 /// Returns the TLS settings for tonic.
+///
+/// # Errors
+/// Returns a [`BuildError`] if a file cannot be read or is not valid PEM. The configuration must be
+/// corrected.
 pub fn grpc(config: &TlsConfig) -> Result<ClientTlsConfig, BuildError> {
-    // tonic would report an invalid file only when it connects, so check the files here first.
+    // tonic reports an invalid file only when it connects, so the files are checked here first.
     client_config(config, true)?;
     let mut tls = ClientTlsConfig::new();
     tls = match &config.ca_file {
@@ -34,8 +38,12 @@ pub fn grpc(config: &TlsConfig) -> Result<ClientTlsConfig, BuildError> {
     Ok(tls)
 }
 
-/// Returns the TLS settings for hyper. If TLS is not used, the system's certificates are not
-/// loaded, which saves milliseconds.
+/// Returns the TLS settings for hyper. If TLS is not used, no certificates are loaded, which saves
+/// milliseconds.
+///
+/// # Errors
+/// Returns a [`BuildError`] if a file cannot be read or is not valid PEM, or if there are no root
+/// certificates. The configuration must be corrected.
 pub fn client_config(config: &TlsConfig, is_used: bool) -> Result<ClientConfig, BuildError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider)
@@ -57,7 +65,10 @@ pub fn client_config(config: &TlsConfig, is_used: bool) -> Result<ClientConfig, 
     builder.with_client_auth_cert(chain, private_key).map_err(|error| bad(key, error.to_string()))
 }
 
-/// Returns the name to expect in the server's certificate instead of the endpoint's host.
+/// Returns the name to expect in the server's certificate. `None` for the endpoint's host.
+///
+/// # Errors
+/// Returns a [`BuildError`] if the configured name is not a server name.
 pub fn server_name(config: &TlsConfig) -> Result<Option<ServerName<'static>>, BuildError> {
     let parse = |name: &String| {
         ServerName::try_from(name.clone())
@@ -66,7 +77,8 @@ pub fn server_name(config: &TlsConfig) -> Result<Option<ServerName<'static>>, Bu
     config.server_name_override.as_ref().map(parse).transpose()
 }
 
-/// Returns the certificates to trust. `ca_file` replaces the system's, as in the Collector.
+/// Returns the root certificates to trust. `ca_file` replaces those of the system, as in the
+/// Collector.
 fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, BuildError> {
     let mut roots = RootCertStore::empty();
     match ca_file {

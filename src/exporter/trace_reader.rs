@@ -32,21 +32,24 @@ const MAX_ANSWER_BYTES: usize = 256 << 20;
 /// Time limit for one request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// A client for one backend's trace API.
 #[derive(Debug)]
 pub struct TraceReader {
     client: Client<Empty<Bytes>>,
     base: Endpoint,
     headers: HeaderMap,
-    /// Time to wait until every span is found.
+    /// Maximum wait until every span is found.
     pub timeout: Duration,
-    /// When to verify a second time.
+    /// Delay before spans that were all found are verified a second time. `None` for one
+    /// verification.
     pub after: Option<Duration>,
 }
 
 /// Why the backend did not return a trace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NoAnswer {
-    /// The backend cannot be reached at present, which means nothing for the trace.
+    /// The backend is unreachable, overloaded or refuses the credentials. It may still have the
+    /// trace.
     Silent(String),
     /// The backend refuses this trace, for example because it is too large to read.
     Refused(String),
@@ -56,7 +59,7 @@ impl NoAnswer {
     fn of(status: StatusCode) -> NoAnswer {
         let reason = format!("HTTP {}", status.as_u16());
         match status.as_u16() {
-            // Wrong credentials affect every trace, and a person must correct them.
+            // 401, 403 and 407 concern the credentials, so they do not mean that the trace is lost.
             401 | 403 | 407 | 408 | 429 | 502..=504 => NoAnswer::Silent(reason),
             _ => NoAnswer::Refused(reason),
         }
@@ -64,7 +67,12 @@ impl NoAnswer {
 }
 
 impl TraceReader {
-    /// Returns `None` if the exporter is not configured to verify.
+    /// Builds a reader without connecting. Returns `None` if the exporter is not configured to
+    /// verify.
+    ///
+    /// # Errors
+    /// Returns a [`BuildError`] if the endpoint, the tenant header or the TLS settings are invalid.
+    /// The configuration must be corrected.
     pub fn build(config: &OtlpConfig) -> Result<Option<TraceReader>, BuildError> {
         let Some(verify) = &config.verify else {
             return Ok(None);
@@ -88,16 +96,17 @@ impl TraceReader {
         Ok(Some(TraceReader { client, base, headers, timeout: verify.timeout.0, after }))
     }
 
-    /// The base URL of the backend's API.
+    /// Returns the base URL of the backend's API.
     pub fn endpoint(&self) -> &Endpoint {
         &self.base
     }
 
-    /// Returns the ids of the spans that the backend has of a trace. Empty if it does not know the
+    /// Returns the ids of the spans that the backend has for a trace. Empty if it does not have the
     /// trace.
     ///
     /// # Errors
-    /// Returns why the backend did not answer.
+    /// Returns a [`NoAnswer`] if the backend did not return a trace or a 404. The caller should
+    /// retry, because even `Refused` can be caused by overload.
     pub async fn stored_spans(&self, trace_id: TraceId) -> Result<HashSet<Vec<u8>>, NoAnswer> {
         let v2 = format!("/api/v2/traces/{trace_id}");
         let v1 = format!("/api/traces/{trace_id}");
@@ -133,8 +142,8 @@ impl TraceReader {
     }
 }
 
-/// Collects every span id in an answer, wherever it is: the versions of the API nest differently,
-/// and write bytes in base64 or in hexadecimal.
+/// Collects the span ids at any depth of an answer, because the versions of the API nest spans
+/// differently. Ids are in base64 or in hexadecimal.
 fn span_ids(answer: &Value) -> HashSet<Vec<u8>> {
     let mut found = HashSet::new();
     let mut pending = vec![answer];
@@ -159,6 +168,7 @@ fn span_ids(answer: &Value) -> HashSet<Vec<u8>> {
     found
 }
 
+/// Decodes a span id. `None` if the text is not 8 bytes in either encoding.
 fn id_bytes(text: &str) -> Option<Vec<u8>> {
     /// Length of a span id in hexadecimal digits.
     const HEX_DIGITS: usize = 16;

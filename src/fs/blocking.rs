@@ -1,4 +1,4 @@
-//! File system calls of one receiver, on blocking threads.
+//! Runs the file system calls of each receiver on blocking threads.
 //!
 //! ```text
 //! run(call) ─▶ permit ─▶ blocking thread ─▶ result
@@ -6,8 +6,8 @@
 //!                └───────────────┴─▶ Unresponsive
 //! ```
 //!
-//! A call on a mount whose server is gone may never return. It costs one thread and one permit of its own
-//! receiver. Other receivers, and the runtime, do not wait for it.
+//! A call on a mount whose server is gone may never return. It costs one thread and one permit of
+//! its own receiver. Other receivers, and the runtime, do not wait for it.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -19,8 +19,8 @@ use tokio::time::timeout;
 
 use super::root::Roots;
 
-/// Calls of one receiver that run at the same time: its write-backs, and a few reads. Each takes a thread, whose
-/// memory the allocator keeps.
+/// Maximum number of concurrent calls of one receiver: its write-backs, and a few reads. Each needs
+/// a thread, whose memory the allocator keeps.
 const PERMITS: usize = 24;
 
 /// How long a caller waits. Reading a large file from a slow disk takes less.
@@ -64,7 +64,7 @@ impl BlockingFs {
         result.lock().unwrap_or_else(PoisonError::into_inner).take().ok_or(Unresponsive)
     }
 
-    /// The same without a type of its own for each call, which keeps the program small.
+    /// Like [`BlockingFs::run`], but not generic, which keeps the program small.
     async fn run_boxed(&self, call: Box<dyn FnOnce() + Send>) -> Result<(), Unresponsive> {
         let permit = timeout(self.timeout, Arc::clone(&self.permits).acquire_owned()).await;
         // The semaphore is never closed.
@@ -76,21 +76,21 @@ impl BlockingFs {
         match timeout(self.timeout, call).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            // The runtime is going down, or the call hangs.
+            // The runtime is shutting down, or the call hangs.
             Ok(Err(_)) | Err(_) => Err(Unresponsive),
         }
     }
 }
 
-/// The file systems of all receivers.
+/// The file system access of all receivers.
 #[derive(Clone, Debug, Default)]
 pub struct FsByReceiver {
     receivers: Arc<HashMap<String, ReceiverFs>>,
-    /// The calls for entries whose receiver is not configured any more.
+    /// For entries whose receiver is no longer configured.
     other: BlockingFs,
 }
 
-/// Where the files of one receiver lie, and how they are reached.
+/// The directories of one receiver, and the access to them.
 #[derive(Clone, Debug)]
 pub struct ReceiverFs {
     pub roots: Roots,
@@ -98,7 +98,7 @@ pub struct ReceiverFs {
 }
 
 impl FsByReceiver {
-    /// Each receiver by its id, with its directories.
+    /// Makes one access per receiver, by its id and directories.
     pub fn new<'a>(receivers: impl IntoIterator<Item = (&'a str, &'a [PathBuf])>) -> FsByReceiver {
         let fs = |(id, directories): (&str, &[PathBuf])| {
             let (roots, calls) = (Roots::new(directories), BlockingFs::default());
@@ -108,15 +108,15 @@ impl FsByReceiver {
         FsByReceiver { receivers, other: BlockingFs::default() }
     }
 
-    /// The file system of a receiver.
+    /// Returns the access of a receiver.
     pub fn get(&self, receiver: &str) -> ReceiverFs {
         let unknown = || ReceiverFs { roots: Roots::default(), calls: self.other.clone() };
         self.receivers.get(receiver).cloned().unwrap_or_else(unknown)
     }
 
-    /// The file system that holds a file which a receiver found. An entry of version 0.1 does not name its receiver,
-    /// and the configuration may have changed since: then it is any receiver that watches the path, or else the
-    /// directory of the file.
+    /// Returns the access for a file that a receiver found. An entry of version 0.1 does not name
+    /// its receiver, and the configuration may have changed since. Then it is that of any receiver
+    /// that watches the path, or else of the file's directory.
     pub fn of_file(&self, receiver: &str, path: &Path) -> ReceiverFs {
         let named = self.receivers.get(receiver).filter(|fs| fs.roots.contain(path));
         let found = named.or_else(|| self.receivers.values().find(|fs| fs.roots.contain(path)));

@@ -3,11 +3,11 @@
 //! ```text
 //! name ─▶ lstat ─▶ open ─▶ fstat ─▶ read up to max ─▶ fstat ─▶ Loaded { source, bytes }
 //!         a file?  no link   └───── unchanged? ─────┘
-//!                  no wait               └─ changed: once more, then `Changed`
+//!                  no wait               └─ changed: retry once, then `Changed`
 //! ```
 //!
-//! Every name is opened relative to a directory that is already open, and no open follows a link, so a name that is
-//! swapped at the same time yields an error and never a file from elsewhere.
+//! Every name is opened relative to an open directory, and without following links. If a name is
+//! swapped at the same time, the result is an error and never a file outside the directory.
 
 #![expect(
     clippy::disallowed_methods,
@@ -28,7 +28,7 @@ use sha2::{Digest, Sha256};
 
 use super::file::{FileVersion, Loaded, SourceError, Stamp, ctime_ns};
 
-/// The same without an identity that outlasts it.
+/// The content of a file, with the data that identifies its version.
 #[derive(Debug)]
 struct Content {
     bytes: Vec<u8>,
@@ -37,7 +37,7 @@ struct Content {
     file: File,
 }
 
-/// A directory held open: what is named below it cannot be diverted by renaming what is above.
+/// An open directory. Renaming its path or a parent does not change which directory it is.
 #[derive(Debug)]
 pub(crate) struct Directory {
     pub(crate) fd: OwnedFd,
@@ -45,7 +45,7 @@ pub(crate) struct Directory {
 }
 
 impl Directory {
-    /// Opens a directory that a user names, or one whose path was read from the queue.
+    /// Opens a directory that the user named, or whose path is in the queue.
     pub(crate) fn open(path: &Path) -> Result<Self, SourceError> {
         // The parent of a bare file name is the empty path.
         let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
@@ -55,9 +55,9 @@ impl Directory {
         Directory::of(fd, path).map_err(failed)
     }
 
-    /// Takes charge of an open directory. `path` is a way to it.
+    /// Wraps an open directory. `path` is one of its paths.
     pub(crate) fn of(fd: OwnedFd, path: &Path) -> rustix::io::Result<Self> {
-        // The kernel knows the path without links; to resolve it again could lead elsewhere.
+        // The kernel knows the path without links. Resolving the path again could lead elsewhere.
         let link = format!("/proc/self/fd/{}", fd.as_raw_fd());
         let known = std::fs::read_link(link).ok().filter(|it| is_linked(it, &fd));
         let canonical = match known {
@@ -69,7 +69,8 @@ impl Directory {
         Ok(Directory { fd, canonical })
     }
 
-    /// The names in this directory, each with its kind. A file system that does not say the kind is asked for it.
+    /// Returns the names in this directory with their kinds. If the file system does not return
+    /// kinds, each file is queried.
     pub(crate) fn entries(&self) -> Result<Vec<(OsString, FileType)>, SourceError> {
         let failed = |errno: Errno| SourceError::from_io(&self.canonical, errno.into());
         let mut entries = Vec::new();
@@ -89,7 +90,7 @@ impl Directory {
         Ok(entries)
     }
 
-    /// Opens a directory in this one, which must not be a link.
+    /// Opens a sub-directory, which must not be a link.
     pub(crate) fn child(&self, name: &Path) -> Result<Directory, SourceError> {
         let path = self.canonical.join(name);
         match openat(&self.fd, name, dir_flags(), Mode::empty()) {
@@ -99,13 +100,13 @@ impl Directory {
         }
     }
 
-    /// What `lstat` says of a name in this directory.
+    /// Returns the result of `lstat` for a name in this directory.
     pub(crate) fn stat(&self, name: &Path) -> rustix::io::Result<Stat> {
         statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW)
     }
 
-    /// Reads a file that an export in this directory names. Links are followed as long as they end below this
-    /// directory.
+    /// Reads a file that an export in this directory names. Links are followed if they end below
+    /// this directory.
     pub(crate) fn load_sibling(&self, relative: &str, max: u64) -> Result<Loaded, SourceError> {
         let path = self.canonical.join(relative);
         let refused = |why| Err(SourceError::Escapes { path: path.clone(), why });
@@ -116,7 +117,7 @@ impl Directory {
                 _ => return refused("the path is absolute"),
             }
         }
-        // Opening it again below this directory, without links, is what confines it.
+        // The path is confined by opening it again, below this directory and without links.
         let real = path.canonicalize().map_err(|error| SourceError::from_io(&path, error))?;
         let Ok(inside) = real.strip_prefix(&self.canonical) else {
             return refused("a symbolic link leads out of the export's directory");
@@ -128,7 +129,8 @@ impl Directory {
         Ok(Stamp::from(&self.stat(name)?))
     }
 
-    /// Reads a file below this directory, by a path without links, and leaves it open.
+    /// Reads a file by a path without links below this directory, and returns the open file as
+    /// well.
     pub(crate) fn load(&self, name: &Path, max: u64) -> Result<(Loaded, File), SourceError> {
         let Content { bytes, stamp, ctime_ns, file } = match self.read_once(name, max) {
             Err(SourceError::Changed { .. }) => self.read_once(name, max),
@@ -143,7 +145,8 @@ impl Directory {
         Ok((Loaded { source, bytes }, file))
     }
 
-    /// Whether a file is this version, of which these bytes were read. Holds but a part of it.
+    /// Whether a file is still the version with these bytes. Reads the file in parts, so memory is
+    /// bounded.
     pub(crate) fn is_still(
         &self,
         name: &Path,
@@ -180,7 +183,7 @@ impl Directory {
         if stamp.size > max {
             return Err(SourceError::TooLarge { path, size: stamp.size, limit: max });
         }
-        // One more, so that the end is found without growing.
+        // One byte more, so that the end of the file is found without growing the buffer.
         let mut bytes = Vec::with_capacity(usize::try_from(stamp.size).unwrap_or(0) + 1);
         (&file)
             .take(max.saturating_add(1))
@@ -194,11 +197,11 @@ impl Directory {
         if Stamp::from(&after) != stamp || stamp.size != size {
             return Err(SourceError::Changed { path });
         }
-        // As it was before: what came while it was read makes it another.
+        // The times are those from before the read: a write during the read makes another version.
         Ok(Content { bytes, stamp, ctime_ns: ctime_ns(&before), file })
     }
 
-    /// Opens a file by a path without links, if it is one.
+    /// Opens a regular file by a path without links.
     fn open_regular(&self, relative: &Path) -> Result<(File, Stat), SourceError> {
         let path = self.canonical.join(relative);
         let failed = |errno: Errno| SourceError::from_io(&path, errno.into());
@@ -214,12 +217,12 @@ impl Directory {
         }
         let dir = inner.as_ref().unwrap_or(&self.fd);
 
-        // Merely opening a device can do something, so its kind is asked for first.
+        // Opening a device can have side effects, so check the kind first.
         let stat = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).map_err(failed)?;
         require_regular(&path, &stat)?;
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let fd = openat(dir, name, flags, Mode::empty()).map_err(|errno| match errno {
-            // A link or a socket, where a file was a moment ago.
+            // The file was replaced by a link or a socket.
             Errno::LOOP | Errno::NXIO => SourceError::Changed { path: path.clone() },
             _ => failed(errno),
         })?;
@@ -229,19 +232,20 @@ impl Directory {
     }
 }
 
-/// Whether an open directory has this path: not if it was removed, or lies outside of this process' view.
+/// Whether an open directory still has this path. It has not if it was removed, or is not visible
+/// to this process.
 fn is_linked(path: &Path, fd: &OwnedFd) -> bool {
     let same = |stat: &Stat, open: &Stat| (stat.st_dev, stat.st_ino) == (open.st_dev, open.st_ino);
     path.is_absolute()
         && matches!((lstat(path), fstat(fd)), (Ok(stat), Ok(open)) if same(&stat, &open))
 }
 
-/// A file, by its open directory and its name.
+/// A file, identified by its open directory and its name.
 #[derive(Debug)]
 pub struct Located {
     pub(crate) dir: Directory,
     pub(crate) name: PathBuf,
-    /// The path as it was found.
+    /// The path under which the file was found.
     path: PathBuf,
 }
 
@@ -250,17 +254,17 @@ impl Located {
         Located { dir, name: name.to_owned(), path: path.to_owned() }
     }
 
-    /// The path as it was found.
+    /// Returns the path under which the file was found.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The path without links.
+    /// Returns the path without links.
     pub(crate) fn canonical(&self) -> PathBuf {
         self.dir.canonical.join(&self.name)
     }
 
-    /// Another file in the same directory.
+    /// Returns another file in the same directory.
     pub(crate) fn with_name(&self, name: &Path) -> rustix::io::Result<Located> {
         let fd = rustix::io::fcntl_dupfd_cloexec(&self.dir.fd, 0)?;
         let dir = Directory { fd, canonical: self.dir.canonical.clone() };
@@ -284,7 +288,7 @@ impl Located {
         self.dir.stat(&self.name)
     }
 
-    /// Whether the name still leads to the file that was read, and nothing about it changed.
+    /// Whether the name still leads to the file that was read, unchanged.
     pub fn is_untouched(&self, source: &FileVersion) -> bool {
         self.canonical() == source.canonical()
             && source.ctime_ns.is_some()
@@ -293,7 +297,7 @@ impl Located {
             })
     }
 
-    /// Whether the file has the size and the times of the version that was read, in the same inode.
+    /// Whether the file still has the size, the times and the inode of the version that was read.
     pub(crate) fn is_as_read(&self, source: &FileVersion) -> bool {
         self.dir.stamp(&self.name).is_ok_and(|stamp| stamp == source.stamp())
     }

@@ -16,30 +16,31 @@ use serde::{Deserialize, Serialize};
 /// The identity of one version of one file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileVersion {
-    /// The path as it was found.
+    /// The path under which the file was found.
     pub path: PathBuf,
-    /// The directory without links, and the name in it, where that is another path.
+    /// The path without links, if it differs from `path`.
     #[serde(rename = "canonical", default, skip_serializing_if = "Option::is_none")]
     pub(crate) elsewhere: Option<PathBuf>,
     pub device: u64,
     pub inode: u64,
     pub size: u64,
     pub mtime_ns: i128,
-    /// When anything about the file changed last, before it was read. No program can set this time; where
-    /// the file system has but seconds, two changes may have the same, and it is left out.
+    /// Time of the last change to the inode before the file was read. Programs cannot set this
+    /// time. `None` on file systems with a resolution of seconds, where two changes may have the
+    /// same time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) ctime_ns: Option<NonZeroI64>,
     pub sha256: [u8; 32],
 }
 
 impl FileVersion {
-    /// The directory without links, and the name in it; for opening it again.
+    /// Returns the path without links, for opening the file again.
     pub fn canonical(&self) -> &Path {
         self.elsewhere.as_deref().unwrap_or(&self.path)
     }
 
-    /// Whether both are the same version of an export: what its trace id is made of, whatever inode
-    /// it lies in.
+    /// Whether both are the same version of an export. Compares the data that the trace id is
+    /// computed from, and not the inode.
     pub fn same_version(&self, other: &FileVersion) -> bool {
         let looks = |it: &FileVersion| (it.size, it.mtime_ns);
         looks(self) == looks(other) && self.sha256 == other.sha256
@@ -51,7 +52,7 @@ impl FileVersion {
     }
 }
 
-/// A file's identity as far as `stat` knows it.
+/// The identity of a file as far as `stat` returns it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stamp {
     pub(crate) device: u64,
@@ -61,7 +62,7 @@ pub(crate) struct Stamp {
 }
 
 impl Stamp {
-    /// As far as `stat` can tell, the version that was read.
+    /// Whether `stat` returned the same values as for the version that was read.
     pub(crate) fn same_stat(&self, source: &FileVersion) -> bool {
         (self.size, self.mtime_ns) == (source.size, source.mtime_ns)
     }
@@ -87,7 +88,7 @@ pub(crate) fn ctime_ns(stat: &Stat) -> Option<NonZeroI64> {
     NonZeroI64::new((stat.st_ctime as i64).checked_mul(1_000_000_000)?.checked_add(nanos)?)
 }
 
-/// A file that was read whole, with the identity of exactly these bytes.
+/// A file that was read completely, with the identity of these bytes.
 #[derive(Debug)]
 pub struct Loaded {
     pub source: FileVersion,
@@ -116,7 +117,7 @@ impl SourceError {
         matches!(self, SourceError::Missing { .. })
     }
 
-    /// Returns whether the same call may succeed soon without an action by the user.
+    /// Whether the same call may succeed soon without an action by the user.
     pub fn is_transient(&self) -> bool {
         const PASSING: [Errno; 8] = [
             Errno::INTR,
@@ -150,7 +151,7 @@ impl SourceError {
     }
 }
 
-/// Whose file it is and who we are: all that is needed to repair a "permission denied".
+/// Describes the owner of a file and the present user, to help with "permission denied".
 fn ownership(path: &Path) -> String {
     let me = rustix::process::geteuid();
     match rustix::fs::lstat(path) {

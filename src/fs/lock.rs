@@ -1,14 +1,13 @@
-//! Which of several processes works on an export: the one that has an advisory lock on its inode.
+//! Locks an export with an advisory lock on its inode, so that only one process works on it.
 //!
 //! ```text
 //! open ─▶ still the version that was read? ─▶ flock ─▶ still under this name? ─▶ Ours
-//!            │ no: does it carry our id?        │ held        └─ no: look again
+//!            │ no: does it carry our id?        │ held        └─ no: retry
 //!            └─▶ Emitted, or Superseded         └─▶ Busy
 //! ```
 //!
-//! Ids are computed from the export, so who comes second finds in the file the id that it would
-//! have written itself, and has nothing left to do. The lock asks nothing of anybody else: an
-//! exporter that knows nothing of it is not hindered.
+//! Ids are computed from the export. So the second process finds the id that it would have written
+//! itself, and is done. The lock is advisory, so it does not block an exporter.
 
 #![expect(
     clippy::disallowed_methods,
@@ -25,18 +24,19 @@ use crate::base::ids::TraceId;
 use crate::fs::file::{FileVersion, Stamp};
 use crate::fs::root::Roots;
 
-/// How often a file that is replaced under our eyes is looked at.
+/// How often to retry if the file is replaced at the same time.
 const LOOKS: usize = 8;
 
 #[derive(Debug)]
 pub enum LockAttempt {
-    /// To be worked on here. The lock, held until this is dropped, if there is anything to lock.
+    /// This process may work on the export. The lock is held until this is dropped. `None` if there
+    /// is nothing to lock.
     Acquired(Option<File>),
-    /// Another process works on it.
+    /// Another process holds the lock.
     HeldElsewhere,
-    /// Another process did: the id is where it belongs.
+    /// Another process finished: the id is written.
     AlreadyEmitted,
-    /// The version that was read is not there any more, so there is nothing to lock.
+    /// The version that was read is gone, so there is nothing to lock.
     Superseded,
 }
 
@@ -56,21 +56,22 @@ pub fn try_lock(
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let fd = match rustix::fs::openat(&dir.fd, name, flags, Mode::empty()) {
             Ok(fd) => fd,
-            // It may be there still, and closed to us meanwhile.
+            // The file may still exist, but can no longer be opened.
             Err(Errno::ACCESS | Errno::PERM) => return LockAttempt::Acquired(None),
             Err(_) => return LockAttempt::Superseded,
         };
         let opened = rustix::fs::fstat(&fd).map(|stat| Stamp::from(&stat));
         let Some(opened) = opened.ok().filter(|stamp| stamp.same_stat(source)) else {
-            // What was written back meanwhile is another version, too; and to open a file asks a
-            // file server anew, where a look may answer from memory.
+            // After a write-back the file is another version, too. Opening it makes a file server
+            // check it, while `stat` may use a cached answer.
             let is_written = carries_by_content(&export, source, trace_id, mode);
             return if is_written { LockAttempt::AlreadyEmitted } else { LockAttempt::Superseded };
         };
         let mut file = File::from(fd);
         let mut locked = file.try_lock();
-        // NFS locks for writing only what is open for writing. Elsewhere it is not opened so, since
-        // to close it again is an event that others may wait for.
+        // NFS allows a lock only on a file that is open for writing. Elsewhere the file is opened
+        // for reading, because closing a writable file triggers an event that other programs may
+        // watch for.
         if let Err(TryLockError::Error(error)) = &locked
             && Errno::from_io_error(error) == Some(Errno::BADF)
             && let Ok(fd) = rustix::fs::openat(&dir.fd, name, flags | OFlags::RDWR, Mode::empty())
@@ -81,10 +82,10 @@ pub fn try_lock(
         match locked {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return LockAttempt::HeldElsewhere,
-            // A file system without locks.
+            // The file system has no locks.
             Err(TryLockError::Error(_)) => return LockAttempt::Acquired(None),
         }
-        // The process that had the lock before may have replaced the file, or written an id beside it.
+        // The previous holder of the lock may have replaced the file, or written an id next to it.
         let present = rustix::fs::statat(&dir.fd, name, AtFlags::SYMLINK_NOFOLLOW);
         let is_present = present.is_ok_and(|stat| Stamp::from(&stat) == opened);
         if is_present && !carries(&export, source, trace_id, mode) {

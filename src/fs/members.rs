@@ -1,6 +1,6 @@
-//! The members of the top-level object of a JSON text, each as it is written.
+//! Splits the top-level object of a JSON text into members, without changing their text.
 //!
-//! `serde_json` judges the text as a whole and refuses what is nested too deep.
+//! `serde_json` checks the syntax of the text as a whole, and its nesting.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -8,32 +8,35 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-/// The members, with keys without escapes and values as they are written.
+/// The members, with unescaped keys and values as they are written.
 #[derive(Debug)]
 pub struct Members<'a>(pub Vec<(Cow<'a, str>, &'a RawValue)>);
 
 impl<'a> Members<'a> {
-    /// The value under `key`. Of several with one key, the last counts, as in Python.
+    /// Returns the value of a key. If the key occurs several times, the last value counts, as in
+    /// Python.
     pub fn get(&self, key: &str) -> Option<&'a RawValue> {
         self.0.iter().rev().find(|(known, _)| known == key).map(|(_, value)| *value)
     }
 
-    /// The string under `key`; `None` if it is absent or no string.
+    /// Returns the string value of a key. `None` if the key is missing or its value is not a
+    /// string.
     pub fn text(&self, key: &str) -> Option<String> {
         serde_json::from_str(self.get(key)?.get()).ok()
     }
 }
 
-/// The string under `key` in the top-level object; `None` if the text is no object or has no such string.
+/// Returns the string value of `key` in the top-level object. `None` if the text is not an object
+/// or has no such string.
 pub fn existing(original: &[u8], key: &str) -> Option<String> {
     parse(original).ok()?.text(key)
 }
 
-/// The members of the top level, each judged for its form alone: a number too large for any type,
-/// or half a surrogate, is left to the programs that read the export.
+/// Parses the members of the top level. Values are only checked for syntax: readers of the export
+/// decide about a number that is too large, or half a surrogate pair.
 ///
 /// # Errors
-/// The text is no JSON object, or is nested too deep.
+/// Returns an error if the text is not a JSON object, or is nested too deeply.
 pub fn parse(original: &[u8]) -> Result<Members<'_>, serde_json::Error> {
     const BOM: &[u8] = b"\xef\xbb\xbf";
     serde_json::from_slice(original.strip_prefix(BOM).unwrap_or(original))
@@ -63,6 +66,6 @@ impl<'de> Deserialize<'de> for Members<'de> {
     }
 }
 
-/// A key that is borrowed where it has no escapes.
+/// A key, borrowed if it has no escapes.
 #[derive(serde::Deserialize)]
 struct Key<'a>(#[serde(borrow)] Cow<'a, str>);

@@ -1,13 +1,13 @@
-//! Watched directories, held open: no path below one leads out of it.
+//! Keeps watched directories open and confines paths to them.
 //!
 //! ```text
 //! path ─▶ its root ─▶ still the same directory? ─▶ openat2(root, relative, BENEATH) ─▶ Directory
-//!                        │ replaced: opened anew      │ an absolute link: resolved, must lie below the root
+//!                        │ replaced: opened again     │ an absolute link: resolved, must be below the root
 //! ```
 //!
-//! A path that is resolved twice can lead to two places: a directory may be swapped for a link between a check
-//! and a use. Every file of an export is therefore opened relative to its root, by the kernel's own resolution
-//! or, where the kernel has none, component by component without links.
+//! A path that is resolved twice can lead to two places, because a directory can be swapped for a
+//! link between a check and a use. So every file of an export is opened relative to its root: by
+//! the kernel (`openat2`), or component by component without links if the kernel lacks it.
 
 #![expect(
     clippy::disallowed_methods,
@@ -25,7 +25,7 @@ use rustix::io::Errno;
 use super::directory::{DIRECTORY, Directory, Located};
 use super::file::{FileVersion, Loaded, SourceError};
 
-/// The directories that the files of one receiver may lie in.
+/// The directories that the files of one receiver are in.
 #[derive(Clone, Debug, Default)]
 pub struct Roots {
     roots: Arc<Vec<Root>>,
@@ -35,7 +35,7 @@ pub struct Roots {
 #[derive(Debug)]
 struct Root {
     path: PathBuf,
-    /// The directory and what identifies it. `None` until it is first used.
+    /// The open directory and its identity. `None` until it is first used.
     open: Mutex<Option<(Arc<OwnedFd>, Identity)>>,
 }
 
@@ -48,7 +48,7 @@ impl Roots {
         Roots { roots: Arc::new(directories.iter().map(root).collect()) }
     }
 
-    /// The directory of a file that a user names.
+    /// Returns the directory of a file that the user named.
     pub fn of_file(path: &Path) -> Roots {
         Roots::new(&[path.parent().unwrap_or(Path::new("")).to_owned()])
     }
@@ -56,7 +56,7 @@ impl Roots {
     /// Opens the directory of a file.
     ///
     /// # Errors
-    /// Returns [`SourceError::Escapes`] if the path leads out of the root, or lies below none.
+    /// Returns [`SourceError::Escapes`] if the path leads out of the root, or is not below a root.
     pub fn locate(&self, path: &Path) -> Result<Located, SourceError> {
         let directory = || SourceError::NotRegular { path: path.to_owned(), what: DIRECTORY };
         let name = path.file_name().ok_or_else(directory)?;
@@ -76,7 +76,7 @@ impl Roots {
         }
     }
 
-    /// The names in a directory that are no directories themselves.
+    /// Returns the names in a directory that are not directories.
     ///
     /// # Errors
     /// Returns why the directory cannot be read.
@@ -86,22 +86,22 @@ impl Roots {
         Ok(files.map(|(name, _)| name).collect())
     }
 
-    /// Whether a path lies below a root.
+    /// Whether a path is below a root.
     pub fn contain(&self, path: &Path) -> bool {
         self.roots.iter().any(|root| path.starts_with(&root.path))
     }
 
-    /// Opens a directory below a root, or the directory of a root that is a file itself.
+    /// Opens a directory below a root, or the directory of a root that is a file.
     ///
     /// # Errors
-    /// Returns [`SourceError::Escapes`] if the path leads out of the root, or lies below none.
+    /// Returns [`SourceError::Escapes`] if the path leads out of the root, or is not below a root.
     pub(crate) fn open(&self, directory: &Path) -> Result<Directory, SourceError> {
         self.directory(directory, directory)
     }
 
-    /// `of`: the path that errors name.
+    /// `of` is the path that errors name.
     fn directory(&self, directory: &Path, of: &Path) -> Result<Directory, SourceError> {
-        // A user may name the file itself as what is watched.
+        // The user may watch a file instead of a directory.
         if self.roots.iter().any(|root| root.path == of && root.path != directory) {
             return Directory::open(directory);
         }
@@ -131,7 +131,7 @@ impl Root {
             return Directory::of(fd, &path);
         }
         let fd = match open_beneath(&*root, relative, ResolveFlags::BENEATH) {
-            // An absolute link, which may still lead below the root.
+            // An absolute link, which may lead below the root.
             Err(Errno::XDEV) => {
                 let inside = self.resolved(&path)?;
                 open_beneath(&*root, &inside, ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS)?
@@ -142,14 +142,15 @@ impl Root {
         Directory::of(fd, &path)
     }
 
-    /// The path relative to the root, without links.
+    /// Returns the path relative to the root, without links.
     fn resolved(&self, path: &Path) -> rustix::io::Result<PathBuf> {
         let canonical = |path: &Path| path.canonicalize().map_err(|error| errno_of(&error));
         let (root, path) = (canonical(nonempty(&self.path))?, canonical(path)?);
         path.strip_prefix(root).map(Path::to_owned).map_err(|_| Errno::XDEV)
     }
 
-    /// The root itself, opened anew if another directory took its place.
+    /// Opens the root, or returns the open one. If another directory took its place, that one is
+    /// opened.
     fn open(&self) -> rustix::io::Result<Arc<OwnedFd>> {
         let path = nonempty(&self.path);
         let stat = rustix::fs::stat(path)?;
@@ -167,7 +168,7 @@ impl Root {
     }
 }
 
-/// Reads a file that a user names. The file itself must not be a link; its directory may be reached by one.
+/// Reads a file that the user named. The file itself must not be a link; its directory may be.
 ///
 /// # Errors
 /// Returns why it cannot be read; see [`SourceError`].
@@ -175,7 +176,7 @@ pub fn load(path: &Path, max_bytes: u64) -> Result<Loaded, SourceError> {
     Roots::of_file(path).locate(path)?.load(max_bytes)
 }
 
-/// Opens a directory by the kernel's own resolution. A rename above it at the same time makes it try again.
+/// Opens a directory with the kernel's resolution. Retries if a parent is renamed at the same time.
 fn open_beneath(
     root: impl AsFd,
     relative: &Path,
@@ -193,7 +194,7 @@ fn open_beneath(
     opened
 }
 
-/// The same where the kernel has no `openat2`: one component after the other, none of which may be a link.
+/// Opens a directory without `openat2`: one component after another, none of which may be a link.
 fn walk(root: impl AsFd, relative: &Path) -> rustix::io::Result<OwnedFd> {
     let mut directory = rustix::io::fcntl_dupfd_cloexec(root, 0)?;
     for part in relative.components() {
@@ -207,7 +208,7 @@ fn flags() -> OFlags {
     OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC
 }
 
-/// The parent of a bare file name is the empty path.
+/// Replaces the empty path, which is the parent of a bare file name.
 fn nonempty(path: &Path) -> &Path {
     if path.as_os_str().is_empty() { Path::new(".") } else { path }
 }

@@ -1,4 +1,5 @@
-//! `task_emission_timestamp`: when the last span was accepted, and whether taskspan wrote the id next to it.
+//! `task_emission_timestamp`: when the last span was accepted, and whether taskspan wrote the id
+//! next to it.
 //!
 //! ```text
 //! 2026-11-23T06:15:00.123 456+00:00
@@ -6,10 +7,10 @@
 //!                     └ milliseconds
 //! ```
 //!
-//! Other programs write the same two keys, among them the exporter itself, whose id may lead nowhere. The
+//! Other programs write the same two keys, among them the exporter, whose id may lead nowhere. The
 //! file's modification time proves a write-back only until another program touches the file. So the
-//! microseconds are a check over the trace id and the time: one in a thousand foreign timestamps passes
-//! by chance, and none of ours is taken for foreign.
+//! microseconds are a checksum of the trace id and the time. One in a thousand foreign timestamps
+//! passes by chance; a timestamp of taskspan always passes.
 
 use rustix::fs::Timespec;
 use sha2::{Digest, Sha256};
@@ -20,24 +21,25 @@ use super::members::existing;
 use crate::base::clock::UnixNanos;
 use crate::base::ids::TraceId;
 
-/// Who wrote the `task_trace_id` that an export carries.
+/// The origin of the `task_trace_id` in an export.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IdOrigin {
-    /// A write-back; the file has not been changed since.
+    /// taskspan wrote it, and the file has not changed since.
     WriteBack,
-    /// A write-back; the file was changed or copied since.
+    /// taskspan wrote it, and the file was changed or copied since.
     Changed,
-    /// Another program: nothing is known about the trace.
+    /// Another program wrote it, so nothing is known about the trace.
     Foreign,
 }
 
-/// The timestamp that is written with a trace id: UTC with an offset, which every version of Python reads.
+/// Returns the timestamp for a trace id: UTC with an offset, which every version of Python can
+/// parse.
 pub fn emission_timestamp(trace_id: TraceId, at: UnixNanos) -> String {
     let millis = at.0 / 1_000_000;
     UnixNanos(millis * 1_000_000 + check(trace_id, millis) * 1_000).iso()
 }
 
-/// Who wrote this id into the file with these bytes.
+/// Determines who wrote the id into the file with these bytes.
 pub fn origin(source: &FileVersion, bytes: &[u8], task_trace_id: &str) -> IdOrigin {
     let timestamp = existing(bytes, EMITTED_AT).unwrap_or_default();
     let Some(at) = UnixNanos::parse(&timestamp) else { return IdOrigin::Foreign };
@@ -50,7 +52,7 @@ pub fn origin(source: &FileVersion, bytes: &[u8], task_trace_id: &str) -> IdOrig
     }
 }
 
-/// The time that a timestamp gives the file it is written into.
+/// Returns the time to set on the file that a timestamp is written into.
 pub fn time_of(timestamp: &str) -> Option<Timespec> {
     let UnixNanos(nanos) = UnixNanos::parse(timestamp)?;
     let (seconds, rest) = (nanos / 1_000_000_000, nanos % 1_000_000_000);

@@ -1,12 +1,13 @@
-//! State files for a task tracker (R5.4): one JSON a span, where the tracker looks for them.
+//! Writes state files for a task tracker (R5.4): one JSON file per span, in the tracker's
+//! directory.
 //!
 //! ```text
 //! delivered ─▶ states ─▶ <directory>/<project>/<task>.json, under <task>.json.lock
-//!                                    └─ /completed/<task>.json when nothing is left to do
+//!                                    └─ /completed/<task>.json if the task is closed
 //! ```
 //!
-//! The tracker goes on with these files. A later export replaces a file only as long as the task is as an
-//! export left it.
+//! The tracker changes these files later. A new export replaces a file only while the task still
+//! has the status from an export.
 
 #![expect(
     clippy::disallowed_methods,
@@ -27,12 +28,12 @@ use super::directory::Directory;
 use super::file::SourceError;
 use super::temp::TempFile;
 
-/// What a user can set about them.
+/// Configuration of the state files.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct TaskStateConfig {
-    /// The directory that the tracker keeps its state in.
+    /// The directory with the tracker's state.
     #[cfg_attr(test, schemars(length(min = 1)))]
     pub directory: PathBuf,
 }
@@ -42,9 +43,9 @@ pub struct TaskStateConfig {
 pub struct TaskState {
     pub project_id: String,
     pub task_id: String,
-    /// The id that a later phase uses for it.
+    /// The id that a later phase uses for the task.
     pub mapped_id: Option<String>,
-    /// Nothing is left to do: it exists, or is not wanted.
+    /// Whether the task is closed: its artifact exists, or is not wanted.
     pub is_closed: bool,
     pub document: Value,
 }
@@ -55,10 +56,10 @@ const COMPLETED: &str = "completed";
 const LOCK_TRIES: u32 = 100;
 const LOCK_WAIT: Duration = Duration::from_millis(20);
 
-/// The longest name that file systems take, with room for what is added to it.
+/// Maximum length of a file name in bytes. Leaves room for suffixes.
 const MAX_NAME_BYTES: usize = 200;
 
-/// Why there are no state files.
+/// Why state files cannot be written.
 #[derive(Debug, thiserror::Error)]
 pub enum TaskStateError {
     #[error("the id `{id}` cannot be the name of a state file (task_state): {reason}")]
@@ -73,10 +74,10 @@ pub enum TaskStateError {
     Encoding(#[from] serde_json::Error),
 }
 
-/// Encodes states to be written later by [`write`], if every state has a name that stays within the directory.
+/// Encodes states for [`write`].
 ///
 /// # Errors
-/// Returns the first state whose id cannot be the name of a file.
+/// Returns the first state whose id cannot be a file name in the directory.
 pub fn encode(states: &[TaskState]) -> Result<Vec<u8>, TaskStateError> {
     check(states)?;
     Ok(serde_json::to_vec(states)?)
@@ -90,7 +91,7 @@ fn check(states: &[TaskState]) -> Result<(), TaskStateError> {
     })
 }
 
-/// Why an id cannot be the name of a file; `None` if it can.
+/// Returns why an id cannot be a file name. `None` if it can.
 fn unfit(id: &str) -> Option<&'static str> {
     match id {
         "" => Some("it is empty"),
@@ -101,11 +102,11 @@ fn unfit(id: &str) -> Option<&'static str> {
     }
 }
 
-/// Writes all encoded states, each whole or not at all. A file for the same trace is kept, and so is one whose
-/// task has moved on, under the task's own id or its mapped id. Blocks on the disk.
+/// Writes all encoded states, each file atomically. A file for the same trace is kept. So is one
+/// whose task has progressed, under the task's own id or its mapped id. Blocks on the disk.
 ///
 /// # Errors
-/// Returns the first failure, after it has tried to write all others.
+/// Returns the first failure, after it has tried to write all other files.
 pub fn write(config: &TaskStateConfig, encoded: &[u8]) -> Result<(), TaskStateError> {
     let states: Vec<TaskState> = serde_json::from_slice(encoded)?;
     check(&states)?;
@@ -141,7 +142,8 @@ fn write_one(config: &TaskStateConfig, state: &TaskState) -> Result<(), TaskStat
     let mapped_id = state.mapped_id.as_deref().filter(|id| unfit(id).is_none());
     let mut mapped_files = mapped_id.into_iter().flat_map(|id| documents(own, other, id));
     if mapped_files.any(|it| has_moved_on(&it, &state.document)) {
-        // The task goes on under its mapped id; what an earlier export left would start it twice.
+        // The task continues under its mapped id. A file from an earlier export would start it a
+        // second time.
         remove_unlocked(own, &name)?;
         return other.map_or(Ok(()), |other| remove(other, &name));
     }
@@ -149,7 +151,8 @@ fn write_one(config: &TaskStateConfig, state: &TaskState) -> Result<(), TaskStat
     other.map_or(Ok(()), |other| remove(other, &name))
 }
 
-/// A directory in another one, made if it is missing. A link is refused: it would lead elsewhere.
+/// Opens a sub-directory, and creates it if it is missing. A link is refused, because it leads
+/// elsewhere.
 fn made(parent: &Directory, name: &str) -> Result<Directory, TaskStateError> {
     let path = parent.canonical.join(name);
     match rustix::fs::mkdirat(&parent.fd, name, Mode::from_raw_mode(0o777)) {
@@ -159,7 +162,7 @@ fn made(parent: &Directory, name: &str) -> Result<Directory, TaskStateError> {
     existing(parent, name)?.ok_or_else(|| failed(&path)(ErrorKind::NotADirectory.into()))
 }
 
-/// The same, if it is there.
+/// Opens a sub-directory if it exists.
 fn existing(parent: &Directory, name: &str) -> Result<Option<Directory>, TaskStateError> {
     if matches!(parent.stat(Path::new(name)), Err(Errno::NOENT)) {
         return Ok(None);
@@ -171,10 +174,10 @@ fn existing(parent: &Directory, name: &str) -> Result<Option<Directory>, TaskSta
     }
 }
 
-/// What is larger is no state file.
+/// Size limit of a state file, in bytes.
 const MAX_BYTES: u64 = 16 << 20;
 
-/// The state files of an id, active and completed.
+/// Returns the active and the completed state file of an id.
 fn documents(
     own: &Directory,
     other: Option<&Directory>,
@@ -188,8 +191,8 @@ fn documents(
     [Some(own), other].into_iter().flatten().filter_map(document).collect::<Vec<_>>().into_iter()
 }
 
-/// Whether the status in a file is not the one that an export gave it, and is no earlier one than that of a
-/// new export. Stories and the epic follow their tasks: the latest export knows best whether they are done.
+/// Whether a task has progressed since an export set its status, so that a new export must not
+/// reset it. This never holds for stories and the epic: their status follows their tasks.
 fn has_moved_on(document: &Value, new: &Value) -> bool {
     let text = |document: &'_ Value, key: &str| -> String {
         document["attributes"][key].as_str().unwrap_or_default().to_owned()
@@ -228,7 +231,7 @@ fn replace(directory: &Directory, name: &str, text: &str) -> Result<(), TaskStat
     temp.rename(Path::new(name)).map_err(|errno| failed("", errno.into()))
 }
 
-/// A task is either active or completed, as its latest export says.
+/// Removes the file of a task from this directory: a task is either active or completed.
 fn remove(directory: &Directory, name: &str) -> Result<(), TaskStateError> {
     if directory.stat(Path::new(name)).is_err() {
         return Ok(());
@@ -237,7 +240,7 @@ fn remove(directory: &Directory, name: &str) -> Result<(), TaskStateError> {
     remove_unlocked(directory, name)
 }
 
-/// The same under a lock that the caller holds.
+/// Like [`remove`], under a lock that the caller holds.
 fn remove_unlocked(directory: &Directory, name: &str) -> Result<(), TaskStateError> {
     match unlinkat(&directory.fd, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
@@ -250,7 +253,7 @@ fn failed(path: &Path) -> impl Fn(io::Error) -> TaskStateError + use<> {
     move |source| TaskStateError::Io { path: path.clone(), source }
 }
 
-/// The tracker's own convention; the lock file stays, as the tracker's does.
+/// Locks a state file as the tracker does. The lock file is not removed, as in the tracker.
 fn lock(directory: &Directory, name: &str) -> Result<File, TaskStateError> {
     let name = format!("{name}.lock");
     let path = directory.canonical.join(&name);
@@ -283,7 +286,7 @@ mod tests {
     use super::*;
 
     fn state(id: &str, is_closed: bool) -> TaskState {
-        // Each is of a trace of its own.
+        // Each state is of a trace of its own.
         static TRACES: AtomicU64 = AtomicU64::new(0);
         let trace_id = TRACES.fetch_add(1, Ordering::Relaxed);
         let document = json!({"task_id": id, "is_closed": is_closed, "trace_id": trace_id});
@@ -339,7 +342,7 @@ mod tests {
         assert_eq!(fs::read_to_string(&path).expect("there"), ours.to_string());
     }
 
-    /// A task as an export leaves it, with the artifact's status.
+    /// The state of a task after an export.
     fn exported(artifact_status: &str, task_status: &str) -> TaskState {
         let mut state = state("t", matches!(task_status, "done" | "cancelled"));
         state.document["attributes"] = json!({
@@ -358,13 +361,13 @@ mod tests {
             (needed, "done", needed, true),
             (needed, "cancelled", needed, true),
             (needed, "done", exists, true),
-            // It exists now.
+            // The artifact exists now.
             (needed, "in_progress", exists, false),
-            // As the export left it, even if the tracker moved the file.
+            // The status is that of the export, even if the tracker moved the file.
             (needed, "todo", needed, false),
             (needed, "todo", exists, false),
             (exists, "done", needed, false),
-            // Taken up again.
+            // The task was taken up again.
             (exists, "in_progress", needed, true),
         ] {
             for is_moved in [false, true] {
@@ -409,7 +412,7 @@ mod tests {
             put(&config, &[mapped]).expect("written");
             assert_eq!(root.path().join("p/t.json").exists(), is_written, "{status}");
         }
-        // What an earlier export left under the artifact id would start the task twice.
+        // A file from an earlier export, under the artifact id, would start the task a second time.
         let stale = root.path().join("p/t.json");
         assert!(stale.exists());
         let going_on = json!({"attributes": {"task.type": "task", "task.status": "in_progress"}});

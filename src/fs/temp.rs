@@ -1,4 +1,4 @@
-//! A file that is written whole under another name first.
+//! Writes a complete file under a temporary name, and renames it over its target.
 //!
 //! ```text
 //! create ─▶ write, dress, fsync ─▶ TempFile ─▶ rename over the target │ dropped: removed
@@ -19,22 +19,22 @@ use rustix::fs::{AtFlags, Mode, OFlags, fstat, openat, renameat, unlinkat};
 use super::directory::Directory;
 use super::file::Stamp;
 
-/// A temp file. It is removed when this is dropped, unless it is not disposable.
+/// A temp file. Dropping it removes the file, if it is disposable.
 #[derive(Debug)]
 pub struct TempFile<'a> {
     dir: &'a Directory,
     pub(crate) name: PathBuf,
-    /// The file is ours to remove.
+    /// Whether the file may be removed.
     pub(crate) disposable: bool,
 }
 
 impl<'a> TempFile<'a> {
-    /// Writes a complete file, as durable as the disk. It is created with this mode, less the process's umask.
-    /// `dress` sets mode, owner and times where that is not enough; `failed` makes an
-    /// error of what was tried and why it failed.
+    /// Writes a complete file and fsyncs it. The file is created with `mode`, less the process's
+    /// umask. `dress` can set mode, owner and times. `failed` makes an error from the name of a
+    /// step and its cause.
     ///
     /// # Errors
-    /// Returns what `dress` or `failed` return; no file is left then.
+    /// Returns the errors of `dress` and `failed`. No file is left then.
     pub(crate) fn create<E>(
         dir: &'a Directory,
         (name, mode): (PathBuf, Mode),
@@ -57,7 +57,7 @@ impl<'a> TempFile<'a> {
         Ok((temp, Stamp::from(&stat)))
     }
 
-    /// Takes charge of a temp file that exists.
+    /// Wraps a temp file that exists.
     pub(crate) fn adopt(dir: &'a Directory, name: PathBuf) -> Self {
         TempFile { dir, name, disposable: true }
     }
@@ -66,7 +66,7 @@ impl<'a> TempFile<'a> {
         self.dir.canonical.join(&self.name)
     }
 
-    /// Puts the file in place of the target.
+    /// Renames the file over the target.
     pub(crate) fn rename(&mut self, target: &Path) -> rustix::io::Result<()> {
         renameat(&self.dir.fd, &self.name, &self.dir.fd, target)?;
         self.disposable = false;
@@ -77,7 +77,7 @@ impl<'a> TempFile<'a> {
 impl Drop for TempFile<'_> {
     fn drop(&mut self) {
         if self.disposable {
-            // A failure leaves a file that the clean-up finds.
+            // If this fails, the clean-up finds the file later.
             let _ = unlinkat(&self.dir.fd, &self.name, AtFlags::empty());
         }
     }

@@ -1,7 +1,7 @@
-//! One addition to the trace of an export, outside of any watching: a command, not a stage.
+//! Adds spans to the trace of an export, for the commands `gate` and `task`.
 //!
 //! ```text
-//! metadata file ─▶ emitted? ─▶ spans, log records ─▶ a queue in memory ─▶ exporters
+//! metadata file ─▶ read the emitted export ─▶ spans, log records ─▶ a queue in memory ─▶ exporters
 //! ```
 
 use std::path::Path;
@@ -19,7 +19,7 @@ use crate::fs::root::Roots;
 use crate::plan::{Emitted, NotEmitted, read_emitted};
 use crate::queue::{Enqueued, Location, NewEntry, OpenError, Queue};
 
-/// What is added, already of one trace.
+/// The requests of one addition, all of one trace.
 #[derive(Clone, Debug, Default)]
 pub struct Addition {
     pub traces: Vec<Bytes>,
@@ -28,8 +28,8 @@ pub struct Addition {
 }
 
 impl Pipelines {
-    /// The settings and converter that the export of this metadata file comes under: those of the
-    /// receiver that finds it, else of the first.
+    /// Returns the settings and the converter for the export with this metadata file: those of the
+    /// receiver that finds it, else of the first one.
     fn source_of(&self, metadata: &Path) -> Option<&ReceiverPipeline> {
         let path = std::path::absolute(metadata).unwrap_or_else(|_| metadata.to_owned());
         let finds = |source: &&ReceiverPipeline| {
@@ -38,7 +38,7 @@ impl Pipelines {
         self.receivers.iter().find(finds).or(self.receivers.first())
     }
 
-    /// Reads the export to whose trace something is to be added. Blocks on the disk.
+    /// Reads the emitted export with this metadata file. Blocks on the disk.
     ///
     /// # Errors
     /// See [`NotEmitted`].
@@ -53,11 +53,11 @@ impl Pipelines {
         )
     }
 
-    /// Makes what is to be added, as the export's own pipelines would: its spans, and its log records
-    /// if it feeds a logs pipeline.
+    /// Makes an addition like the export's own pipelines would: spans, and log records if the
+    /// export feeds a logs pipeline.
     ///
     /// # Errors
-    /// Whatever `make` and `make_logs` say.
+    /// Returns the errors of `make` and `make_logs`.
     pub fn addition<E>(
         &self,
         metadata: &Path,
@@ -78,11 +78,11 @@ impl Pipelines {
         Ok(Addition { traces, logs, spans })
     }
 
-    /// Sends it, and ends when it is delivered or refused, or when stopped. Nothing of it stays in a queue, so
-    /// the command can be repeated.
+    /// Sends the addition. Returns when it is delivered or refused, or when the command is stopped.
+    /// Nothing stays in a queue, so the command can be repeated.
     ///
     /// # Errors
-    /// A stage ended on its own.
+    /// Returns an error if a stage ended on its own.
     pub async fn send(
         mut self,
         metadata: &Path,
@@ -108,7 +108,7 @@ impl Pipelines {
             write_back: WriteBackMode::Off,
             state_files: None,
         };
-        // The queue in memory is empty, and so it takes one.
+        // The queue in memory is empty, so it accepts one entry.
         if let Enqueued::Impossible(reason) = ready.queue.enqueue(&delivery, &destinations).await {
             observer(&Event::Refused { path: metadata.to_owned(), reason });
         }
@@ -118,7 +118,7 @@ impl Pipelines {
     }
 }
 
-/// Why something could not even be tried.
+/// Why an addition could not be sent.
 #[derive(Debug, thiserror::Error)]
 pub enum SendError {
     #[error(transparent)]

@@ -1,4 +1,4 @@
-//! Components from the configuration: every one is built before any is started.
+//! Builds all components from the configuration, before any is started.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -54,7 +54,7 @@ impl Pipelines {
     /// Builds every component and starts none.
     ///
     /// # Errors
-    /// Every component that cannot be built, not only the first.
+    /// Returns every component that cannot be built, not only the first.
     pub fn build(config: &Config, otel: &OtelEnv) -> Result<Pipelines, Vec<PipelineError>> {
         let mut errors = faults_of_wiring(config);
         let mut exporters = Exporters::default();
@@ -114,16 +114,16 @@ impl Pipelines {
         })
     }
 
-    /// The settings of every receiver that feeds a pipeline.
+    /// Returns the settings of every receiver that feeds a pipeline.
     pub fn receivers(config: &Config) -> Vec<ExportDirConfig> {
         export_dirs(config).map(|(_, dir)| with_absolute_directories(dir)).collect()
     }
 
-    /// The receivers' settings with the converter for what they find, and nothing built behind
-    /// them: a preview needs no endpoint.
+    /// Returns the settings of each receiver with its converter. Exporters are not built, so a
+    /// preview needs no endpoint.
     ///
     /// # Errors
-    /// Every processor that cannot be built.
+    /// Returns every processor that cannot be built.
     pub fn converters(
         config: &Config,
         otel: &OtelEnv,
@@ -138,7 +138,7 @@ impl Pipelines {
     }
 }
 
-/// What does not fit together, though every component by itself is right.
+/// Finds combinations that do not work, although each component by itself is valid.
 fn faults_of_wiring(config: &Config) -> Vec<PipelineError> {
     let mut errors = Vec::new();
     for (id, receiver) in &config.receivers {
@@ -165,7 +165,7 @@ fn faults_of_wiring(config: &Config) -> Vec<PipelineError> {
     errors
 }
 
-/// Exporters as they are built, each once for each signal.
+/// The built exporters, one per component and signal.
 #[derive(Default)]
 struct Exporters {
     built: IndexMap<(ComponentId, Signal), Exporter>,
@@ -185,7 +185,7 @@ impl Exporters {
         let mut destinations = Vec::new();
         for (id, config) in used {
             let exporter = Exporter::id_of(id, signal);
-            // An id tells where the spans are; log records only speak of them.
+            // The id points to spans. Log records are not needed to follow it.
             let required = config.is_required() && signal == Signal::Traces;
             let capacity = config.queue_size().unwrap_or(u64::MAX);
             self.capacities.insert(exporter.clone(), capacity);
@@ -217,7 +217,7 @@ fn pipelines(
     config.service.pipelines.iter().filter(move |(id, _)| id.kind == kind)
 }
 
-/// The export directories that feed a traces pipeline.
+/// Returns the export directories that feed a traces pipeline.
 fn export_dirs(config: &Config) -> impl Iterator<Item = (&PipelineConfig, &ExportDirConfig)> {
     pipelines(config, Signal::Traces).flat_map(|(_, pipeline)| {
         let used = pipeline.receivers.iter().filter_map(|id| config.receivers.get(id));
@@ -228,7 +228,7 @@ fn export_dirs(config: &Config) -> impl Iterator<Item = (&PipelineConfig, &Expor
     })
 }
 
-/// A pipeline's processors, made into a converter for what one of its receivers finds.
+/// Makes the converter for a receiver from the processors of a pipeline.
 fn converter(
     config: &Config,
     pipeline: &PipelineConfig,
@@ -250,13 +250,13 @@ fn converter(
             None => {}
         }
     }
-    // Environment beats file.
+    // Environment variables override the file.
     resource.attributes.extend(otel.resource_attributes.iter().cloned());
     let service_name = otel.service_name.iter().cloned();
     resource.attributes.extend(service_name.map(|name| ("service.name".to_owned(), name)));
     Converter {
         spans: receiver.spans.clone(),
-        // Secrets are redacted even where the processor is not configured.
+        // Secrets are redacted even if the processor is not configured.
         redaction: redaction.unwrap_or_default(),
         resource,
         limits: otel.limits,
@@ -264,7 +264,7 @@ fn converter(
     }
 }
 
-/// File events name absolute paths, so what they are compared with has to be absolute too.
+/// Makes directories absolute, because file events have absolute paths.
 fn absolute(directories: &[PathBuf]) -> Vec<PathBuf> {
     let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
     directories.iter().map(absolute).collect()

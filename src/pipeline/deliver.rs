@@ -3,10 +3,11 @@
 //! ```text
 //! lease ─▶ lock ─▶ send ─▶ verify, if configured ─▶ record: delivered │ dead letter
 //!           │ held elsewhere │ defer   │ spans are missing
-//!           └─ try later     └─ later  └─ send those again
+//!           └─ try later     └─ later  └─ resend those
 //! ```
 //!
-//! One entry is sent at a time. Locks, verifications and records of other entries are in progress meanwhile.
+//! One entry is sent at a time. Locks, verifications and records of other entries are in progress
+//! meanwhile.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,20 +28,20 @@ use crate::exporter::Exporter;
 use crate::queue::lease::Ack;
 use crate::queue::{EntryGone, Health, Lease, Queue, Rejection, RejectionKind};
 
-/// How long to wait before the queue is asked again after it lost an entry.
+/// Pause after the queue lost an entry.
 const AFTER_LOSS: Duration = Duration::from_secs(1);
 
-/// How long to wait before a lock that another process holds is tried again.
+/// Pause before a lock that another process holds is tried again.
 const WHILE_BUSY: Duration = Duration::from_millis(100);
 
-/// How long the next entry waits for the lock of this one, so that the order is kept. A file system that does
-/// not answer for longer loses its place in the order.
+/// How long the next entry waits for this entry's lock, to preserve the order. If the file system
+/// takes longer, the entry loses its place.
 const LOCK_PATIENCE: Duration = Duration::from_millis(500);
 
-/// Entries whose lock is tried at the same time, most of which another process holds.
+/// Maximum number of entries whose lock is being tried. Another process holds most of these locks.
 const MAX_LOCKING: usize = 256;
 
-/// Entries that are looked up in the backend at the same time.
+/// Maximum number of entries that are being verified.
 const MAX_VERIFYING: usize = 64;
 
 pub struct Deliverer {
@@ -51,10 +52,10 @@ pub struct Deliverer {
     locks: LockRegistry,
     /// Set if `verify` is configured.
     verifier: Option<Arc<Verifier>>,
-    /// The next entry is not leased before, because an entry was deferred.
+    /// Earliest time for the next lease, after an entry was deferred.
     not_before: Option<Instant>,
     locking: JoinSet<Option<Locked>>,
-    /// The newest entry waits for its lock since then.
+    /// When the newest entry started to wait for its lock.
     locking_since: Option<Instant>,
     verifying: JoinSet<(Lease, Result<VerifyOutcome, Interruption>)>,
     /// Outcomes that are not durable yet. The store writes them in the order of their submission, so an outcome
@@ -62,20 +63,20 @@ pub struct Deliverer {
     recording: JoinSet<Result<(), EntryGone>>,
 }
 
-/// A lock that was tried. `is_new`: for the first time.
+/// The result of trying a lock. `is_new` means the first attempt for this entry.
 struct Locked {
     lease: Lease,
     ownership: Ownership,
     is_new: bool,
 }
 
-/// What the loop handles next.
+/// The next event for the loop.
 enum Next {
     Leased(Lease),
     Locked(Locked),
     Verified(Lease, Result<VerifyOutcome, Interruption>),
     Recorded(Result<(), EntryGone>),
-    /// Something that was waited for may be possible now.
+    /// A condition changed, so check the queue again.
     LookAgain,
     End,
 }
@@ -122,10 +123,10 @@ impl Deliverer {
         self.drain().await
     }
 
-    /// Waits for the next thing to handle.
+    /// Waits for the next event.
     async fn next(&mut self) -> Result<Next, JoinError> {
         let now = Instant::now();
-        // Each caller retries a failing store by itself, and so not in order.
+        // While the store fails, each caller retries by itself, and so the order is lost.
         let is_failing = matches!(*self.queue.health().borrow(), Health::Failing(_));
         let keeps_order = !is_failing || self.recording.is_empty();
         let patience = self.locking_since.map(|since| since + LOCK_PATIENCE);
@@ -138,7 +139,7 @@ impl Deliverer {
         Ok(tokio::select! {
             biased;
             Some(recorded) = self.recording.join_next() => Next::Recorded(recorded?),
-            // Entries that are being verified stay in the queue, acknowledged.
+            // Entries that are being verified stay in the queue as acknowledged.
             () = self.shutdown.stop.cancelled() => Next::End,
             () = self.shutdown.deadline.cancelled(), if self.verifying.is_empty() => Next::End,
             Some(verified) = self.verifying.join_next() => {
@@ -192,8 +193,8 @@ impl Deliverer {
         });
     }
 
-    /// Sends what is pending. `missing`: requests for spans that the backend lost, which are sent after the
-    /// deadline, too.
+    /// Sends the pending requests of an entry. `missing` are requests for spans that the backend
+    /// lost, which are sent even after the deadline.
     async fn send(&mut self, mut lease: Lease, missing: Vec<Bytes>) {
         let Shutdown { abort, deadline, .. } = self.shutdown.clone();
         let is_new = missing.is_empty();
@@ -242,7 +243,8 @@ impl Deliverer {
                 self.not_before = self.not_before.max(Some(deferral.lane_not_before));
                 lease.defer(deferral.entry_not_before, deferral.is_reported);
             }
-            // An operator command is about to drop the entry; if it does not, the next lease locks the export again.
+            // An operator command is about to drop the entry. If it does not, the next lease locks
+            // the export again.
             Interruption::Interrupted if lease.is_revoked() => self.locks.release(lease.head()),
             Interruption::Interrupted => {}
             Interruption::EntryGone => {
@@ -257,16 +259,17 @@ impl Deliverer {
         self.recording.spawn(ack.durable());
     }
 
-    /// The store began anew, or is about to. The pause keeps the next look at it from coming too early.
+    /// Pauses after an entry disappeared, because the store was replaced or is about to be.
     async fn entry_gone(&self) {
         let exporter = &self.sender.exporter.id;
         tracing::warn!(exporter, "the export left the queue while it was sent");
-        // If the program is to stop, the loop finds that next.
+        // If the program is stopping, the loop finds out next.
         let _ = self.shutdown.sleep(AFTER_LOSS).await;
     }
 
-    /// Waits until every outcome is recorded. Shutdown does not wait for a failing store: an export whose outcome
-    /// is not recorded stays in flight on disk, and the next run treats its delivery as uncertain.
+    /// Waits until every outcome is recorded. Shutdown does not wait for a failing store: an export
+    /// whose outcome is not recorded stays in flight on disk, and the next run treats its delivery
+    /// as uncertain.
     async fn drain(&mut self) -> Result<(), StageDied> {
         loop {
             tokio::select! {

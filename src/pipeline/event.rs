@@ -1,4 +1,4 @@
-//! What happens to exports, for the log, the progress line, the metrics and the summary.
+//! Events about exports, for the log, the progress line, the metrics and the summary.
 
 use std::borrow::Cow;
 use std::path::PathBuf;
@@ -10,29 +10,29 @@ use crate::base::signal::Signal;
 use crate::base::text::escape_control;
 use crate::queue::Health;
 
-/// Called by every stage, at once and from any thread.
+/// Receives every event. Called from any thread, also concurrently.
 pub type Observer = Arc<dyn Fn(&Event) + Send + Sync>;
 
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// It carries an id already, so it is done. `foreign`: taskspan did not write the id.
+    /// The export already has an id. `foreign` means that taskspan did not write it.
     AlreadyEmitted { path: PathBuf, foreign: bool },
-    /// It cannot be read as an export.
+    /// The file is not a valid export.
     Refused { path: PathBuf, reason: String },
-    /// It cannot be read as results of gates, or has no export.
+    /// The file has no valid gate results, or there is no export for them.
     ResultsRefused { path: PathBuf, reason: String },
-    /// Something odd that did not stop it.
+    /// A problem that did not stop the export.
     Odd { path: PathBuf, warning: String },
-    /// It is in the queue.
+    /// The export is in the queue.
     Accepted {
         path: PathBuf,
         trace_id: TraceId,
         spans: usize,
         requests: usize,
-        /// How long it took to make the requests.
+        /// Time to make the requests.
         conversion: Duration,
     },
-    /// An exporter's endpoint answered a request, or did not.
+    /// The outcome of one request.
     Answered {
         exporter: String,
         signal: Signal,
@@ -42,37 +42,37 @@ pub enum Event {
         /// Spans or log records.
         records: u64,
     },
-    /// A request of it was acknowledged by an exporter.
+    /// An exporter's endpoint acknowledged a request of this trace.
     Acknowledged { trace_id: TraceId },
-    /// An exporter's endpoint stopped taking requests.
+    /// An exporter's endpoint stopped accepting requests.
     Down { exporter: String, destination: String, reason: String },
-    /// It takes them again.
+    /// The endpoint accepts requests again.
     Up { exporter: String, destination: String, after: Duration, waiting: usize },
-    /// The server took a request but had something to say about it.
+    /// The endpoint accepted a request with a message or with rejected records.
     Remark { path: PathBuf, exporter: String, rejected: i64, message: String },
-    /// Everything was acknowledged and the file carries the id (or is not to carry one).
+    /// All requests were acknowledged, and the id is written (unless write-back is off).
     Done {
         path: PathBuf,
         trace_id: TraceId,
         project_id: String,
         spans: usize,
         written: bool,
-        /// Since it was taken in.
+        /// Time since the export was ingested.
         took: Duration,
     },
-    /// What was added to the trace of an export was acknowledged.
+    /// An addition to the trace of an export was acknowledged.
     Added { path: PathBuf, trace_id: TraceId, spans: usize },
-    /// Everything was acknowledged, but the file has been replaced or removed since.
+    /// All requests were acknowledged, but the file has been replaced or removed since.
     Superseded { path: PathBuf, trace_id: TraceId, gone: bool },
-    /// Everything was acknowledged, but the id could not be written.
+    /// All requests were acknowledged, but the id could not be written.
     NotWritten { path: PathBuf, trace_id: TraceId, reason: String },
-    /// It fails while others are delivered, and is tried again after a wait of its own.
+    /// The export fails while others are delivered. It is retried after a backoff of its own.
     Deferred { path: PathBuf, exporter: String, reason: String },
-    /// Exports are, or are no longer, taken in.
+    /// The queue accepts exports, or stopped accepting them.
     Health { health: Health },
-    /// The program ends before it was delivered, for the reason of the last attempt.
+    /// The program ends before the export was delivered. `reason` is that of the last attempt.
     Undelivered { path: PathBuf, reason: Option<String> },
-    /// An exporter will not deliver it.
+    /// An exporter rejected the export permanently.
     Rejected {
         path: PathBuf,
         exporter: String,
@@ -83,21 +83,20 @@ pub enum Event {
     },
 }
 
-/// What an answer came to.
+/// The outcome of a request, for metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SendOutcome {
     Accepted,
     /// Accepted except for this many records (OTLP partial success).
     Partial(u64),
-    /// For now.
+    /// Failed, will be retried.
     Failed,
-    /// For good.
+    /// Rejected permanently.
     Rejected,
 }
 
 impl Event {
-    /// Writes the event to the log: INFO one line an export, WARN nothing lost, ERROR a person is
-    /// needed.
+    /// Logs the event. INFO: one line per export. WARN: nothing was lost. ERROR: a person must act.
     pub fn log(&self) {
         match self {
             Event::AlreadyEmitted { path, foreign: true } => {
@@ -195,7 +194,7 @@ impl Event {
     }
 }
 
-/// How a run went, for an exit code and a summary.
+/// Counts of a run's outcomes, for the exit code and the summary.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
     counts: Arc<Mutex<Counts>>,
@@ -206,16 +205,16 @@ pub struct Counts {
     pub already_emitted: usize,
     pub accepted: usize,
     pub done: usize,
-    /// Additions to traces that were emitted before.
+    /// Additions to the traces of emitted exports.
     pub added: usize,
     pub spans: usize,
-    /// Bad input, or refused by a server for good.
+    /// Invalid, or rejected permanently by a server.
     pub refused: usize,
-    /// Delivered, but the file does not say so.
+    /// Delivered, but the id could not be written.
     pub not_written: usize,
-    /// Neither delivered nor refused by the end.
+    /// Neither delivered nor rejected by the end of the run.
     pub undelivered: usize,
-    /// Given up after too many tries.
+    /// Not retried any more, after too many attempts.
     pub given_up: usize,
 }
 

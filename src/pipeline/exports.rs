@@ -1,4 +1,4 @@
-//! How an export is read and enqueued.
+//! Reads, converts and enqueues exports.
 //!
 //! ```text
 //! read, join ─▶ done already? ─▶ lock ─▶ convert, encode ─▶ NewEntry ─▶ queue
@@ -71,7 +71,7 @@ impl Exports {
         }
     }
 
-    /// Releases the lock of an export that did not get into the queue.
+    /// Releases the lock of an export that was not enqueued.
     fn release_unless_held(&self, trace_id: TraceId) {
         if !self.queue.holds(trace_id) {
             self.locks.release_export(trace_id);
@@ -86,7 +86,7 @@ impl Exports {
         carried::id_beside(&self.fs.roots.locate(path).ok()?)
     }
 
-    /// Whether taskspan wrote the id for this very version, into the file or next to it.
+    /// Whether taskspan wrote the id for this version, into the file or next to it.
     fn is_done_already(&self, path: &Path, fresh: &Fresh) -> bool {
         let carried = fresh.carries.as_ref().and_then(|it| TraceId::from_hex(&it.text));
         carried.is_some_and(|id| fresh.own_id().is_some() || self.queue.is_to_write(id))
@@ -163,7 +163,7 @@ impl Exports {
 impl Ingest for Exports {
     type Ready = Box<Converted>;
 
-    /// A queued export is locked again: the lock does not outlive a process.
+    /// The lock of a queued export is acquired again here: locks do not outlive a process.
     fn is_queued(&self, path: &Path) -> bool {
         let Some(head) = self.queue.waiting_from(path).filter(|it| self.is_untouched(&it.source))
         else {
@@ -202,7 +202,8 @@ impl Ingest for Exports {
         if fresh.provisional && !is_last {
             return ReadOutcome::Incomplete(IncompleteReason::Inconsistent);
         }
-        // It is enqueued even if another process holds the lock, so that it is delivered if that process dies.
+        // Enqueue the export even if another process holds the lock, so that it is delivered if
+        // that process dies.
         let ownership = self.locks.lock_blocking(
             &self.fs.roots,
             &fresh.source,

@@ -28,17 +28,18 @@ use crate::queue::{Completion, Outcome, Queue, RejectionKind};
 use crate::receiver::select::Selection;
 use crate::writeback::{self, WriteBackError, write_back, write_beside};
 
-/// Exports of one receiver that are written back at the same time: most of a write-back is waiting, for the disk
-/// and for late writers.
+/// Concurrent write-backs per receiver. A write-back mostly waits, for the disk and for late
+/// writers.
 const AT_A_TIME: u32 = 16;
 
-/// Exports that are finalized at the same time. A receiver whose file system hangs holds up few of them.
+/// Maximum number of exports that are being finalized. A receiver whose file system hangs occupies
+/// few of them.
 const MAX_FINALIZING: usize = 64;
 
 /// Bytes per semaphore permit: a large export takes several permits, which bounds memory.
 const LARGE: u64 = 1 << 20;
 
-/// How long to wait before a failed write-back is tried again, without a receiver's `rescan_interval`.
+/// Pause before a failed write-back is retried, if the receiver has no `rescan_interval`.
 const RETRY_INTERVAL: Duration = Duration::from_secs(30);
 
 pub struct Finalizer {
@@ -48,9 +49,9 @@ pub struct Finalizer {
     observer: Observer,
     receivers: Vec<Receiver>,
     mode: Mode,
-    /// For entries whose receiver is not configured any more.
+    /// For entries whose receiver is no longer configured.
     other_room: Semaphore,
-    /// How long to wait before a failed write-back is tried again.
+    /// Pause before a failed write-back is retried.
     retry_interval: Duration,
 }
 
@@ -66,7 +67,7 @@ impl Finalizer {
 
     /// Runs until the queue is closed and empty, or delivery has ended.
     pub(super) async fn run(self, delivered: CancellationToken) -> Result<(), StageDied> {
-        // State files are of tasks, and the latest export of a task decides.
+        // With state files the order matters: the latest export of a task decides.
         let in_order = self.receivers.iter().any(|it| it.config.task_state.is_some());
         let at_a_time = if in_order { 1 } else { MAX_FINALIZING };
         let this = Arc::new(self);
@@ -83,11 +84,11 @@ impl Finalizer {
                     }
                     None => break,
                 },
-                // An id that is not written yet stays on disk; the next run writes it.
+                // An id that is not written yet stays in the queue on disk; the next run writes it.
                 () = delivered.cancelled(), if finalizing.is_empty() => break,
             }
         }
-        // The last ones may have recorded their outcome, and not reported it yet.
+        // The last tasks may have recorded their outcome, but not reported it yet.
         while let Some(ended) = finalizing.join_next().await {
             ended?;
         }
@@ -111,7 +112,8 @@ impl Finalizer {
         }
     }
 
-    /// Writes the id back. A failure is tried again in `Watch` mode; otherwise the next run tries again.
+    /// Writes the id back. A failed write-back is retried in `Watch` mode. In the other modes the
+    /// next run retries it.
     async fn write(&self, completion: Completion, at: UnixNanos) {
         let head = &completion.head;
         let (path, trace_id) = (head.source.path.clone(), head.trace_id);
@@ -173,7 +175,7 @@ impl Finalizer {
         completion.write_back_failed(&failure, not_before, self.mode != Mode::Watch).await;
     }
 
-    /// The state files to write, and where.
+    /// Returns the state files to write, and their directory.
     async fn states(
         &self,
         completion: &Completion,
@@ -182,22 +184,22 @@ impl Finalizer {
         let config = config?.task_state.clone()?;
         let head = &completion.head;
         if !head.has_state_files && head.addition.is_none() {
-            // Version 0.1 enqueued it, or a configuration without `task_state`.
+            // The entry was enqueued by version 0.1, or without `task_state`.
             let path = head.source.path.display();
             tracing::warn!(%path, "no state files: the export was enqueued without them");
         }
         Some((config, completion.state_files().await.ok().flatten()?))
     }
 
-    /// The receiver that found the export. An entry of version 0.1 does not name it, and a receiver may have
-    /// been renamed since; then it is the one that would find the file now.
+    /// Returns the receiver that found the export. An entry of version 0.1 does not name it, and a
+    /// receiver may have been renamed since. Then it is the one that would find the file now.
     fn receiver_of(&self, head: &Head) -> Option<&Receiver> {
         let named = self.receivers.iter().find(|it| it.id == head.receiver);
         named.or_else(|| self.receivers.iter().find(|it| it.selection.is_export(&head.source.path)))
     }
 }
 
-/// What the finalizer has to know of a receiver.
+/// The data of a receiver that finalization needs.
 struct Receiver {
     id: String,
     config: ExportDirConfig,
@@ -213,28 +215,29 @@ impl Receiver {
     }
 }
 
-/// All that is needed to write an id back, on a thread that may block.
+/// The data for one write-back, which runs on a blocking thread.
 struct Write {
     roots: Roots,
     mode: WriteBackMode,
     source: file::FileVersion,
     trace_id: TraceId,
-    /// What tells it from everything else that is sent.
+    /// The queue's key of the entry.
     key: TraceId,
     states: Option<(TaskStateConfig, Bytes)>,
     at: UnixNanos,
     max_bytes: u64,
-    /// An id in the file does not keep it from being taken in again.
+    /// Whether an export with an id is emitted again.
     emits_existing: bool,
 }
 
 impl Write {
-    /// What came of it, and the version of the file that is not to be taken for a new export.
+    /// Writes the id. Returns the outcome, and the version of the file that must not be taken for a
+    /// new export.
     fn run(self) -> Result<(writeback::Outcome, Option<TraceId>), WriteBackError> {
         let Write { roots, mode, source, trace_id, key, states, max_bytes, emits_existing, .. } =
             self;
         let (id, at) = (trace_id.to_string(), emission_timestamp(trace_id, self.at));
-        // State files are a service to another program: their failure is a warning and no more.
+        // State files are for another program. A failure to write them is only a warning.
         if let Some((config, encoded)) = states
             && let Err(error) = task_state::write(&config, &encoded)
         {
@@ -253,7 +256,7 @@ impl Write {
             WriteBackMode::Beside => {
                 write_beside(&roots, &source, &id, &at, max_bytes).map(|outcome| (outcome, None))
             }
-            // Nothing but the queue knows that it was sent.
+            // Only the queue records that the export was sent.
             WriteBackMode::Off => Ok((writeback::Outcome::Written, Some(key))),
         }
     }

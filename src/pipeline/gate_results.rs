@@ -1,8 +1,8 @@
-//! How gate results are read and enqueued: each is added to the trace of its export.
+//! Reads and enqueues gate results: each is added to the trace of its export.
 //!
 //! ```text
 //! parse ─▶ which export? ─▶ spans below its tasks ─▶ NewEntry, one per result ─▶ queue
-//!               └ none yet, or one without an id: later
+//!               └ none yet, or without an id: retry later
 //! ```
 
 mod traces;
@@ -28,7 +28,7 @@ use crate::receiver::stability::IncompleteReason;
 pub(super) use traces::Traces;
 use traces::{NotFound, directories_of};
 
-/// Files of gate results that are read at the same time.
+/// Concurrent reads of files with gate results.
 pub(super) const AT_A_TIME: usize = 4;
 
 /// The gate results of one receiver.
@@ -43,7 +43,7 @@ pub(super) struct GateResults {
     mode: Mode,
 }
 
-/// What a file adds to traces.
+/// The additions to traces that a file contains.
 pub(super) struct Results {
     additions: Vec<Addition>,
     warnings: Vec<String>,
@@ -52,8 +52,8 @@ pub(super) struct Results {
 /// One result.
 struct Addition {
     entry: NewEntry,
-    /// The version of the file with the result: an unchanged file does not belong to a newer export in the same
-    /// place. `None` for a result that names its trace.
+    /// The version of the file with the result: an unchanged file does not belong to a newer export
+    /// in the same place. `None` for a result that names its trace.
     version: Option<TraceId>,
 }
 
@@ -72,7 +72,7 @@ impl GateResults {
 impl Ingest for GateResults {
     type Ready = Results;
 
-    /// The queue does not know which files its additions came from.
+    /// The queue does not record which files its additions came from.
     fn is_queued(&self, _path: &Path) -> bool {
         false
     }
@@ -129,7 +129,7 @@ impl Ingest for GateResults {
         let mut is_new = false;
         let mut refused = None;
         for Addition { entry, version } in additions {
-            // This very file said so before, about an export that was here before.
+            // The same file had this result for an earlier export in the same place.
             let is_known = !self.queue.are_done(version.as_slice()).is_empty();
             if is_known && !self.queue.holds(entry.key()) {
                 continue;
@@ -156,8 +156,8 @@ impl Ingest for GateResults {
     }
 }
 
-/// What a file adds to the trace of one export: each result by itself, so that one that was sent
-/// is not sent again when the file grows.
+/// Makes the additions for one export, one per result, so that no result is sent again when the
+/// file grows.
 fn additions(
     receiver: &str,
     file: &Loaded,
@@ -176,7 +176,7 @@ fn additions(
         let content = serde_json::Value::Object(result.whole.clone()).to_string();
         let content_of_file = (file.source.canonical(), file.source.mtime_ns, &content);
         let version = format!("{content_of_file:?}");
-        // One that names its trace cannot be taken for another's.
+        // A result that names its trace cannot be mistaken for that of another export.
         let version = result.trace_id.is_none().then(|| TraceId::of_content(version.as_bytes()));
         let entry = NewEntry {
             trace_id: emitted.trace_id,

@@ -1,4 +1,4 @@
-//! The paths that are being ingested, and the refusals that were reported.
+//! Tracks the paths that are being ingested, and the refusals that were reported.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -12,17 +12,19 @@ use super::StageDied;
 use crate::receiver::Candidate;
 use crate::receiver::stability::ContentVersion;
 
-/// Refused file versions that were reported. A version is reported once, however many events lead to it.
+/// The refused file versions that were reported. Each version is reported once, however many events
+/// it causes.
 #[derive(Debug, Default)]
 pub struct Refusals {
     reported: Mutex<HashMap<PathBuf, (Option<ContentVersion>, String)>>,
 }
 
 impl Refusals {
-    /// Above this count the memory of all of them is dropped; their next refusal is reported again.
+    /// Above this count all of them are forgotten, which bounds memory. Their next refusal is
+    /// reported again.
     const MAX: usize = 1_024;
 
-    /// Whether this refusal of a file version has not been reported yet.
+    /// Records a refusal. Returns whether it has not been reported yet for this file version.
     pub fn is_new(&self, path: &Path, version: Option<ContentVersion>, reason: &str) -> bool {
         let refusal = (version, reason.to_owned());
         let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
@@ -40,13 +42,13 @@ impl Refusals {
 /// The paths that are being ingested.
 #[derive(Debug, Default)]
 pub struct InFlight {
-    /// `true`: the file changed since ingestion began, and must be ingested again.
+    /// `true` means that the file changed since ingestion began, and must be ingested again.
     paths: Mutex<HashMap<PathBuf, bool>>,
 }
 
 impl InFlight {
-    /// Runs `ingest` for each candidate that passes `prefilter`, `at_a_time` of them concurrently, until the
-    /// channel is closed. Both run concurrently with candidates that come later.
+    /// Runs `ingest` for each candidate that passes `prefilter`, at most `at_a_time` concurrently,
+    /// until the channel is closed. Filtering and ingestion run concurrently.
     pub async fn process_all<P, W>(
         &self,
         mut candidates: mpsc::Receiver<Candidate>,
@@ -85,7 +87,7 @@ impl InFlight {
         Ok(())
     }
 
-    /// A path that is being ingested already is ingested again afterwards.
+    /// Records a path. If it is being ingested already, it will be ingested again afterwards.
     fn is_new(&self, path: &Path) -> bool {
         let mut in_flight = self.paths.lock().unwrap_or_else(PoisonError::into_inner);
         match in_flight.entry(path.to_owned()) {
@@ -100,7 +102,8 @@ impl InFlight {
         }
     }
 
-    /// Returns whether the path is done. If its file changed meanwhile, it is not, and is ingested again.
+    /// Removes a path. Returns `false` if the file changed during ingestion, so that it must be
+    /// ingested again.
     pub fn is_done(&self, path: &Path) -> bool {
         let mut in_flight = self.paths.lock().unwrap_or_else(PoisonError::into_inner);
         match in_flight.get_mut(path) {

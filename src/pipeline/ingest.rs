@@ -6,8 +6,9 @@
 //!                └─── later ───┘
 //! ```
 //!
-//! `exports` and `gate_results` say how one kind of file is read and enqueued. This is all they have in common:
-//! when a file is read, how often, how many at a time, and what is reported.
+//! This is the part that both kinds of files share: when and how often a file is read, how many are
+//! read concurrently, and what is reported. `exports` and `gate_results` read and enqueue one kind
+//! each.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,71 +27,73 @@ use crate::receiver::Candidate;
 use crate::receiver::config::WatchConfig;
 use crate::receiver::stability::{IncompleteReason, StabilityPolicy, StabilityProbe};
 
-/// Files that may wait to become stable at the same time. Each costs a timer and a path.
+/// Maximum number of files that wait to become stable. Each costs a timer and a path.
 const MAX_UNSTABLE: usize = 1_024;
 
-/// How long to wait before a file is read again that waits for something else; doubles up to `rescan_interval`.
+/// Pause before the first retry of a file that waits for something else. Doubles up to
+/// `rescan_interval`.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 
 /// One kind of file.
 pub(super) trait Ingest: Send + Sync + 'static {
-    /// What a file becomes.
+    /// The result of converting a file.
     type Ready: Send + 'static;
 
-    /// Whether a candidate is queued already, unchanged, and need not be read. Blocks on the disk.
+    /// Whether a candidate is queued and unchanged, so that it need not be read. Blocks on the
+    /// disk.
     fn is_queued(&self, path: &Path) -> bool;
 
-    /// Reads a stable file and converts it. Blocks on the disk. `is_last`: the file stayed incomplete for as long
-    /// as it may.
+    /// Reads and converts a stable file. Blocks on the disk. `is_last` means that the file has been
+    /// incomplete for the maximum time.
     fn read(&self, path: &Path, is_last: bool) -> ReadOutcome<Self::Ready>;
 
-    /// Enqueues what was read. Returns why it is refused, if it is.
+    /// Enqueues a converted file. Returns why it is refused, if it is.
     fn enqueue(
         &self,
         path: &Path,
         ready: Self::Ready,
     ) -> impl Future<Output = Option<String>> + Send;
 
-    /// The event that reports a refusal.
+    /// Makes the event that reports a refusal.
     fn refused(path: PathBuf, reason: String) -> Event;
 }
 
 /// The outcome of reading a file.
 pub(super) enum ReadOutcome<T> {
     Ready(T),
-    /// Nothing is left to do, and this is reported.
+    /// Nothing is left to do. Report this event.
     Done(Event),
     /// The file was removed before it was read.
     Gone,
-    /// A writer may still be at work.
+    /// A writer may still be writing the file.
     Incomplete(IncompleteReason),
-    /// Complete, but something that it needs is not there yet.
+    /// The file is complete, but something that it needs does not exist yet.
     Waiting(String),
-    /// The file cannot be read for now, for example because a file server is away. Its return is no change of
-    /// the file.
+    /// The file cannot be read at present, for example because a file server is down. When the
+    /// server returns, there is no file event.
     Unavailable(String),
     Refused(String),
 }
 
-/// The outcome of looking at a file.
+/// The outcome of checking a file.
 enum Look<T> {
-    /// It is not stable yet.
+    /// Not stable yet; check again after this time.
     NotBefore(Duration),
     Read(ReadOutcome<T>),
 }
 
-/// Ingests files of one kind that one receiver finds.
+/// Ingests the files of one kind that one receiver finds.
 pub(super) struct Ingester<K> {
     kind: K,
     fs: BlockingFs,
     policy: StabilityPolicy,
     rescan_interval: Duration,
-    /// The job is over: a file waits only for what is in the queue.
+    /// Cancelled when the job is over. Then files wait only for entries of the queue.
     finish: CancellationToken,
     queue: Queue,
     observer: Observer,
     mode: Mode,
-    /// Files that are read, converted and enqueued at the same time. This bounds memory.
+    /// Limits the files that are read, converted and enqueued concurrently, which bounds memory.
     concurrency: Semaphore,
     in_flight: InFlight,
     refusals: Refusals,
@@ -120,7 +123,7 @@ impl<K: Ingest> Ingester<K> {
         }
     }
 
-    /// Ingests candidates until there are no more, or until stopped.
+    /// Ingests candidates until the channel is closed, or until stopped.
     pub async fn run(
         self,
         candidates: mpsc::Receiver<Candidate>,
@@ -132,14 +135,14 @@ impl<K: Ingest> Ingester<K> {
         this.in_flight.process_all(candidates, MAX_UNSTABLE, prefilter, ingest).await
     }
 
-    /// Skips candidates that are queued. After a restart nearly all candidates are of this kind.
+    /// Skips candidates that are queued. After a restart nearly all candidates are.
     async fn skip_queued(
         self: Arc<Self>,
         candidates: Vec<Candidate>,
         stop: CancellationToken,
     ) -> Vec<Candidate> {
         let may_be_queued = |it: &Candidate| self.queue.waiting_from(&it.path).is_some();
-        // The other modes read every file once, and report what became of it.
+        // The other modes read every file once, and report its outcome.
         if self.mode != Mode::Watch || !candidates.iter().any(may_be_queued) {
             return candidates;
         }
@@ -150,14 +153,14 @@ impl<K: Ingest> Ingester<K> {
         tokio::select! {
             biased;
             () = stop.cancelled() => Vec::new(),
-            // A file system that does not answer is found out about file by file.
+            // If the file system does not respond, each file reports that by itself.
             left = left => left.unwrap_or(candidates),
         }
     }
 
     async fn ingest(self: Arc<Self>, path: PathBuf, stop: CancellationToken) {
         loop {
-            // An interrupted file stays without an id: the next scan finds it.
+            // An interrupted file stays without an id, so the next scan finds it.
             tokio::select! {
                 biased;
                 () = stop.cancelled() => {
@@ -234,13 +237,13 @@ impl<K: Ingest> Ingester<K> {
                     waiting.report(path, reason);
                     self.pause(&mut waiting).await;
                 }
-                // The last read takes or refuses what is incomplete.
+                // The last read accepts or refuses an incomplete file.
                 ReadOutcome::Incomplete(_) => return,
             }
         }
     }
 
-    /// Looks at the file, and reads it if it is stable.
+    /// Checks a file, and reads it if it is stable.
     async fn look(
         self: &Arc<Self>,
         probe: &mut StabilityProbe,
@@ -256,7 +259,7 @@ impl<K: Ingest> Ingester<K> {
             };
             (moved, look)
         });
-        // Boxed, so that a file that waits takes little memory: there may be very many.
+        // Boxed, so that a waiting file needs little memory.
         match Box::pin(looked).await {
             Ok((moved, look)) => {
                 *probe = moved;
@@ -272,8 +275,8 @@ impl<K: Ingest> Ingester<K> {
         }
     }
 
-    /// Whether a file has waited for as long as it may. A run that ends waits only for what is in the queue; a
-    /// job that still runs may write what is missing.
+    /// Whether a file has waited for the maximum time. A run that ends waits only for entries of
+    /// the queue. A job that still runs may write what is missing.
     fn is_over(&self, waiting: &mut Waiting) -> bool {
         let ends = match self.mode {
             Mode::Watch => false,
@@ -302,10 +305,10 @@ fn unavailable<T>(path: &Path, error: &dyn std::error::Error) -> ReadOutcome<T> 
     ReadOutcome::Unavailable(format!("{}: {error}", path.display()))
 }
 
-/// How long a file has waited for something else.
+/// Tracks how long a file has waited for something else.
 struct Waiting {
     since: Instant,
-    /// The run is to end, and was at the last look.
+    /// Whether the run was ending at the last check.
     is_ending: bool,
     next: Duration,
     reported: Option<String>,
@@ -328,17 +331,17 @@ impl Waiting {
 /// The outcome of offering an entry to the queue.
 pub(super) enum Offered {
     New,
-    /// It was a dead letter, which is tried again.
+    /// The entry was a dead letter, which is retried.
     Retried,
     Refused(String),
-    /// The same trace was delivered a while ago.
+    /// The same trace was delivered before.
     Delivered,
-    /// Nothing is left to do: the entry is queued, is a dead letter, or the program is stopping.
+    /// Nothing to do: the entry is queued or is a dead letter, or the program is stopping.
     Known,
 }
 
-/// Offers an entry to the queue. A run that ends retries a dead letter: an operator who starts `once` again wants
-/// that. A sidecar that starts again does not.
+/// Offers an entry to the queue. A run that ends retries a dead letter, because an operator who
+/// starts `once` again expects that. A restarted sidecar does not.
 pub(super) async fn offer(
     queue: &Queue,
     mode: Mode,

@@ -1,7 +1,8 @@
-//! What an exporter does about a request that failed: wait, or try another export. Pure: times are given.
+//! Decides what an exporter does after a failed request: wait, or try another export. Pure: the
+//! caller passes the time.
 //!
 //! ```text
-//! fails ─▶ others were accepted since it failed last? ─yes─▶ its own fault: only this export waits
+//! fails ─▶ others were accepted since it failed last? ─yes─▶ the export's own fault: only this export waits
 //!             │ no: the endpoint may fail for all
 //!             ├─▶ no connection, no others, or its turn is not over ─▶ wait, then the same export
 //!             └─▶ one other export at once, then one per wait
@@ -14,54 +15,55 @@ use tokio::time::Instant;
 use crate::exporter::retry::Retry;
 use crate::queue::record::Failures;
 
-/// How often a request that may have arrived is tried before another export is. A second export is tried
-/// twice as often, and so on: its times are fixed once it may have arrived, and an outage should leave few
-/// such exports.
+/// Attempts for an export that may have arrived, before another export is tried. Each further
+/// export of this kind gets twice as many: the times of an export are fixed once it may have
+/// arrived, so an outage should leave few of them.
 const TURN_IN_DOUBT: u32 = 3;
 
-/// The turn of an export that may have arrived grows no further.
+/// Limit for the doubling of these attempts.
 const MAX_DOUBLINGS: u32 = 2;
 
 /// The state of one exporter between requests.
 #[derive(Debug)]
 pub struct Lane {
     retry: Retry,
-    /// When a request was accepted last.
+    /// Time of the last accepted request.
     last_accepted: Option<Instant>,
-    /// The exports that made way for others since.
+    /// Number of exports that were deferred since then.
     failing_exports: u32,
-    /// An export has failed since for a fault of its own. The next one is no coincidence.
+    /// Whether an export failed for its own fault since then. A second such failure points to the
+    /// endpoint.
     has_own_fault: bool,
 }
 
-/// A request that failed and may be tried again.
+/// A failed request that may be retried.
 #[derive(Debug)]
 pub struct Failure<'a> {
     /// The earlier failures of the request.
     pub before: &'a Failures,
-    /// How often it has failed in a row by now, since its export was leased.
+    /// Number of consecutive failures since the export was leased.
     pub in_a_row: u32,
-    /// The endpoint answered. One that takes no connection fails for all exports.
+    /// Whether the endpoint answered. If not even a connection succeeds, all exports fail alike.
     pub is_answered: bool,
-    /// The request may have arrived.
+    /// Whether the request may have arrived.
     pub in_doubt: bool,
-    /// The wait that the server asked for.
+    /// The pause that the server asked for.
     pub after: Option<Duration>,
-    /// Other exports wait for the exporter.
+    /// Whether other exports wait for the exporter.
     pub has_others: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// The configuration allows no other attempt.
+    /// The configuration allows no further attempt.
     GiveUp,
-    /// Try the same export again.
+    /// Retry the same export after this time.
     Wait(Duration),
     /// Try another export.
     Defer {
-        /// Before this export is tried again.
+        /// Pause before this export is retried.
         export: Duration,
-        /// Before any export is tried.
+        /// Pause before any export is tried.
         lane: Duration,
     },
 }
@@ -71,7 +73,7 @@ impl Lane {
         Lane { retry, last_accepted: None, failing_exports: 0, has_own_fault: false }
     }
 
-    /// A request was accepted: the endpoint works.
+    /// Records that a request was accepted, so the endpoint works.
     pub fn accepted(&mut self, now: Instant) {
         self.retry.reset();
         self.last_accepted = Some(now);
@@ -79,7 +81,8 @@ impl Lane {
         self.has_own_fault = false;
     }
 
-    /// Whether the endpoint accepted others since this export failed last, and no other has failed since.
+    /// Whether the failure is this export's own fault: the endpoint accepted other exports since
+    /// this one failed last, and no other export has failed since.
     pub fn is_own_fault(&self, failure: &Failure<'_>) -> bool {
         let before = failure.before.last;
         failure.is_answered
@@ -161,12 +164,12 @@ mod tests {
             assert_eq!(next, Next::Defer { export: S.mul_f64(2.25), lane: Duration::ZERO });
             lane.accepted(now + S);
         }
-        // A failure after that is not its own fault until others are accepted again.
+        // A later failure is not its own fault until other exports are accepted again.
         let again = Failures { last: Some(now + 2 * S), ..failed };
         assert!(!lane.is_own_fault(&failure(&again)));
     }
 
-    /// After an outage every export has failed once, and the endpoint fails again.
+    /// After an outage every export has failed once, and then the endpoint fails again.
     #[test]
     fn a_second_fault_in_a_row_is_the_endpoints() {
         let (mut lane, now) = (lane(), Instant::now());

@@ -1,4 +1,4 @@
-//! The exports that this process has locked against others, from the time they are read until the id is
+//! Holds the locks of exports that this process works on, from reading them until the id is
 //! written.
 
 use std::collections::{HashMap, HashSet};
@@ -13,8 +13,8 @@ use crate::fs::lock::{LockAttempt, try_lock};
 use crate::fs::root::Roots;
 use crate::queue::record::Head;
 
-/// Exports whose lock is held, so that they do not use up the files that a process may have open.
-/// What comes on top, in an outage, is locked when it is its turn to be sent.
+/// Maximum number of locks held, because each needs an open file. Further exports, which exist
+/// during an outage, are locked when they are sent.
 const MAX_HELD: usize = 256;
 
 #[derive(Clone, Debug)]
@@ -26,17 +26,17 @@ pub struct LockRegistry {
 #[derive(Debug, Default)]
 struct Held {
     locks: HashMap<TraceId, Option<File>>,
-    /// What another process was seen to work on.
+    /// Exports that another process was seen to work on.
     elsewhere: HashSet<TraceId>,
 }
 
-/// Whether to go on with an export.
+/// The outcome of locking an export.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ownership {
     Acquired,
     /// Another process works on it.
     HeldElsewhere,
-    /// Another process did, or is about to.
+    /// Another process finished it, or is about to.
     AlreadyEmitted,
 }
 
@@ -45,26 +45,26 @@ impl LockRegistry {
         LockRegistry { held: Arc::default(), fs }
     }
 
-    /// Tries the lock of an entry that is to be sent.
+    /// Tries to lock the export of an entry before it is sent.
     pub async fn lock(&self, head: &Head) -> Ownership {
         let trace_id = head.trace_id;
-        // The file of an addition carries no id that could say so. Its spans have the same ids in every
-        // process.
+        // The file of an addition carries no id of it. Its spans have the same ids in every
+        // process, so sending it twice is harmless.
         if head.addition.is_some() {
             return Ownership::Acquired;
         }
-        // The id is written, and an optional exporter may still deliver the export.
+        // The id is written. Only optional exporters may still deliver the export.
         if head.written || self.held().locks.contains_key(&trace_id) {
             return Ownership::Acquired;
         }
         let (locks, source, mode) = (self.clone(), head.source.clone(), head.write_back);
         let ReceiverFs { roots, calls } = self.fs.of_file(&head.receiver, &source.path);
         let locked = calls.run(move || locks.lock_blocking(&roots, &source, trace_id, mode)).await;
-        // A file system that does not answer is asked again, like a lock that is held elsewhere.
+        // Retry if the file system does not answer, as for a lock that another process holds.
         locked.unwrap_or(Ownership::HeldElsewhere)
     }
 
-    /// For an export that was just read. Blocks on the disk.
+    /// Tries to lock an export that was just read. Blocks on the disk.
     pub fn lock_blocking(
         &self,
         roots: &Roots,
@@ -85,7 +85,8 @@ impl LockRegistry {
                 Ownership::HeldElsewhere
             }
             LockAttempt::AlreadyEmitted => Ownership::AlreadyEmitted,
-            // It was replaced while another process worked on it, in whose queue it is.
+            // The file was replaced while another process worked on it. The export is in that
+            // process's queue.
             LockAttempt::Superseded if self.held().elsewhere.contains(&trace_id) => {
                 Ownership::AlreadyEmitted
             }
@@ -93,7 +94,7 @@ impl LockRegistry {
         }
     }
 
-    /// Releases the lock of an entry that is finished. An addition has none.
+    /// Releases the lock of a finished entry. An addition has none.
     pub fn release(&self, head: &Head) {
         if head.addition.is_none() {
             self.release_export(head.trace_id);

@@ -1,4 +1,5 @@
-//! Whether an endpoint answers: one line when it stops, one when it is back.
+//! Tracks whether an endpoint accepts requests. Reports once when it stops, and once when it
+//! resumes.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -12,7 +13,7 @@ pub struct Reachability {
     destination: String,
     queue: Queue,
     observer: Observer,
-    /// Since when it takes nothing.
+    /// Since when the endpoint has been down.
     down_since: Mutex<Option<Instant>>,
 }
 

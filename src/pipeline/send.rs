@@ -24,27 +24,27 @@ use crate::exporter::retry::Retry;
 use crate::exporter::{Answer, Exporter, Reply};
 use crate::queue::{EntryGone, Lease, Rejection, RejectionKind};
 
-/// Spans that are older than this are sent with the current time, if no request of theirs was sent before:
-/// a backend finds nothing by times that are minutes old.
+/// If no request of an entry was sent yet, spans older than this get the current time. Backends
+/// search recent times by default.
 const STALE: Duration = Duration::from_secs(60);
 
 /// Why a delivery attempt ended without a delivery.
 pub enum Interruption {
     Rejected(Rejection),
-    /// The program is stopping, or an operator command wants the entry. Not a failure.
+    /// The program is stopping, or an operator command needs the entry. Not a failure.
     Interrupted,
-    /// The entry fails, and others wait.
+    /// The entry fails, and other entries wait.
     Deferred(Deferral),
     EntryGone,
 }
 
-/// How an entry that fails makes way for others.
+/// When a deferred entry may be retried.
 pub struct Deferral {
-    /// When the entry may be tried again.
+    /// Earliest time for this entry.
     pub entry_not_before: Instant,
-    /// When any entry may be tried.
+    /// Earliest time for any entry.
     pub lane_not_before: Instant,
-    /// The log says that the entry fails while others are delivered.
+    /// Whether the log reports that this entry fails while others are delivered.
     pub is_reported: bool,
 }
 
@@ -66,7 +66,7 @@ pub struct Sender {
     shutdown: Shutdown,
     reach: Reachability,
     lane: Lane,
-    /// Traces are read back after their last request.
+    /// Whether traces are verified after their last request.
     verifies: bool,
 }
 
@@ -79,12 +79,13 @@ impl Sender {
         Sender { exporter, observer, shutdown, reach, lane, verifies }
     }
 
-    /// Sends every pending request. The last acknowledgement may not be recorded yet: it is recorded together
-    /// with the delivery.
+    /// Sends every pending request. The last acknowledgement may be recorded later, together with
+    /// the delivery.
     pub async fn send(&mut self, lease: &mut Lease) -> Result<(), Interruption> {
         self.send_all(lease).await?;
         match &lease.item().rejected_spans {
-            // The trace is incomplete, so no id may point to it, unless verification finds every span.
+            // The trace is incomplete, so no id may point to it, unless verification finds every
+            // span.
             Some(reason) if !self.verifies => Err(Interruption::Rejected(refused(reason.clone()))),
             _ => Ok(()),
         }
@@ -126,7 +127,7 @@ impl Sender {
                     let failure = Failure {
                         before: &lease.item().failures.clone(),
                         in_a_row: failures,
-                        // A connection that broke under a request may have broken because of it.
+                        // A connection that broke during a request may have broken because of it.
                         is_answered: answer.code != classify::NOT_CONNECTED
                             || delivery == Certainty::InDoubt,
                         in_doubt: delivery == Certainty::InDoubt,
@@ -146,10 +147,11 @@ impl Sender {
                         );
                         lease.split_next(first, second).await?;
                     }
-                    // The other requests may fit; the entry as a whole is refused at the end.
+                    // The other requests may fit. The entry as a whole is refused at the end.
                     None => self.acknowledge(lease, Some(reason)).await?,
                 },
-                // The server may have stored a part, so the request is not sent again; the others are.
+                // The server may have stored a part, so this request is not sent again. The others
+                // are.
                 Reply::Refused { reason } if self.exporter.signal == Signal::Logs => {
                     self.acknowledge(lease, Some(reason)).await?;
                 }
@@ -160,13 +162,13 @@ impl Sender {
         }
     }
 
-    /// A request was accepted: the endpoint works.
+    /// Records that a request was accepted.
     fn accepted(&mut self) {
         self.reach.report_up();
         self.lane.accepted(Instant::now());
     }
 
-    /// Whether the entry is delivered once the request in flight is acknowledged.
+    /// Whether acknowledging the request in flight completes the delivery.
     fn is_delivered_with(&self, lease: &Lease) -> bool {
         let item = lease.item();
         item.pending.len() == 1 && item.rejected_spans.is_none() && !self.verifies
@@ -189,7 +191,7 @@ impl Sender {
         });
     }
 
-    /// Records a failed attempt, and waits or makes way for another entry.
+    /// Records a failed attempt, and waits or defers the entry.
     async fn failed(
         &mut self,
         lease: &mut Lease,
@@ -232,9 +234,9 @@ impl Sender {
     async fn wait(&self, lease: &Lease, wait: Duration) -> Result<(), Interruption> {
         tokio::select! {
             waited = self.shutdown.sleep(wait) => Ok(waited?),
-            // The entry comes back with the next lease, unless it is dropped.
+            // The next lease returns the entry, unless it is dropped.
             () = lease.revocation() => Err(Interruption::Interrupted),
-            // Verifications that are done need not wait for this entry.
+            // Finished verifications must not wait for this entry.
             () = self.shutdown.deadline.cancelled() => Err(Interruption::Interrupted),
         }
     }
@@ -256,7 +258,7 @@ impl Sender {
     }
 }
 
-/// Moves the times of an entry that waited long, unless a request of it may have arrived.
+/// Shifts the times of an entry that waited long, unless one of its requests may have arrived.
 async fn bring_up_to_date(lease: &mut Lease) -> Result<(), EntryGone> {
     let (item, now) = (lease.item(), UnixNanos::now());
     let (made_at, signal) = (item.made_at, item.signal);
@@ -265,7 +267,7 @@ async fn bring_up_to_date(lease: &mut Lease) -> Result<(), EntryGone> {
         return Ok(());
     }
     let requests = lease.pending_requests().await?;
-    // Consumed one by one, so that at most one request is in memory twice.
+    // Consume one request at a time, so that only one is in memory twice.
     let shift_times = |request: Bytes| rewrite::shift_times(signal, &request, made_at, now);
     let moved: Option<Vec<Bytes>> = requests.into_iter().map(shift_times).collect();
     match moved {

@@ -1,4 +1,4 @@
-//! How a run ends: in two steps when it is asked to, and whole when a stage dies.
+//! Ends a run: in two steps on request, or as a whole if a stage fails.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::RunControl;
 
-/// A stage ended on its own, which it never should.
+/// A stage ended on its own, which is a bug.
 #[derive(Debug, thiserror::Error)]
 #[error("a stage of the pipeline died ({0}); nothing was lost, start again")]
 pub struct StageDied(String);
@@ -18,7 +18,7 @@ impl From<JoinError> for StageDied {
     }
 }
 
-/// Runs a stage, and stops all others if it dies.
+/// Runs a stage, and stops all others if it ends on its own.
 pub async fn guarded(
     stage: impl Future<Output = Result<(), StageDied>>,
     stop: CancellationToken,
@@ -31,14 +31,14 @@ pub async fn guarded(
     ended
 }
 
-/// How long a stage may take to let go.
+/// How long a stage may take to end after an abort.
 const ABORT_GRACE: Duration = Duration::from_secs(1);
 
-/// Waits for stages; when one dies, the others are asked to stop: better to be restarted than to
-/// be half alive.
+/// Waits for all stages. If one ends on its own, the others are asked to stop, so that a supervisor
+/// restarts the program.
 ///
-/// One that hangs when it is to let go, on a disk or a mount that does not answer, is left behind:
-/// what it had in hand is in the queue, or a file without an id.
+/// A stage that blocks on a disk or a mount after an abort is abandoned. Its exports are in the
+/// queue, or are files without an id.
 pub async fn join_all(
     mut stages: JoinSet<Result<(), StageDied>>,
     shutdown: &Shutdown,
@@ -72,24 +72,24 @@ pub async fn join_all(
 /// The steps of a shutdown.
 #[derive(Clone, Debug)]
 pub struct Shutdown {
-    /// Send nothing more; a verification in progress goes on.
+    /// Start no new request. Verifications in progress continue.
     pub deadline: CancellationToken,
-    /// Take nothing new: cancelled by `stop` and by `deadline`.
+    /// Start nothing new: cancelled by `stop` and by `deadline`.
     pub closing: CancellationToken,
-    /// Take nothing new, end every wait.
+    /// Start nothing new, and end every wait.
     pub stop: CancellationToken,
-    /// Let go of what is still in flight.
+    /// Abort requests in flight.
     pub abort: CancellationToken,
     /// Nothing is left to wait for.
     pub finished: CancellationToken,
 }
 
-/// A wait was ended because the program is to stop.
+/// A wait ended early because the program is stopping.
 #[derive(Clone, Copy, Debug)]
 pub struct Stopped;
 
 impl Shutdown {
-    /// A sleep that ends at once when the program is to stop.
+    /// Sleeps. Ends early if the program is stopping.
     pub async fn sleep(&self, wait: Duration) -> Result<(), Stopped> {
         tokio::select! {
             biased;
@@ -98,7 +98,7 @@ impl Shutdown {
         }
     }
 
-    /// `timeout`: how long requests in flight have to finish after `stop`.
+    /// `timeout` is how long requests in flight may take to finish after `stop`.
     pub fn new(orders: &RunControl, timeout: Duration) -> Shutdown {
         let RunControl { stop, abort, deadline, .. } = orders.clone();
         let (closing, finished) = (stop.child_token(), CancellationToken::new());

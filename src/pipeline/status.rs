@@ -1,4 +1,5 @@
-//! How far every export is that lies below the watched directories, and why.
+//! Determines the delivery state of every export below the watched directories, and the reason for
+//! it.
 //!
 //! ```text
 //! directories ─scan, read─▶ Found ─┐
@@ -20,29 +21,29 @@ use crate::plan::{self, CarriedId, Export, Fresh, Plan, PlanError, ReadOptions};
 use crate::queue::admin::{Listed, ListedState};
 use crate::receiver::scan::Scanner;
 
-/// How far an export is.
+/// The delivery state of an export.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
     /// Not in the queue yet.
     Waiting,
-    /// It is no export.
+    /// Not a valid export.
     Invalid,
-    /// It cannot be read.
+    /// The file cannot be read.
     Unreadable,
-    /// It waits for an exporter, or is on its way.
+    /// In the queue, waiting or in flight.
     Queued,
-    /// It arrived; the id is about to be written.
+    /// Delivered; the id is about to be written.
     Delivered,
-    /// The id is where it belongs.
+    /// Delivered, and the id is written.
     Written,
-    /// It carries an id that taskspan did not write; nothing was sent.
+    /// The export has an id that taskspan did not write. Nothing was sent.
     Foreign,
-    /// It arrived, and the id cannot be written.
+    /// Delivered, but the id cannot be written.
     NotWritten,
-    /// It arrived in part.
+    /// Delivered in part.
     Incomplete,
-    /// It was refused.
+    /// Rejected permanently.
     Rejected,
 }
 
@@ -68,12 +69,12 @@ pub struct Known {
     pub path: String,
     pub state: State,
     pub reason: Option<String>,
-    /// The trace that it became, or becomes.
+    /// The trace id that it has or will get.
     pub trace_id: Option<String>,
-    /// What it says, if it can be read.
+    /// The plan, if the export can be read.
     #[serde(skip)]
     pub plan: Option<Plan>,
-    /// Which receiver found it, by its place in the configuration.
+    /// Index of the receiver that found it, in the order of the configuration.
     #[serde(skip)]
     pub receiver: usize,
 }
@@ -85,12 +86,12 @@ pub struct Found {
     roots: Roots,
     export: Result<Box<Fresh>, PlanError>,
     mode: WriteBackMode,
-    /// The id that it carries makes it done.
+    /// Whether the id that it carries makes it done.
     is_done_by_id: bool,
     receiver: usize,
 }
 
-/// Where an export is, and how it is read.
+/// The path of an export, and how it is read.
 #[derive(Debug)]
 pub struct Place {
     path: PathBuf,
@@ -101,7 +102,7 @@ pub struct Place {
     receiver: usize,
 }
 
-/// Every export that these receivers find. Blocks on the disk.
+/// Returns every export that these receivers find. Blocks on the disk.
 pub fn paths(receivers: &[ExportDirConfig]) -> Vec<Place> {
     let of_receiver = |(receiver, config): (usize, &ExportDirConfig)| {
         let read = ReadOptions { emit_existing: true, ..config.read_options() };
@@ -122,7 +123,7 @@ pub fn paths(receivers: &[ExportDirConfig]) -> Vec<Place> {
     receivers.iter().enumerate().flat_map(of_receiver).collect()
 }
 
-/// The same, read.
+/// Returns every export, and reads it. Blocks on the disk.
 pub fn find(receivers: &[ExportDirConfig]) -> Vec<Found> {
     paths(receivers).into_iter().map(Place::read).collect()
 }
@@ -132,7 +133,7 @@ impl Place {
         let Place { path, roots, read, mode, is_done_by_id, receiver } = self;
         let export = match plan::read(&roots, &path, &read) {
             Ok(Export::Fresh(fresh)) => Ok(fresh),
-            // Reading was asked not to tell these apart.
+            // The options ask for an export with an id to be returned as `Fresh`.
             Ok(Export::Emitted(carried)) => Err(PlanError::Unfit {
                 path: path.clone(),
                 reason: format!("carries {}", carried.text),
@@ -143,11 +144,11 @@ impl Place {
     }
 }
 
-/// What the queue knows; nothing, where there is no queue.
+/// The entries of the queue. Empty if there is no queue.
 #[derive(Debug, Default)]
 pub struct Held {
     listed: Vec<Listed>,
-    /// Delivered, or dropped, and not held any more.
+    /// Exports that were delivered or dropped, and are not in the queue.
     done: Vec<TraceId>,
 }
 
@@ -166,7 +167,7 @@ impl Held {
 }
 
 impl Found {
-    /// The trace that this version becomes, which the queue may know.
+    /// The key of this version in the queue.
     pub fn version(&self) -> Option<TraceId> {
         self.export.as_ref().ok().map(|fresh| fresh.trace_id)
     }
@@ -197,12 +198,13 @@ impl Found {
 
 type Verdict = (State, Option<String>, Option<String>);
 
-/// It carries an id; an exporter that write-back does not wait for may be at work still.
+/// The verdict for an export that carries an id. Optional exporters may still be delivering it.
 fn by_id(id: String, held: &Held) -> Verdict {
     (State::Written, held.find(&id).and_then(|it| it.waits_for.clone()), Some(id))
 }
 
-/// The trace id is not shown as one: nothing is known to be there.
+/// The verdict for an id of another program. It is not shown as a trace id, because there may be no
+/// such trace.
 fn foreign(text: &str) -> Verdict {
     let reason = format!(
         "taskspan did not write its task_trace_id `{text}`; set on_existing_trace_id: emit to \
@@ -219,7 +221,8 @@ fn by_queue(export: Option<&Located>, fresh: &Fresh, mode: WriteBackMode, held: 
         let written = own.or_else(|| beside().filter(|_| mode == WriteBackMode::Beside));
         return match written {
             Some(id) => by_id(id, held),
-            // Sent, and nothing says so but the queue; or dropped by a person.
+            // Delivered with the write-back off, or dropped by an operator: only the queue records
+            // it.
             None if held.done.contains(&fresh.trace_id) => {
                 let reason = "not held any more, and no id is written for it";
                 (State::Delivered, Some(reason.to_owned()), Some(id))

@@ -20,21 +20,21 @@ use crate::converter::rewrite;
 use crate::exporter::{NoAnswer, TraceReader};
 use crate::queue::{Lease, Rejection, RejectionKind};
 
-/// The first wait between two looks for a trace; it doubles.
+/// Pause before the second attempt to find a trace. It doubles.
 const FIRST_LOOK: Duration = Duration::from_millis(100);
 const SLOWEST_LOOK: Duration = Duration::from_secs(5);
 
-/// A trace larger than this is known to be cut by a Tempo with its default limits.
+/// Tempo with its default limits drops spans from a trace larger than this.
 const TEMPO_TRACE_BYTES: u64 = 5_000_000;
 
-/// What a look at the backend came to.
+/// The outcome of a verification.
 pub enum VerifyOutcome {
     Arrived,
-    /// These requests hold what it does not have.
+    /// The backend does not have the spans of these requests.
     Missing(Vec<Bytes>),
 }
 
-/// What is needed to look, apart from any one export.
+/// Everything that verification needs, other than the export.
 pub struct Verifier {
     pub trace_reader: TraceReader,
     pub reach: Reachability,
@@ -42,7 +42,7 @@ pub struct Verifier {
 }
 
 impl Verifier {
-    /// Looks for every span of an export.
+    /// Verifies that the backend has every span of an export.
     pub async fn verify(&self, lease: &mut Lease) -> Result<VerifyOutcome, Interruption> {
         let requests = lease.all_requests().await?;
         let sent: HashSet<Vec<u8>> =
@@ -51,7 +51,7 @@ impl Verifier {
         if missing.is_empty()
             && let Some(after) = self.trace_reader.after
         {
-            // A backend may lose within seconds what it showed, for example when it is killed.
+            // A backend may lose recent spans, for example if it is killed.
             self.shutdown.sleep(after).await?;
             missing = self.missing(lease, &sent).await?;
         }
@@ -64,7 +64,7 @@ impl Verifier {
         let (found, all) = (sent.len() - missing.len(), sent.len());
         let path = lease.head().source.path.display().to_string();
         tracing::warn!(path, found, all, "the backend lost spans; sending those once more");
-        // They are taken from the export as it came in, and its times may have moved since.
+        // The requests are those of the original export, whose times may have been shifted since.
         let (from, to) = (lease.head().first_seen, lease.item().made_at);
         let lost = requests
             .iter()
@@ -73,8 +73,8 @@ impl Verifier {
         Ok(VerifyOutcome::Missing(lost.collect()))
     }
 
-    /// The spans that are not there when the time for them is over. A backend that cannot be asked
-    /// has not lost anything yet, so its silence does not count.
+    /// Returns the spans that are missing after the time limit. A backend that does not answer has
+    /// not lost anything, so its silence does not count.
     async fn missing(
         &self,
         lease: &mut Lease,
@@ -95,7 +95,8 @@ impl Verifier {
                     let (found, all) = (sent.len() - missing.len(), sent.len());
                     lease.note(&format!("the backend shows {found} of {all} spans"));
                 }
-                // It will hardly show a trace that it refuses to show, but may be busy with others.
+                // The backend will hardly show a trace that it refuses to show, but it may be
+                // overloaded.
                 Err(NoAnswer::Refused(reason)) if Instant::now() >= deadline => {
                     return Err(Interruption::Rejected(unreadable(&reason)));
                 }

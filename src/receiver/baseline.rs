@@ -1,4 +1,5 @@
-//! The files that are there before a job starts: the job did not write what is still the same after it.
+//! The files that exist before a job starts. The job did not write those that are unchanged after
+//! it.
 
 #![expect(clippy::disallowed_methods, reason = "a scan runs on a blocking thread of its own")]
 
@@ -9,7 +10,7 @@ use std::path::{Path, PathBuf};
 use super::scan::{Scanner, Stamp};
 use super::select::Selection;
 
-/// The version of every file that a receiver finds, at one moment.
+/// The version of every file that a receiver finds at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Baseline {
     files: BTreeMap<PathBuf, Stamp>,
@@ -21,13 +22,13 @@ impl Baseline {
         Baseline { files: Scanner::new(selection).scan_all().exports }
     }
 
-    /// The files of a later baseline that are not in this one, or not in the same version.
+    /// Returns the files of a later baseline that are new or have another version.
     pub fn written_since<'a>(&self, later: &'a Baseline) -> Vec<&'a Path> {
         let is_new = |(path, stamp): &(&PathBuf, &Stamp)| self.files.get(*path) != Some(stamp);
         later.files.iter().filter(is_new).map(|(path, _)| path.as_path()).collect()
     }
 
-    /// The files that still are in this version. Blocks on the disk.
+    /// Returns the files that still have this version. Blocks on the disk.
     pub fn unchanged(&self) -> Vec<&Path> {
         let is_same = |(path, stamp): &(&PathBuf, &Stamp)| {
             fs::symlink_metadata(path).is_ok_and(|it| Stamp::from(&it) == **stamp)
@@ -35,7 +36,7 @@ impl Baseline {
         self.files.iter().filter(is_same).map(|(path, _)| path.as_path()).collect()
     }
 
-    /// The same without the files for which `is_known` holds.
+    /// Removes the files for which `is_known` holds.
     #[must_use]
     pub fn without(mut self, is_known: impl Fn(&Path) -> bool) -> Baseline {
         self.files.retain(|path, _| !is_known(path));

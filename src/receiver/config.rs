@@ -1,35 +1,34 @@
-//! Where a receiver looks, and when a file that it finds has stopped changing.
+//! Configuration that receivers share: where files are, and when they are stable.
 
 use std::path::PathBuf;
 
 use super::METADATA_FILE;
 use crate::base::units::{ByteSize, HumanDuration};
 
-/// What receivers of every kind have in common. The defaults are those of `export_dir`.
+/// The settings that all receivers have. The defaults are those of `export_dir`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WatchConfig {
-    /// Where files are written; one at least. A directory need not exist yet.
+    /// Directories with exports; at least one. A directory need not exist yet.
     pub directories: Vec<PathBuf>,
-    /// Look into sub-directories too. Default: true.
+    /// Whether sub-directories are searched. Default: true.
     pub recursive: bool,
     /// Patterns for paths below a directory. Default: `**/onboarding-metadata.json`.
     pub include: Vec<String>,
-    /// What is not looked at, directories with all below them. Default: `**/.git`,
+    /// Patterns for paths to ignore, with everything below them. Default: `**/.git`,
     /// `**/node_modules`, `**/target`.
     pub exclude: Vec<String>,
     /// How long a file must stay unchanged to be stable. More than 0, at most `settle_timeout`.
     /// Default: 100ms.
     pub settle: HumanDuration,
-    /// When a file that keeps changing, or stays incomplete, is given up. Default: 10s.
+    /// A file that keeps changing, or stays incomplete, for this long is given up. Default: 10s.
     pub settle_timeout: HumanDuration,
-    /// How often all directories are scanned, whatever the notifications say. At least 1s.
-    /// Default: 30s.
+    /// Interval of full scans, in addition to file notifications. At least 1s. Default: 30s.
     pub rescan_interval: HumanDuration,
     /// Poll at this interval instead of using file notifications. More than 0. Default: not set.
     pub poll_interval: Option<HumanDuration>,
-    /// A larger file is refused. 1KiB to 1GiB. Default: 64MiB.
+    /// Larger files are refused. 1KiB to 1GiB. Default: 64MiB.
     pub max_file_size: ByteSize,
-    /// A file that `directories` names is not looked at. Default: false.
+    /// Ignore a file that `directories` names. Default: false.
     pub only_directories: bool,
 }
 
@@ -51,7 +50,7 @@ impl Default for WatchConfig {
 }
 
 impl WatchConfig {
-    /// Reports what is out of range: key path, message.
+    /// Reports each value that is out of range: key path, message.
     pub fn check(&self, at: &mut dyn FnMut(&str, String)) {
         if self.directories.is_empty() {
             at("directories", "name at least one directory to watch".into());

@@ -1,5 +1,5 @@
-//! Which file systems tell of changes: those of this machine do, those that others write to behind
-//! the kernel's back do not.
+//! Knows which file systems send events. Network file systems and other shared ones do not send
+//! events for changes by other machines.
 
 use std::path::Path;
 
@@ -20,8 +20,8 @@ const WITHOUT_EVENTS: [(u32, &str); 12] = [
     (0x786f_4256, "vboxsf"),
 ];
 
-/// The kind of a file system that gives no events, or not those of other machines; none when it
-/// does, or when it cannot be asked.
+/// Returns the name of a file system that sends no events, or not all. `None` for one that does, or
+/// if it is unknown.
 #[cfg(target_os = "linux")]
 pub fn without_events(path: &Path) -> Option<&'static str> {
     // The width of the field differs between platforms; the numbers have 32 bits.

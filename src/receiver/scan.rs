@@ -1,4 +1,4 @@
-//! One look at the directories: which exports are there, in which version.
+//! Scans the directories for exports and their versions.
 
 #![expect(clippy::disallowed_methods, reason = "a scan runs on a blocking thread of its own")]
 
@@ -19,8 +19,8 @@ use crate::fs::directory::Directory;
 use crate::fs::file::SourceError;
 use crate::fs::root::Roots;
 
-/// What tells one version of a file from another without reading it. The change time is part of
-/// it so that a `chmod` that makes a file readable counts as a change.
+/// Distinguishes versions of a file without reading it. The change time is part of it, so that a
+/// `chmod` that makes a file readable counts as a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
     device: u64,
@@ -56,44 +56,44 @@ impl From<&Metadata> for Stamp {
     }
 }
 
-/// What a scan came upon.
+/// The result of a scan.
 #[derive(Debug, Default)]
 pub struct Found {
     pub exports: BTreeMap<PathBuf, Stamp>,
-    /// The directories that were scanned, with all below them.
+    /// The directories that were scanned, including everything below them.
     pub scanned: Vec<PathBuf>,
 }
 
-/// A directory that is scanned next. Its parent is open, unless it is the top.
+/// A directory to scan. Its parent is open, unless it is a root.
 struct Pending {
     path: PathBuf,
     parent: Option<Rc<Directory>>,
 }
 
-/// Walks the directories and keeps the watches on them.
+/// Scans the directories, and keeps watches on them.
 pub struct Scanner {
     selection: Arc<Selection>,
     roots: Roots,
     watcher: Option<Watcher>,
     tidy: Option<Tidy>,
-    /// Names the kind of a file system that gives no events.
+    /// Returns the name of a file system that sends no events.
     without_events: fn(&Path) -> Option<&'static str>,
-    /// Some directory lies on one.
+    /// Whether some directory is on such a file system.
     has_silent: bool,
-    /// Directories that cannot be looked into, which was said once.
+    /// Directories that cannot be read. Each is reported once.
     closed: BTreeSet<PathBuf>,
 }
 
-/// What is done about files that a killed run left behind.
+/// Removes files that a killed run left behind.
 #[derive(Clone)]
 pub struct Tidy {
     pub is_leftover: fn(&OsStr) -> bool,
-    /// Called with a directory that holds some.
+    /// Called with a directory that has such files.
     pub tidy: Arc<dyn Fn(&Path) + Send + Sync>,
 }
 
 impl Scanner {
-    /// A scanner for a single look.
+    /// Makes a scanner without watches.
     pub fn new(selection: Selection) -> Scanner {
         Scanner::watching(Arc::new(selection), None, None)
     }
@@ -109,17 +109,17 @@ impl Scanner {
         Scanner { selection, roots, watcher, tidy, without_events, has_silent: false, closed }
     }
 
-    /// Whether every directory tells of its changes.
+    /// Whether every directory sends events.
     pub fn hears_all(&self) -> bool {
         self.watcher.is_some() && !self.has_silent
     }
 
-    /// Directories that could not be looked into.
+    /// Returns the directories that could not be read.
     pub fn closed(&self) -> &BTreeSet<PathBuf> {
         &self.closed
     }
 
-    /// One look at everything.
+    /// Scans all directories.
     pub fn scan_all(&mut self) -> Found {
         self.scan(&Hint::Everything)
     }
@@ -147,7 +147,8 @@ impl Scanner {
                                 self.scan_tree(directory, &mut found);
                             }
                         } else if root.starts_with(directory) {
-                            // Something happened above the root: it may have come or gone.
+                            // Something changed above the root, so it may have appeared or
+                            // disappeared.
                             self.scan_root(root, &mut found);
                         }
                     }
@@ -157,8 +158,8 @@ impl Scanner {
         found
     }
 
-    /// A root may not exist yet; then its nearest parent that does is watched in its place. It is
-    /// watched in any case, since only the parent tells that a root was made anew.
+    /// Scans a root. If it does not exist, the nearest existing parent is watched. The parent is
+    /// always watched, because only its events show that a root was replaced.
     fn scan_root(&mut self, root: &Path, found: &mut Found) {
         let above = root.ancestors().skip(1).find(|above| above.is_dir());
         self.watch(above.filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new(".")));
@@ -166,7 +167,7 @@ impl Scanner {
     }
 
     fn scan_tree(&mut self, top: &Path, found: &mut Found) {
-        // A user may name the file itself.
+        // The user may watch a file instead of a directory.
         if let Ok(metadata) = fs::symlink_metadata(top)
             && metadata.is_file()
         {
@@ -178,7 +179,7 @@ impl Scanner {
         found.scanned.push(top.to_owned());
         let mut pending = vec![Pending { path: top.to_owned(), parent: None }];
         while let Some(Pending { path: directory, parent }) = pending.pop() {
-            // First the watch, then the look: a change in between is seen twice, not never.
+            // Watch before scanning: a change in between is then seen twice instead of never.
             self.watch(&directory);
             let Some((open, entries)) = self.entries(&directory, parent.as_deref()) else {
                 continue;
@@ -191,7 +192,7 @@ impl Scanner {
                 if self.selection.is_export(&path) {
                     let is_link = kind == FileType::Symlink;
                     let path = if is_link { self.resolved(path) } else { path };
-                    // What is no regular file is refused by name when it is read.
+                    // A file that is not regular is refused, with its name, when it is read.
                     let stat = match is_link {
                         true => self.roots.locate(&path).ok().and_then(|it| it.stat().ok()),
                         false => open.stat(Path::new(&name)).ok(),
@@ -207,8 +208,8 @@ impl Scanner {
         }
     }
 
-    /// Opens a directory, relative to its parent if that is open, and reads it. `None`: it is gone, or cannot be
-    /// read, which is reported once.
+    /// Opens a directory, relative to its parent if that is open, and reads it. `None` if it is
+    /// gone, or if it cannot be read, which is reported once.
     fn entries(
         &mut self,
         path: &Path,
@@ -223,7 +224,7 @@ impl Scanner {
                 self.closed.remove(path);
                 Some((open, entries))
             }
-            // It was removed, or a link took its place, since its parent was read.
+            // The directory was removed or replaced by a link since its parent was read.
             Err(SourceError::Missing { .. } | SourceError::Escapes { .. }) => None,
             Err(error) => {
                 if self.closed.insert(path.to_owned()) {
@@ -234,9 +235,9 @@ impl Scanner {
         }
     }
 
-    /// What a link leads to, if that lies below the same directories: a mounted volume shows its
-    /// files as links to the version that is in force. A link that leads elsewhere stays itself, to
-    /// be refused by name.
+    /// Returns the target of a link, if it is below the same directories. In a mounted volume,
+    /// files are links to the current version. A link that leads elsewhere is returned unchanged,
+    /// and refused with its name later.
     fn resolved(&self, link: PathBuf) -> PathBuf {
         let Ok(real) = link.canonicalize() else { return link };
         let real_roots = self.selection.roots().iter().map(|root| (root, root.canonicalize()));
@@ -268,8 +269,8 @@ impl Scanner {
     }
 }
 
-/// Whether a directory has become a link, or something above it has, below the root. The root itself
-/// may be one.
+/// Whether a directory, or a parent below the root, has become a link. The root itself may be a
+/// link.
 fn is_behind_a_link(root: &Path, directory: &Path) -> bool {
     let below = directory.ancestors().take_while(|it| *it != root);
     below.into_iter().any(Path::is_symlink)

@@ -1,4 +1,4 @@
-//! Which files are exports, and which directories are not looked into; pure.
+//! Selects files and directories by the patterns of a receiver. Pure.
 //!
 //! ```text
 //! path ─ root ─▶ relative ─▶ excluded, it or anything above? ─no─▶ included? ─yes─▶ an export
@@ -17,7 +17,7 @@ const OPTIONS: MatchOptions = MatchOptions {
     require_literal_leading_dot: false,
 };
 
-/// The patterns of a receiver, ready to be used.
+/// The compiled patterns of a receiver.
 #[derive(Clone, Debug)]
 pub struct Selection {
     roots: Vec<PathBuf>,
@@ -25,12 +25,12 @@ pub struct Selection {
     exclude: Vec<Pattern>,
     recursive: bool,
     only_directories: bool,
-    /// Names that are never exports.
+    /// Whether a name is never an export.
     never: fn(&std::ffi::OsStr) -> bool,
 }
 
 impl Selection {
-    /// A pattern that is none, which the configuration refuses, selects nothing.
+    /// Compiles the patterns. An invalid pattern matches nothing; the configuration refuses it.
     pub fn new(config: &WatchConfig, never: fn(&std::ffi::OsStr) -> bool) -> Selection {
         let compiled = |patterns: &[String]| {
             patterns.iter().filter_map(|pattern| Pattern::new(pattern).ok()).collect()
@@ -49,7 +49,7 @@ impl Selection {
         &self.roots
     }
 
-    /// Whether a file of this path is an export. One that a user names as a directory always is.
+    /// Whether a path is an export. A file that the user watches directly always is.
     pub fn is_export(&self, path: &Path) -> bool {
         let selected = |relative: &Path| {
             (relative.as_os_str().is_empty() && !self.only_directories)
@@ -61,7 +61,7 @@ impl Selection {
             && self.roots.iter().any(|root| path.strip_prefix(root).is_ok_and(selected))
     }
 
-    /// Whether a directory is looked into.
+    /// Whether a directory is scanned.
     pub fn is_entered(&self, path: &Path) -> bool {
         self.roots.iter().any(|root| {
             path.strip_prefix(root).is_ok_and(|relative| {

@@ -1,12 +1,12 @@
-//! Whether a file has stopped changing.
+//! Decides whether a file has stopped changing.
 //!
 //! ```text
 //! changed ──unchanged for settle──▶ read ──complete──▶ ingest
 //!                ▲                    │ incomplete, or its manifest is missing
-//!                └────────────────────┘ again, until it was unchanged for settle_timeout
+//!                └────────────────────┘ retry, until it was unchanged for settle_timeout
 //! ```
 //!
-//! `StabilityPolicy` decides from times alone. `StabilityProbe` looks at the file.
+//! `StabilityPolicy` decides from times alone. `StabilityProbe` queries the file.
 
 use std::fs::{self, Metadata};
 use std::path::{Path, PathBuf};
@@ -14,30 +14,31 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
-/// How often an export whose siblings do not fit is looked at again.
+/// Maximum number of retries for an export whose siblings do not match it.
 const SECOND_LOOKS: u32 = 4;
 
 /// The times to wait, from the configuration.
 #[derive(Clone, Copy, Debug)]
 pub struct StabilityPolicy {
-    /// A file that has not changed for this long is read.
+    /// A file that is unchanged for this long is read.
     pub settle: Duration,
-    /// An incomplete file that has not changed for this long is given up.
+    /// An incomplete file that is unchanged for this long is given up.
     pub timeout: Duration,
 }
 
-/// Why a file is read again.
+/// Why a file must be read again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IncompleteReason {
-    /// The text ends in the middle: a writer is at work, or died.
+    /// The text ends in the middle: a writer is writing it, or died.
     Unfinished,
-    /// Complete, but it does not fit together: a sibling may still be on its way.
+    /// Complete, but its siblings do not match: they may still be being written.
     Inconsistent,
 }
 
 impl StabilityPolicy {
-    /// How long to wait before the file is read. `quiet` is the time since its last change, `waited` the time
-    /// since it was found: a directory that keeps changing delays it for `timeout` at most.
+    /// Returns how long to wait before the file is read. `quiet` is the time since its last change,
+    /// and `waited` the time since it was found. A file that keeps changing is delayed for
+    /// `timeout` at most.
     pub fn before_reading(&self, quiet: Duration, waited: Duration) -> Option<Duration> {
         if waited >= self.timeout {
             return None;
@@ -45,8 +46,8 @@ impl StabilityPolicy {
         self.settle.checked_sub(quiet).filter(|left| !left.is_zero())
     }
 
-    /// How long to wait before an incomplete file is read again. `None`: the next read is the last one. `looks` is
-    /// the number of reads so far.
+    /// Returns how long to wait before an incomplete file is read again. `None` means that the next
+    /// read is the last one. `looks` is the number of reads so far.
     pub fn before_next_look(
         &self,
         reason: IncompleteReason,
@@ -66,7 +67,8 @@ impl StabilityPolicy {
     }
 }
 
-/// How long a file has been unchanged: by its times, and, since those may lie, by what was observed.
+/// Measures how long a file has been unchanged: from its times, and from what was observed, because
+/// times can be wrong.
 #[derive(Debug)]
 pub struct StabilityProbe {
     path: PathBuf,
@@ -90,7 +92,8 @@ impl StabilityProbe {
         }
     }
 
-    /// Looks at the file. Returns how long to wait before it may be read; `None`: it is stable. Blocks on the disk.
+    /// Queries the file. Returns how long to wait before it may be read, or `None` if it is stable.
+    /// Blocks on the disk.
     #[expect(clippy::disallowed_methods, reason = "callers run it through `fs::blocking`")]
     pub fn observe(&mut self, policy: &StabilityPolicy) -> Option<Duration> {
         let metadata = |path: &Path| fs::symlink_metadata(path).ok();
@@ -107,18 +110,20 @@ impl StabilityProbe {
         policy.before_reading(self.quiet, self.since.elapsed())
     }
 
-    /// How long the file had been unchanged at the last observation.
+    /// Returns how long the file had been unchanged at the last observation.
     pub fn quiet(&self) -> Duration {
         self.quiet
     }
 
-    /// The version of the file's content at the last observation; `None` if there was no file.
+    /// Returns the version of the file's content at the last observation. `None` if there was no
+    /// file.
     pub fn version(&self) -> Option<ContentVersion> {
         self.version
     }
 }
 
-/// What tells versions of a file's content apart well enough to report each once: a `chmod` is no new version.
+/// Distinguishes versions of a file's content, so that each is reported once. A `chmod` makes no
+/// new version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ContentVersion {
     modified: Option<SystemTime>,
@@ -131,7 +136,7 @@ impl From<&Metadata> for ContentVersion {
     }
 }
 
-/// The time since the last of these changes. A change in the future counts as now.
+/// Returns the time since the last of these changes. A change in the future counts as now.
 pub fn quiet_since(changes: &[SystemTime], now: SystemTime) -> Duration {
     let last = changes.iter().max();
     last.map_or(Duration::MAX, |last| now.duration_since(*last).unwrap_or_default())

@@ -1,4 +1,4 @@
-//! File events, as hints where to look. The only file that names `notify`.
+//! Turns file events into hints where to scan. Only this file uses `notify`.
 
 #![expect(clippy::disallowed_methods, reason = "a scan runs on a blocking thread of its own")]
 
@@ -16,25 +16,25 @@ use tokio::sync::mpsc;
 
 use super::select::Selection;
 
-/// Hints that may wait. When there are more, one look at everything replaces them.
+/// Capacity of the hint channel. If it is full, one full scan replaces the hints.
 const MAX_WAITING: usize = 1_024;
 
-/// Where to look.
+/// What to scan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Hint {
     Everything,
     Directories(BTreeSet<PathBuf>),
 }
 
-/// The near end, fed by notify's thread.
+/// The sending half, fed by notify's thread.
 pub struct Sender {
     directories: mpsc::Sender<PathBuf>,
-    /// There was no room for a hint, or the kernel lost events.
+    /// Whether a hint was dropped, or the kernel lost events.
     overflow: Arc<AtomicBool>,
     selection: Arc<Selection>,
 }
 
-/// The far end.
+/// The receiving half.
 pub struct Hints {
     directories: mpsc::Receiver<PathBuf>,
     overflow: Arc<AtomicBool>,
@@ -50,7 +50,7 @@ pub fn channel(selection: Arc<Selection>) -> (Sender, Hints) {
 }
 
 impl Hints {
-    /// All hints that wait, as one. Never comes when there is no watcher.
+    /// Waits for hints, and returns all of them as one. Pending forever if there is no watcher.
     pub async fn next(&mut self) -> Hint {
         let Some(first) = self.directories.recv().await else {
             return std::future::pending().await;
@@ -75,8 +75,8 @@ impl Sender {
 
     fn everything(&self) {
         self.overflow.store(true, Ordering::Release);
-        // Any hint will do to wake the other end. If there is no room for it, one is on its way still,
-        // and the receiver of that sees the flag.
+        // Any hint wakes the receiver. If the channel is full, the receiver is awake anyway and
+        // sees the flag.
         let _ = self.directories.try_send(PathBuf::new());
     }
 
@@ -96,21 +96,21 @@ impl Sender {
     }
 }
 
-/// The directories in which an event may have brought, changed or removed an export.
+/// Returns the directories in which an event may have created, changed or removed an export.
 fn concerned(event: &Event, selection: &Selection) -> Vec<PathBuf> {
     let structural = matches!(
         event.kind,
         EventKind::Create(_) | EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_))
     );
-    // Reading is an event too, ours included.
+    // Reads are events too, including our own.
     let content = matches!(
         event.kind,
         EventKind::Modify(_) | EventKind::Access(AccessKind::Close(AccessMode::Write))
     );
     let concerns = |path: &&PathBuf| {
         let ours = selection.is_export(path);
-        // A file of another name can be neither an export nor a directory that holds one, nor a link
-        // to one, unless its kind cannot be asked any more.
+        // A file with another name cannot be an export, a directory, or a link to one. If its kind
+        // can no longer be queried, assume that it is.
         let directory =
             || structural && fs::symlink_metadata(path).map_or(true, |it| !it.is_file());
         (ours && (structural || content)) || directory()
@@ -126,7 +126,7 @@ fn concerned(event: &Event, selection: &Selection) -> Vec<PathBuf> {
         .collect()
 }
 
-/// What came of a wish to watch a directory.
+/// The outcome of watching a directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Watched {
     New,
@@ -134,24 +134,27 @@ pub enum Watched {
     Missing,
 }
 
-/// Watches on single directories.
+/// The watches on single directories.
 #[derive(Debug)]
 pub struct Watcher {
     inner: RecommendedWatcher,
-    /// Directory → device and inode at the time of the watch, to notice one that was made anew.
+    /// Device and inode of each directory when it was watched, to detect a directory that was
+    /// replaced.
     watched: HashMap<PathBuf, (u64, u64)>,
 }
 
 impl Watcher {
+    /// Makes a watcher.
+    ///
     /// # Errors
-    /// The system has no file events to give.
+    /// Returns an error if the system cannot send file events.
     pub fn new(hints: Sender) -> Result<Watcher, WatchError> {
         let handler = move |event| hints.take(event);
         let inner = RecommendedWatcher::new(handler, Config::default()).map_err(WatchError)?;
         Ok(Watcher { inner, watched: HashMap::new() })
     }
 
-    /// Lets go of directories that are there no more.
+    /// Forgets directories that no longer exist.
     pub fn forget_what_is_gone(&mut self) {
         let gone: Vec<PathBuf> =
             self.watched.keys().filter(|directory| !directory.exists()).cloned().collect();
@@ -161,10 +164,12 @@ impl Watcher {
         }
     }
 
-    /// Watches a directory, unless it is watched already. One that does not exist is no error.
+    /// Watches a directory, unless it is watched already. A directory that does not exist is not an
+    /// error.
     ///
     /// # Errors
-    /// A limit of the system was reached; there will be no events from this directory.
+    /// Returns an error if a limit of the system was reached. There will be no events from this
+    /// directory.
     pub fn watch(&mut self, directory: &Path) -> Result<Watched, WatchError> {
         let Ok(metadata) = fs::metadata(directory) else {
             if self.watched.remove(directory).is_some() {
@@ -174,12 +179,12 @@ impl Watcher {
         };
         let identity = (metadata.dev(), metadata.ino());
         let known = self.watched.get(directory).copied();
-        // Another directory of this name: the kernel watches the old one, if any.
+        // Another directory has this name now; the kernel still watches the old one.
         if known.is_some_and(|known| known != identity) {
             let _ = self.inner.unwatch(directory);
         }
-        // One that was made anew may well have the inode of the last one, which the kernel watches no
-        // more. To watch what is watched already changes nothing.
+        // A replaced directory can have the inode of the old one, which the kernel no longer
+        // watches. Watching a directory twice changes nothing.
         match self.inner.watch(directory, RecursiveMode::NonRecursive) {
             Ok(()) => {
                 self.watched.insert(directory.to_owned(), identity);
@@ -201,7 +206,7 @@ fn is_gone(error: &notify::Error) -> bool {
     }
 }
 
-/// The system gives no events, and what can be done about it.
+/// The system sends no events. Contains advice for the user.
 #[derive(Debug)]
 pub struct WatchError(notify::Error);
 

@@ -1,10 +1,10 @@
-//! `write_back: beside`: the trace id goes into a file of its own, and the export stays as it is.
+//! `write_back: beside` writes the trace id into a separate file and leaves the export unchanged.
 //!
 //! ```text
 //! onboarding-metadata.json ─▶ as emitted? ─▶ temp file ─▶ rename ─▶ onboarding-metadata.task.json
 //! ```
 //!
-//! For exports that are compared with a checksum, or are not writable.
+//! It is for exports that are compared by checksum, or that cannot be written.
 
 #![expect(
     clippy::disallowed_methods,
@@ -23,7 +23,8 @@ use crate::fs::carried::{CHECKSUM, EMITTED_AT, TRACE_ID, beside_name, id_beside}
 use crate::fs::file::{FileVersion, SourceError};
 use crate::fs::root::Roots;
 
-/// Writes the two keys beside the export that `source` identifies, if it is still there.
+/// Writes the two keys into the file next to the export that `source` identifies, if the export is
+/// still there.
 pub fn write_beside(
     roots: &Roots,
     source: &FileVersion,
@@ -56,7 +57,8 @@ pub fn write_beside(
     let beside = beside_name(name);
     let (mut temp, _) =
         temp::create(dir, beside.as_os_str(), &source.sha256, &[text.into()], |new, path| {
-            // It belongs to us; who may read the export may read it.
+            // The file belongs to taskspan's user. It gets the export's mode, so that readers of
+            // the export can read it.
             let mode = rustix::fs::fstat(&original)
                 .map(|stat| Mode::from_raw_mode(stat.st_mode & 0o666 | 0o200))
                 .map_err(|errno| failed(path, "read the export's mode", errno))?;

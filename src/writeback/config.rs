@@ -1,10 +1,10 @@
-//! What a user can set about `task_trace_id` and where it is written.
+//! Configuration of the write-back.
 
 use serde::{Deserialize, Serialize};
 
 use crate::fs::carried::WriteBackMode;
 
-/// How the trace id gets back to the export.
+/// How the trace id is written back.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]

@@ -1,4 +1,4 @@
-//! Why a write-back failed, and what a person can do about it.
+//! Why a write-back failed, and how to fix it.
 
 use std::io;
 use std::path::PathBuf;

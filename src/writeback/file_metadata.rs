@@ -1,12 +1,12 @@
-//! Gives the new file what the old one has besides its content.
+//! Copies owner, attributes and mode of the old file to the new one.
 //!
 //! ```text
 //! owner and group ─▶ extended attributes, ACLs among them ─▶ mode
 //! ```
 //!
-//! The owner comes first, while the mode still shuts everyone else out; the mode last, because it
-//! may forbid writing. An ACL that the new file inherited from its directory and that the old one
-//! does not have is taken away again.
+//! The owner is set first, while the mode still denies access to others. The mode is set last,
+//! because it may forbid writing. An ACL that the new file inherited from its directory is removed
+//! if the old file has none.
 
 #![expect(
     clippy::disallowed_methods,
@@ -34,7 +34,7 @@ pub(super) fn copy(old: &File, new: &File, path: &Path) -> Result<(), WriteBackE
     let wanted = rustix::fs::fstat(old).map_err(failed("read its owner and mode"))?;
     let given = rustix::fs::fstat(new).map_err(failed("read the new file's owner"))?;
 
-    // Only what differs is asked for: setting even the same owner may be forbidden.
+    // Set only what differs: even setting the same owner may be forbidden.
     let (uid, gid) = (wanted.st_uid, wanted.st_gid);
     let owner = (given.st_uid != uid).then(|| Uid::from_raw(uid));
     let group = (given.st_gid != gid).then(|| Gid::from_raw(gid));
@@ -70,14 +70,15 @@ fn copy_extended(old: &File, new: &File) -> rustix::io::Result<()> {
     Ok(())
 }
 
-/// Users' attributes and ACLs must come along. Labels such as `security.selinux` are the kernel's:
-/// it gives them to the new file by its own policy, and refuses most programs a say in it.
+/// Decides about a failure to copy an attribute. User attributes and ACLs must be copied. Labels
+/// such as `security.selinux` are set by the kernel's policy, and most programs may not change
+/// them.
 fn settle(name: &OsStr, result: rustix::io::Result<()>) -> rustix::io::Result<()> {
     let ours = [b"user.".as_slice(), b"system."].iter().any(|p| name.as_bytes().starts_with(p));
     if ours { result } else { Ok(()) }
 }
 
-/// The kernel's own bound on a list of names and on one value.
+/// The kernel's limit for a list of names and for one value, in bytes.
 const XATTR_MAX: usize = 64 * 1024;
 
 fn names(file: &File) -> rustix::io::Result<Vec<OsString>> {
@@ -104,7 +105,7 @@ mod tests {
 
     const ACCESS: &str = "system.posix_acl_access";
 
-    /// Two files in a directory of their own, the second one made as a temp file is.
+    /// Two files in a directory, the second created like a temp file.
     struct Case {
         _dir: tempfile::TempDir,
         old: PathBuf,
@@ -135,12 +136,13 @@ mod tests {
         }
     }
 
-    /// Not every file system has such attributes; then there is nothing to copy either.
+    /// Sets an attribute. Returns whether the file system supports it; otherwise there is nothing
+    /// to copy.
     fn set(path: &Path, name: &str, value: &[u8]) {
         let _ = rustix::fs::setxattr(path, name, value, XattrFlags::empty());
     }
 
-    /// `user::rw-,user:12345:r--,group::r--,mask::r--,other::---` as the kernel lays it out.
+    /// `user::rw-,user:12345:r--,group::r--,mask::r--,other::---` in the kernel's format.
     fn acl() -> Vec<u8> {
         const UNDEFINED_ID: u32 = u32::MAX;
         let entries = [
@@ -189,7 +191,7 @@ mod tests {
 
     #[test]
     fn the_owner_comes_along() {
-        // Only root can give a file away; for others nothing differs.
+        // Only root can change the owner of a file. For others the owners are the same.
         let give_away = |old: &Path| std::os::unix::fs::chown(old, Some(12345), Some(54321));
         let case = Case::new(|_, old| give_away(old).unwrap_or_default());
         let [old, new] =

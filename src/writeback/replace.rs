@@ -70,15 +70,15 @@ use crate::fs::temp::TempFile;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// The file carries the trace id, now or since an attempt that was cut short.
+    /// The file has the trace id, from now or from an interrupted attempt.
     Written,
-    /// Another version is in place, and was left as it is.
+    /// Another version is in place, and was left unchanged.
     Superseded,
-    /// There is no such file any more, and none was made.
+    /// The file does not exist any more, and none was created.
     Gone,
 }
 
-/// How long the version that was displaced is watched.
+/// How long to watch the displaced version for late writers.
 const GRACE: Duration = Duration::from_millis(10);
 
 /// Adds `task_trace_id` and `task_emission_timestamp` to the export that `source` identifies.
@@ -95,11 +95,11 @@ pub fn write_back(
     })
 }
 
-/// How many paths may be written at the same time without one waiting for another by chance.
+/// Number of locks for paths. Two paths rarely share one.
 const STRIPES: usize = 64;
 
-/// One write-back of a path at a time in this process: two that put each other's versions back could
-/// end with the older one in place. Blocks.
+/// Locks a path within this process. Two write-backs of one path that restore each other's versions
+/// could end with the older version in place. Blocks.
 pub(super) fn alone(path: &Path) -> MutexGuard<'static, ()> {
     static PATHS: [Mutex<()>; STRIPES] = [const { Mutex::new(()) }; STRIPES];
     let mut hasher = DefaultHasher::new();
@@ -108,8 +108,7 @@ pub(super) fn alone(path: &Path) -> MutexGuard<'static, ()> {
     PATHS[stripe].lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A system call about to be made. Tests hook in here: to meddle with the files just before it, or
-/// to have it fail.
+/// A system call about to be made. Tests use it to change files just before, or to make it fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
     Create,
@@ -164,7 +163,7 @@ fn write_back_with(
     before(Step::Create).map_err(|errno| failed(path, "create a file beside it", errno))?;
     let (temp, placed) = temp::create(dir, name, &source.sha256, &text, |new, path| {
         file_metadata::copy(&original, new, path)?;
-        // The time tells our version of the file from later ones.
+        // The time distinguishes our version of the file from later ones.
         stamp::time_of(emitted_at).map_or(Ok(()), |at| {
             let omit = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
             let times = Timestamps { last_access: omit, last_modification: at };
@@ -175,18 +174,18 @@ fn write_back_with(
     Swap { dir, name, temp, placed, before }.replace(source, &current.bytes, max_bytes)
 }
 
-/// A temp file about to change places with the file called `name`.
+/// A temp file that is about to be exchanged with the file `name`.
 pub(super) struct Swap<'a> {
     pub(super) dir: &'a Directory,
     pub(super) name: &'a OsStr,
     pub(super) temp: TempFile<'a>,
-    /// What we put, or are about to put, under `name`.
+    /// The file that was, or is about to be, placed under `name`.
     pub(super) placed: Stamp,
     pub(super) before: Hook<'a>,
 }
 
 impl Swap<'_> {
-    /// `read`: the bytes that were read of this version.
+    /// Replaces the file. `read` are the bytes of this version.
     fn replace(
         mut self,
         source: &FileVersion,
@@ -232,14 +231,14 @@ impl Swap<'_> {
         match self.dir.is_still(&self.temp.name, source, read) {
             Ok(is_still) => Ok(is_still),
             Err(error @ SourceError::Unreadable { .. }) => Err(error),
-            // Another process deletes files here. Nothing is left to put back.
+            // Another process is deleting files here. Nothing is left to restore.
             Err(SourceError::Missing { .. }) => Ok(true),
             Err(_) => Ok(false),
         }
     }
 
-    /// Exchanges until what comes out is what was put in before: anything else was put there by
-    /// someone after us, is therefore the later one, and has to go back in turn.
+    /// Exchanges until the file that comes out is the one that was put in before. Any other file
+    /// was placed later by another process, so it must be put back.
     pub(super) fn put_back(mut self) -> Result<Outcome, WriteBackError> {
         self.temp.disposable = false;
         let mut held = match self.dir.stamp(&self.temp.name) {
@@ -297,8 +296,8 @@ impl Swap<'_> {
         self.dir.stamp(Path::new(self.name)) == Err(Errno::NOENT)
     }
 
-    /// Makes the exchange itself durable. Should this fail, a power cut may bring the former
-    /// version back, which is whole as well and known to have been delivered.
+    /// Makes the exchange durable. If this fails, a power failure may restore the former version,
+    /// which is complete and was delivered.
     fn sync(&self) {
         sync(self.dir);
     }
@@ -312,8 +311,8 @@ impl Swap<'_> {
     }
 }
 
-/// Time for a writer in place that had opened the file before and writes now: nothing would tell
-/// that there is none.
+/// Waits for a writer that opened the file before the exchange and writes now. Nothing would show
+/// that there is one.
 #[expect(clippy::disallowed_methods, reason = "there is no event to wait for")]
 fn grace() {
     std::thread::sleep(GRACE);

@@ -1,15 +1,18 @@
-//! Sets members of the top-level object of a JSON text and leaves every other byte as it was: a
-//! value that is there is replaced where it stands, a new member goes in before the closing brace.
+//! Sets members of the top-level object of a JSON text, and keeps every other byte. An existing
+//! value is replaced in place; a new member is added before the closing brace.
 //!
 //! ```text
-//!   {\n  "a": 1,\n  "b" : [2]                                      \n}
-//!                │   │└┬┘  └ value end: the new members go in here ┘ └ close
+//!   {
+//!   "a": 1,
+//!   "b" : [2]
+//! }
+//!                │   │└┬┘  └ value end: new members are added here ┘ └ close
 //!        last comma  │ └ spacing around the colon ┐ both are copied from the last member,
 //!                    └ key, after the lead ───────┘ so new lines look like the line above
 //! ```
 //!
-//! `serde_json` judges the text as a whole, refuses what is nested too deep, and says where each
-//! value stands; all else is found from there.
+//! `serde_json` checks the syntax and the nesting of the text, and returns the position of each
+//! value. All other positions are found from these.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -25,13 +28,14 @@ pub enum SpliceError {
     Invalid(#[from] serde_json::Error),
 }
 
-/// `original` with each entry as a string member: in place of the value that the key has, else added
+/// Returns `original` with each entry as a string member: in place of the existing value, or added
 /// before the closing brace, in order.
 pub fn splice(original: &[u8], entries: &[(&str, &str)]) -> Result<Vec<u8>, SpliceError> {
     Ok(splice_into(original, &parse(original)?, entries).concat())
 }
 
-/// The same where the members are known, as parts: a large export is not held a second time.
+/// Like [`splice`], for parsed members. Returns parts, so that a large export is not in memory
+/// twice.
 pub(super) fn splice_into<'a>(
     original: &'a [u8],
     object: &Members<'_>,
@@ -68,19 +72,19 @@ pub(super) fn splice_into<'a>(
     parts
 }
 
-/// The bytes of a value in the text that it was borrowed from.
+/// Returns the position of a value in the text that it was borrowed from.
 fn place_of(value: &RawValue, text: &[u8]) -> Range<usize> {
     let start = value.get().as_ptr().addr() - text.as_ptr().addr();
     start..start + value.get().len()
 }
 
-/// Where the last member of the top-level object lies, as offsets into the text.
+/// The positions of the last member of the top-level object, as offsets into the text.
 struct Last {
-    /// Just after the comma before it, or after the opening brace.
+    /// After the comma before it, or after the opening brace.
     start: usize,
-    /// Its colon; none in an empty object.
+    /// Its colon. `None` in an empty object.
     colon: Option<usize>,
-    /// Just after its value; in an empty object, just after the opening brace.
+    /// After its value. In an empty object, after the opening brace.
     end: usize,
     /// The closing brace.
     close: usize,
@@ -119,7 +123,7 @@ impl Last {
         );
         let lead = match newline(lead) {
             Some((newline, indent)) => format!("{newline}{indent}"),
-            // An only member has no comma before it to show what follows one.
+            // An only member has no comma before it that would show the style.
             None if self.only && lead.is_empty() && colon.ends_with(' ') => " ".to_owned(),
             None => lead.to_owned(),
         };
@@ -127,7 +131,7 @@ impl Last {
     }
 }
 
-/// What is written between the brace or comma and the key, and between key and value.
+/// The white space before a key, and between key and value.
 struct Style {
     first_lead: String,
     lead: String,
@@ -135,7 +139,7 @@ struct Style {
 }
 
 impl Style {
-    /// An empty object shows only whether it is broken over lines.
+    /// The style for an empty object, which only shows whether it spans several lines.
     fn of_empty(inner: &str) -> Style {
         let (first_lead, lead) = match newline(inner) {
             Some((newline, indent)) => {
@@ -148,7 +152,7 @@ impl Style {
     }
 }
 
-/// The last line break in some white space, and what stands between it and the next character.
+/// Returns the last line break in white space, and the indentation after it.
 fn newline(space: &str) -> Option<(&str, &str)> {
     let at = space.rfind(['\n', '\r'])?;
     let start = if space[..=at].ends_with("\r\n") { at - 1 } else { at };
@@ -159,12 +163,12 @@ fn leading_space(text: &[u8]) -> &str {
     space(&text[..text.len() - text.trim_ascii_start().len()])
 }
 
-/// White space between JSON tokens is ASCII, so this never falls back.
+/// White space between JSON tokens is ASCII, so this cannot fail.
 fn space(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap_or_default()
 }
 
-/// A JSON string in ASCII only, as Python's `json` writes it.
+/// Appends a JSON string in ASCII, as Python's `json` writes it.
 fn push_quoted(out: &mut String, text: &str) {
     for char in serde_json::Value::from(text).to_string().chars() {
         if char.is_ascii() {

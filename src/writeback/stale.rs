@@ -1,7 +1,7 @@
-//! Sorts out the temp files of a run that was cut short.
+//! Cleans up the temp files of an interrupted run.
 //!
 //! ```text
-//! old temp file ─▶ what it was to put in place, or what it displaced, or half of it ─▶ removed
+//! old temp file ─▶ the new file, the displaced file, or a partial one ─▶ removed
 //!               └▶ a version that was not read, and the target is our new file ─▶ exchanged back
 //! ```
 
@@ -17,13 +17,13 @@ use crate::fs::members;
 use crate::fs::root::Roots;
 use crate::fs::temp::TempFile;
 
-/// Far longer than a write-back takes, so that none under way is disturbed. No longer than it has
-/// to be: what lies there may be a newer export that a kill left under this name. Should one be
-/// disturbed all the same, on a file system that hangs, it fails and is tried again.
+/// Minimum age of a leftover, far longer than a write-back takes, so that none in progress is
+/// disturbed. It must not be longer: the leftover may be a newer export. A write-back that is
+/// disturbed all the same, on a file system that hangs, fails and is retried.
 const STALE: Duration = Duration::from_secs(5);
 
-/// Removes what earlier runs left in `dir`, and says how many files that were. Files younger than
-/// five seconds, and files that cannot be read, stay for another time.
+/// Cleans up what earlier runs left in `dir`, and returns the number of files. Files younger than
+/// five seconds, and files that cannot be read, are left for the next time.
 pub fn remove_stale(roots: &Roots, dir: &Path, max_bytes: u64) -> Result<usize, WriteBackError> {
     remove_stale_at(SystemTime::now(), &roots.open(dir)?, max_bytes)
 }
@@ -58,7 +58,7 @@ fn clean_up(
     let (left, _) = dir.load(Path::new(name), max_bytes)?;
     let digest = short(&left.source.sha256);
     let known = digest == parsed.original || digest == parsed.prepared;
-    // Half a file is not JSON: it is one that we did not finish writing.
+    // A partial file is not JSON: we did not finish writing it.
     let unread = !known && members::parse(&left.bytes).is_ok();
 
     let temp = TempFile::adopt(dir, name.into());
@@ -88,7 +88,7 @@ mod tests {
     const PREPARED: &str = r#"{"a": 1, "task_trace_id": "0af7"}"#;
     const NEWER: &str = r#"{"a": 2}"#;
 
-    /// Cleans a directory with these two texts in it, and says what is left in both.
+    /// Cleans a directory with these two texts, and returns both afterwards.
     fn cleaned(target: &str, temp: &str, age: Duration) -> (String, Option<String>) {
         use sha2::{Digest, Sha256};
         let dir = tempfile::tempdir().unwrap();

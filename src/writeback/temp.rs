@@ -7,9 +7,9 @@
 //!                                             └ original: digest of what it is to replace
 //! ```
 //!
-//! After a crash the name alone tells which of the three a leftover is: the new file, the displaced
-//! file, or another version that was not read yet. It carries its own time
-//! because an exchange leaves the file's times as they were, on some file systems even the ctime.
+//! After a crash the name alone shows what a leftover is: the new file, the displaced file, or
+//! another version that was not read yet. The name has a time because an exchange does not change
+//! the file's times, on some file systems not even the ctime.
 
 use std::borrow::Cow;
 use std::ffi::OsStr;
@@ -26,7 +26,7 @@ use crate::fs::directory::Directory;
 use crate::fs::file::Stamp;
 use crate::fs::temp::TempFile;
 
-/// Returns whether the name is that of a temp file. The receiver skips such files.
+/// Whether a name is that of a temp file. The receiver skips such files.
 pub fn is_temp_name(name: impl AsRef<OsStr>) -> bool {
     TempName::parse(name.as_ref()).is_some()
 }
@@ -51,7 +51,7 @@ impl TempName {
             born: seconds(SystemTime::now()),
             original: short(original),
             prepared: short(&digest.finalize().into()),
-            // Two names must differ, no more: the file is created exclusively.
+            // Two names must only differ: the file is created exclusively.
             random: RandomState::new().hash_one(()) as u32,
         }
     }
@@ -78,7 +78,7 @@ impl TempName {
     }
 }
 
-/// As much of a digest as a name has room for.
+/// The part of a digest that fits into a name.
 pub(super) fn short(digest: &[u8; 32]) -> u64 {
     digest.iter().take(8).fold(0, |sum, &byte| sum << 8 | u64::from(byte))
 }
@@ -87,7 +87,7 @@ pub(super) fn seconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
-/// Writes a complete temp file next to `target`. `digest`: that of the version that it is to replace.
+/// Writes a complete temp file next to `target`. `digest` is that of the version to replace.
 pub(super) fn create<'a>(
     dir: &'a Directory,
     target: &OsStr,

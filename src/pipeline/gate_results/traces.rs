@@ -1,8 +1,8 @@
-//! Which export a gate result belongs to.
+//! Finds the export that a gate result belongs to.
 //!
 //! ```text
 //! directory of the report, or the one that was checked ─▶ exports next to it ─▶ by trace id, or by project
-//!                                                              │ none: every export that is watched
+//!                                                              │ none: all watched exports
 //! ```
 
 use std::path::{Component, Path, PathBuf};
@@ -18,7 +18,7 @@ use crate::plan::{Emitted, NotEmitted, Project, ReadOptions, read_emitted};
 use crate::receiver::scan::Scanner;
 use crate::receiver::select::Selection;
 
-/// The exports whose traces can be added to: how they are found, read and converted.
+/// How exports are found, read and converted.
 pub struct Traces {
     sources: Vec<Exports>,
 }
@@ -37,12 +37,12 @@ impl Exports {
     }
 }
 
-/// The export that some results are of, and how it was converted.
+/// An export, and the converter that made its trace.
 pub type Found<'a> = (Emitted, &'a Converter);
 
-/// Why there is none.
+/// Why no export was found.
 pub enum NotFound {
-    /// It may come.
+    /// The export may come later.
     Later(String),
     Never(String),
 }
@@ -59,8 +59,8 @@ impl Traces {
         Arc::new(Traces { sources: pipelines.iter().map(exports).collect() })
     }
 
-    /// The export that one result of a file is of, in the first of these directories that has any. Blocks
-    /// on the disk.
+    /// Finds the export for one result of a file, in the first of `directories` that has any.
+    /// Blocks on the disk.
     pub fn find(
         &self,
         directories: &[PathBuf],
@@ -150,9 +150,9 @@ impl Traces {
     }
 }
 
-/// Where the export of a report may be: in the directory that was checked, or next to the report. The checker is
-/// given that directory relative to its own working directory, where the report usually is. Only exports that a
-/// receiver watches are found there.
+/// Returns the directories in which the export of a report may be: the directory that was checked,
+/// and the directory of the report. The checked directory is relative to the checker's working
+/// directory, where the report usually is. Only exports that a receiver watches are found in them.
 pub fn directories_of(report: &Path, output_dir: Option<&Path>) -> Vec<PathBuf> {
     let is_plain = |path: &&Path| !path.components().any(|it| it == Component::ParentDir);
     let checked = output_dir.filter(is_plain).map(|checked| report.join(checked));

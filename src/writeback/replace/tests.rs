@@ -14,7 +14,7 @@ const DONE: &str = "{\n  \"project_id\": \"p\",\n  \"task_trace_id\": \"0af7\",\
                     \"task_emission_timestamp\": \"2026-11-23T06:15:00Z\"\n}";
 const MAX: u64 = 1 << 20;
 
-/// A directory with one export in it, that has been read.
+/// A directory with one export that has been read.
 struct Case {
     dir: tempfile::TempDir,
     source: FileVersion,
@@ -36,7 +36,7 @@ impl Case {
         fs::read_to_string(self.at(NAME)).unwrap()
     }
 
-    /// As the exporter does it: a file of its own, renamed over the target.
+    /// Writes like the exporter: to another file, renamed over the target.
     fn export(&self, text: &str) {
         fs::write(self.at(".export.tmp"), text).unwrap();
         fs::rename(self.at(".export.tmp"), self.at(NAME)).unwrap();
@@ -82,7 +82,7 @@ impl Case {
         self.run_with(|now| if now == step { Err(errno) } else { Ok(()) })
     }
 
-    /// What must hold whatever happened: this text, and nothing of ours beside it.
+    /// Asserts what must always hold: the file has this text, and no temp file is left.
     fn holds(&self, text: &str) {
         assert_eq!(self.text(), text);
         assert_eq!(self.names(), [NAME]);
@@ -95,7 +95,7 @@ fn the_two_keys_are_added_and_a_second_time_changes_nothing() {
     assert_eq!(case.run().unwrap(), Outcome::Written);
     case.holds(DONE);
     let inode = fs::metadata(case.at(NAME)).unwrap().ino();
-    // As after a crash that came before the queue heard of it.
+    // As after a crash before the queue recorded the write-back.
     assert_eq!(case.run().unwrap(), Outcome::Written);
     assert_eq!(fs::metadata(case.at(NAME)).unwrap().ino(), inode);
 }
@@ -112,7 +112,7 @@ fn a_newer_export_is_left_alone_whenever_it_comes() {
     assert_eq!(done.unwrap(), Outcome::Superseded);
     case.holds(NEW);
 
-    // After the exchange it replaces ours, as it would have replaced the old one.
+    // After the exchange it replaces our version, as it would have replaced the old one.
     for step in [Step::Look, Step::LookAgain] {
         let case = Case::new();
         assert_eq!(case.meddling(step, || case.export(NEW)).unwrap(), Outcome::Written);
@@ -149,7 +149,7 @@ fn a_writer_in_place_keeps_the_name() {
     assert_eq!(done.unwrap(), Outcome::Superseded);
     before.holds(NEW);
 
-    // It opened the old file before the exchange and writes after.
+    // The writer opened the old file before the exchange, and writes afterwards.
     for step in [Step::Look, Step::LookAgain] {
         let case = Case::new();
         let writer = File::options().write(true).open(case.at(NAME)).unwrap();
@@ -161,7 +161,7 @@ fn a_writer_in_place_keeps_the_name() {
         case.holds(NEW);
     }
 
-    // It opened our file between exchange and return.
+    // The writer opened our file between exchange and return.
     let case = Case::new();
     let done = case.run_with(|step| {
         match step {
@@ -273,7 +273,7 @@ fn a_link_is_refused_and_what_it_leads_to_is_untouched() {
     assert_eq!(case.text(), OLD);
     assert_eq!(case.stray(), None);
 
-    // Swapped in at the last moment, it is an other thing that came out.
+    // Swapped in at the last moment, so another file comes out.
     let case = Case::new();
     fs::write(case.at("real.json"), OLD).unwrap();
     let swap = || {
@@ -289,7 +289,7 @@ fn a_link_is_refused_and_what_it_leads_to_is_untouched() {
 fn other_hard_links_keep_the_old_text() {
     let case = Case::new();
     fs::hard_link(case.at(NAME), case.at("copy.json")).unwrap();
-    // Making a link changes neither size nor mtime, so it still is the file that was read.
+    // Making a link changes neither size nor mtime, so it is still the file that was read.
     assert_eq!(case.run().unwrap(), Outcome::Written);
     assert_eq!(case.text(), DONE);
     assert_eq!(fs::read_to_string(case.at("copy.json")).unwrap(), OLD);
@@ -388,7 +388,7 @@ fn the_id_of_another_trace_is_replaced_where_it_stands() {
     assert_eq!(case.stray(), None);
 }
 
-/// Two that put each other's versions back could end with the older one in place.
+/// Two write-backs that restore each other's versions could end with the older one in place.
 #[test]
 fn one_write_back_of_a_path_at_a_time() {
     let path = Path::new("/x/onboarding-metadata.json");

@@ -128,12 +128,12 @@ fn value() -> impl Strategy<Value = Value> {
     })
 }
 
-/// White space that may stand between two tokens, in one of the manners people write it.
+/// White space between two tokens, in several styles.
 fn gap() -> impl Strategy<Value = String> {
     prop_oneof![Just(String::new()), Just(" ".to_owned()), "\r?\n[ \t]{0,4}", "[ \t\r\n]{0,4}",]
 }
 
-/// A JSON object in any style, in one style throughout or with every gap its own.
+/// A JSON object, in one style or with different white space in each gap.
 fn text() -> impl Strategy<Value = String> {
     let member = ("[^kl]{0,6}", value(), gap(), gap(), gap(), gap());
     let members = prop::collection::vec(member, 0..5);
@@ -153,7 +153,7 @@ fn text() -> impl Strategy<Value = String> {
     )
 }
 
-/// The reader of exports skips what it does not need, whatever it holds. What it takes must be
+/// The reader of exports skips values that it does not use. Any export that it accepts must be
 /// possible to write back.
 #[test]
 fn what_the_reader_skips_is_no_obstacle() {
@@ -170,7 +170,8 @@ proptest! {
         let entries = [("k", v.as_str()), ("l", w.as_str())];
         let result = splice(text.as_bytes(), &entries).unwrap();
 
-        // Beginning and end together are the whole original: all else was put in between.
+        // The common start and end are the whole original, so everything else was inserted between
+        // them.
         let same = |(a, b): &(u8, &u8)| a == *b;
         let front = text.bytes().zip(&result).take_while(same).count();
         let back = text.bytes().rev().zip(result.iter().rev()).take_while(same).count();
@@ -187,7 +188,7 @@ proptest! {
         prop_assert_eq!(existing(&result, "k"), Some(v.clone()));
         prop_assert_eq!(&splice(&result, &entries).unwrap(), &result, "they are there");
 
-        // Other values in their place: what was before them and what came after them stays.
+        // Other values replace these, and the bytes before and after them stay.
         let again = splice(&result, &[("k", "other"), ("l", w.as_str())]).unwrap();
         let back = splice(&again, &entries).unwrap();
         prop_assert_eq!(back, result);
