@@ -1,4 +1,4 @@
-//! Looking into the queue, and telling it what to do with dead letters.
+//! Operator commands: list entries, retry or drop them, and check the store.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -14,19 +14,19 @@ use super::submit::EntryGone;
 use super::transition::{Retry, Transition};
 use crate::base::clock::UnixNanos;
 
-/// The request of an operator command for an entry, while exporters give it back. When the command fails, they may
-/// have it again.
+/// A command's request for an entry. Exporters and the finalizer give the entry back; if the
+/// command fails, they may take it again.
 struct Revocation<'a> {
     queue: &'a Queue,
     seq: Seq,
-    /// All rights to the entry are held.
+    /// Whether the command holds all rights to the entry.
     is_exclusive: bool,
 }
 
 impl Drop for Revocation<'_> {
     fn drop(&mut self) {
         let is_exclusive = self.is_exclusive;
-        // An entry that was dropped is gone.
+        // A dropped entry is gone.
         self.queue.index().change(self.seq, |entry| {
             entry.revoked = false;
             if is_exclusive {
@@ -38,13 +38,13 @@ impl Drop for Revocation<'_> {
     }
 }
 
-/// One export, as a person sees it.
+/// One entry, for the output of commands.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Listed {
-    /// Its number in the order of arrival.
+    /// Its number, in order of arrival.
     pub id: u64,
     pub trace_id: String,
-    /// It is no export, but something that is added to the trace of one.
+    /// Whether it is an addition to the trace of an export.
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]
     pub is_addition: bool,
     pub project_id: String,
@@ -54,10 +54,10 @@ pub struct Listed {
     pub bytes: u64,
     pub first_seen: String,
     pub written_back: bool,
-    /// Why its id could not be written so far.
+    /// Why its id could not be written, if it could not.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub not_written: Option<String>,
-    /// Which exporters it waits for, and what each said last.
+    /// The exporters that it waits for, each with its last error.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub waits_for: Option<String>,
     pub exporters: Vec<ListedItem>,
@@ -68,9 +68,9 @@ pub struct Listed {
 pub enum ListedState {
     Accepted,
     Delivering,
-    /// Every required exporter has delivered it; its file does not say so yet.
+    /// Delivered by every required exporter; the id is not written yet.
     Delivered,
-    /// The same, but for an exporter that is not required.
+    /// The id is written; an optional exporter has not delivered it.
     WrittenBack,
     Incomplete,
     Rejected,
@@ -93,7 +93,7 @@ impl ListedState {
     }
 }
 
-/// Its way to one exporter.
+/// The part of an entry for one exporter.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ListedItem {
     pub exporter: String,
@@ -105,7 +105,7 @@ pub struct ListedItem {
     pub last_error: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub next_attempt: Option<String>,
-    /// How often the item was deferred: others were tried first, because it failed.
+    /// Number of deferrals: other entries were sent first, because this one failed.
     #[serde(skip_serializing_if = "is_zero", default)]
     pub deferrals: u32,
 }
@@ -115,18 +115,18 @@ fn is_zero(number: &u32) -> bool {
     *number == 0
 }
 
-/// What was found when every export was read back.
+/// The result of reading every entry back.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Verified {
     pub exports: usize,
     pub requests: usize,
     pub bytes: u64,
-    /// Requests that are listed and not there.
+    /// Requests that are listed but not in the store.
     pub missing: Vec<String>,
 }
 
 impl Queue {
-    /// Every export that is held, in order of arrival.
+    /// Returns every entry, in order of arrival.
     pub fn list(&self) -> Vec<Listed> {
         let index = self.index();
         index
@@ -152,7 +152,7 @@ impl Queue {
             .collect()
     }
 
-    /// How many exports are in each state. Makes no list of them: there may be very many.
+    /// Counts the entries in each state, without making a list of them.
     pub fn count_by_state(&self) -> BTreeMap<&'static str, u64> {
         let mut counts = BTreeMap::new();
         for (_, entry) in self.index().iter() {
@@ -161,25 +161,26 @@ impl Queue {
         counts
     }
 
-    /// Gives a dead letter another chance. False when it is none.
+    /// Retries a dead letter. Returns false if the entry is not a dead letter.
     ///
     /// # Errors
-    /// The disk failed.
+    /// Returns the store's error; the entry is unchanged.
     pub async fn retry(&self, id: u64) -> Result<bool, String> {
         self.retry_items(id, Retry::All).await
     }
 
-    /// The same, but only with the exporters that write-back waits for: what others refused may be
-    /// there in part, and is not sent again.
+    /// Like [`Queue::retry`], for required exporters only: what an optional exporter refused may
+    /// have arrived in part, and is not sent again.
     ///
     /// # Errors
-    /// The disk failed.
+    /// Returns the store's error; the entry is unchanged.
     pub async fn retry_required(&self, id: u64) -> Result<bool, String> {
         self.retry_items(id, Retry::Required).await
     }
 
     async fn retry_items(&self, id: u64, which: Retry) -> Result<bool, String> {
-        // One command at a time: what it saw of the entry must still be true when it changes the entry.
+        // One command at a time, so that the entry does not change between the check and the
+        // change.
         let _alone = self.shared.admin.lock().await;
         let seq = Seq(id);
         let Some(epoch) = self.index().get(seq).map(|entry| entry.epoch) else { return Ok(false) };
@@ -190,9 +191,10 @@ impl Queue {
         Ok(true)
     }
 
-    /// Drops a dead letter: its file stays as it is, and is not read again until it changes. With `force`, drops
-    /// an entry in any state: exporters and the finalizer give it back, and have time for it until `until`.
-    /// Returns false if the entry is gone, is no dead letter, or was not given back in time.
+    /// Drops a dead letter. Its file is not changed, and not read again until it changes. With
+    /// `force`, drops an entry in any state: exporters and the finalizer give it back, at the
+    /// latest at `until`. Returns false if the entry is gone, is not a dead letter, or was not
+    /// given back in time.
     ///
     /// # Errors
     /// Returns the store's error if the disk failed; the entry stays.
@@ -230,10 +232,10 @@ impl Queue {
         Ok(true)
     }
 
-    /// Reads back every request that is waiting.
+    /// Reads every queued request back.
     ///
     /// # Errors
-    /// The disk failed.
+    /// Returns the store's error if the disk failed.
     pub async fn verify(&self) -> Result<Verified, String> {
         let mut verified = Verified::default();
         let listed: Vec<_> = {
@@ -250,7 +252,7 @@ impl Queue {
                             verified.requests += 1;
                             verified.bytes += bytes.len() as u64;
                         }
-                        // Delivered, or sent in another form, since the list was made.
+                        // The request was delivered or replaced since the list was made.
                         Err(_) if !self.needs(seq, *blob) => {}
                         Err(StoreError::Corrupt(_)) => {
                             verified.missing.push(format!("export {}, request {}", seq.0, blob.0));
@@ -265,7 +267,7 @@ impl Queue {
 }
 
 impl Queue {
-    /// Whether a request still waits for anybody.
+    /// Whether a request is still needed.
     fn needs(&self, seq: Seq, blob: Blob) -> bool {
         let index = self.index();
         let items = index.get(seq).map(|entry| entry.record.items.as_slice());

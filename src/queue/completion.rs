@@ -27,7 +27,7 @@ pub struct Completion {
     epoch: Epoch,
     pub head: Head,
     pub outcome: Outcome,
-    /// The write-back failed before, in this process.
+    /// Whether a write-back failed before, in this process.
     pub is_retry: bool,
 }
 
@@ -88,8 +88,8 @@ impl Completion {
         });
     }
 
-    /// Records that the file carries the id, is not to carry it, or is gone. `tombstone`: a version of the file
-    /// that must not be read as a new export.
+    /// Records that the file has the id, must not get it, or is gone. `tombstone` is a version of
+    /// the file that must not be read as a new export.
     pub async fn written_back(self, tombstone: Option<TraceId>) {
         // If this write is lost, the next start finds the id in the file.
         self.transit(Transition::WrittenBack { tombstone }).await;

@@ -1,10 +1,10 @@
-//! Asking a running taskspan about its queue, over a Unix socket beside the store.
+//! Lets `taskspan queue` use the queue of a running taskspan, over a Unix socket next to the store.
 //!
 //! ```text
 //! taskspan queue … ─one line of JSON─▶ control.sock ─▶ Queue ─one line of JSON─▶ …
 //! ```
 //!
-//! The store has one process. Who finds the socket dead opens the store himself.
+//! Only one process can open the store. If no process answers on the socket, the command opens it.
 
 #![expect(
     clippy::disallowed_methods,
@@ -29,16 +29,16 @@ use crate::queue::admin::{Listed, Verified};
 
 const FILE: &str = "control.sock";
 
-/// A question longer than this is none of ours.
+/// Size limit of a question, in bytes.
 const MAX_QUESTION_BYTES: u64 = 64 * 1024;
-/// The list of very many exports.
+/// Size limit of an answer, in bytes: a list of very many entries.
 const MAX_ANSWER_BYTES: u64 = 256 << 20;
-/// How long exporters have to give back what a person drops.
+/// How long exporters may take to give an entry back that is being dropped.
 const HANDED_BACK: Duration = Duration::from_secs(2);
 /// How long the other side may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 const MAX_CONNECTIONS: usize = 8;
-/// Before the next connection is taken when the last one could not be.
+/// Pause after an error while accepting a connection.
 const AFTER_ERROR: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -53,7 +53,7 @@ pub enum Question {
         force: bool,
     },
     Verify,
-    /// Which of these traces were delivered, or dropped, and are not held any more.
+    /// Which of these traces were delivered or dropped, and are not in the queue.
     AreDone {
         trace_ids: Vec<TraceId>,
     },
@@ -63,14 +63,14 @@ pub enum Question {
 #[serde(rename_all = "snake_case")]
 pub enum Answer {
     Listed(Vec<Listed>),
-    /// The ids for which it was done.
+    /// The ids for which the command succeeded.
     Done(Vec<u64>),
     Verified(Verified),
     AreDone(Vec<TraceId>),
     Failed(String),
 }
 
-/// Answers a question from the queue itself.
+/// Answers a question from this process's queue.
 pub async fn answer(queue: &Queue, question: Question) -> Answer {
     let mut done = Vec::new();
     match question {
@@ -103,14 +103,14 @@ pub async fn answer(queue: &Queue, question: Question) -> Answer {
     Answer::Done(done)
 }
 
-/// Asks the process that holds the store of this directory; none when there is none.
+/// Asks the process that holds the store in this directory. `None` if there is none.
 ///
 /// # Errors
-/// It is there, and does not answer.
+/// Returns an error if the process does not answer. Try again.
 pub async fn ask(directory: &Path, question: &Question) -> io::Result<Option<Answer>> {
     let stream = match UnixStream::connect(directory.join(FILE)).await {
         Ok(stream) => stream,
-        // No file, or one that a killed process left behind.
+        // There is no socket, or a killed process left it.
         Err(_) => return Ok(None),
     };
     let exchange = async {
@@ -127,7 +127,7 @@ pub async fn ask(directory: &Path, question: &Question) -> io::Result<Option<Ans
     })
 }
 
-/// The socket of a running process. The file goes when this is dropped.
+/// The socket of a running process. Dropping this removes the file.
 #[derive(Debug)]
 pub struct Server {
     listener: UnixListener,
@@ -138,10 +138,10 @@ impl Server {
     /// Listens in the directory of a store that this process holds.
     ///
     /// # Errors
-    /// The directory takes no socket.
+    /// Returns an error if the socket cannot be created.
     pub fn bind(directory: &Path) -> io::Result<Server> {
         let path = directory.join(FILE);
-        // We hold the store, so the process that listened here is gone.
+        // This process holds the store, so the process that listened here is gone.
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -151,7 +151,8 @@ impl Server {
         Ok(Server { listener, path })
     }
 
-    /// Answers until stopped, a few connections at a time: one that is silent holds up no other.
+    /// Answers until stopped, several connections at a time, so that a silent one does not block
+    /// others.
     pub async fn run(self, queue: Queue, stop: CancellationToken) {
         let mut served = JoinSet::new();
         loop {
@@ -170,7 +171,7 @@ impl Server {
                         }
                     }));
                 }
-                // Too many files are open, say. The one who asks waits, or asks again.
+                // For example too many open files. The client waits, or tries again.
                 Err(error) => {
                     tracing::debug!(%error, "the control socket takes no question for now");
                     tokio::select! {
@@ -185,7 +186,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // A file that stays is found dead by the next who asks.
+        // If the file stays, the next client finds that no process listens.
         let _ = std::fs::remove_file(&self.path);
     }
 }

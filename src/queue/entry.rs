@@ -1,4 +1,4 @@
-//! What is offered to the queue, and what it answers.
+//! Entries that are offered to the queue, and its answers.
 
 use std::collections::HashMap;
 
@@ -10,11 +10,11 @@ use crate::base::signal::Signal;
 use crate::fs::carried::WriteBackMode;
 use crate::fs::file::FileVersion;
 
-/// One export, or one addition to a trace, to be enqueued.
+/// An export, or an addition to a trace, to be enqueued.
 #[derive(Clone, Debug)]
 pub struct NewEntry {
     pub trace_id: TraceId,
-    /// Names an addition to the trace of an export; `None` for the export itself.
+    /// The id of an addition. `None` for the export itself.
     pub addition: Option<TraceId>,
     /// The id of the receiver that found the file. Empty for an addition that a command sends.
     pub receiver: String,
@@ -34,12 +34,12 @@ pub struct NewEntry {
 }
 
 impl NewEntry {
-    /// The id of the addition, or else the trace id. No two entries have the same key.
+    /// Returns the id of the addition, or else the trace id. No two entries have the same key.
     pub fn key(&self) -> TraceId {
         self.addition.unwrap_or(self.trace_id)
     }
 
-    /// The size of all requests of one signal, in bytes.
+    /// Returns the size of all requests of one signal, in bytes.
     pub fn bytes_of(&self, signal: Signal) -> u64 {
         let requests = match signal {
             Signal::Traces => &self.requests,
@@ -49,25 +49,25 @@ impl NewEntry {
     }
 }
 
-/// An exporter that an entry goes to.
+/// An exporter that must deliver an entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Destination {
     pub exporter: String,
     pub signal: Signal,
-    /// Write-back waits for this exporter.
+    /// Whether the write-back waits for this exporter.
     pub required: bool,
 }
 
-/// The ids of the exporters that take leases, each with the number of bytes that may wait for it.
+/// The exporters that take leases, by id, each with the number of bytes that may be queued for it.
 pub type Exporters = HashMap<String, u64>;
 
-/// The answer to an entry that was offered.
+/// The answer to an offered entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Enqueued {
     New,
     /// Duplicate: the trace is queued, or an operator dropped it.
     Known,
-    /// The same trace was delivered a while ago.
+    /// The same trace was delivered before.
     Delivered,
     /// The same trace is a dead letter.
     DeadLetter {

@@ -1,12 +1,12 @@
-//! What the queue reports about itself, for health, metrics and logs.
+//! The state of the queue for health, metrics and logs.
 
 use crate::base::clock::UnixNanos;
 
-/// Whether the queue takes new entries.
+/// Whether the queue accepts new entries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Health {
     Good,
-    /// `queue_size` is reached, and for which exporter. Exports stay in their directories.
+    /// The `queue_size` of this exporter is reached. Exports stay in their directories.
     Full(String),
     /// The disk fails, for example because it is full. Exports stay in their directories.
     Failing(String),
@@ -15,11 +15,12 @@ pub enum Health {
 /// Conditions that an operator may have to act on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HealthFacts {
-    /// When the oldest export was enqueued that waits for an exporter which counts for health.
+    /// When the oldest undelivered entry was enqueued, among those of exporters that count for
+    /// health.
     pub undelivered: Option<UnixNanos>,
-    /// When the oldest export was enqueued that is delivered and whose id cannot be written, and why.
+    /// When the oldest delivered entry was enqueued whose id cannot be written, and why.
     pub unwritten: Option<(UnixNanos, String)>,
-    /// Exports that an exporter which counts for health refused.
+    /// Number of entries that exporters which count for health refused.
     pub refused: usize,
 }
 
@@ -27,9 +28,9 @@ pub struct HealthFacts {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LaneFigures {
     pub exporter: String,
-    /// Entries that wait for it.
+    /// Number of entries that wait for the exporter.
     pub items: usize,
-    /// The size of the requests that wait for it or that it refused, in bytes.
+    /// Size of the requests that wait for it or that it refused, in bytes.
     pub bytes: u64,
     pub capacity: u64,
 }

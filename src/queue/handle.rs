@@ -1,4 +1,4 @@
-//! The queue as the pipeline sees it: open, enqueue, close, and questions about its state.
+//! The queue's interface to the pipeline: open, enqueue, close, and queries.
 //!
 //! Leases, completions and operator commands are in files of their own.
 
@@ -15,7 +15,7 @@ use super::store::{Location, Op, OpenError, Opened, Store, StoreError};
 use super::writer::{Epoch, StoreWriter};
 use crate::base::ids::TraceId;
 
-/// A durable queue that several exporters work off independently.
+/// A durable queue from which several exporters deliver independently.
 #[derive(Clone, Debug)]
 pub struct Queue {
     pub(super) shared: Arc<Shared>,
@@ -28,7 +28,7 @@ pub(super) struct Shared {
     /// Notified of every change that a caller may wait for.
     pub(super) changed: Notify,
     health: watch::Sender<Health>,
-    /// Counts the epochs that began since the start.
+    /// Counts how often the store was replaced since the start.
     store_resets: watch::Sender<u64>,
     /// Held while a corrupt store is replaced.
     pub(super) recovering: tokio::sync::Mutex<()>,
@@ -40,23 +40,24 @@ pub(super) struct Shared {
 #[derive(Debug)]
 pub struct Ready {
     pub queue: Queue,
-    /// What waits from an earlier run.
+    /// Number of entries from an earlier run.
     pub waiting: usize,
     pub dead_letters: usize,
-    /// Exports whose exporters are not configured any more; they wait for their return.
+    /// Number of entries whose exporters are no longer configured. They wait until these are
+    /// configured again.
     pub orphaned: usize,
-    /// Where a corrupt store was put, and what was wrong with it.
+    /// Where a corrupt store was moved to, and what was wrong with it.
     pub quarantined: Option<(PathBuf, String)>,
-    /// Ends when everything is on disk, after the last handle is gone.
+    /// Ends when everything is on disk, after the last handle is dropped.
     pub thread: std::thread::JoinHandle<()>,
 }
 
 impl Queue {
-    /// Opens the store. With a `scope`, only exports below these directories are worked on; others
-    /// keep waiting.
+    /// Opens the store. With a `scope`, only exports below these directories are delivered; others
+    /// stay in the queue.
     ///
     /// # Errors
-    /// See [`OpenError`]; a corrupt store is none.
+    /// See [`OpenError`]. A corrupt store is not an error: it is quarantined.
     pub fn open(
         location: Location,
         exporters: &Exporters,
@@ -135,7 +136,8 @@ impl Queue {
             };
             let before = self.epoch();
             match self.shared.writer.enqueue(ops).await {
-                // Only if the store that has it is still the present one; else once more.
+                // If the store was replaced meanwhile, the entry is lost and must be enqueued
+                // again.
                 Ok(epoch) if place.fill(&record, epoch) => {
                     self.set_health(Health::Good);
                     self.shared.changed.notify_waiters();
@@ -143,13 +145,13 @@ impl Queue {
                 }
                 Ok(_) => {}
                 Err(StoreError::Closed) => return Enqueued::Closed,
-                // Whatever became of the store, the next round tries again, under the same name.
+                // The next round tries again, under the same number.
                 Err(error) => drop(self.store_failed(error, before).await),
             }
         }
     }
 
-    /// Waits for room, and reserves it.
+    /// Waits for room and reserves it.
     async fn reserve<'a>(
         &'a self,
         entry: &'a NewEntry,
@@ -163,7 +165,8 @@ impl Queue {
             if let Some(known) = index.known(key) {
                 return Some(Err(known));
             }
-            // Once full, it has to be emptier by a tenth before it takes more: one line each way.
+            // A full queue accepts entries again when it is a tenth emptier, which limits the
+            // number of log lines.
             let was_full = matches!(*self.shared.health.borrow(), Health::Full(_));
             if let Some(why) = index.is_full_for(entry, destinations, was_full.then_some(10)) {
                 if !was_full {
@@ -177,44 +180,45 @@ impl Queue {
         .await
     }
 
-    /// Takes no new entries. Those in the queue are still delivered.
+    /// Stops accepting entries. Entries in the queue are still delivered.
     pub fn close(&self) {
         self.index().closed = true;
         self.shared.changed.notify_waiters();
     }
 
-    /// The files of the exports that wait for their write-back, and all that comes before it.
+    /// Returns the files of the exports that wait for delivery or for their write-back.
     pub fn waiting(&self) -> Vec<PathBuf> {
         self.index().waiting(&[]).into_iter().map(|(path, _)| path).collect()
     }
 
-    /// Names the exporters whose backlog counts for health, which are more than those that write-back waits
-    /// for: log records do not hold an id back.
+    /// Sets the exporters whose backlog counts for health. They include exporters of logs, for
+    /// which the write-back does not wait.
     pub fn expect(&self, exporters: &[String]) {
         self.index().expected = exporters.iter().cloned().collect();
     }
 
-    /// Conditions that an operator may have to act on.
+    /// Returns conditions that an operator may have to act on.
     pub fn health_facts(&self) -> HealthFacts {
         self.index().health_facts()
     }
 
-    /// The backlog of each exporter.
+    /// Returns the backlog of each exporter.
     pub fn lanes(&self) -> Vec<LaneFigures> {
         self.index().lanes()
     }
 
-    /// The same and those that wait for one of these exporters, each with what it waits for.
+    /// Returns the files that wait for their write-back or for one of these exporters, each with
+    /// what it waits for.
     pub fn waiting_for(&self, exporters: &[String]) -> Vec<(PathBuf, Option<String>)> {
         self.index().waiting(exporters)
     }
 
-    /// Returns whether the id of this trace is about to be written, or was written and is not recorded yet.
+    /// Whether the id of this trace is about to be written, or was written and is not recorded yet.
     pub fn is_to_write(&self, trace_id: TraceId) -> bool {
         self.index().is_to_write(trace_id)
     }
 
-    /// Which of these traces were delivered, or dropped, and are not held any more.
+    /// Returns those traces that were delivered or dropped, and are not in the queue.
     pub fn are_done(&self, trace_ids: &[TraceId]) -> Vec<TraceId> {
         let index = self.index();
         trace_ids.iter().copied().filter(|id| index.is_done_with(*id)).collect()
@@ -228,23 +232,22 @@ impl Queue {
         let _ = self.shared.writer.write(vec![Op::Tombstone { trace_id: key }], epoch).await;
     }
 
-    /// Whether an export of this trace is held, in whatever state.
+    /// Whether the queue has an export of this trace, in any state.
     pub fn holds(&self, trace_id: TraceId) -> bool {
         self.index().holds(trace_id)
     }
 
-    /// The export that was read from this file and is neither written back nor refused.
+    /// Returns the export that was read from this file and is neither written back nor refused.
     pub fn waiting_from(&self, path: &Path) -> Option<Head> {
         self.index().waiting_from(path).cloned()
     }
 
-    /// Whether exports are taken in, and every change of it.
+    /// Watches whether the queue accepts entries.
     pub fn health(&self) -> watch::Receiver<Health> {
         self.shared.health.subscribe()
     }
 
-    /// Changes whenever the store was lost and began anew: then every export without an id has to
-    /// be looked at again.
+    /// Changes when the store was replaced. Every export without an id must then be read again.
     pub fn store_resets(&self) -> watch::Receiver<u64> {
         self.shared.store_resets.subscribe()
     }
@@ -260,7 +263,7 @@ impl Queue {
         self.shared.changed.notify_waiters();
     }
 
-    /// Waits until the index has an answer.
+    /// Waits until `answer` returns a value.
     pub(super) async fn when<T>(&self, mut answer: impl FnMut(&mut Index) -> Option<T>) -> T {
         loop {
             // Registered before looking, so that a change in between is not missed.
@@ -275,11 +278,12 @@ impl Queue {
     }
 
     pub(super) fn index(&self) -> MutexGuard<'_, Index> {
-        // Every change is made whole before the lock is let go, so a panic elsewhere tears nothing.
+        // Every change is complete before the lock is released, so a panic elsewhere leaves no
+        // partial change.
         self.shared.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The store works. Whether there is room is another matter.
+    /// Records that the store works. It may still be full.
     pub(super) fn report_working(&self) {
         let failing = matches!(*self.shared.health.borrow(), Health::Failing(_));
         if failing {
@@ -296,7 +300,7 @@ impl Queue {
     }
 }
 
-/// Room that is kept for an export on its way to the disk; dropped, it is free again.
+/// Room that is reserved for an entry being written. Dropping it frees the room.
 struct Reservation<'a> {
     queue: &'a Queue,
     seq: Seq,
@@ -305,7 +309,7 @@ struct Reservation<'a> {
 }
 
 impl Reservation<'_> {
-    /// The export is on disk, in this store. False when that is not the present one any more.
+    /// Adds the stored entry to the index. Returns false if its store was replaced.
     fn fill(&self, record: &Record, epoch: Epoch) -> bool {
         let mut index = self.queue.index();
         let present = epoch >= index.epoch;

@@ -1,12 +1,12 @@
 //! The queue in memory: every entry without its requests, and indices over them.
 //!
 //! ```text
-//! insert, apply, change, remove ─▶ entries ─▶ marks ─┬─▶ one lane per exporter: what it can lease
+//! insert, apply, change, remove ─▶ entries ─▶ marks ─┬─▶ one lane per exporter: what can be leased
 //!                                                    └─▶ what can be finalized
 //! ```
 //!
-//! An entry changes only through `change`, which updates its marks. The oldest entry that can be leased or
-//! finalized is found without a search.
+//! An entry changes only through `change`, which updates its marks. The oldest entry that can be
+//! leased or finalized is found without a search.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::path::{Path, PathBuf};
@@ -21,8 +21,8 @@ use super::writer::Epoch;
 use crate::base::clock::UnixNanos;
 use crate::base::ids::TraceId;
 
-/// How many delivered exports are remembered: a file that was read just before its id was written
-/// comes too late to be sent again.
+/// Number of delivered exports to remember: a file that was read just before its id was written
+/// must not be sent again.
 const REMEMBERED: usize = 256;
 
 #[derive(Debug, Default)]
@@ -30,11 +30,11 @@ pub struct Index {
     /// In order of arrival.
     entries: BTreeMap<Seq, Entry>,
     by_key: HashMap<TraceId, Seq>,
-    /// The last export that was read from each file. Additions are not exports.
+    /// The last export that was read from each file, without additions.
     by_path: HashMap<PathBuf, Seq>,
-    /// By exporter that is there to take a lease.
+    /// By exporter that takes leases.
     lanes: HashMap<String, Lane>,
-    /// Where exports have to lie to be worked on; none: anywhere.
+    /// The directories whose exports are delivered. `None` means all.
     scope: Option<Vec<PathBuf>>,
     to_finalize: BTreeSet<Seq>,
     unfinalized: usize,
@@ -43,9 +43,9 @@ pub struct Index {
     delivered: VecDeque<TraceId>,
     /// The exporters whose backlog counts for health.
     pub expected: HashSet<String>,
-    /// Dropped by a person.
+    /// Traces that an operator dropped.
     pub tombstones: HashSet<TraceId>,
-    /// The files of what a corrupt store held, and nothing holds now.
+    /// The files of entries that were lost with a corrupt store and were not enqueued again.
     pub lost: Vec<PathBuf>,
     pub epoch: Epoch,
     pub next_seq: u64,
@@ -53,17 +53,17 @@ pub struct Index {
     pub closed: bool,
 }
 
-/// What one exporter has before it.
+/// The backlog of one exporter.
 #[derive(Debug, Default)]
 struct Lane {
-    /// In the order in which they are leased, except that some have to wait.
+    /// In the order in which they are leased. Some cannot be leased yet.
     to_lease: BTreeSet<(Place, Seq)>,
     unfinished: usize,
-    /// Of requests that wait for it or that it refused.
+    /// Size of the requests that wait for the exporter or that it refused.
     bytes: u64,
     /// The part of these that was refused.
     dead: u64,
-    /// How many bytes may wait.
+    /// Maximum number of queued bytes.
     capacity: u64,
 }
 
@@ -71,21 +71,21 @@ struct Lane {
 pub struct Entry {
     /// Boxed: the map also allocates its empty slots.
     pub record: Box<Record>,
-    /// The store that has it.
+    /// The epoch of the store that has the entry.
     pub epoch: Epoch,
     /// The indices of leased items.
     pub leased: BTreeSet<usize>,
-    /// An operator command wants the entry: a holder of a lease returns it soon.
+    /// Whether an operator command needs the entry: holders of leases return it soon.
     pub revoked: bool,
-    /// A completion is held.
+    /// Whether a completion is held.
     pub completing: bool,
-    /// The write-back failed, and is not tried again before.
+    /// Earliest time of the next write-back, after a failed one.
     pub finalize_not_before: Option<Instant>,
     /// The rejection was reported to the operator.
     pub reported: bool,
 }
 
-/// What a lease is made of.
+/// The data for a lease.
 #[derive(Debug)]
 pub struct Leased {
     pub seq: Seq,
@@ -93,22 +93,22 @@ pub struct Leased {
     pub epoch: Epoch,
     pub head: Head,
     pub item: Item,
-    /// No exporter has sent a request of the entry.
+    /// Whether no exporter has sent a request of the entry.
     pub nothing_sent: bool,
 }
 
-/// What a completion is made of.
+/// The data for a completion.
 #[derive(Debug)]
 pub struct Completing {
     pub seq: Seq,
     pub epoch: Epoch,
     pub head: Head,
     pub outcome: Outcome,
-    /// The write-back failed before.
+    /// Whether the write-back failed before.
     pub is_retry: bool,
 }
 
-/// What an entry adds to the lanes.
+/// What an entry contributes to the lanes and indices.
 struct Marks {
     lanes: Vec<LaneMark>,
     to_finalize: bool,
@@ -140,7 +140,7 @@ impl Index {
     }
 
     pub fn insert(&mut self, seq: Seq, record: Box<Record>, epoch: Epoch) {
-        // One whose exporters are all gone does not stand in the way of the same trace.
+        // An entry whose exporters are all gone does not block a new one of the same trace.
         if self.knows_an_exporter_of(&record) {
             self.by_key.insert(record.head.key(), seq);
             if record.head.addition.is_none() {
@@ -164,7 +164,7 @@ impl Index {
         self.entries.insert(seq, entry);
     }
 
-    /// The only way to change an entry. None: there is none.
+    /// Changes an entry. All changes go through this function. `None` if there is no such entry.
     pub fn change<T>(&mut self, seq: Seq, change: impl FnOnce(&mut Entry) -> T) -> Option<T> {
         let mut entry = self.entries.remove(&seq)?;
         self.mark(seq, &self.marks(seq, &entry), false);
@@ -187,7 +187,7 @@ impl Index {
         Some(entry)
     }
 
-    /// Everything that an earlier store held is gone with it.
+    /// Drops everything that belongs to an earlier epoch.
     pub fn begin_anew(&mut self, epoch: Epoch) {
         let gone = self.entries.iter().filter(|(_, entry)| entry.epoch < epoch);
         for seq in gone.map(|(seq, _)| *seq).collect::<Vec<_>>() {
@@ -198,7 +198,7 @@ impl Index {
         self.delivered.clear();
     }
 
-    /// Leases the first item that waits for this exporter and may be tried by now.
+    /// Leases the first item of this exporter that may be tried now.
     pub fn lease(&mut self, exporter: &str, now: Instant) -> Option<Leased> {
         let waiting = &self.lanes.get(exporter)?.to_lease;
         let may_be_tried = |(place, seq): &&(Place, Seq)| {
@@ -221,7 +221,7 @@ impl Index {
         })?
     }
 
-    /// When the first of the deferred items may be tried that wait for this exporter.
+    /// Returns when the first deferred item of this exporter may be tried.
     pub fn next_try(&self, exporter: &str) -> Option<Instant> {
         let waiting = &self.lanes.get(exporter)?.to_lease;
         waiting.iter().filter_map(|(place, seq)| self.not_before(exporter, *place, *seq)).min()
@@ -233,23 +233,23 @@ impl Index {
         at.next()?.failures.not_before
     }
 
-    /// Returns whether items without a lease wait for this exporter.
+    /// Whether items without a lease wait for this exporter.
     pub fn has_waiting(&self, exporter: &str) -> bool {
         self.lanes.get(exporter).is_some_and(|lane| !lane.to_lease.is_empty())
     }
 
-    /// The place of an item that is deferred now.
+    /// Returns the place of an item that is deferred now.
     pub fn place_of_deferred(&mut self) -> Place {
         self.deferrals += 1;
         Place::deferred(self.next_seq, self.deferrals)
     }
 
-    /// Nothing is left for this exporter.
+    /// Whether nothing is left for this exporter.
     pub fn is_done(&self, exporter: &str) -> bool {
         self.lanes.get(exporter).is_none_or(|lane| lane.unfinished == 0)
     }
 
-    /// Takes the oldest entry that can be finalized by now.
+    /// Takes the oldest entry that can be finalized now.
     pub fn complete(&mut self, now: Instant) -> Option<Completing> {
         let is_due = |seq: &&Seq| self.finalize_not_before(**seq).is_none_or(|at| at <= now);
         let seq = *self.to_finalize.iter().find(is_due)?;
@@ -262,7 +262,7 @@ impl Index {
         })
     }
 
-    /// When the first entry can be finalized whose write-back failed before.
+    /// Returns when the first failed write-back may be retried.
     pub fn next_completion(&self) -> Option<Instant> {
         self.to_finalize.iter().filter_map(|seq| self.finalize_not_before(*seq)).min()
     }
@@ -271,7 +271,7 @@ impl Index {
         self.entries.get(&seq)?.finalize_not_before
     }
 
-    /// Returns the rows that a transition changes, with the record as it will be. Nothing changes yet.
+    /// Returns the rows that a transition changes, and the changed record. Changes nothing itself.
     ///
     /// # Errors
     /// Returns [`NotApplicable`] if the entry is gone, or is not in a state for the transition.
@@ -319,8 +319,8 @@ impl Index {
         self.unfinalized == 0 && self.accepting.is_empty()
     }
 
-    /// The files of the exports that wait for their write-back, or for one of these exporters, and what each
-    /// waits for.
+    /// Returns the files of exports that wait for their write-back or for one of these exporters,
+    /// and what each waits for.
     pub fn waiting(&self, exporters: &[String]) -> Vec<(PathBuf, Option<String>)> {
         let open = |item: &Item| !item.is_finished() && exporters.contains(&item.exporter);
         let waits = |entry: &&Entry| {
@@ -353,7 +353,7 @@ impl Index {
                 let oldest = health_facts.undelivered.unwrap_or(head.first_seen);
                 health_facts.undelivered = Some(oldest.min(head.first_seen));
             }
-            // A refusal by a required exporter of logs does not keep the id from being written.
+            // A refusal by a required exporter of logs does not prevent the write-back.
             let is_refused = record.items.iter().any(|it| counts(it) && it.is_rejected());
             health_facts.refused += usize::from(is_refused);
             if !head.written && matches!(self.outcome(record), Some(Outcome::Delivered { .. })) {
@@ -378,8 +378,8 @@ impl Index {
         self.lanes.iter().map(figures).collect()
     }
 
-    /// Returns the exporter whose backlog leaves no room for `entry`, if any. `slack`: the part of
-    /// the capacity that must stay free as well, as a divisor.
+    /// Returns the exporter whose backlog leaves no room for `entry`, if any. `slack` is the part
+    /// of the capacity that must stay free as well, as a divisor.
     pub fn is_full_for(
         &self,
         entry: &NewEntry,
@@ -390,7 +390,7 @@ impl Index {
             let bytes = entry.bytes_of(to.signal);
             let lane = self.lanes.get(&to.exporter)?;
             let limit = lane.capacity - slack.map_or(0, |part| lane.capacity / part);
-            // What is larger than the whole queue goes when it is empty.
+            // An entry larger than the whole queue is accepted if the queue is empty.
             let full = lane.bytes > 0 && lane.bytes.saturating_add(bytes) > limit;
             full.then(|| {
                 let Lane { bytes, dead, capacity, .. } = lane;
@@ -403,7 +403,7 @@ impl Index {
         })
     }
 
-    /// Keeps room for what is on its way to the disk.
+    /// Reserves room for an entry that is being written.
     pub fn reserve(&mut self, entry: &NewEntry, destinations: &[Destination]) -> Seq {
         self.accepting.insert(entry.key());
         for to in destinations {
@@ -416,7 +416,7 @@ impl Index {
         seq
     }
 
-    /// It is there now, or will never be.
+    /// Frees the reserved room.
     pub fn release(&mut self, entry: &NewEntry, destinations: &[Destination]) {
         self.accepting.remove(&entry.key());
         for to in destinations {
@@ -439,7 +439,7 @@ impl Index {
             Some(Outcome::Rejected { rejection, .. }) => Enqueued::DeadLetter {
                 id: seq.0,
                 reason: rejection.reason,
-                // What a server took in part is never sent again unless a person says so.
+                // Requests that a server accepted in part are retried only by an operator command.
                 may_be_retried: record.items.iter().all(|item| item.rejected_spans.is_none()),
             },
             _ => Enqueued::Known,
@@ -459,8 +459,8 @@ impl Index {
         self.accepting.contains(&trace_id) || self.by_key.contains_key(&trace_id)
     }
 
-    /// The last export that was read from this file, while some exporter is to have it or its id is
-    /// to be written. A refused one does not wait for anything.
+    /// Returns the last export that was read from this file, if it waits for an exporter or for its
+    /// write-back. A refused export waits for nothing.
     pub fn waiting_from(&self, path: &Path) -> Option<&Head> {
         let record = &self.entries.get(self.by_path.get(path)?)?.record;
         let is_refused = matches!(self.outcome(record), Some(Outcome::Rejected { .. }));
@@ -473,12 +473,13 @@ impl Index {
         self.delivered.truncate(REMEMBERED);
     }
 
-    /// Whether any exporter of it is there.
+    /// Whether any exporter of the entry is configured.
     pub fn knows_an_exporter_of(&self, record: &Record) -> bool {
         record.items.iter().any(|item| self.lanes.contains_key(&item.exporter))
     }
 
-    /// Whether this process works on the export: it has an exporter for it, and was asked to.
+    /// Whether this process delivers the export: it has an exporter for it, and the export is in
+    /// its scope.
     fn is_affected_by(&self, record: &Record) -> bool {
         let path = &record.head.source.path;
         let within = |scope: &Vec<PathBuf>| scope.iter().any(|it| path.starts_with(it));

@@ -66,13 +66,13 @@ impl Lease {
         &self.leased.item
     }
 
-    /// Returns whether an id in the file means that nothing is left to do: another process has delivered the
-    /// export to all required exporters, and this one has not begun.
+    /// Whether an id in the file means that nothing is left to do: another process has delivered
+    /// the export to all required exporters, and this one has sent nothing.
     pub fn ends_with_the_id(&self) -> bool {
         self.leased.item.required || self.leased.nothing_sent
     }
 
-    /// The request to send next. `None`: all are acknowledged.
+    /// Returns the request to send next. `None` if all are acknowledged.
     ///
     /// # Errors
     /// Returns [`EntryGone`] if the entry left the queue; drop the lease.
@@ -83,7 +83,7 @@ impl Lease {
         }
     }
 
-    /// All requests that are not acknowledged.
+    /// Returns all requests that are not acknowledged.
     ///
     /// # Errors
     /// Returns [`EntryGone`] if the entry left the queue; drop the lease.
@@ -91,7 +91,7 @@ impl Lease {
         self.read_all(self.leased.item.pending.clone()).await
     }
 
-    /// All requests of the entry, as they were enqueued.
+    /// Returns all requests of the entry, as they were enqueued.
     ///
     /// # Errors
     /// Returns [`EntryGone`] if the entry left the queue; drop the lease.
@@ -99,18 +99,18 @@ impl Lease {
         self.read_all(self.leased.head.blobs(self.leased.item.signal)).await
     }
 
-    /// Waits until an operator command wants the entry. The holder then drops the lease.
+    /// Waits until an operator command needs the entry. The holder then drops the lease.
     pub fn revocation(&self) -> impl Future<Output = ()> + Send + use<> {
         let (queue, seq) = (self.queue.clone(), self.leased.seq);
         async move { queue.when(|index| is_revoked(index, seq).then_some(())).await }
     }
 
-    /// Returns whether an operator command wants the entry, or it is gone.
+    /// Whether an operator command needs the entry, or the entry is gone.
     pub fn is_revoked(&self) -> bool {
         is_revoked(&self.queue.index(), self.leased.seq)
     }
 
-    /// Returns whether other entries wait for the same exporter.
+    /// Whether other entries wait for the same exporter.
     pub fn has_others(&self) -> bool {
         self.queue.index().has_waiting(&self.leased.item.exporter)
     }
@@ -129,11 +129,11 @@ impl Lease {
                 failures.is_reported |= is_reported;
             }
         });
-        // Dropping the lease takes the lock again.
+        // Dropping the lease locks the index again.
         drop(index);
     }
 
-    /// Records that a request may be on its way from now on.
+    /// Records that a request may be in flight from now on.
     ///
     /// # Errors
     /// Returns [`EntryGone`] if the entry left the queue; send nothing.
@@ -184,7 +184,7 @@ impl Lease {
         self.transit(ItemTransition::Replace { requests, made_at }).await
     }
 
-    /// Makes requests pending that hold what the backend lost.
+    /// Adds requests with the spans that the backend lost.
     ///
     /// # Errors
     /// Returns [`EntryGone`] if the entry left the queue.
@@ -192,8 +192,8 @@ impl Lease {
         self.transit(ItemTransition::Resend(requests)).await
     }
 
-    /// Submits that every request was acknowledged, the last one at this time. The acknowledgement of the last
-    /// request is recorded with it.
+    /// Submits that every request was acknowledged, the last one at this time. The acknowledgement
+    /// of the last request is recorded with it.
     pub async fn complete(self, at: UnixNanos) -> Ack {
         self.end(ItemTransition::Deliver { at }).await
     }
@@ -203,7 +203,7 @@ impl Lease {
         self.end(ItemTransition::Reject(rejection)).await
     }
 
-    /// Shows the last error in `status`. It is not written to disk.
+    /// Sets the last error, for `status`. It is not written to disk.
     pub fn note(&mut self, reason: &str) {
         let (seq, at) = self.place();
         self.queue.index().change(seq, |entry| {

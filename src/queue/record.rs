@@ -1,11 +1,11 @@
-//! What the store keeps of one export, apart from its requests; plain data.
+//! The stored state of one entry, without its requests. Plain data.
 //!
 //! ```text
 //! Record ─┬─ Head: the export, its file version, whether its id is written
 //!         └─ Item, one per exporter: pending requests, state, attempts, last error
 //! ```
 //!
-//! `transition` says how a record changes.
+//! `transition` defines how a record changes.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -18,28 +18,28 @@ use crate::base::signal::Signal;
 use crate::fs::carried::WriteBackMode;
 use crate::fs::file::FileVersion;
 
-/// The place of an export in the order of arrival; not used again while anything is held.
+/// The number of an entry, in order of arrival. Not reused while the queue has entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Seq(pub u64);
 
-/// The name of one encoded request within an export.
+/// The number of one encoded request within an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Blob(pub u32);
 
-/// One export with its way to each exporter.
+/// One entry, with an item per exporter.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Record {
     pub head: Head,
     pub items: Vec<Item>,
 }
 
-/// One export.
+/// The data of an entry that all exporters share.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Head {
     pub trace_id: TraceId,
-    /// Names what is added to the trace of an export later; none for the export itself.
+    /// The id of an addition to the trace of an export. `None` for the export itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub addition: Option<TraceId>,
     /// The id of the receiver that found the file. Empty in entries of version 0.1.
@@ -48,36 +48,36 @@ pub struct Head {
     pub source: FileVersion,
     pub project_id: String,
     pub span_count: usize,
-    /// How many requests of spans it came in with.
+    /// Number of requests of spans when it was enqueued.
     pub requests: u32,
-    /// All these, in bytes.
+    /// Size of these requests, in bytes.
     pub bytes: u64,
-    /// The same for log records, whose requests come after those.
+    /// Number of requests of log records, which come after those of spans.
     #[serde(default)]
     pub log_requests: u32,
     #[serde(default)]
     pub log_bytes: u64,
     pub first_seen: UnixNanos,
-    /// The file says so, or is not to, or is not there any more.
+    /// Whether the file has the id, must not get it, or is gone.
     pub written: bool,
-    /// What was configured for its directory when it was taken in.
+    /// The write-back mode of its directory when it was enqueued.
     #[serde(default)]
     pub write_back: WriteBackMode,
-    /// State files are to be written; they are the blob [`STATE_FILES`].
+    /// Whether state files must be written. They are the blob [`STATE_FILES`].
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub has_state_files: bool,
-    /// Why its id could not be written so far.
+    /// Why its id could not be written, if it could not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_written: Option<String>,
 }
 
 impl Head {
-    /// What tells it from everything else.
+    /// Returns the key of the entry, which no other entry has.
     pub fn key(&self) -> TraceId {
         self.addition.unwrap_or(self.trace_id)
     }
 
-    /// The requests of one signal, as they came in.
+    /// Returns the requests of one signal, as they were enqueued.
     pub fn blobs(&self, signal: Signal) -> impl Iterator<Item = Blob> + use<> {
         let range = match signal {
             Signal::Traces => 0..self.requests,
@@ -86,7 +86,7 @@ impl Head {
         range.map(Blob)
     }
 
-    /// What these come to, in bytes.
+    /// Returns the size of these requests, in bytes.
     pub fn bytes_of(&self, signal: Signal) -> u64 {
         match signal {
             Signal::Traces => self.bytes,
@@ -95,26 +95,27 @@ impl Head {
     }
 }
 
-/// One export on its way to one exporter.
+/// The part of an entry for one exporter.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Item {
     pub exporter: String,
-    /// What of it goes there.
+    /// The signal that the exporter receives.
     #[serde(default)]
     pub signal: Signal,
-    /// Write-back waits for it.
+    /// Whether the write-back waits for it.
     pub required: bool,
-    /// What has not been acknowledged, in order.
+    /// Requests that are not acknowledged, in order.
     pub pending: Vec<Blob>,
-    /// The next name for a request of this item's own.
+    /// The next number for a request that only this exporter needs.
     pub next_blob: u32,
     /// The time that its spans carry.
     pub made_at: UnixNanos,
     pub state: ItemState,
-    /// A request was acknowledged, or may have arrived: the bytes must not change any more.
+    /// Whether a request was acknowledged or may have arrived. The requests must not change any
+    /// more then.
     #[serde(rename = "touched")]
     pub may_have_arrived: bool,
-    /// Spans that the backend had lost were sent again.
+    /// Whether spans that the backend had lost were sent again.
     #[serde(rename = "resent")]
     pub retransmitted: bool,
     pub attempts: u32,
@@ -127,29 +128,29 @@ pub struct Item {
     pub failures: Failures,
 }
 
-/// The failures of an item since its last acknowledged request. A restart begins with none.
+/// The failures of an item since its last acknowledged request. Empty after a restart.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Failures {
     /// When the request failed first.
     pub since: Option<Instant>,
     /// When the request failed last.
     pub last: Option<Instant>,
-    /// How often the item was deferred.
+    /// Number of deferrals.
     pub deferrals: u32,
     /// The place in the queue after the last deferral.
     pub place: Option<Place>,
-    /// The item cannot be leased before.
+    /// Earliest time of the next lease.
     pub not_before: Option<Instant>,
-    /// The log says that the item fails while others are delivered.
+    /// Whether the log reports that the item fails while others are delivered.
     pub is_reported: bool,
 }
 
-/// The place of an item among those that wait for the same exporter: by arrival. A deferred item is
-/// placed behind all that waited when it was deferred.
+/// The place of an item among those of the same exporter: by arrival. A deferred item is behind all
+/// that waited when it was deferred.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
     arrival: u64,
-    /// Among items of one arrival, deferred ones are first, in the order of their deferrals.
+    /// Among items of one arrival, deferred ones come first, in the order of their deferrals.
     deferral: u64,
 }
 
@@ -158,7 +159,7 @@ impl Place {
         Place { arrival: seq.0, deferral: u64::MAX }
     }
 
-    /// Before the item that arrives next, as `next_seq`.
+    /// Returns the place before the entry that arrives next, `next_seq`.
     pub fn deferred(next_seq: u64, deferral: u64) -> Place {
         Place { arrival: next_seq, deferral }
     }
@@ -169,7 +170,7 @@ impl Place {
 pub enum ItemState {
     #[serde(rename = "accepted")]
     Waiting,
-    /// A request may be on its way, or was when the program died.
+    /// A request is in flight, or was when the program was killed.
     #[serde(rename = "delivering")]
     InFlight,
     Delivered {
@@ -178,7 +179,7 @@ pub enum ItemState {
     Rejected(Rejection),
 }
 
-/// Why an exporter does not go on with an export.
+/// Why an exporter stopped trying to deliver an entry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rejection {
     pub reason: String,
@@ -188,11 +189,11 @@ pub struct Rejection {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RejectionKind {
-    /// The server refused it for good.
+    /// The server refused it permanently.
     Refused,
-    /// The retries that the configuration allows were used up.
+    /// The configured number or time of retries was exceeded.
     GivenUp,
-    /// Everything was acknowledged, but the backend does not have all of it.
+    /// Every request was acknowledged, but the backend does not have all spans.
     Incomplete,
 }
 
@@ -203,9 +204,9 @@ pub enum Change {
     Item(usize),
     PutBlob(Blob, Bytes),
     RemoveBlob(Blob),
-    /// All requests; state files stay.
+    /// All requests. State files stay.
     RemoveBlobs,
-    /// The entry, with all its rows.
+    /// The entry with all its rows.
     Remove,
     Tombstone(TraceId),
 }
@@ -219,7 +220,7 @@ impl Change {
     }
 }
 
-/// How far an export is as a whole.
+/// The state of an entry as a whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// Every required exporter has delivered it, the last one at this time.
@@ -232,14 +233,15 @@ pub enum Outcome {
     },
 }
 
-/// The blob that holds an export's state files, after the last name that a request can have.
+/// The blob with an export's state files: the number after the last one that a request can have.
 pub const STATE_FILES: Blob = Blob(u32::MAX);
 
-/// How far apart the names of different exporters' own requests begin.
+/// Distance between the first numbers of different exporters' own requests.
 const OWN_BLOBS: u32 = 1 << 24;
 
 impl Item {
-    /// The `index`-th exporter's way; all of one signal share the requests that came in.
+    /// Makes the item of the `index`-th exporter. Exporters of one signal share the original
+    /// requests.
     pub fn new(to: &Destination, index: usize, head: &Head) -> Item {
         // Requests rewritten for one exporter (split, times shifted) get blob ids from that exporter's range.
         let own = u32::try_from(index).unwrap_or(u32::MAX).saturating_add(1);
@@ -265,7 +267,7 @@ impl Item {
         self.failures.place.unwrap_or(Place::by_arrival(seq))
     }
 
-    /// Whether a request is of this item's own making, so that no other exporter needs it.
+    /// Whether only this item needs the request.
     pub fn owns(&self, blob: Blob) -> bool {
         blob.0 >= OWN_BLOBS
     }
@@ -282,14 +284,15 @@ impl Item {
         matches!(self.state, ItemState::Rejected(_))
     }
 
-    /// A dead letter that gets another chance.
+    /// Returns the item of a dead letter that is retried.
     pub fn again(&self, head: &Head) -> Item {
         let (rejected_spans, pending) = match (&self.state, &self.rejected_spans) {
-            // What a backend did not have stays unproven until it is read back.
+            // Spans that a backend did not have stay unverified until they are read back.
             (ItemState::Rejected(rejection), _) if rejection.kind == RejectionKind::Incomplete => {
                 (Some(rejection.reason.clone()), self.pending.clone())
             }
-            // A partly accepted export is sent whole: it is not known which spans the server kept.
+            // A partly accepted export is sent as a whole, because it is not known which spans the
+            // server kept.
             (_, Some(_)) => (None, head.blobs(self.signal).collect()),
             (_, None) => (None, self.pending.clone()),
         };
@@ -304,7 +307,7 @@ impl Item {
         }
     }
 
-    /// After a crash it is not known whether the request in flight arrived.
+    /// Marks the request in flight as uncertain, because it may have arrived before a crash.
     pub fn recover(&mut self) {
         if self.state == ItemState::InFlight {
             self.state = ItemState::Waiting;
@@ -314,8 +317,8 @@ impl Item {
 }
 
 impl Record {
-    /// None while some required exporter is not done. One refusal decides. An exporter that is not
-    /// `present` any more decides nothing: its part waits for its return.
+    /// Returns `None` while a required exporter is not done. One rejection decides. An exporter
+    /// that is not `present` decides nothing: its part waits until it is configured again.
     pub fn outcome(&self, present: impl Fn(&str) -> bool) -> Option<Outcome> {
         let mut last = None;
         let mut rejected = None;
@@ -332,7 +335,7 @@ impl Record {
         rejected.or(last.map(|at| Outcome::Delivered { at }))
     }
 
-    /// Which exporters it waits for, and what each said last.
+    /// Returns the exporters that the entry waits for, each with its last error.
     pub fn waits_for(&self) -> Option<String> {
         let open = self.items.iter().filter(|item| !item.is_finished());
         let open = open.map(|item| {
@@ -345,22 +348,23 @@ impl Record {
         Some(open.collect::<Vec<_>>().join("; ")).filter(|text| !text.is_empty())
     }
 
-    /// Every exporter has it: its requests are needed no more.
+    /// Whether every exporter has delivered the entry, so its requests are no longer needed.
     pub fn is_delivered(&self) -> bool {
         self.items.iter().all(Item::is_delivered)
     }
 
-    /// Nothing is left to do. A record without items is what an interrupted removal of version 0.1 left.
+    /// Whether nothing is left to do. An interrupted removal of version 0.1 left a record without
+    /// items.
     pub fn is_over(&self) -> bool {
         (self.head.written && self.is_delivered()) || self.items.is_empty()
     }
 
-    /// Some exporter refused it.
+    /// Whether an exporter rejected the entry.
     pub fn is_dead_letter(&self) -> bool {
         self.items.iter().any(Item::is_rejected)
     }
 
-    /// The record of a new entry, and the rows to write for it.
+    /// Makes the record of a new entry, and the rows to write.
     pub fn of_new(entry: &NewEntry, destinations: &[Destination]) -> (Record, Vec<Change>) {
         let count = |requests: &[Bytes]| u32::try_from(requests.len()).unwrap_or(u32::MAX);
         let head = Head {
@@ -382,7 +386,7 @@ impl Record {
         };
         let items = destinations.iter().enumerate();
         let items: Vec<Item> = items.map(|(index, to)| Item::new(to, index, &head)).collect();
-        // An earlier entry may have left rows under this number.
+        // An earlier entry may have left rows with this number.
         let mut changes = vec![Change::Remove, Change::Head];
         changes.extend((0..items.len()).map(Change::Item));
         let requests = (0..).map(Blob).zip(entry.requests.iter().chain(&entry.logs));
@@ -517,7 +521,7 @@ mod tests {
         assert!(!waiting.may_have_arrived);
     }
 
-    /// A queue of version 0.1 is still read: the names on disk are those of then.
+    /// A queue of version 0.1 must still be readable, so the names on disk must not change.
     #[test]
     fn the_names_on_disk_are_those_of_version_0_1() {
         let keys = |value: &serde_json::Value| -> Vec<String> {
@@ -550,7 +554,7 @@ mod tests {
         assert_eq!(json(&item("a", true, delivered(1)))["state"]["is"], "delivered");
         assert_eq!(json(&item("a", true, refused()))["state"]["is"], "rejected");
 
-        // Version 0.1 names no receiver, and has no state files.
+        // Version 0.1 has no receiver and no state files.
         let head = serde_json::to_value(head()).expect("JSON");
         assert!(head.get("receiver").is_none() && head.get("has_state_files").is_none());
         let read: Head = serde_json::from_value(head).expect("a head");

@@ -1,14 +1,14 @@
-//! The transactional store on disk. It and its `error` are the only files that name `redb`.
+//! The transactional store on disk. Only this file and `error` use `redb`.
 //!
 //! ```text
 //! heads     seq         ─▶ the export, as JSON
-//! items     (seq, n)    ─▶ its way to the n-th exporter, as JSON: each is written by one lease alone
-//! blobs     (seq, blob) ─▶ one encoded request, compressed: what a disk takes longest with is bytes
-//! tombstones trace id: dropped by a person
+//! items     (seq, n)    ─▶ the part for the n-th exporter, as JSON; only its lease writes it
+//! blobs     (seq, blob) ─▶ one encoded request, compressed
+//! tombstones trace id: dropped by an operator
 //! ```
 //!
-//! A transaction is on disk, fsynced, before `apply` returns. A file that cannot be opened is set
-//! aside and a new one begun: what it held lies in the directories still, without an id.
+//! A transaction is fsynced before `apply` returns. A file that cannot be opened is quarantined and
+//! replaced by an empty one: its exports are still in the directories, without an id.
 
 #![expect(
     clippy::disallowed_methods,
@@ -42,21 +42,21 @@ const ITEMS: TableDefinition<'_, (u64, u32), &[u8]> = TableDefinition::new("item
 const TOMBSTONES: TableDefinition<'_, &str, ()> = TableDefinition::new("forgotten");
 const BLOBS: TableDefinition<'_, (u64, u32), &[u8]> = TableDefinition::new("blobs");
 
-/// The store's own cache in bytes. Requests are read once and sent, so there is little to keep.
+/// The store's cache in bytes. Small, because requests are read only once.
 const CACHE_BYTES: usize = 1 << 20;
 
-/// Where a store lives.
+/// Where a store is.
 #[derive(Clone, Debug)]
 pub enum Location {
-    /// In a file of this directory.
+    /// In this directory.
     Directory(PathBuf),
-    /// The same, to be looked at: nothing is made anew or set aside.
+    /// In this directory, read-only: nothing is created or quarantined.
     Existing(PathBuf),
-    /// In memory: gone with the process.
+    /// In memory; lost when the process ends.
     Memory,
 }
 
-/// One change. Several make a transaction.
+/// One change. A transaction has several.
 #[derive(Clone, Debug)]
 pub enum Op {
     PutHead {
@@ -77,15 +77,15 @@ pub enum Op {
         seq: Seq,
         blob: Blob,
     },
-    /// All requests of the export, which no exporter needs any more. State files stay.
+    /// All requests of the entry. State files stay.
     RemoveBlobs {
         seq: Seq,
     },
-    /// The export, all its items and all its requests.
+    /// The entry with all its items and requests.
     Remove {
         seq: Seq,
     },
-    /// A person does not want this trace any more, though its file may still be there.
+    /// An operator dropped this trace, although its file may still exist.
     Tombstone {
         trace_id: TraceId,
     },
@@ -123,33 +123,35 @@ fn item_key(index: usize) -> u32 {
     u32::try_from(index).unwrap_or(u32::MAX)
 }
 
-/// How the database is opened, again and again if need be.
+/// Opens the database. May be called again after a failure.
 type Open = Box<dyn FnMut() -> Result<Database, DatabaseError> + Send>;
 
 pub struct Store {
-    /// None: it is in memory.
+    /// `None` for a store in memory.
     files: Option<Files>,
     open: Open,
-    /// None after a failure, until it is open again.
+    /// `None` after a failure, until the database is opened again.
     database: Option<Database>,
     /// Set by writes, cleared by compaction.
     needs_compaction: bool,
 }
 
-/// A store and what it held.
+/// A store and its contents.
 #[derive(Debug)]
 pub struct Opened {
     pub store: Store,
     pub records: Vec<(Seq, Box<Record>)>,
-    /// Traces that a person dropped.
+    /// Traces that an operator dropped.
     pub tombstones: Vec<TraceId>,
-    /// Where a corrupt file was put, and what was wrong with it.
+    /// Where a corrupt file was moved to, and what was wrong with it.
     pub quarantined: Option<(PathBuf, String)>,
 }
 
 impl Store {
+    /// Opens a store.
+    ///
     /// # Errors
-    /// The directory cannot be used, or another process holds the store.
+    /// Returns an error if the directory cannot be used, or if another process holds the store.
     pub fn open(location: Location) -> Result<Opened, OpenError> {
         match location {
             Location::Directory(directory) => Store::open_or_make(&directory),
@@ -171,7 +173,7 @@ impl Store {
     fn open_or_make(directory: &Path) -> Result<Opened, OpenError> {
         let files = Files::take(directory)?;
         let path = files.store();
-        // What it says is checked once; after a failure it is only opened again.
+        // The contents are checked once. After a failure the database is only opened again.
         let open = |files| {
             let (file, mut was_checked) = (path.clone(), false);
             Store::open_with(
@@ -188,7 +190,8 @@ impl Store {
             )
         };
         match open(files) {
-            // After a kill it is mended first, which takes room that was kept for such a case.
+            // After a kill the database is repaired first, for which the reserved space may be
+            // needed.
             Err((Refusal::Other(_), Some(files))) if files.release_stale_reserve() => {
                 open(files).map_err(|(refusal, _)| refusal.into_error(&path))
             }
@@ -203,13 +206,12 @@ impl Store {
         }
     }
 
-    /// A refusal gives the files back: the lock on them is still held.
+    /// Opens the database. A refusal returns the files, whose lock is still held.
     pub(super) fn open_with(
         files: Option<Files>,
         mut open: Open,
     ) -> Result<Opened, (Refusal, Option<Files>)> {
-        // The library checks what it reads, but a file that lies well enough can still trip an
-        // assertion in it. That is one more way to be corrupt.
+        // redb checks what it reads, but some corrupt files still trigger an assertion.
         let read = catch_unwind(AssertUnwindSafe(|| {
             let database = open()?;
             let held = (records(&database)?, tombstones(&database)?);
@@ -224,23 +226,22 @@ impl Store {
         }
     }
 
-    /// Opens it again after it failed: redb refuses all work on a database that had an I/O error.
+    /// Opens the database again after a failure: redb refuses all work after an I/O error.
     ///
     /// # Errors
-    /// The store still cannot be opened; call again later.
+    /// Returns an error if the store still cannot be opened; call again later.
     pub fn reopen(&mut self) -> Result<(), StoreError> {
         self.database = None;
         self.database = Some((self.open)().map_err(redb::Error::from)?);
         Ok(())
     }
 
-    /// Moves the corrupt file out of the way and begins a new one.
+    /// Quarantines the corrupt file and creates a new one.
     ///
     /// # Errors
-    /// The disk fails.
+    /// Returns an error if the disk fails; call again later.
     pub fn start_over(&mut self) -> Result<Option<PathBuf>, StoreError> {
-        // What tripped over a corrupt file may trip again, or wait for itself, when it is closed. It
-        // is left alone instead, with the file that goes out of the way.
+        // Closing a corrupt database may panic or block, so it is leaked together with its file.
         std::mem::forget(self.database.take());
         let aside = self.files.as_ref().map(Files::quarantined).transpose();
         let aside = aside.map_err(redb::Error::from)?;
@@ -248,10 +249,10 @@ impl Store {
         Ok(aside)
     }
 
-    /// Sees to it that the reserve is there; nothing is taken in without it.
+    /// Allocates the reserved space. Without it no entries are accepted.
     ///
     /// # Errors
-    /// There is no room for it.
+    /// Returns an error if there is no room for it.
     pub fn ensure_reserve_space(&mut self) -> Result<(), StoreError> {
         let Some(files) = &mut self.files else { return Ok(()) };
         let no_room = |error: io::Error| StoreError::Failing(format!("no room is left: {error}"));
@@ -260,7 +261,7 @@ impl Store {
             Err(error) if !self.needs_compaction => return Err(no_room(error)),
             Err(_) => {}
         }
-        // What was delivered left room within the file, which the disk does not have back yet.
+        // Delivered entries left free space in the file. Compaction returns it to the disk.
         self.needs_compaction = false;
         if let Some(database) = &mut self.database {
             database.compact().map_err(|error| StoreError::Failing(error.to_string()))?;
@@ -268,7 +269,7 @@ impl Store {
         files.ensure_reserve_space().map_err(no_room)
     }
 
-    /// Gives the reserve up. False when there is none.
+    /// Frees the reserved space. Returns false if there is none.
     pub fn release_reserve(&mut self) -> bool {
         self.files.as_mut().is_some_and(Files::release_reserve)
     }
@@ -277,10 +278,10 @@ impl Store {
         self.database.as_ref().ok_or(redb::Error::DatabaseClosed)
     }
 
-    /// Makes all changes, or none.
+    /// Makes all changes or none.
     ///
     /// # Errors
-    /// Nothing was changed.
+    /// Returns an error if the disk failed. Nothing was changed.
     pub fn apply(&mut self, ops: &[Op]) -> Result<(), StoreError> {
         let transaction = self.database()?.begin_write().map_err(redb::Error::from)?;
         {
@@ -326,10 +327,10 @@ impl Store {
         Ok(())
     }
 
-    /// One request; none when there is none of that name.
+    /// Returns one request. `None` if there is none with this number.
     ///
     /// # Errors
-    /// The disk failed.
+    /// Returns an error if the disk failed.
     pub fn blob(&self, seq: Seq, blob: Blob) -> Result<Option<Bytes>, StoreError> {
         let transaction = self.database()?.begin_read().map_err(redb::Error::from)?;
         let blobs = match transaction.open_table(BLOBS) {
@@ -343,7 +344,7 @@ impl Store {
     }
 }
 
-/// Everything but the requests, in order of arrival.
+/// Returns everything except the requests, in order of arrival.
 fn records(database: &Database) -> Result<Vec<(Seq, Box<Record>)>, redb::Error> {
     let transaction = database.begin_read()?;
     let heads = match transaction.open_table(HEADS) {
@@ -361,7 +362,7 @@ fn records(database: &Database) -> Result<Vec<(Seq, Box<Record>)>, redb::Error> 
         for entry in items.range((seq, u32::MIN)..=(seq, u32::MAX))? {
             own.push(decode::<Item>(entry?.1.value())?);
         }
-        // There may be very many, and a list has room for more than it holds.
+        // There may be very many items, and a list reserves more memory than it needs.
         own.shrink_to_fit();
         records.push((Seq(seq), Box::new(Record { head, items: own })));
     }

@@ -1,13 +1,13 @@
-//! How a transition becomes durable.
+//! Makes transitions durable.
 //!
 //! ```text
 //! prepare: rows ─▶ submit: the order is fixed ─▶ on disk ─▶ apply: visible in memory
 //!                          ▲                        │ failed
-//!                          └── retry after a second ┘ corrupt: the next epoch begins, the entry is gone
+//!                          └── retry after a second ┘ corrupt: the store is replaced, the entry is gone
 //! ```
 //!
-//! The holder of a lease, of a completion, or of the whole entry is the only one that changes its rows, so the
-//! rows that were prepared are still right when they are on disk.
+//! Only the holder of a lease, of a completion, or of the whole entry changes its rows. So the
+//! prepared rows are still correct when they are on disk.
 
 use std::time::Duration;
 
@@ -20,15 +20,16 @@ use super::store::{Op, StoreError};
 use super::transition::Transition;
 use super::writer::{Ack, Epoch};
 
-/// How long to wait before a store that failed is tried again.
+/// Pause before a failed store is tried again.
 const STORE_RETRY: Duration = Duration::from_secs(1);
 
-/// The entry is not in the queue any more: it was dropped, its store was lost, or the program is stopping.
+/// The entry is no longer in the queue: it was dropped, its store was lost, or the program is
+/// stopping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the export is not in the queue any more")]
 pub struct EntryGone;
 
-/// A transition whose place in the order of writes is fixed, and which is not durable yet.
+/// A transition that has its place in the order of writes, and is not durable yet.
 #[derive(Debug)]
 #[must_use = "a submitted transition becomes visible only when it is awaited"]
 pub(super) struct Submitted {
@@ -37,7 +38,7 @@ pub(super) struct Submitted {
     epoch: Epoch,
     transition: Transition,
     ops: Vec<Op>,
-    /// `None`: nothing has to be written.
+    /// `None` if nothing must be written.
     ack: Option<Ack>,
 }
 
@@ -80,7 +81,8 @@ impl Queue {
         }
     }
 
-    /// Waits before the next try. A corrupt store is quarantined, and the next epoch begins.
+    /// Pauses before the next attempt. A corrupt store is quarantined and replaced, which begins
+    /// the next epoch.
     pub(super) async fn store_failed(
         &self,
         error: StoreError,
@@ -116,8 +118,8 @@ impl Queue {
 }
 
 impl Submitted {
-    /// Waits until the transition is on disk, and makes it visible. Retries while the disk fails, because what
-    /// it records did happen.
+    /// Waits until the transition is on disk, and makes it visible. Retries while the disk fails,
+    /// because what it records has happened.
     pub(super) async fn durable(mut self) -> Result<(), EntryGone> {
         let mut ack = self.ack.take();
         while let Some(submitted) = ack.take() {
@@ -132,10 +134,10 @@ impl Submitted {
         self.make_visible().await
     }
 
-    /// The same without a retry.
+    /// Like [`Submitted::durable`], without retrying.
     ///
     /// # Errors
-    /// Returns the store's error; nothing changed then.
+    /// Returns the store's error; nothing was changed.
     pub(super) async fn durable_once(mut self) -> Result<(), StoreError> {
         if let Some(ack) = self.ack.take() {
             ack.durable().await?;
@@ -145,8 +147,7 @@ impl Submitted {
         Ok(())
     }
 
-    /// Makes the transition visible even if the disk does not take it: its loss is recovered from at the next
-    /// start.
+    /// Makes the transition visible even if the disk fails. The next start recovers from its loss.
     pub(super) async fn best_effort(mut self) {
         if let Some(ack) = self.ack.take() {
             let _ = ack.durable().await;
@@ -160,7 +161,8 @@ impl Submitted {
         let is_removed = applied.map_err(|_| EntryGone)?;
         let was_expected = self.ops.iter().any(|op| matches!(op, Op::Remove { .. }));
         if is_removed && !was_expected {
-            // Two transitions together end the entry. If this write is lost, the next start removes it.
+            // Two transitions together end the entry. If this write is lost, the next start removes
+            // the entry.
             let _ = self
                 .queue
                 .shared

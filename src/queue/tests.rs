@@ -1,4 +1,9 @@
-//! The queue on a real store: leases, order, reopening, crashes, and disks that fail.
+//! Guarantees:
+//!
+//! - Entries are leased in order, and each transition survives a restart and a crash.
+//! - A request is in doubt after a restart only if it may have been sent.
+//! - A full or failing disk loses nothing; a corrupt store is quarantined once.
+//! - The queue never holds more than its limit, and tells when it has room again.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -62,7 +67,7 @@ fn at(directory: &Path) -> Ready {
         .expect("a store")
 }
 
-/// Ends a queue in peace: everything is on disk.
+/// Ends a queue regularly: everything is on disk.
 fn end(ready: Ready) {
     drop(ready.queue);
     ready.thread.join().expect("the thread");
@@ -177,7 +182,7 @@ async fn a_dropped_lease_is_deferred_and_keeps_what_was_acknowledged() {
     assert_eq!(lease.next_request().await.expect("held").as_deref(), Some(b"y".as_slice()));
 }
 
-/// The caller that asked to drop it has gone meanwhile, or its time was up.
+/// The caller that asked for the drop gave up, or its time was over.
 #[tokio::test]
 async fn what_was_not_dropped_in_time_is_worked_on_as_before() {
     let queue = in_memory(100);
@@ -272,8 +277,8 @@ async fn requests_that_one_exporter_splits_or_renews_stay_whole_for_the_others()
     assert_eq!(other.pending_requests().await.expect("held"), ["xy", "z"]);
 }
 
-/// Scenario: the program ends between any two steps. Guarantees: the next one goes on after the
-/// last step, and knows what is in doubt.
+/// The program ends between any two steps. The next one continues after the last step, and knows
+/// what is in doubt.
 #[tokio::test]
 async fn a_reopened_queue_goes_on_where_it_was() {
     let directory = tempfile::tempdir().expect("a directory");
@@ -369,7 +374,7 @@ async fn what_is_delivered_takes_up_no_room_though_its_id_is_not_written() {
 async fn one_exporter_that_is_full_is_named_and_offers_together_stay_within_the_bound() {
     let queue = in_memory(4);
     queue.enqueue(&delivery(1, &["xyz"]), &to(&["b"])).await;
-    // Room for one of them only, whichever comes first.
+    // There is room for one of them, whichever comes first.
     let (two, three) = (delivery(2, &["xyz"]), delivery(3, &["xyz"]));
     let a = to(&["a"]);
     let both = async { tokio::join!(queue.enqueue(&two, &a), queue.enqueue(&three, &a)) };
@@ -390,7 +395,7 @@ async fn what_was_meant_for_a_corrupt_store_does_not_reach_the_next() {
     assert!(lease.mark_in_flight().await.is_err(), "its store is gone");
     drop(lease);
     assert_eq!(queue.waiting(), [PathBuf::from("/x/1")], "accounted for, though not held");
-    // A failure of the first store that comes late sets nothing more aside.
+    // A late failure of the first store does not quarantine the second one.
     assert!(queue.store_failed(corrupt, Epoch::default()).await.is_err());
     assert_eq!(*queue.store_resets().borrow(), 1);
     assert_eq!(queue.enqueue(&delivery(1, &["x"]), &to(&["a"])).await, Enqueued::New);
@@ -409,8 +414,8 @@ fn a_second_process_is_told_who_holds_the_store() {
     end(at(directory.path()));
 }
 
-/// Guarantees: the receiver and the state files travel with an export to its write-back, through a restart,
-/// and after its requests were removed.
+/// The receiver and the state files of an export survive a restart, and the removal of its
+/// requests.
 #[tokio::test]
 async fn the_receiver_and_the_state_files_reach_the_write_back() {
     let directory = tempfile::tempdir().expect("a directory");
@@ -438,7 +443,7 @@ async fn the_receiver_and_the_state_files_reach_the_write_back() {
     end(ready);
 }
 
-/// Guarantees: an item is in doubt after a restart only if a request of it may have been sent.
+/// An item is in doubt after a restart only if a request of it may have been sent.
 #[tokio::test]
 async fn only_what_was_marked_in_flight_is_in_doubt_after_a_restart() {
     let directory = tempfile::tempdir().expect("a directory");
@@ -473,7 +478,7 @@ async fn a_corrupt_store_is_set_aside_and_a_new_one_begun() {
             *byte ^= 0x5a;
         }
         std::fs::write(&file, &bytes).expect("written");
-        // Damage where nothing is stored may go unseen; what is seen is set aside.
+        // Damage where nothing is stored may stay unnoticed. Damage that is noticed is quarantined.
         let ready = at(directory.path());
         let held = ready.queue.list().len();
         assert_eq!(held == 0, ready.quarantined.is_some(), "damage at {damage}");
@@ -493,8 +498,8 @@ mod disk;
 mod drop;
 mod model;
 
-/// Polls once: some when ready, none when it would wait.
+/// Polls a future for a moment. Returns `None` if it would wait.
 async fn at_once<T>(future: impl Future<Output = T>) -> Option<T> {
-    // The journal answers from its thread, so "at once" is a moment for it to do so.
+    // The writer answers from its own thread, which takes a moment.
     tokio::time::timeout(Duration::from_millis(100), future).await.ok()
 }

@@ -1,19 +1,20 @@
-//! What can happen to a queued export, and what each transition changes on disk; pure.
+//! The state machine of a queued entry: its transitions, and the rows that each changes. Pure.
 //!
 //! ```text
-//!                ┌───── Fail ─────┐  Acknowledge, Split, Replace, Resend: other requests are pending
+//!                ┌───── Fail ─────┐  Acknowledge, Split, Replace, Resend: other requests pending
 //!                ▼                │ ┌──┐
 //! enqueued ─▶ waiting ─MarkInFlight─▶ in flight ─Deliver─▶ delivered
 //!                ▲                            └──Reject──▶ dead letter
 //!                └────────────── Retry ──────────────────────┘
 //!
-//! delivered by all required exporters ─WrittenBack─▶ removed, once optional exporters have it too
-//!                                └────WriteBackFailed: tried again
+//! delivered by all required exporters ─WrittenBack─▶ removed, once optional exporters have delivered it too
+//!                                └────WriteBackFailed: retried
 //! every state ─Drop─▶ removed, with a tombstone
 //! ```
 //!
-//! Leases, the finalizer and operator commands all change an entry through [`Record::apply`]. It answers with
-//! the rows to write. The queue makes them durable, and then applies the same transition to its memory.
+//! Leases, the finalizer and operator commands all change an entry through [`Record::apply`]. It
+//! returns the rows to write. The queue makes them durable, and then applies the same transition to
+//! its index.
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -22,36 +23,37 @@ use super::record::{Blob, Change, Failures, Item, ItemState, Record, Rejection};
 use crate::base::clock::UnixNanos;
 use crate::base::ids::TraceId;
 
-/// Something that happens to one entry.
+/// A transition of one entry.
 #[derive(Clone, Debug)]
 pub enum Transition {
-    /// To the part for one exporter, given as the index of its item.
+    /// A transition of the part for one exporter, which is the index of its item.
     Item(usize, ItemTransition),
     /// The trace id could not be written, for this reason.
     WriteBackFailed(String),
-    /// The file carries the trace id, is not to carry it, or is gone. The tombstone is that of a file version
-    /// which must not be read as a new export.
+    /// The file has the trace id, must not get it, or is gone. The tombstone is that of a file
+    /// version that must not be read as a new export.
     WrittenBack { tombstone: Option<TraceId> },
-    /// Rejected items wait again.
+    /// Rejected items are retried.
     Retry(Retry),
-    /// An operator does not want the export.
+    /// An operator drops the entry.
     Drop,
 }
 
-/// Something that happens between the queue and one exporter.
+/// A transition of the part for one exporter.
 #[derive(Clone, Debug)]
 pub enum ItemTransition {
-    /// A request may be on its way from now on.
+    /// A request may be in flight from now on.
     MarkInFlight,
-    /// The first pending request was acknowledged. `rejected` says which spans the server refused in it.
+    /// The first pending request was acknowledged. `rejected` describes the spans that the server
+    /// rejected in it.
     Acknowledge { rejected: Option<String> },
-    /// The first pending request failed. `in_doubt`: it may have arrived.
+    /// The first pending request failed. `in_doubt` means that it may have arrived.
     Fail { reason: String, in_doubt: bool, next_attempt: UnixNanos, now: Instant },
-    /// Two requests take the place of the first pending one.
+    /// Two requests replace the first pending one.
     Split([Bytes; 2]),
-    /// These requests take the place of all pending ones, none of which was sent.
+    /// These requests replace all pending ones, none of which was sent.
     Replace { requests: Vec<Bytes>, made_at: UnixNanos },
-    /// The backend lost spans, which these requests hold.
+    /// These requests contain spans that the backend lost.
     Resend(Vec<Bytes>),
     /// Every request was acknowledged, the last one at this time.
     Deliver { at: UnixNanos },
@@ -59,23 +61,25 @@ pub enum ItemTransition {
     Reject(Rejection),
 }
 
-/// Which rejected items are tried again.
+/// Which rejected items are retried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Retry {
     All,
-    /// Those that write-back waits for. What an optional exporter refused may be there in part.
+    /// Those of required exporters. What an optional exporter refused may have arrived in part.
     Required,
 }
 
-/// The transition does not apply in this state: there is nothing to retry, or the item is finished.
+/// The transition does not apply in this state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotApplicable;
 
 impl Record {
-    /// Changes the record, and returns the rows that changed, in the order in which they are to be written.
+    /// Changes the record, and returns the rows that changed, in the order in which they must be
+    /// written.
     ///
     /// # Errors
-    /// Returns [`NotApplicable`], and changes nothing, if the entry is not in a state for this transition.
+    /// Returns [`NotApplicable`], and changes nothing, if the entry is not in a state for this
+    /// transition.
     pub fn apply(&mut self, transition: &Transition) -> Result<Vec<Change>, NotApplicable> {
         let mut changes = match transition {
             Transition::Item(index, change) => self.apply_to_item(*index, change)?,
@@ -132,7 +136,7 @@ impl Record {
 }
 
 impl Item {
-    /// Returns the changes of blobs. That of the item itself goes without saying.
+    /// Applies the transition and returns the changes of blobs. The item's own row always changes.
     fn apply(&mut self, transition: &ItemTransition) -> Result<Vec<Change>, NotApplicable> {
         match transition {
             ItemTransition::MarkInFlight => self.state = ItemState::InFlight,
@@ -167,7 +171,7 @@ impl Item {
             }
             ItemTransition::Replace { requests, made_at } => {
                 let (blobs, mut changes) = self.new_blobs(requests);
-                // Earlier requests of this exporter's own are of no more use.
+                // Earlier requests that only this exporter needed are no longer used.
                 let old = self.pending.iter().filter(|blob| self.owns(**blob));
                 changes.extend(old.map(|blob| Change::RemoveBlob(*blob)));
                 self.pending = blobs;

@@ -1,8 +1,8 @@
-//! The thread that owns the store: changes that come in together go to disk together.
+//! The thread that owns the store. It writes concurrent changes in one transaction.
 //!
 //! ```text
 //! write ┐                 one transaction,
-//! write ┼─▶ bounded ─▶    one fsync        ─▶ an answer for each
+//! write ┼─▶ bounded ─▶    one fsync        ─▶ one answer each
 //! read  ┘   channel
 //! ```
 
@@ -17,18 +17,18 @@ use tokio::sync::{mpsc, oneshot};
 use super::record::{Blob, Seq};
 use super::store::{Op, Store, StoreError};
 
-/// One life of the store. A corrupt store is quarantined and a new one begun, which must not get writes that
-/// were meant for the old one.
+/// One life of the store. After a corrupt store is replaced, writes that were meant for it are
+/// refused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Epoch(u64);
 
-/// Commands that may wait for the disk.
+/// Capacity of the command channel.
 const MAX_WAITING: usize = 256;
 
 type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 
 enum Command {
-    /// A new export, which can wait for room; anything else makes room in the end.
+    /// A new entry, which can wait for room. All other commands make room in the end.
     Enqueue {
         ops: Vec<Op>,
         done: Reply<Epoch>,
@@ -44,22 +44,25 @@ enum Command {
         of: Epoch,
         done: Reply<Bytes>,
     },
-    /// This one is corrupt: set it aside and begin a new one.
+    /// The store of this epoch is corrupt: quarantine and replace it.
     StartOver {
         corrupt: Epoch,
         done: Reply<(Epoch, Option<PathBuf>)>,
     },
 }
 
-/// A handle on the thread. When the last one is dropped the thread writes what it has and ends.
+/// A handle of the thread. When the last one is dropped, the thread writes its remaining commands
+/// and ends.
 #[derive(Clone, Debug)]
 pub struct StoreWriter {
     commands: mpsc::Sender<Command>,
 }
 
 impl StoreWriter {
+    /// Starts the thread.
+    ///
     /// # Errors
-    /// The system gives no thread.
+    /// Returns an error if the system cannot start a thread.
     pub fn start(store: Store) -> io::Result<(StoreWriter, JoinHandle<()>)> {
         let (commands, incoming) = mpsc::channel(MAX_WAITING);
         let thread = std::thread::Builder::new()
@@ -68,38 +71,43 @@ impl StoreWriter {
         Ok((StoreWriter { commands }, thread))
     }
 
-    /// Submits changes, all of which are made durable, or none. Changes are written in the order in which
-    /// these calls return; a call waits only for room in the channel.
+    /// Submits changes, all of which are made durable, or none. Changes are written in the order in
+    /// which these calls return; a call waits only for room in the channel.
     pub async fn submit(&self, ops: Vec<Op>, of: Epoch) -> Ack {
         let (done, answer) = oneshot::channel();
         let sent = self.commands.send(Command::Write { ops, of, done }).await;
         Ack { answer: sent.is_ok().then_some(answer) }
     }
 
-    /// Makes changes durable, all of them or none.
+    /// Makes all of these changes durable, or none.
     ///
     /// # Errors
-    /// The disk failed, and nothing was changed; or the epoch is over.
+    /// Returns an error if the disk failed and nothing was changed, or if the epoch is over.
     pub async fn write(&self, ops: Vec<Op>, of: Epoch) -> Result<(), StoreError> {
         self.submit(ops, of).await.durable().await
     }
 
-    /// Writes a new entry, for which the reserved space is not used. Returns the epoch that has it.
+    /// Writes a new entry without using the reserved space. Returns the epoch that has it.
     ///
     /// # Errors
-    /// The disk failed, or has no room for new entries.
+    /// Returns an error if the disk failed, or has no room for new entries.
     pub async fn enqueue(&self, ops: Vec<Op>) -> Result<Epoch, StoreError> {
         self.command(|done| Command::Enqueue { ops, done }).await
     }
 
+    /// Reads one request.
+    ///
     /// # Errors
-    /// The disk failed, or what was written is not there.
+    /// Returns an error if the disk failed, or if the request is missing.
     pub async fn read(&self, seq: Seq, blob: Blob, of: Epoch) -> Result<Bytes, StoreError> {
         self.command(|done| Command::Read { seq, blob, of, done }).await
     }
 
+    /// Replaces the corrupt store of this epoch. Returns the new epoch, and the path of the old
+    /// file.
+    ///
     /// # Errors
-    /// The disk failed, or the store was replaced already.
+    /// Returns an error if the disk failed, or if the store was replaced already.
     pub async fn start_over(&self, corrupt: Epoch) -> Result<(Epoch, Option<PathBuf>), StoreError> {
         self.command(|done| Command::StartOver { corrupt, done }).await
     }
@@ -114,11 +122,11 @@ impl StoreWriter {
     }
 }
 
-/// The answer to changes that were submitted.
+/// The answer to submitted changes.
 #[derive(Debug)]
 #[must_use = "submitted changes are not durable yet"]
 pub struct Ack {
-    /// `None`: the thread has ended.
+    /// `None` if the thread has ended.
     answer: Option<oneshot::Receiver<Result<Epoch, StoreError>>>,
 }
 
@@ -126,14 +134,15 @@ impl Ack {
     /// Waits until the changes are on disk.
     ///
     /// # Errors
-    /// The disk failed, and nothing was changed; or the epoch is over.
+    /// Returns an error if the disk failed and nothing was changed, or if the epoch is over.
     pub async fn durable(self) -> Result<(), StoreError> {
         let Some(answer) = self.answer else { return Err(StoreError::Closed) };
         answer.await.unwrap_or(Err(StoreError::Closed)).map(drop)
     }
 }
 
-/// redb can panic on a file that another program wrote into. That is corruption, and must not end the thread.
+/// Runs redb's code. redb can panic on a file that another program changed, which counts as
+/// corruption and must not end the thread.
 fn guarded<T>(work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
     catch_unwind(AssertUnwindSafe(work))
         .unwrap_or_else(|_| Err(StoreError::Corrupt("it cannot be read any more".to_owned())))
@@ -143,7 +152,7 @@ fn work(mut store: Store, mut commands: mpsc::Receiver<Command>) {
     let mut present = Epoch::default();
     let mut failed = false;
     let mut batch = Vec::new();
-    // The caller may have gone; then the answer is dropped.
+    // If the caller is gone, the answer is dropped.
     while commands.blocking_recv_many(&mut batch, MAX_WAITING) > 0 {
         let starts_over = batch.iter().any(|command| matches!(command, Command::StartOver { .. }));
         if failed
@@ -182,7 +191,7 @@ fn missing() -> StoreError {
     StoreError::Corrupt("a request that was written is not there".to_owned())
 }
 
-/// Writes that go to disk together.
+/// Writes that are made in one transaction.
 #[derive(Default)]
 struct Writes {
     ops: Vec<Op>,
@@ -202,8 +211,8 @@ impl Writes {
     }
 }
 
-/// One transaction for all. When there is no room for it, what is in the queue already goes first,
-/// on the room that was kept for it.
+/// Makes one transaction of all writes. If there is no room for it, changes of existing entries are
+/// written first, with the reserved space.
 fn write(
     store: &mut Store,
     present: Epoch,

@@ -1,30 +1,30 @@
-//! Puts the spliced export in place of the one that was read, and of no other.
+//! Replaces the export that was read, and no other version, with the spliced one.
 //!
 //! ```text
-//! load ─▶ as read? ─▶ splice ─▶ temp file ─▶ exchange ─▶ look ─▶ fsync dir ─▶ look ─▶ unlink
+//! load ─▶ as read? ─▶ splice ─▶ temp file ─▶ exchange ─▶ check ─▶ fsync dir ─▶ check ─▶ unlink
 //!  │ none    │ no                              │ none      └─ not as read ──────┘
 //!  ▼         ▼                                 ▼                    ▼
 //! Gone   Superseded                           Gone    exchange back: Superseded
 //! ```
 //!
-//! At every moment the target's name leads to a whole file. The windows, one by one:
+//! The target's name always leads to a complete file. The races, one by one:
 //!
-//! - Newer export before the exchange: the look finds it in the temp file, and it goes back.
-//! - Newer export while that goes back: what comes out then is not what we put in, so the swap is
-//!   repeated until it is (`put_back`). A name only ever moves on to a later version.
-//! - A writer in place, truncating as it starts: size, time or digest differ at one of the looks.
-//!   A writer that opened the file before the exchange and is silent until after the second look,
-//!   `GRACE` later, writes into a file without a name. Nothing short of a lock would tell; the
-//!   settle time before reading makes it unlikely.
+//! - A newer export before the exchange: the check finds it in the temp file, and it is put back.
+//! - A newer export while that is put back: what comes out then is not what was put in, so the
+//!   exchange is repeated until it is (`put_back`). A name never goes back to an older version.
+//! - A writer in place that truncates first: size, time or digest differ at one of the checks. A
+//!   writer that opened the file before the exchange and is silent until after the second check,
+//!   `GRACE` later, writes into a file without a name. Only a lock could prevent this; the settle
+//!   time before reading makes it unlikely.
 //! - Another process deletes the directory's files meanwhile: no deleted file is put back.
-//! - Crash before the exchange: the target was not touched. Crash after: both versions are whole
-//!   on disk, the next attempt sees its own id and answers `Written`, and `stale` sorts the
-//!   leftover out by its name, putting back a newer export that was not looked at yet.
-//! - Where names cannot be exchanged (NFS, 9p, some FUSE) the file is read once more and renamed
-//!   over; an export that lands between these two calls is lost to its predecessor.
+//! - A crash before the exchange: the target is unchanged. A crash after it: both versions are
+//!   complete on disk. The next attempt finds its own id and returns `Written`, and `stale` cleans
+//!   up by the name of the temp file, putting back a newer export that was not checked yet.
+//! - Where names cannot be exchanged (NFS, 9p, some FUSE), the file is read again and the temp file
+//!   renamed over it. A newer export that arrives between these two calls is lost.
 //!
-//! What one write-back does, as `strace -f -e trace=file,fsync,fchmod,utimensat` shows it, with T for
-//! the temp file's name and without the `readlink`s that resolve the directory:
+//! What one write-back does, as `strace -f -e trace=file,fsync,fchmod,utimensat` shows it, with T
+//! for the temp file's name and without the `readlink`s that resolve the directory:
 //!
 //! ```text
 //! openat(AT_FDCWD, "/out", O_RDONLY|O_NOFOLLOW|O_CLOEXEC|O_DIRECTORY) = 9

@@ -1,4 +1,12 @@
-//! What is wrong on disk or in the configuration is said plainly, and harms nothing else.
+//! Guarantees:
+//!
+//! - An export that is not valid is refused with its path, position and reason, and is left
+//!   unchanged.
+//! - A sibling that is broken, missing or outside the directory never stops the export; the export
+//!   is sent without it, with a warning.
+//! - No path in an export leads to a file outside its directory.
+//! - `validate` and `run` report every error in the configuration at once, each with its place.
+//! - Wrong usage exits with 2, an undelivered export with 1, and the export stays for the next run.
 
 use std::fs;
 use std::os::unix::fs::symlink;

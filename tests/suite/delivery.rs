@@ -1,4 +1,12 @@
-//! Delivery to an endpoint that refuses, delays, breaks off and lies.
+//! Guarantees:
+//!
+//! - A failure that may pass is retried with the same ids, not before the time that the server asks
+//!   for.
+//! - A permanent refusal is reported once, and the id is not written.
+//! - A partial success and a warning are reported, and nothing is sent again.
+//! - Only an OTLP response acknowledges a request. A redirect is not followed.
+//! - A request that is too large is split until it fits; a span that never fits is refused.
+//! - An endpoint that starts late receives every export.
 
 use std::time::Duration;
 

@@ -1,4 +1,10 @@
-//! The documentation says what is true: what it names exists, what it ships works.
+//! Guarantees:
+//!
+//! - Paths, links and tests that the documentation names exist.
+//! - Every requirement has one row in the table of requirements.
+//! - Every command is in the README, and every shipped configuration is valid.
+//! - The source does not use words that leave open who or what is meant, and no test sleeps on a
+//!   thread.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -1,4 +1,11 @@
-//! The OTEL_* variables, as seen from the endpoint.
+//! Guarantees:
+//!
+//! - The OTEL_* variables have the effect that the OpenTelemetry specification defines, as seen
+//!   from the endpoint.
+//! - Flags override variables, and variables override files.
+//! - An invalid variable is ignored with a warning.
+//! - With `OTEL_SDK_DISABLED`, nothing is sent or written.
+//! - Only servers with a certificate of a trusted authority receive anything.
 
 use std::time::Duration;
 

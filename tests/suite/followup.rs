@@ -1,4 +1,10 @@
-//! What later systems add to the trace of an export: results of gates and updates of tasks.
+//! Guarantees:
+//!
+//! - A gate result and a task update become spans in the trace of the export, below their task.
+//! - Each result is sent once, however often its file grows or is found again.
+//! - A result waits for its export, and never goes to another one.
+//! - An invalid file or id is refused with the valid choices, and sends nothing.
+//! - A command that cannot deliver exits after its time limit, and leaves nothing in a queue.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,7 @@
-//! The generator of large exports writes what the program takes without a warning.
+//! Guarantees:
+//!
+//! - The generator of large exports writes the same bytes for the same seed.
+//! - taskspan accepts its exports of every size without a warning.
 
 #[path = "../../examples/generate/export.rs"]
 mod export;

@@ -1,4 +1,6 @@
-//! The example that shows the whole life of a plan runs to its end.
+//! Guarantees:
+//!
+//! - The example `lifecycle`, which shows the whole life of a plan, runs to its end with one trace.
 
 use std::path::Path;
 use std::process::Command;

@@ -1,4 +1,9 @@
-//! The logs pipeline: one record a fact, and nobody waits for it who need not.
+//! Guarantees:
+//!
+//! - Each fact about an export is one log record, with the ids of its span.
+//! - Log records never delay a trace or its id. Undelivered ones stay in the queue.
+//! - Records that Loki refuses in part are never sent again.
+//! - A logs pipeline without a traces pipeline is an error in the configuration.
 
 use std::collections::{BTreeMap, HashMap};
 

@@ -1,5 +1,11 @@
-//! `taskspan once`: every kind of export, over both protocols, judged by the independent reading
-//! of the conventions.
+//! Guarantees:
+//!
+//! - Every kind of export becomes the trace that the conventions define, over both protocols, as
+//!   judged by an independent implementation of the conventions.
+//! - The write-back keeps every other byte of the file, in every style of JSON.
+//! - A second run sends nothing. A new export in the same place is a new trace.
+//! - A large export is sent in requests that a Collector accepts.
+//! - `preview` sends and writes nothing.
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,9 @@
-//! A configuration that is looked at before it is used, and changed while it is.
+//! Guarantees:
+//!
+//! - SIGHUP loads a new configuration without losing an export. An invalid one changes nothing.
+//! - A reload that fails late returns to the old configuration.
+//! - `validate` shows the effective configuration, and reports whatever would keep `run` from
+//!   starting.
 
 use std::fs;
 

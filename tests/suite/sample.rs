@@ -1,5 +1,7 @@
-//! The trace of the sample export, whole, as a snapshot: what downstream queries depend on does not
-//! change in passing.
+//! Guarantees:
+//!
+//! - The whole trace of the sample export does not change by accident, because queries depend on
+//!   it. The snapshots show every attribute, for each grouping.
 
 use std::fmt::Write;
 use std::path::Path;

@@ -1,4 +1,7 @@
-//! Tests of the test support itself: what all other tests are judged by has to be right.
+//! Guarantees:
+//!
+//! - The test support reports the faults that it is meant to find: each planted error is found, and
+//!   a correct trace has none.
 
 mod by_hand;
 mod checker;

@@ -7,17 +7,17 @@ use redb::DatabaseError;
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
-    /// The disk is full or broken; another try may do.
+    /// The disk is full or broken. A later attempt may succeed.
     #[error("the queue's store failed: {0}")]
     Failing(String),
-    /// What is on disk is not what was written.
+    /// The stored data is not what was written.
     #[error("the queue's store is corrupt: {0}")]
     Corrupt(String),
     #[error("an export cannot be recorded: {0}")]
     Encoding(String),
     #[error("the queue is closed")]
     Closed,
-    /// The store that the order was meant for is not there any more; see [`Epoch`].
+    /// The store that the command was meant for was replaced; see [`Epoch`].
     ///
     /// [`Epoch`]: super::writer::Epoch
     #[error("the queue's store was begun anew")]
@@ -40,7 +40,7 @@ pub enum OpenError {
     Other { path: PathBuf, reason: String },
 }
 
-/// Why a file was not opened.
+/// Why a file cannot be opened.
 #[derive(Debug)]
 pub enum Refusal {
     Locked,
@@ -75,9 +75,9 @@ impl From<redb::Error> for Refusal {
     fn from(error: redb::Error) -> Refusal {
         match error {
             redb::Error::DatabaseAlreadyOpen => Refusal::Locked,
-            // Sound, and not for this version to read: a person has to decide.
+            // The file is intact, but of another format version. An operator must decide.
             error @ redb::Error::UpgradeRequired(_) => Refusal::Other(error.to_string()),
-            // No room or no right is nothing that a new file would have.
+            // A new file would meet the same lack of space or rights.
             redb::Error::Io(error) if !is_corruption(&error) => Refusal::Other(error.to_string()),
             error => Refusal::Corrupt(error.to_string()),
         }
@@ -96,7 +96,7 @@ impl From<redb::Error> for StoreError {
     }
 }
 
-/// The disk gave something, and it is not what was written.
+/// Whether the disk returned data that is not what was written.
 fn is_corruption(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
 }

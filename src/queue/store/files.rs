@@ -1,9 +1,9 @@
-//! The files of a store: the lock that keeps other processes out, and the room that is kept.
+//! The files of a store: the database, the lock against other processes, and the reserved space.
 //!
 //! ```text
-//! queue.lock     held from the start to the end, whatever becomes of the store in between
+//! queue.lock     held from start to end, even while the store is replaced
 //! queue.redb     the store ─▶ queue.redb.corrupt-TIME when it cannot be read
-//! queue.reserve  room to note that an export arrived, when the disk is full
+//! queue.reserve  space for recording deliveries when the disk is full
 //! ```
 
 #![expect(
@@ -22,9 +22,9 @@ use crate::base::clock::UnixNanos;
 const STORE: &str = "queue.redb";
 const LOCK: &str = "queue.lock";
 
-/// A file that does nothing but take up room, to be given up when the disk is full: noting that
-/// an export is on its way, arrived or can go needs a little room itself, and without it a disk
-/// that the queue has filled would never be emptied.
+/// A file that only occupies space, and is removed when the disk is full. Recording that an export
+/// is in flight, delivered or removed needs some space itself. Without this reserve, a disk that
+/// the queue has filled could never be emptied.
 const RESERVE: &str = "queue.reserve";
 const RESERVE_BYTES: u64 = 1 << 20;
 
@@ -32,28 +32,28 @@ const RESERVE_BYTES: u64 = 1 << 20;
 #[derive(Debug)]
 pub struct Files {
     directory: PathBuf,
-    /// Let go of when it is closed.
+    /// Released when it is closed.
     _lock: Option<File>,
     has_reserve: bool,
 }
 
 impl Files {
-    /// Makes the directory, readable for this user only, and keeps other processes out.
+    /// Creates the directory, readable for this user only, and locks it against other processes.
     ///
     /// # Errors
-    /// The directory cannot be used, or another process holds it.
+    /// Returns an error if the directory cannot be used, or another process holds it.
     pub fn take(directory: &Path) -> Result<Files, OpenError> {
         let unusable = |source| OpenError::Directory { path: directory.to_owned(), source };
-        // What waits in the queue may be confidential.
+        // Queued exports may be confidential.
         let mut builder = fs::DirBuilder::new();
         builder.recursive(true).mode(0o700).create(directory).map_err(unusable)?;
         Files::lock(directory, &private())
     }
 
-    /// The same for a directory that is to be left as it is.
+    /// Locks an existing directory without changing it.
     ///
     /// # Errors
-    /// The directory cannot be used, or another process holds it.
+    /// Returns an error if the directory cannot be used, or another process holds it.
     pub fn look_at(directory: &Path) -> Result<Files, OpenError> {
         Files::lock(directory, OpenOptions::new().read(true).write(true))
     }
@@ -62,7 +62,7 @@ impl Files {
         let unusable = |source| OpenError::Directory { path: directory.to_owned(), source };
         let lock = match options.open(directory.join(LOCK)) {
             Ok(lock) => Some(lock),
-            // There was never a queue here.
+            // There never was a queue here.
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(unusable(error)),
         };
@@ -70,7 +70,7 @@ impl Files {
             Some(Err(TryLockError::WouldBlock)) => {
                 return Err(OpenError::Locked { path: directory.join(STORE) });
             }
-            // A file system without locks: the store's own is all there is then.
+            // On a file system without locks, only the store's own lock protects it.
             Some(Err(TryLockError::Error(error))) if error.kind() != io::ErrorKind::Unsupported => {
                 return Err(unusable(error));
             }
@@ -83,10 +83,10 @@ impl Files {
         self.directory.join(STORE)
     }
 
-    /// Moves a store that cannot be read out of the way, for a person to look at.
+    /// Renames a corrupt store, so that an operator can examine it. Returns the new path.
     ///
     /// # Errors
-    /// It stays where it is.
+    /// Returns an error if the file cannot be renamed.
     pub fn quarantined(&self) -> io::Result<PathBuf> {
         let name = format!("{STORE}.corrupt-{}", UnixNanos::now().compact());
         let mut aside = self.directory.join(&name);
@@ -99,8 +99,10 @@ impl Files {
         Ok(aside)
     }
 
+    /// Allocates the reserved space.
+    ///
     /// # Errors
-    /// There is no room for it.
+    /// Returns an error if there is no room for it.
     pub fn ensure_reserve_space(&mut self) -> io::Result<()> {
         if self.has_reserve {
             return Ok(());
@@ -109,7 +111,7 @@ impl Files {
         let made = private().open(&reserve).and_then(|file| {
             let flags = rustix::fs::FallocateFlags::empty();
             match rustix::fs::fallocate(&file, flags, 0, RESERVE_BYTES) {
-                // A file system without it gets by without a reserve.
+                // The file system cannot allocate space, so there is no reserve.
                 Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
                 result => result.map_err(io::Error::from),
             }
@@ -121,24 +123,24 @@ impl Files {
         made
     }
 
-    /// Gives up what an earlier run kept. False when it kept nothing.
+    /// Removes the reserve of an earlier run. Returns false if there is none.
     pub fn release_stale_reserve(&self) -> bool {
         fs::remove_file(self.directory.join(RESERVE)).is_ok()
     }
 
-    /// Gives the reserve up. False when there is none.
+    /// Removes the reserve. Returns false if there is none.
     pub fn release_reserve(&mut self) -> bool {
         let had = std::mem::take(&mut self.has_reserve);
         had && fs::remove_file(self.directory.join(RESERVE)).is_ok()
     }
 }
 
-/// Returns whether there is, or was, a queue in this directory.
+/// Whether there is, or was, a queue in this directory.
 pub fn is_there(directory: &Path) -> bool {
     directory.join(STORE).exists()
 }
 
-/// For a file that only this user can read, and that need not exist.
+/// Returns options for a file that only this user can read, and that is created if missing.
 pub fn private() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(0o600);

@@ -1,10 +1,10 @@
-//! A request as it lies on disk.
+//! Compresses requests for the disk.
 
 use bytes::Bytes;
 use lz4_flex::block::{compress_prepend_size, decompress, uncompressed_size};
 
-/// What a compressed request begins with, and no message does: there is no field 0. One without it is
-/// as an earlier version wrote it.
+/// Starts a compressed request. No protobuf message starts with it, because there is no field 0. A
+/// request without it was written uncompressed by an earlier version.
 const PACKED: u8 = 0;
 
 pub fn packed(request: &[u8]) -> Vec<u8> {
@@ -13,7 +13,7 @@ pub fn packed(request: &[u8]) -> Vec<u8> {
     packed
 }
 
-/// A length that no text of this size can stand for is not believed.
+/// Decompresses a request. Refuses a length that no text of this size can expand to.
 pub fn unpacked(stored: &[u8]) -> Result<Bytes, String> {
     const MAX_RATIO: usize = 255;
     let Some((&PACKED, packed)) = stored.split_first() else {

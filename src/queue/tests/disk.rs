@@ -1,4 +1,4 @@
-//! Disks that fill up, break, are torn by a crash, and get well again.
+//! Disks that are full, broken, or torn by a crash, and recover.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,15 +9,15 @@ use redb::{Builder, StorageBackend};
 use super::*;
 use crate::queue::store::{Files, Opened, Store};
 
-/// A disk in memory that survives being closed.
+/// A disk in memory that survives closing.
 #[derive(Clone, Debug, Default)]
 pub struct Disk {
     bytes: Arc<Mutex<Vec<u8>>>,
-    /// What is there after a crash: everything up to the last fsync.
+    /// The contents after a crash: everything up to the last fsync.
     synced: Arc<Mutex<Vec<u8>>>,
     full: Arc<AtomicBool>,
     read_only: Arc<AtomicBool>,
-    /// While this file is there it takes up the room that would be needed.
+    /// While this file exists it occupies the space that would be needed.
     reserve: Option<PathBuf>,
 }
 
@@ -37,7 +37,7 @@ impl Disk {
         self.bytes.lock().expect("no panic under the lock")
     }
 
-    /// The disk as it is found after the power went.
+    /// Returns the disk as it is after a power failure.
     pub fn after_a_crash(&self) -> Disk {
         let synced = self.synced.lock().expect("no panic under the lock").clone();
         let bytes = Arc::new(Mutex::new(synced.clone()));
@@ -91,8 +91,8 @@ impl StorageBackend for Disk {
     }
 }
 
-/// Scenario: the disk is full for a while. Guarantees: nothing is taken in, the state says so, and
-/// what was offered goes in as soon as there is room.
+/// While the disk is full, no entry is accepted and the state is reported. As soon as there is
+/// room, the offered entry is accepted.
 #[tokio::test(start_paused = true)]
 async fn a_full_disk_stops_the_intake_until_there_is_room() {
     let disk = Disk::default();
@@ -114,8 +114,8 @@ async fn a_full_disk_stops_the_intake_until_there_is_room() {
     assert_eq!(queue.list().len(), 2);
 }
 
-/// Scenario: the disk turns read-only while a request is acknowledged. Guarantees: the next one is
-/// not sent before the acknowledgement is on disk, and it is once the disk takes it.
+/// The disk becomes read-only while a request is acknowledged. The next request is not sent before
+/// the acknowledgement is on disk.
 #[tokio::test(start_paused = true)]
 async fn a_disk_that_turns_read_only_stops_the_sending_until_it_takes_the_acknowledgement() {
     let disk = Disk::default();
@@ -137,8 +137,8 @@ async fn a_disk_that_turns_read_only_stops_the_sending_until_it_takes_the_acknow
     assert_eq!(found.queue.list()[0].exporters[0].requests_waiting, 1, "it is on disk");
 }
 
-/// Scenario: the queue itself has filled the disk. Guarantees: what is in it is still worked off,
-/// on the room that was kept, and then there is room again.
+/// The queue itself has filled the disk. Its entries are still delivered, with the reserved space,
+/// and then there is room again.
 #[tokio::test(start_paused = true)]
 async fn a_disk_that_the_queue_has_filled_is_emptied_again() {
     let directory = tempfile::tempdir().expect("a directory");
@@ -164,15 +164,15 @@ async fn a_disk_that_the_queue_has_filled_is_emptied_again() {
     assert!(reserve.exists(), "kept for the next time");
 }
 
-/// Scenario: the file is cut off while the queue works on it. Guarantees: it is not tried for ever;
-/// the queue begins anew and tells everybody to look again.
+/// The file is truncated while the queue uses it. The store is replaced, and receivers are told to
+/// scan again.
 #[tokio::test(start_paused = true)]
 async fn a_store_that_is_cut_off_while_it_runs_is_begun_anew() {
     let disk = Disk::default();
     let directory = tempfile::tempdir().expect("a directory");
     std::fs::write(directory.path().join("queue.redb"), "stands for the file").expect("written");
     let files = Files::take(directory.path()).expect("a directory");
-    // Setting the file aside leaves a new, empty disk.
+    // Quarantining the file leaves a new, empty disk.
     let (backend, path) = (disk.clone(), directory.path().join("queue.redb"));
     let open = move || {
         if !path.exists() {

@@ -91,7 +91,7 @@ async fn a_holder_is_asked_to_give_the_entry_back() {
     });
     lease.revocation().await;
     assert!(lease.is_revoked());
-    // A response that came before the lease was given back is still recorded.
+    // A response that arrived before the lease was given back is still recorded.
     lease.acknowledge(None).await.expect("held");
     drop(lease);
     assert_eq!(dropping.await.expect("no panic"), Ok(true));
@@ -103,7 +103,8 @@ async fn a_holder_is_asked_to_give_the_entry_back() {
         let queue = queue.clone();
         async move { queue.drop_entry(1, true, soon()).await }
     });
-    // The write-back fails while the entry is wanted: nothing of it is left, in memory or on disk.
+    // The write-back fails while the entry is revoked: nothing of the entry is left, in memory or
+    // on disk.
     completion.write_back_failed("full", Instant::now(), false).await;
     assert_eq!(dropping.await.expect("no panic"), Ok(true));
     assert_eq!(queue.list(), []);
@@ -114,7 +115,8 @@ async fn a_holder_is_asked_to_give_the_entry_back() {
     end(ready);
 }
 
-/// A rejection that is being reported while an operator retries it: the delivery that follows is finalized.
+/// An operator retries an entry while its rejection is being reported. The delivery that follows is
+/// finalized.
 #[tokio::test]
 async fn a_retry_while_the_rejection_is_reported_is_not_lost() {
     let queue = in_memory(100);

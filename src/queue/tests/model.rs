@@ -1,4 +1,4 @@
-//! The queue against a model in memory, with reopening and crashes in between.
+//! Compares the queue with a model in memory, with restarts and crashes in between.
 
 use std::collections::BTreeMap;
 
@@ -10,24 +10,24 @@ use super::*;
 #[derive(Clone, Debug)]
 enum Step {
     Accept(u8),
-    /// Take the oldest, acknowledge up to so many requests, and let go of it.
+    /// Lease the oldest entry, acknowledge up to this many requests, and drop the lease.
     Acknowledge(u8),
-    /// Take the oldest and deliver it whole.
+    /// Lease the oldest entry and deliver it.
     Deliver,
     Reject,
     Settle,
-    /// The write-back of the oldest delivered entry fails, and is due again at once.
+    /// The write-back of the oldest delivered entry fails, and may be retried at once.
     FailWriteBack,
     /// The request in flight fails.
     Fail,
-    /// The next request goes in two halves.
+    /// The next request is split into two.
     Split,
     Retry,
-    /// An operator drops one of the entries, in whatever state.
+    /// An operator drops one of the entries, in any state.
     Drop(u8),
-    /// End in peace, and open again.
+    /// Close regularly, and open again.
     Reopen,
-    /// Lose the machine with a request on its way: what was not fsynced is gone.
+    /// A crash with a request in flight: everything that was not fsynced is lost.
     Crash,
 }
 
@@ -52,7 +52,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Modelled {
     number: u8,
-    /// What is pending, in order.
+    /// Pending requests, in order.
     pending: Vec<&'static str>,
     may_have_arrived: bool,
     delivered: bool,
@@ -61,7 +61,7 @@ struct Modelled {
 
 const REQUESTS: [&str; 3] = ["r0", "r1", "r2"];
 
-/// What the model knows, in order of arrival.
+/// The expected entries, in order of arrival.
 #[derive(Debug, Default)]
 struct Model {
     next: u64,
@@ -201,7 +201,8 @@ async fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
                     } else {
                         found = disk.after_a_crash();
                     }
-                    // A store that closes in peace writes; what it writes is not there any more.
+                    // Closing the store writes to the disk. After a crash these writes must not
+                    // exist.
                 }
                 drop(queue);
                 end(ready);

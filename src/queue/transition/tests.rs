@@ -150,7 +150,7 @@ fn an_entry_is_removed_when_nothing_is_left_to_do() {
     assert_eq!(record.apply(&written), Ok(vec![Change::Remove]));
 }
 
-/// What a store holds of one entry.
+/// The rows that a store has of one entry.
 #[derive(Debug, Default)]
 struct Rows {
     head: Option<Head>,
