@@ -59,11 +59,22 @@ impl Snapshot {
         value.get("task_trace_id")?.as_str().map(str::to_owned)
     }
 
-    /// `task_trace_id`, as soon as it is there.
+    /// Waits for any `task_trace_id` in the file.
     pub async fn wait_for_trace_id(&self, deadline: Duration) -> String {
+        self.wait_for_id(deadline, |_| true).await
+    }
+
+    /// Waits until the file has the trace id of this version, in place of another one.
+    pub async fn wait_for_own_trace_id(&self, deadline: Duration) {
+        let own = self.trace_id();
+        self.wait_for_id(deadline, |id| id == own).await;
+    }
+
+    /// Polls, because no file event tells when a test's own file has changed for good.
+    async fn wait_for_id(&self, deadline: Duration, is_wanted: impl Fn(&str) -> bool) -> String {
         let end = Instant::now() + deadline;
         loop {
-            if let Some(id) = self.written_trace_id() {
+            if let Some(id) = self.written_trace_id().filter(|id| is_wanted(id)) {
                 return id;
             }
             assert!(Instant::now() < end, "{} has no id after {deadline:?}", self.path.display());
