@@ -19,7 +19,7 @@ use crate::support::fake_otlp::{FakeOtlp, Protocol};
 use crate::support::program::Output;
 use crate::support::workspace::Workspace;
 
-/// Runs `once` over a refused file beside a good export, and checks all that has to hold.
+/// Runs `once` over a refused file next to a valid export, and checks everything that must hold.
 async fn refused(bytes: &[u8], words: &[&str]) -> Output {
     let workspace = Workspace::new();
     let good = workspace.export("good", &presets::one()).snapshot;
@@ -37,7 +37,7 @@ async fn refused(bytes: &[u8], words: &[&str]) -> Output {
     output
 }
 
-/// The position, in either of the usual forms.
+/// Asserts that the output has the position, in either of the usual forms.
 #[track_caller]
 fn said_position(output: &Output, line: usize, column: usize) {
     let forms = [
@@ -216,7 +216,7 @@ async fn what_is_not_delivered_in_time_exits_1_and_stays() {
     run.run().expect_code(1).expect_said(&[snapshot.path.to_str().unwrap()]);
     assert!(snapshot.is_untouched());
 
-    // The state on disk has it; the next run brings it home.
+    // The queue on disk has the export; the next run delivers it.
     let server = FakeOtlp::builder().at(down).start().await;
     workspace.once(&server, Protocol::Grpc).run().expect_code(0);
     assert_eq!(snapshot.check(&server.accepted()), [""; 0]);

@@ -1,14 +1,12 @@
-//! What ContextCore and its downstream write, understood as it is.
-//!
 //! Guarantees:
 //! - The report of the pipeline checker is accepted from a file, from standard input and by the
 //!   receiver; every contract on a span is a valid GateResult v1.
-//! - A task is named by its artifact id or by the id that it is mapped to; the artifact id wins, and an
-//!   id that two artifacts are mapped to is refused.
-//! - An addition carries what queries need of its task.
+//! - A task can be named by its artifact id or by the id that it is mapped to. The artifact id
+//!   wins, and an id that two artifacts are mapped to is refused.
+//! - An addition carries the attributes of its task that queries need.
 //! - A refused file is reported once per version.
-//! - An id that taskspan did not write is called foreign, is never reported as an outcome, and is replaced
-//!   by `on_existing_trace_id: emit`.
+//! - An id that taskspan did not write is called foreign, is never reported as an outcome, and is
+//!   replaced by `on_existing_trace_id: emit`.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -27,7 +25,7 @@ use crate::support::program::PATIENCE;
 use crate::support::snapshot::Snapshot;
 use crate::support::workspace::Workspace;
 
-/// As `contextcore contract a2a-check-pipeline OUTPUT --report FILE` writes it.
+/// The report that `contextcore contract a2a-check-pipeline OUTPUT --report FILE` writes.
 fn report(project: &str) -> Value {
     let gate = |id: &str, phase: &str, result: &str, blocking: bool| {
         json!({
@@ -50,7 +48,8 @@ fn report(project: &str) -> Value {
 const CHECKED_AT: &str = "2026-11-25T22:36:05.376517+00:00";
 const EPIC: &str = "shop-artifact-generation";
 
-/// Every span of the report is below the epic, in the report's order, with a valid contract.
+/// Asserts that every span of the report is below the epic, in the report's order, with a valid
+/// contract.
 #[track_caller]
 fn assert_report(spans: &[Span], epic: &Span) {
     let schema = include_str!("../fixtures/schemas/gate-result.schema.json");
@@ -93,7 +92,7 @@ async fn the_checkers_report_of_another_project_sends_nothing() {
     assert_eq!(emitted.added(), []);
 }
 
-/// An export that was sent under another project id than its own: the report has its own.
+/// The export was sent under another project id than its own, which the report has.
 #[tokio::test]
 async fn the_report_of_an_export_with_a_set_project_id_is_accepted() {
     let workspace = Workspace::new();
@@ -138,7 +137,7 @@ async fn a_write_back_makes_no_warning_about_the_record_of_the_run() {
     assert!(!said.contains("run-provenance.json"), "{said}");
 }
 
-/// A reason that is longer than an attribute may be.
+/// The reason is longer than an attribute may be.
 #[tokio::test]
 async fn a_long_reason_stays_valid_and_whole() {
     let emitted = Emitted::new().await;
@@ -161,7 +160,8 @@ async fn a_long_reason_stays_valid_and_whole() {
 
 #[tokio::test]
 async fn the_checkers_report_is_found_by_the_receiver() {
-    // Next to the export, or where the checker was run, which then names the directory.
+    // The report is next to the export, or in the checker's working directory and names the
+    // export's directory.
     for report_at in ["out/pipeline-report.json", "pipeline-report.json"] {
         found_by_the_receiver(report_at).await;
     }
@@ -200,7 +200,7 @@ async fn a_trace_id_that_is_none_is_a_warning() {
     assert_report(&emitted.added(), &emitted.of_export(EPIC));
 }
 
-/// The preset maps this artifact.
+/// An artifact that the preset maps.
 const MAPPED: &str = "cart-dashboard";
 const MAPPED_TO: &str = "PI-007";
 
@@ -246,7 +246,7 @@ async fn a_task_is_named_by_either_id() {
 
 #[tokio::test]
 async fn an_artifact_id_wins_over_a_mapped_id() {
-    // One artifact's name is what another one is mapped to.
+    // The id of one artifact is the mapped id of another.
     let export = presets::typical().mapped_task("cart-rules", "cart-monitor");
     let emitted = Emitted::of(&export, Protocol::Grpc).await;
     let update = ["--id", "cart-monitor", "--status", "todo"];
@@ -268,7 +268,7 @@ async fn an_id_that_two_artifacts_are_mapped_to_is_refused() {
     write(&beside, &file);
     let running = watching(&emitted.workspace, &emitted.server);
     running.wait_for_line("gate results refused", PATIENCE);
-    // With the mapping undone in the report, the same file is accepted.
+    // If the report uses artifact ids, the same file is accepted.
     write(&beside, &report("shop"));
     let three = |spans: &[Span]| spans.iter().filter(|it| it.name == "gate.result").count() == 3;
     emitted.server.wait_for(|state| three(&state.spans()), PATIENCE).await;
@@ -300,7 +300,7 @@ async fn a_refused_version_is_reported_once() {
     assert_eq!(refusals, 2, "{}", output.stderr);
 }
 
-/// What the exporter's own words become, on the wire.
+/// The words of the real exporter, as attributes on the wire.
 #[tokio::test]
 async fn what_the_exporter_writes_becomes_attributes() {
     let workspace = Workspace::new();
@@ -356,7 +356,7 @@ async fn an_id_of_another_program_is_foreign() {
     const FOREIGN: &str = "b56a0afb5bf084080d92560a6b00dbe5";
     let workspace = Workspace::new();
     let server = FakeOtlp::builder().start().await;
-    // As the exporter's own --emit-tasks leaves them, under an id that no backend has.
+    // The state after the exporter's own --emit-tasks, with an id that no backend has.
     let export = presets::typical()
         .with("task_trace_id", json!(FOREIGN))
         .with("task_emission_timestamp", json!("2026-11-26T00:59:08.036900+00:00"));
@@ -382,7 +382,7 @@ async fn an_id_of_another_program_is_foreign() {
     assert_eq!(Snapshot::of(&snapshot.path).written_trace_id(), id);
     assert_eq!(server.spans().len(), 10, "sent once");
 
-    // Ours is ours, also when the file was touched and copied since.
+    // An id of taskspan is recognized even after the file was touched and copied.
     pipeline["receivers"]["export_dir"]["on_existing_trace_id"] = json!("skip");
     let written = fs::read(&snapshot.path).unwrap();
     fs::write(&snapshot.path, &written).unwrap();

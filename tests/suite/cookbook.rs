@@ -1,10 +1,9 @@
-//! The queries that are shipped, run over what the program sends.
-//!
 //! Guarantees:
-//! - Every query of the cookbook finds something; a slip in a name, a type or a value would not.
-//! - No query needs the plan and what was added to it later in one block of a Tempo.
-//! - Coverage counts a task once, counts back, and is 0 where nothing is done; the rule, the README, the
-//!   cookbook and the dashboard have the same query.
+//! - Every query of the cookbook finds something in what taskspan sends. A wrong name, type or
+//!   value would find nothing.
+//! - No query needs a plan and its additions in one block of a Tempo.
+//! - Coverage counts a task once, counts back, and is 0 where nothing is done; the rule, the
+//!   README, the cookbook and the dashboard have the same query.
 
 mod logql;
 mod traceql;
@@ -23,10 +22,10 @@ use crate::support::workspace::Workspace;
 use logql::Fields;
 use traceql::Stored;
 
-/// The job that wrote the exports was started by this, which the cookbook asks for.
+/// The trace context of the job that wrote the exports. The cookbook searches for it.
 const TRACEPARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
-/// The project that the cookbook asks for.
+/// The project that the cookbook searches for.
 fn my_project() -> ExportBuilder {
     let needed = |id: &str, kind: &str, target: &str| Artifact::new(id, kind).target(target);
     let rules = "checkout_api-prometheus-rules";
@@ -68,7 +67,7 @@ fn my_project() -> ExportBuilder {
     export
 }
 
-/// Everything that the program can send, sent; and how many requests the exports came in.
+/// Sends everything that the program can send. Returns the number of requests for the exports, too.
 async fn everything() -> (FakeOtlp, FakeOtlp, Workspace, usize) {
     let workspace = Workspace::new();
     let (tempo, loki) = (FakeOtlp::builder().start().await, FakeOtlp::builder().start().await);
@@ -110,7 +109,7 @@ async fn everything() -> (FakeOtlp, FakeOtlp, Workspace, usize) {
     (tempo, loki, workspace, of_exports)
 }
 
-/// What a Tempo has minutes after the exports, when each addition was written to a block of its own.
+/// The contents of a Tempo minutes after the exports, when each addition is in a block of its own.
 fn stored(tempo: &FakeOtlp, of_exports: usize) -> Vec<Stored> {
     let mut stored = Vec::new();
     for (at, request) in tempo.accepted().into_iter().enumerate() {
@@ -124,7 +123,7 @@ fn stored(tempo: &FakeOtlp, of_exports: usize) -> Vec<Stored> {
     stored
 }
 
-/// The literal of a field that no file can know in advance, in a query that is to find something.
+/// Replaces the value of a field that is different in each run.
 fn with_value(query: &str, field: &str, value: &str) -> String {
     let Some(at) = query.find(&format!("{field} = \"")) else { return query.to_owned() };
     let start = at + field.len() + " = \"".len();
@@ -176,7 +175,7 @@ async fn every_query_of_the_cookbook_finds_something() {
         }
         assert!(!traceql::run(&asked, &spans).is_empty(), "nothing found: {asked}");
     }
-    // What the cookbook warns of: it would be a poor evaluator that found these.
+    // The cookbook warns of these queries. An evaluator that found something would be wrong.
     for nothing in [
         "{ span.coverage.percent > 30 }",
         "{ span.artifact.id = \"checkout_api\" }",
@@ -200,7 +199,7 @@ async fn every_query_of_the_cookbook_finds_something() {
     }
 }
 
-/// What a Loki has: attributes as structured metadata, in the order of their times.
+/// The contents of a Loki: attributes as structured metadata, in the order of their times.
 fn records(loki: &FakeOtlp) -> Vec<Fields> {
     let mut records = loki.state().log_records();
     records.sort_by_key(|record| record.time_unix_nano);
@@ -220,7 +219,7 @@ fn coverage_query() -> String {
     queries.into_iter().find(|query| query.starts_with("avg by (project_id) (")).unwrap()
 }
 
-/// Where coverage is shown, it is the same figure.
+/// Every place that shows coverage must have the same query.
 #[test]
 fn the_rule_the_readme_and_the_dashboard_have_the_query_of_the_cookbook() {
     let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -232,7 +231,7 @@ fn the_rule_the_readme_and_the_dashboard_have_the_query_of_the_cookbook() {
     assert!(dashboard.contains(&query), "the dashboard");
 }
 
-/// Five tasks, of which one exists; then updates of the others, and the coverage that is shown.
+/// Five tasks, of which one exists. Then updates of the others, with the coverage after each.
 #[tokio::test]
 async fn coverage_follows_the_last_status_of_each_task() {
     let workspace = Workspace::new();
@@ -266,17 +265,17 @@ async fn coverage_follows_the_last_status_of_each_task() {
         task.args(&["--id", id, "--status", status]).run().expect_code(0);
         assert_eq!(shown()[0].1, expected, "{id} {status}");
     }
-    // The same project again: the new export says how far it is.
+    // The same project again: the new export has its own status.
     workspace.export("five", &export);
     workspace.configured("once", &pipeline).run().expect_code(0);
     assert_eq!(shown()[0].1, 20.0);
-    // Updates alone say nothing about how many tasks there are.
+    // Updates alone do not show how many tasks there are.
     let updates: Vec<Fields> =
         records(&loki).into_iter().filter(|it| it["trigger"] == "task").collect();
     assert_eq!(logql::coverage(&coverage_query(), &updates), []);
 }
 
-/// A figure of ours is one that the program has, and one of Loki's a rule that is shipped.
+/// A metric of taskspan exists in the program, and a metric of Loki is a shipped rule.
 #[test]
 fn every_figure_of_the_cookbook_exists() {
     let metrics = read("src/observe/metrics.rs");

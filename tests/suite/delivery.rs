@@ -19,7 +19,7 @@ use crate::support::fake_otlp::{FakeOtlp, Fault, Protocol, RetryAfter, spans_of}
 use crate::support::program::{Output, PATIENCE};
 use crate::support::workspace::Workspace;
 
-/// One small export on its way to a server with faults.
+/// One small export, and a server with faults.
 struct Delivery {
     workspace: Workspace,
     written: Written,
@@ -33,7 +33,7 @@ impl Delivery {
         Self::to(server, protocol, Value::Null)
     }
 
-    /// `exporter` goes on top of the exporter's configuration.
+    /// `exporter` overrides the exporter's configuration.
     fn to(server: FakeOtlp, protocol: Protocol, exporter: Value) -> Self {
         let workspace = Workspace::new();
         let written = workspace.export("a", &presets::typical());
@@ -58,7 +58,7 @@ impl Delivery {
         assert!(self.written.snapshot.is_untouched(), "an id was written for what is not there");
     }
 
-    /// Between the first attempt and the second.
+    /// Returns the time between the first and the second attempt.
     fn first_wait(&self) -> Duration {
         let attempts = self.server.attempts();
         attempts[1].at - attempts[0].at
@@ -240,7 +240,7 @@ async fn an_endpoint_that_comes_up_later_gets_everything() {
         let pipeline = workspace.pipeline(server.endpoint(), protocol, Value::Null);
         let address = server.stop();
         let mut running = workspace.configured("once", &pipeline).spawn();
-        // It has noticed that nobody is there.
+        // The program has noticed that the endpoint is down.
         running.wait_for_line(&address.port().to_string(), PATIENCE);
 
         let server = FakeOtlp::builder().at(address).start().await;

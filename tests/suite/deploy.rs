@@ -34,7 +34,7 @@ fn files(directory: &Path, ends: &[&str]) -> Vec<PathBuf> {
     found
 }
 
-/// The lines of the fenced blocks of these languages.
+/// Returns the lines of the fenced blocks in these languages.
 pub fn blocks(page: &str, languages: &[&str]) -> Vec<String> {
     let mut lines = Vec::new();
     let mut inside = false;
@@ -66,7 +66,7 @@ fn everything_under_deploy_parses() {
     }
 }
 
-/// What the program is made of goes into the image's build; one file less, and no image can be built.
+/// Every file that the build reads must be copied into the image's build.
 #[test]
 fn the_dockerfile_copies_what_the_build_reads() {
     let dockerfile = read("Dockerfile");
@@ -90,7 +90,7 @@ fn the_dockerfile_copies_what_the_build_reads() {
             assert!(is_copied || is_test, "{} reads {}", path.display(), target.display());
         }
     }
-    // A target that the manifest names has to be there, or Cargo refuses the manifest.
+    // Cargo refuses the manifest if a target that it names is missing.
     let manifest = read("Cargo.toml");
     for path in manifest.lines().filter_map(|line| line.strip_prefix("path = ")) {
         let path = path.trim_matches('"');
@@ -99,7 +99,7 @@ fn the_dockerfile_copies_what_the_build_reads() {
     assert!(!manifest.contains("[[bench]]") || context.contains(&"benches"));
 }
 
-/// Every string under a key that holds a query.
+/// Collects every string under a key that holds a query.
 fn queries(value: &Value, found: &mut BTreeSet<String>) {
     match value {
         Value::Array(items) => items.iter().for_each(|item| queries(item, found)),
@@ -138,7 +138,7 @@ fn every_query_of_the_dashboard_is_in_the_cookbook() {
     }
 }
 
-/// The options of one component in dotted form, from the schema.
+/// Collects the options of one component in dotted form, from the schema.
 fn options(schema: &Value, node: &Value, prefix: &str, found: &mut BTreeSet<String>) {
     let resolved = |node: &Value| -> Value {
         let reference = ["/$ref", "/allOf/0/$ref", "/anyOf/0/$ref"];
@@ -191,7 +191,7 @@ fn the_configuration_page_has_every_option() {
     }
 }
 
-/// A message that is not printed any more helps nobody who looks for one that is.
+/// A message that is no longer printed must not be on the page.
 #[test]
 fn the_messages_of_the_troubleshooting_page_are_in_the_source() {
     let source: String = [root().join("src"), root().join("yaml/src")]
@@ -199,7 +199,7 @@ fn the_messages_of_the_troubleshooting_page_are_in_the_source() {
         .flat_map(|directory| files(directory, &["rs"]))
         .map(|it| fs::read_to_string(it).unwrap())
         .collect();
-    // A literal may go over several lines.
+    // A literal may span several lines.
     let plain =
         |text: &str| text.replace("\\\n", " ").split_whitespace().collect::<Vec<_>>().join(" ");
     let source = plain(&source.replace("\\\"", "\""));
@@ -220,7 +220,7 @@ fn the_messages_of_the_troubleshooting_page_are_in_the_source() {
     assert!(checked > 150, "{checked}");
 }
 
-/// The other way round: errors and warnings of the source are on the page.
+/// The other direction: errors and warnings of the source must be on the page.
 #[test]
 fn the_troubleshooting_page_has_every_error_and_warning() {
     let literal = r#""((?:[^"\\]|\\.)*)""#;

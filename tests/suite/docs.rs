@@ -11,14 +11,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-/// The pages whose paths and tests have to exist.
+/// Pages whose paths and tests must exist.
 const CHECKED: [&str; 3] = ["ARCHITECTURE.md", "CONTRIBUTING.md", "docs/requirements.md"];
 
-/// What a path in backticks begins with, unless it is a file of the root.
+/// The starts of paths in backticks, except for files of the root.
 const PLACES: [&str; 8] =
     ["src/", "yaml/", "tests/", "docs/", "deploy/", "examples/", "benches/", "fuzz/"];
 
-/// How many rows each group of requirements has, R1 first.
+/// Number of rows of each group of requirements, from R1 on.
 const REQUIREMENTS: [usize; 7] = [7, 6, 3, 5, 5, 4, 4];
 const QUESTIONS: usize = 4;
 
@@ -30,7 +30,7 @@ fn read(page: &str) -> String {
     fs::read_to_string(root().join(page)).unwrap_or_else(|error| panic!("{page}: {error}"))
 }
 
-/// The program, in the repository's root and with an empty environment.
+/// Runs the program in the repository's root with an empty environment.
 fn taskspan(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_taskspan"))
         .args(args)
@@ -40,7 +40,7 @@ fn taskspan(args: &[&str]) -> Output {
         .expect("the binary starts")
 }
 
-/// What stands in backticks on one line; the lines of a fenced block do not count.
+/// Returns the texts in backticks, without those in fenced blocks.
 fn quoted(page: &str) -> Vec<String> {
     let mut fenced = false;
     let mut found = Vec::new();
@@ -54,7 +54,7 @@ fn quoted(page: &str) -> Vec<String> {
     found
 }
 
-/// A path of the repository, without the test's name that may stand behind it.
+/// Returns a path of the repository, without the name of a test after it.
 fn path_of(quoted: &str) -> Option<&str> {
     let path = quoted.split("::").next().unwrap_or_default();
     let in_root = !path.contains(['/', ' '])
@@ -93,7 +93,7 @@ fn the_source_names_what_it_speaks_of() {
     assert_eq!(found, [""; 0]);
 }
 
-/// Tests may block on files, so the lint that bans sleeping is off for them.
+/// Tests may block on files, so the lint against sleeping does not apply to them.
 #[test]
 fn no_test_sleeps_on_a_thread() {
     let word = concat!("thread::", "sleep");
@@ -202,7 +202,7 @@ fn every_shipped_configuration_is_valid() {
         let output = taskspan(&["validate", "-c", path.to_str().unwrap()]);
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{}: {said}", path.display());
-        // What this machine, at this moment, has in the way is no fault of the file.
+        // Obstacles on this machine are not faults of the file.
         let is_of_here =
             |line: &str| ["the queue", "is in use"].iter().any(|word| line.contains(word));
         assert!(said.lines().all(is_of_here), "{}: {said}", path.display());
@@ -222,7 +222,7 @@ fn yaml_files(directory: &Path, recursive: bool) -> Vec<PathBuf> {
     found
 }
 
-/// Every source file below a directory.
+/// Returns every source file below a directory.
 pub fn rust_files(directory: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(directory).expect("a directory");
     let paths = entries.map(|entry| entry.expect("an entry").path());

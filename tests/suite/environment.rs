@@ -18,7 +18,7 @@ use crate::support::program::Program;
 use crate::support::snapshot::Snapshot;
 use crate::support::workspace::Workspace;
 
-/// One export, and a run over it that is told everything by the environment.
+/// Prepares one export, and a run that is configured by the environment only.
 fn once() -> (Workspace, Snapshot, Program) {
     let workspace = Workspace::new();
     let snapshot = workspace.export("a", &presets::one()).snapshot;

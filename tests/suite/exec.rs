@@ -1,8 +1,7 @@
-//! `taskspan exec`: the job is as if we were not there, and its exports are delivered.
-//!
 //! Guarantees:
 //! - The job's exit code, streams and signals are its own, whatever is wrong with the telemetry.
-//! - Only what the job wrote is delivered; what was there stays as it is and is mentioned in one line.
+//! - Only exports that the job wrote are delivered. Others stay unchanged and are mentioned in one
+//!   line.
 //! - Without `--watch` and configuration, the job's own output directory is watched.
 //! - `--dry-run` runs the job, shows what it would send, and sends nothing.
 
@@ -20,7 +19,7 @@ use crate::support::program::{PATIENCE, Program};
 use crate::support::snapshot::Snapshot;
 use crate::support::workspace::Workspace;
 
-/// An export that a job can copy to where it belongs, which does not exist yet.
+/// An export that a job can copy to its directory, which does not exist yet.
 struct Job {
     workspace: Workspace,
     server: FakeOtlp,
@@ -42,7 +41,7 @@ impl Job {
         self.workspace.program("exec").args(&to)
     }
 
-    /// What a job does, in a shell's words, after it has written an export.
+    /// Returns a shell script that writes an export and then runs `then`.
     fn export_and(&self, then: &str) -> String {
         let (from, to) = (self.workspace.root().join("template"), self.target());
         format!("mkdir -p '{to}' && cp -p '{}'/* '{to}' && {then}", from.display())
@@ -115,15 +114,15 @@ async fn a_configuration_that_is_wrong_does_not_stop_the_job() {
     let config = ["-c", wrong.to_str().unwrap()];
     let run = job.workspace.program("exec").args(&config).args(&["--", "sh", "-c", &script]).run();
     run.expect_code(5).expect_said(&["unknown exporter `unheard_of`", "the job runs without it"]);
-    // No endpoint at all.
+    // There is no endpoint at all.
     let watch = ["--watch", &job.target(), "--", "sh", "-c", "exit 6"];
     let run = job.workspace.program("exec").args(&watch).run();
     run.expect_code(6).expect_said(&["--endpoint", "the job runs without it"]);
     assert_eq!(job.id(), None);
 }
 
-/// Whether whoever runs the tests has them ignore a signal, as shells do for what runs in the
-/// background. Then the program ignores it, and no shell can trap it.
+/// Whether the test runner ignores a signal, as shells make background jobs do. The program then
+/// ignores it too, and no shell can trap it.
 fn is_ignored(signal: Signal) -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap_or_default();
@@ -140,7 +139,7 @@ async fn signals_reach_the_job() {
         }
         let job = Job::new(FakeOtlp::builder()).await;
         let trap = format!("trap 'echo got {name}; kill $p; exit 9' {name}; ");
-        // A shell runs its trap when what it waits for is interrupted.
+        // A shell runs its trap when the command that it waits for is interrupted.
         let script = job.export_and(&format!("{trap} sleep 60 & p=$!; echo ready; wait"));
         let mut running = job.exec().args(&["--", "sh", "-c", &script]).spawn();
         running.wait_for_line("ready", PATIENCE);
@@ -152,7 +151,7 @@ async fn signals_reach_the_job() {
     }
 }
 
-/// What is typed at a terminal goes to all in its foreground: the job has it already.
+/// A terminal sends a signal to all processes in its foreground, so the job has it already.
 #[tokio::test]
 async fn a_key_at_the_terminal_reaches_the_job_once() {
     if Command::new("script").arg("--version").output().is_err() {
@@ -233,7 +232,7 @@ async fn a_ci_system_gets_its_outputs() {
     assert_eq!(hex(&link.span_id), "b7ad6b7169203331");
     assert_eq!((epic.links.len(), link.attributes[0].key.as_str()), (1, "link.type"));
 
-    // A step that runs again finds nothing to do, and knows the id all the same.
+    // A repeated step finds nothing to do, but still returns the id.
     let again = job.workspace.program("once").arg(job.target());
     let again = again.args(&["--endpoint", job.server.endpoint()]);
     again.env("GITHUB_OUTPUT", &outputs).run().expect_code(0);
@@ -260,7 +259,7 @@ async fn the_summary_of_the_sample_export() {
     insta::assert_snapshot!(text.replace(metadata["task_trace_id"].as_str().unwrap(), "TRACE_ID"));
 }
 
-/// A log that cannot be written stops no job.
+/// A log that cannot be written must not stop the job.
 #[tokio::test]
 async fn a_full_disk_under_the_log_changes_nothing() {
     let job = Job::new(FakeOtlp::builder()).await;
@@ -280,7 +279,7 @@ async fn a_full_disk_under_the_log_changes_nothing() {
     assert_eq!((run.status.code(), run.stdout.as_slice()), (Some(4), &b"ran\n"[..]));
 }
 
-/// What we were told to ignore, the job ignores as well.
+/// A signal that the program ignores stays ignored for the job.
 #[tokio::test]
 async fn a_job_under_nohup_outlives_a_hang_up() {
     if Command::new("nohup").arg("--version").output().is_err() {
@@ -302,7 +301,7 @@ async fn a_job_under_nohup_outlives_a_hang_up() {
     assert_eq!(run.stdout, b"still there\n");
 }
 
-/// Results may come long before the export that a job writes.
+/// Results may be written long before the export of the same job.
 #[tokio::test]
 async fn gate_results_wait_as_long_as_the_job_runs() {
     let job = Job::new(FakeOtlp::builder()).await;
@@ -340,8 +339,8 @@ async fn the_output_of_a_step_is_what_is_new() {
     assert_eq!(text, format!("task_trace_id={}\n", new.trace_id()));
 }
 
-/// A job that writes an export and, a while later, an id of its own into it.
-/// Guarantees: nothing is sent during the job, so the file never names another trace than the one that is sent.
+/// The job writes an export and later an id of its own into it. Nothing is sent during the job, so
+/// the file never names another trace than the one that is sent.
 #[tokio::test]
 async fn a_job_that_writes_ids_itself_has_ended_before_anything_is_read() {
     let job = Job::new(FakeOtlp::builder().may_be_unused()).await;
@@ -355,7 +354,7 @@ async fn a_job_that_writes_ids_itself_has_ended_before_anything_is_read() {
     assert_eq!(job.server.attempts().len(), 0, "{}", run.stderr);
 }
 
-/// The exports of a place that has one already, and a script that writes another.
+/// Prepares a directory with one export, and a script that writes another.
 fn with_an_older_one(job: &Job) -> (Snapshot, String) {
     let older = presets::typical().write_into(&Path::new(&job.target()).join("older")).snapshot;
     (older, job.export_and("exit 4"))
@@ -381,7 +380,7 @@ async fn what_was_there_before_the_job_stays_as_it_is() {
     run.expect_said(&["1 export emitted"]);
     assert_eq!(Snapshot::of(&older.path).written_trace_id(), Some(older.trace_id()));
 
-    // Nothing is left without an id, so nothing is mentioned.
+    // No export is left without an id, so none is mentioned.
     let run = job.exec().args(&["--", "true"]).run().expect_code(0);
     assert_eq!(run.stderr, "taskspan: 0 exports emitted, 0 spans\n");
 }
@@ -436,7 +435,7 @@ async fn without_a_directory_it_is_the_jobs_own() {
         assert_eq!(fs::read(&target).unwrap(), fs::read(&metadata).unwrap(), "untouched");
         assert_eq!(job.server.attempts().len(), 0);
     }
-    // A configuration has the last word.
+    // A configuration takes precedence.
     let job = Job::new(FakeOtlp::builder().may_be_unused()).await;
     let empty = job.workspace.root().join("elsewhere");
     let mut pipeline = job.workspace.pipeline(job.server.endpoint(), Protocol::Grpc, Value::Null);

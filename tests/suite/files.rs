@@ -1,4 +1,13 @@
-//! What lies in the watched directories, in every shape in which it is found there.
+//! Guarantees:
+//!
+//! - Exports are found whatever the directories look like: links, mounted volumes, replaced and new
+//!   directories.
+//! - Files that are not valid exports are refused with a reason, and never changed; links out of
+//!   the directory are never followed.
+//! - `write_back: beside` and `off` leave the export unchanged, and send nothing twice.
+//! - An id that another program wrote is never taken for one of taskspan.
+//! - An id that cannot be written is kept, reported, and written later.
+//! - `status` has the state of every export and the reason for it.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -25,7 +34,7 @@ struct Place {
 }
 
 impl Place {
-    /// `receiver` goes on top of the receiver's configuration.
+    /// `receiver` overrides the receiver's configuration.
     async fn new(receiver: Value) -> Self {
         Self::at(FakeOtlp::builder().may_be_unused().start().await, receiver)
     }
@@ -51,7 +60,7 @@ impl Place {
         self.workspace.export(name, export).snapshot
     }
 
-    /// `taskspan status`, as (state, reason, trace id) of the only export.
+    /// Returns state, reason and trace id of the only export in `taskspan status`.
     fn status(&self) -> (String, String, Option<String>) {
         let status = self.workspace.configured("status", &self.pipeline);
         let output = status.args(&["--format", "json"]).run().expect_code(0);
@@ -68,8 +77,8 @@ fn terminate(mut running: Running) {
     running.output(code).expect_code(0);
 }
 
-/// Scenario: `write_back: beside`. Guarantees: the export is not touched, the id stands next to it,
-/// another run sends nothing, and a new export over it gets an id of its own.
+/// With `write_back: beside` the export is unchanged, the id is in the file next to it, another run
+/// sends nothing, and a new export gets an id of its own.
 #[tokio::test]
 async fn beside_leaves_the_export_alone() {
     let place = Place::new(json!({"write_back": {"mode": "beside"}})).await;
@@ -87,8 +96,7 @@ async fn beside_leaves_the_export_alone() {
     }
 }
 
-/// Scenario: `write_back: off`. Guarantees: nothing is written, and nothing is sent twice as long as
-/// there is the queue to remember it.
+/// With `write_back: off` nothing is written, and nothing is sent twice while the queue exists.
 #[tokio::test]
 async fn off_writes_nothing_and_remembers_what_was_sent() {
     let place = Place::new(json!({"write_back": {"mode": "off"}})).await;
@@ -102,9 +110,8 @@ async fn off_writes_nothing_and_remembers_what_was_sent() {
     assert_eq!(fs::read_dir(place.workspace.exports().join("a")).unwrap().count(), 3);
 }
 
-/// Scenario: an exporter carries the keys of the last export along.
-/// Guarantees: `skip` takes it for done, by another program; `emit` makes a new trace of it, replaces the value where it
-/// stands, and takes its own write for done.
+/// An exporter carries the keys of the last export over. `skip` treats it as done by another
+/// program. `emit` makes a new trace and replaces the value, and treats its own write as done.
 #[tokio::test]
 async fn an_id_that_was_carried_along_is_done_or_replaced() {
     const OLD: &str = "0af7651916cd43dd8448eb211c80319c";
@@ -134,13 +141,13 @@ async fn an_id_that_was_carried_along_is_done_or_replaced() {
     }
     assert_eq!(place.server.accepted().len(), 1, "its own write is no new export");
 
-    // Nor is it one for a queue that never heard of it.
+    // A queue that does not have the export does not send it again either.
     let other = place.workspace.configured("once", &place.pipeline).arg("--state-dir");
     other.arg(place.workspace.root().join("other")).run().expect_code(0);
     assert_eq!(place.server.accepted().len(), 1);
     assert_eq!(place.status().0, "written");
 
-    // The next export carries the last id along, as this exporter does.
+    // The next export carries the last id over, as this exporter does.
     let next = presets::typical().with("task_trace_id", json!(snapshot.trace_id()));
     let next = place.export("a", &next);
     assert_eq!(place.status().0, "waiting");
@@ -149,7 +156,7 @@ async fn an_id_that_was_carried_along_is_done_or_replaced() {
     assert_eq!(place.server.accepted().len(), 2);
 }
 
-/// Scenario: patterns, and directories that are not looked into.
+/// Patterns and excluded directories.
 #[tokio::test]
 async fn patterns_say_what_is_an_export() {
     let place = Place::new(json!({"include": ["shop/**/*.json"], "exclude": ["**/old"]})).await;
@@ -165,10 +172,9 @@ async fn patterns_say_what_is_an_export() {
     assert!(skipped.iter().all(Snapshot::is_untouched));
 }
 
-/// Scenario: a mounted volume, whose files are links into a directory that `..data` points to, and
-/// which is swapped as a whole.
-/// Guarantees: each version is emitted once, as soon as it is there, and found in any directory
-/// below the watched one, whatever link leads there.
+/// A mounted volume, whose files are links into a directory that `..data` points to, is swapped as
+/// a whole. Each version is emitted once, as soon as it exists, in any directory below the watched
+/// one.
 #[tokio::test]
 async fn a_volume_that_is_swapped_gives_an_export_each_time() {
     for recursive in [true, false] {
@@ -192,9 +198,8 @@ async fn a_volume_that_is_swapped_gives_an_export_each_time() {
     }
 }
 
-/// Scenario: everything of an export's name that is none, beside one that is.
-/// Guarantees: each is refused with its path and the reason, none is waited for, opened or changed;
-/// the good one gets its id.
+/// Files, links, sockets and directories with the name of an export are refused with path and
+/// reason, and not opened or changed. The valid export next to them gets its id.
 #[tokio::test]
 async fn whatever_has_the_name_of_an_export_harms_nobody() {
     let place = Place::new(json!({})).await;
@@ -249,8 +254,8 @@ async fn whatever_has_the_name_of_an_export_harms_nobody() {
     assert_eq!(good.check_written_back(), [""; 0]);
 }
 
-/// Scenario: a manifest that unfolds without end.
-/// Guarantees: the export goes out from the metadata alone, within a bounded time and memory.
+/// A manifest with aliases that expand without end: the export is sent from the metadata alone,
+/// within bounded time and memory.
 #[tokio::test]
 async fn a_manifest_of_aliases_is_not_unfolded() {
     let place = Place::new(json!({})).await;
@@ -268,8 +273,8 @@ async fn a_manifest_of_aliases_is_not_unfolded() {
     assert!(output.stderr.contains("the artifact manifest was not used"), "{}", output.stderr);
 }
 
-/// Scenario: an export passes through every state, the good ones and the bad ones.
-/// Guarantees: `status` names the state with its reason, without disturbing anything.
+/// An export passes through every state. `status` returns each state with its reason, and changes
+/// nothing.
 #[tokio::test]
 async fn status_says_how_far_an_export_is() {
     let place = Place::new(json!({"settle_timeout": "100ms"})).await;
@@ -287,7 +292,8 @@ async fn status_says_how_far_an_export_is() {
     let id = snapshot.trace_id();
     assert_eq!(place.status(), ("written".into(), String::new(), Some(id)));
 
-    // A server that refuses for good, and one that is busy, beside a sidecar that holds the queue.
+    // A server that refuses permanently, and one that is busy, next to a sidecar that holds the
+    // queue.
     let refusing = FakeOtlp::builder().forever(Fault::invalid(Protocol::Grpc).saying("no")).start();
     let place = Place::at(refusing.await, json!({}));
     place.export("a", &presets::one());
@@ -307,7 +313,7 @@ async fn status_says_how_far_an_export_is() {
     terminate(running);
 }
 
-/// Exports that somebody else may not read or write, as a sidecar meets them that is not root.
+/// Exports that another user may not read or write, for a sidecar that is not root.
 struct Foreign {
     place: Place,
     snapshot: Snapshot,
@@ -347,9 +353,8 @@ fn allow(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
 }
 
-/// Scenario: the id cannot be written, and then it can.
-/// Guarantees: the state says so with the reason, nothing is sent again, and the id is written in
-/// the end.
+/// The id cannot be written at first. The state has the reason, nothing is sent again, and the id
+/// is written as soon as it can be.
 #[tokio::test]
 async fn an_id_that_cannot_be_written_is_kept_and_written_later() {
     let foreign = Foreign::new().await;
@@ -360,7 +365,7 @@ async fn an_id_that_cannot_be_written_is_kept_and_written_later() {
     let (state, reason) = foreign.status();
     assert_eq!(state, "not_written");
     assert!(reason.contains("write permission"), "{reason}");
-    // Whose file it is stays as it is, so it has to be the sidecar's own for a new one in its place.
+    // The owner of the file is kept, so the sidecar must own the file to replace it.
     if rustix::process::geteuid().is_root() {
         std::os::unix::fs::chown(&foreign.snapshot.path, Some(65_534), Some(65_534)).unwrap();
     }
@@ -370,8 +375,8 @@ async fn an_id_that_cannot_be_written_is_kept_and_written_later() {
     assert_eq!(foreign.place.server.accepted().len(), 1);
 }
 
-/// Scenario: an export that only somebody else may read, and then everybody.
-/// Guarantees: it is said once, with whose it is; it is taken as soon as it can be read.
+/// An export that the sidecar may not read is reported once, with its owner, and is ingested as
+/// soon as it can be read.
 #[tokio::test]
 async fn an_export_that_may_not_be_read_is_taken_when_it_may() {
     let foreign = Foreign::new().await;
@@ -385,15 +390,15 @@ async fn an_export_that_may_not_be_read_is_taken_when_it_may() {
     terminate(running);
 }
 
-/// Scenario: a file that never becomes JSON lies there through many scans; then another such file.
-/// Guarantees: one error for each, with its line and column.
+/// A file that never becomes valid JSON is reported once, however often it is scanned, and again
+/// when it changes.
 #[tokio::test]
 async fn what_is_broken_is_said_once_and_again_when_it_changes() {
     let place = Place::new(json!({"settle_timeout": "100ms", "poll_interval": "20ms"})).await;
     let running = place.run();
     let broken = write_metadata(&place.workspace.exports(), b"{\n  \"project_id\": ").path;
     running.wait_for_line("onboarding-metadata.json:2:", PATIENCE);
-    // Another export goes its way meanwhile, which takes several scans.
+    // Another export is delivered meanwhile, which takes several scans.
     place.export("a", &presets::one()).wait_for_trace_id(PATIENCE).await;
     fs::write(&broken, b"{\n\n  \"project_id\": oops}").unwrap();
     running.wait_for_line("onboarding-metadata.json:3:", PATIENCE);
@@ -406,8 +411,8 @@ async fn what_is_broken_is_said_once_and_again_when_it_changes() {
     assert_eq!(said, 2, "{}", output.stderr);
 }
 
-/// Scenario: the watched directory is moved away and another takes its name, then a link does.
-/// Guarantees: exports in whatever has the name are found, at once.
+/// The watched directory is replaced by another one, and then by a link. Exports in whatever has
+/// the name are found at once.
 #[tokio::test]
 async fn a_directory_that_is_moved_or_replaced_by_a_link_is_watched_still() {
     let mut place = Place::new(json!({"rescan_interval": "1h"})).await;
@@ -426,8 +431,8 @@ async fn a_directory_that_is_moved_or_replaced_by_a_link_is_watched_still() {
     assert_eq!(place.server.accepted().len(), 3);
 }
 
-/// Scenario: a thousand directories, and an export in the last.
-/// Guarantees: one watcher watches them all, and finds it without a scan of everything.
+/// A thousand directories are watched by one watcher, which finds an export in the last one without
+/// a full scan.
 #[tokio::test]
 async fn a_thousand_directories_are_watched() {
     let place = Place::new(json!({"rescan_interval": "1h"})).await;
@@ -443,9 +448,8 @@ async fn a_thousand_directories_are_watched() {
     terminate(running);
 }
 
-/// Scenario: a copy with the old times is laid over an export that has its id, as `cp -p` and
-/// `rsync -a` do.
-/// Guarantees: it is the same export: it is not sent again, and gets the same id.
+/// A copy with the old times replaces an export that has its id, as by `cp -p` and `rsync -a`. It
+/// is the same export: it is not sent again, and gets the same id.
 #[tokio::test]
 async fn a_copy_with_the_old_times_gets_the_same_id() {
     let place = Place::new(json!({})).await;
@@ -454,7 +458,7 @@ async fn a_copy_with_the_old_times_gets_the_same_id() {
     let id = snapshot.wait_for_trace_id(PATIENCE).await;
     let copy = snapshot.path.with_file_name("copy");
     fs::write(&copy, &snapshot.bytes).unwrap();
-    // What the file had before the id was written into it.
+    // The contents of the file before the id was written into it.
     let nanos = u64::try_from(snapshot.mtime_ns).unwrap();
     let before = std::time::UNIX_EPOCH + Duration::from_nanos(nanos);
     fs::File::options().write(true).open(&copy).unwrap().set_modified(before).unwrap();
@@ -464,8 +468,8 @@ async fn a_copy_with_the_old_times_gets_the_same_id() {
     assert_eq!(place.server.accepted().len(), 1);
 }
 
-/// Scenario: an export waits while its file is replaced by one that is larger than memory.
-/// Guarantees: nobody reads it; what was accepted is delivered.
+/// A queued export's file is replaced by one that is larger than memory. It is not read, and the
+/// accepted export is delivered.
 #[tokio::test]
 async fn a_file_that_becomes_huge_while_its_export_waits_is_not_read() {
     let busy =
@@ -482,8 +486,8 @@ async fn a_file_that_becomes_huge_while_its_export_waits_is_not_read() {
     terminate(running);
 }
 
-/// Scenario: a directory is made anew below a watched one, and rests before anything is in it.
-/// Guarantees: what comes later is noticed at once, and not by the next scan of everything.
+/// A directory below a watched one is replaced, and stays empty for a while. A later export is
+/// found at once, and not by the next full scan.
 #[tokio::test]
 async fn a_sub_directory_that_is_made_anew_is_watched_again() {
     let place = Place::new(json!({"rescan_interval": "1h"})).await;
@@ -501,8 +505,8 @@ async fn a_sub_directory_that_is_made_anew_is_watched_again() {
     terminate(running);
 }
 
-/// Scenario: a directory below the watched one becomes a link that leads elsewhere.
-/// Guarantees: nothing is read or written there.
+/// A directory below the watched one becomes a link that leads elsewhere. Nothing is read or
+/// written there.
 #[tokio::test]
 async fn a_directory_that_becomes_a_link_leads_nowhere() {
     let place = Place::new(json!({"rescan_interval": "1s"})).await;

@@ -41,7 +41,7 @@ fn failing(id: &str, task: &str) -> Value {
     gate
 }
 
-/// An emitted export and the endpoint that has it.
+/// An emitted export, and the endpoint that received it.
 pub struct Emitted {
     pub workspace: Workspace,
     pub server: FakeOtlp,
@@ -79,7 +79,7 @@ impl Emitted {
         self.command("gate").arg(self.file("gate.json", content)).run()
     }
 
-    /// What came after the export.
+    /// Returns the spans that were added after the export.
     pub fn added(&self) -> Vec<Span> {
         let added = |span: &Span| ["gate.result", "task.update"].contains(&span.name.as_str());
         self.server.spans().into_iter().filter(added).collect()
@@ -111,7 +111,7 @@ pub fn text(attributes: &[KeyValue], key: &str) -> String {
 
 const EPIC: &str = "shop-artifact-generation";
 
-/// Below `parent`, in its trace, and linked to it.
+/// Asserts that a span is below `parent`, in its trace, and linked to it.
 #[track_caller]
 pub fn assert_added(span: &Span, parent: &Span, link_type: &str) {
     assert_eq!(span.trace_id, parent.trace_id);
@@ -126,7 +126,7 @@ pub fn assert_added(span: &Span, parent: &Span, link_type: &str) {
     assert_eq!(text(&span.attributes, "task.id"), text(&parent.attributes, "task.id"));
 }
 
-/// One of the export's tasks, which is needed.
+/// A task of the export whose artifact is needed.
 const TASK: &str = "cart-rules";
 
 #[tokio::test]
@@ -331,7 +331,7 @@ async fn an_endpoint_that_is_away_costs_the_timeout_and_keeps_nothing() {
     assert_eq!(emitted.snapshot.check_written_back(), [""; 0]);
 }
 
-/// A sidecar that watches for both.
+/// Starts a sidecar that watches exports and gate results.
 pub fn watching(workspace: &Workspace, server: &FakeOtlp) -> Running {
     let mut pipeline = workspace.pipeline(server.endpoint(), Protocol::Grpc, Value::Null);
     pipeline["receivers"]["gate_results"] = json!({"directories": [workspace.exports()], "include": ["**/*gate*.json"],
@@ -366,12 +366,12 @@ async fn results_wait_for_their_export_and_are_sent_once() {
     let snapshot = workspace.export("out", &presets::typical()).snapshot;
     snapshot.wait_for_trace_id(PATIENCE).await;
     server.wait_for(|state| gates(&state.spans()).len() == 2, PATIENCE).await;
-    // One that names the trace may lie anywhere.
+    // A result that names its trace may be in any directory.
     let mut elsewhere = gate("c");
     elsewhere["trace_id"] = json!(snapshot.trace_id());
     write(&workspace.exports().join("my-gate.json"), &elsewhere);
     server.wait_for(|state| gates(&state.spans()).len() == 3, PATIENCE).await;
-    // The same content again is nothing new, whoever runs.
+    // The same content is not sent again, by any run.
     write(&out.join("gate-report.json"), &report);
     stop(running);
     let running = watching(&workspace, &server);
@@ -408,7 +408,7 @@ async fn results_that_are_half_written_or_of_others_are_told_and_harm_nothing() 
     assert_eq!(gates(&server.spans()), ["whole"]);
 }
 
-/// `once` with both receivers.
+/// Runs `once` with both receivers.
 fn once_with_gates(workspace: &Workspace, server: &FakeOtlp) -> Program {
     let mut pipeline = workspace.pipeline(server.endpoint(), Protocol::Grpc, Value::Null);
     pipeline["receivers"]["gate_results"] = json!({
@@ -448,14 +448,14 @@ async fn a_verdict_stays_with_the_export_that_it_judged() {
     write(&report, &gate("a"));
     once_with_gates(&workspace, &server).run().expect_code(0);
     assert_eq!(gates(&server.spans()), ["a"]);
-    // Another export over it, and the report is still that of the first, whoever looks.
+    // After a new export in the same place, the report still belongs to the first one.
     let second = workspace.export("out", &presets::typical()).snapshot;
     for _ in 0..2 {
         once_with_gates(&workspace, &server).run().expect_code(0);
     }
     assert_ne!(first.trace_id(), second.trace_id());
     assert_eq!(gates(&server.spans()), ["a"]);
-    // The same verdict, written anew, is one about the second.
+    // The same result in a new file belongs to the second export.
     fs::remove_file(&report).unwrap();
     write(&report, &gate("a"));
     for _ in 0..2 {
@@ -474,7 +474,7 @@ async fn with_two_exports_beside_it_a_result_waits_for_the_right_one() {
     let out = workspace.exports().join("out");
     workspace.export("out", &presets::typical());
     once_with_gates(&workspace, &server).run().expect_code(0);
-    // The other has no id, and no run here gives it one.
+    // The other export has no id, and no run here writes one.
     let other = out.join("other-onboarding-metadata.json");
     fs::write(&other, presets::one().metadata()).unwrap();
     write(&out.join("plain-gate.json"), &gate("plain"));

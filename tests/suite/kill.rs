@@ -1,5 +1,10 @@
-//! The sidecar is killed with SIGKILL at random moments while exports are written and the endpoint
-//! misbehaves. `cargo run --release --example soak` is the same for longer.
+//! Guarantees:
+//!
+//! - A sidecar that is killed at any moment loses no export, and repeats a request only if its
+//!   acknowledgement was not recorded.
+//! - An export that a kill left under the name of a temp file is put back and delivered.
+//!
+//! `cargo run --release --example soak` runs the same for longer.
 
 #[path = "../../examples/soak/harness.rs"]
 mod harness;
@@ -15,11 +20,10 @@ use crate::support::program::PATIENCE;
 use crate::support::snapshot::Snapshot;
 use crate::support::workspace::Workspace;
 
-/// Scenario: exports appear, change and vanish; the endpoint answers ok, "later", too large, not at
-/// all, or is away; the sidecar is killed at any moment and started again.
-/// Guarantees: in the end every export in place has its id and its whole trace has arrived; no
-/// trace arrived that no export had; what arrived twice was never acknowledged before, or a kill
-/// fell between its acknowledgement and the record of it.
+/// Exports appear, change and vanish. The endpoint accepts, delays, refuses or is down. The sidecar
+/// is killed and restarted at random. In the end every export has its id and its whole trace
+/// arrived; no other trace arrived; a request that arrived twice was not acknowledged before, or
+/// the kill came before the acknowledgement was recorded.
 #[tokio::test]
 async fn kills_lose_nothing_and_repeat_nothing_without_an_excuse() {
     let report = harness::run(&harness::Options {
@@ -32,9 +36,9 @@ async fn kills_lose_nothing_and_repeat_nothing_without_an_excuse() {
     assert_eq!(report.faults, [""; 0], "\n{}", report.end_of_log());
 }
 
-/// A job writes a newer export just while the id of an older one is written back, and just then the
-/// sidecar is killed, so long ago: the newer one is left under a name of ours. Returns whether the
-/// next sidecar delivers it.
+/// A job writes a newer export while the id of an older one is written back, and the sidecar is
+/// killed at that moment, `ago`. The newer export is left under the name of a temp file. Returns
+/// whether the next sidecar delivers it.
 async fn displaced_export_is_delivered(ago: Duration) -> bool {
     let workspace = Workspace::new();
     let server = FakeOtlp::builder().start().await;
@@ -57,7 +61,7 @@ async fn displaced_export_is_delivered(ago: Duration) -> bool {
 
     let pipeline = workspace.pipeline(server.endpoint(), Protocol::Grpc, serde_json::Value::Null);
     let running = workspace.configured("run", &pipeline).spawn();
-    // Once this one is through, the other has been looked at, too.
+    // When this export is done, the other one was checked as well.
     let beside = workspace.export("beside", &presets::one()).snapshot;
     beside.wait_for_trace_id(PATIENCE).await;
     let arrived = server.wait_for(|state| state.accepted.len() == 3, PATIENCE);
@@ -68,16 +72,14 @@ async fn displaced_export_is_delivered(ago: Duration) -> bool {
     newer.check_written_back().is_empty()
 }
 
-/// Scenario: the kill was a while ago.
-/// Guarantees: the newer export is put back in place, delivered, and gets its id.
+/// The kill was long ago. The newer export is put back, delivered, and gets its id.
 #[tokio::test]
 async fn an_export_that_a_kill_displaced_is_put_back() {
     assert!(displaced_export_is_delivered(Duration::from_secs(660)).await);
 }
 
-/// Scenario: the kill was seconds ago. A file younger than that may belong to a write-back that is
-/// under way, and waits for the next scan.
-/// Guarantees: the same.
+/// The kill was seconds ago. A file younger than that may belong to a write-back in progress, so it
+/// is put back by a later scan.
 #[tokio::test]
 async fn an_export_that_a_kill_displaced_just_now_is_put_back() {
     assert!(displaced_export_is_delivered(Duration::from_secs(7)).await);

@@ -17,7 +17,7 @@ use crate::support::fake_otlp::{FakeOtlp, Fault, Protocol, State};
 use crate::support::program::PATIENCE;
 use crate::support::workspace::Workspace;
 
-/// Traces to one server, logs to another.
+/// Sends traces to one server and logs to another.
 fn pipeline(workspace: &Workspace, tempo: &FakeOtlp, loki: &FakeOtlp) -> Value {
     let mut pipeline = workspace.pipeline(tempo.endpoint(), Protocol::Grpc, Value::Null);
     pipeline["exporters"]["otlp_http/loki"] = json!({
@@ -46,7 +46,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// What the conventions want to be told of a span, from the span.
+/// Returns the records that the conventions require for a span.
 fn expected(span: &Span) -> Vec<BTreeMap<String, Value>> {
     let attribute = |key: &str| {
         let found = span.attributes.iter().find(|it| it.key == key)?;
@@ -140,7 +140,7 @@ async fn every_fact_is_a_record_beside_its_span() {
             pipelines["logs"] = pipelines["traces"].clone();
             workspace.configured("once", &pipeline).run().expect_code(0);
             let state = server.state();
-            // Texts that are cut say so with an array.
+            // Truncated texts are marked with an array.
             if name != "long_strings" {
                 check_all(&state, &state);
             }

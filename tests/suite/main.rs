@@ -2,7 +2,7 @@
 //! needs less disk space. Each module is a subject; `cargo test --test suite outage::` runs one.
 
 #![allow(clippy::disallowed_methods, reason = "tests, benches and examples may block")]
-// Helpers of tests may stop at the first surprise, as tests may.
+// Test helpers may panic, like tests.
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
 mod bad_input;

@@ -1,4 +1,9 @@
-//! What the program says of itself: health through an outage, and metrics that Prometheus reads.
+//! Guarantees:
+//!
+//! - Health follows an outage, and names its reasons. Undelivered log records count, too.
+//! - Metrics are valid for Prometheus, and count what the endpoint received.
+//! - Pages show exports and plans without scripts or external resources.
+//! - A standard error that is not read blocks nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -24,7 +29,7 @@ fn observed(workspace: &Workspace, server: &FakeOtlp) -> Value {
     pipeline
 }
 
-/// A sidecar and where it answers.
+/// A sidecar and the addresses of its servers.
 struct Sidecar {
     running: Running,
     metrics: String,
@@ -89,8 +94,8 @@ fn request(address: &str, request: &str) -> (u16, String) {
     (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
 }
 
-/// The text format, as Prometheus reads it: every sample belongs to a family with HELP and TYPE,
-/// no series comes twice, and a histogram's buckets only grow.
+/// Parses the text format like Prometheus: every sample belongs to a family with HELP and TYPE, no
+/// series occurs twice, and the buckets of a histogram only grow.
 fn parse(text: &str) -> BTreeMap<String, f64> {
     let mut samples = BTreeMap::new();
     let (mut helped, mut typed) = (BTreeSet::new(), BTreeMap::new());
@@ -319,7 +324,7 @@ async fn the_page_bears_many_exports_and_a_large_one() {
     sidecar.stop();
 }
 
-/// In a browser of 1280 by 800, when there is one: nothing is complained of, and nothing stands
+/// Opens a page in a browser of 1280 by 800, if there is one. There are no errors, and nothing is
 /// outside of the window.
 fn looks_right(address: &str, path: &str, shows: &[&str]) {
     let names = ["chromium", "chromium-browser", "google-chrome"];
@@ -335,7 +340,7 @@ fn looks_right(address: &str, path: &str, shows: &[&str]) {
     let dom = |url: &str| {
         let output = std::process::Command::new(&browser)
             .args(["--headless", "--no-sandbox", "--disable-gpu", "--window-size=1280,800"])
-            // What the page says to its console, and nothing to the world.
+            // The page's console goes to standard error, and nothing leaves this machine.
             .args(["--enable-logging=stderr", "--disable-quic", "--no-first-run"])
             .args(["--disable-background-networking", "--disable-component-update"])
             .args(["--disable-sync", "--dump-dom", url])
@@ -368,7 +373,7 @@ fn looks_right(address: &str, path: &str, shows: &[&str]) {
     assert!(widths[0] <= widths[1], "{path} is {widths:?} wide");
 }
 
-/// What is refused for good is not well, and what is switched off answers its probes.
+/// A permanent refusal is unhealthy. A disabled program still answers its probes.
 #[tokio::test]
 async fn refusals_are_unhealthy_and_probes_are_answered_when_it_is_disabled() {
     let workspace = Workspace::new();
@@ -391,8 +396,8 @@ async fn refusals_are_unhealthy_and_probes_are_answered_when_it_is_disabled() {
     disabled.stop();
 }
 
-/// Scenario: the backend of log records is away, the one of traces takes everything.
-/// Guarantees: the id is written, and health and the age of the oldest item count the records that wait.
+/// The backend of log records is down, that of traces works. The id is written, and health and the
+/// age of the oldest item count the waiting records.
 #[tokio::test]
 async fn log_records_that_wait_are_unhealthy() {
     let workspace = Workspace::new();
@@ -420,8 +425,8 @@ async fn log_records_that_wait_are_unhealthy() {
     sidecar.stop();
 }
 
-/// Scenario: standard error is a pipe that is full and never read, and much is logged.
-/// Guarantees: logging holds up nothing: the export is delivered, and the program ends by itself.
+/// Standard error is a full pipe that is never read. The export is delivered, and the program ends
+/// by itself.
 #[tokio::test]
 async fn a_standard_error_that_is_not_read_holds_up_nothing() {
     let workspace = Workspace::new();

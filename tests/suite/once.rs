@@ -18,7 +18,7 @@ use crate::support::fake_otlp::{FakeOtlp, Protocol};
 use crate::support::snapshot::Snapshot;
 use crate::support::workspace::Workspace;
 
-/// One run, and everything that is wrong with what came of it.
+/// Runs once, and returns everything that is wrong with the result.
 async fn faults_after_once(
     workspace: &Workspace,
     snapshot: &Snapshot,

@@ -1,5 +1,11 @@
-//! An endpoint that is away, a queue that is full, broken or taken: what was exported arrives all
-//! the same, in order and once, and the log says what is going on in one line each way.
+//! Guarantees:
+//!
+//! - Exports from the time of an outage all arrive afterwards, in order and once. The log has one
+//!   line when it starts and one when it ends.
+//! - A full, broken or occupied queue loses nothing. What does not fit stays in its directory.
+//! - Several exporters are independent; an optional one does not delay the id.
+//! - An export that keeps failing does not delay the others, and is not blamed for an outage.
+//! - An export that waited long is sent with the current time, unless it may have arrived.
 
 use std::collections::HashSet;
 use std::fs;
@@ -29,7 +35,7 @@ use crate::support::program::{Output, PATIENCE, Running};
 use crate::support::snapshot::Snapshot;
 use crate::support::workspace::Workspace;
 
-/// A workspace whose endpoint is away: the address refuses connections.
+/// A workspace whose endpoint refuses connections.
 struct Outage {
     workspace: Workspace,
     address: SocketAddr,
@@ -41,7 +47,7 @@ impl Outage {
         Self::with(Value::Null).await
     }
 
-    /// `exporter` goes on top of the exporter's configuration.
+    /// `exporter` overrides the exporter's configuration.
     async fn with(exporter: Value) -> Self {
         let workspace = Workspace::new();
         let server = FakeOtlp::builder().may_be_unused().start().await;
@@ -50,7 +56,7 @@ impl Outage {
     }
 
     fn run(&self) -> Running {
-        // With -v the log says when an export was accepted, and counts attempts.
+        // With -v the log has a line for each accepted export and for each attempt.
         self.workspace.configured("run", &self.pipeline).arg("-v").spawn()
     }
 
@@ -76,11 +82,11 @@ fn terminate(mut running: Running) -> Output {
     running.output(code).expect_code(0)
 }
 
-/// Writes over an export in place, and leaves it its size and its time.
+/// Changes an export in place, keeping its size and its time.
 fn change_in_place(snapshot: &Snapshot) -> Snapshot {
     let before = fs::metadata(&snapshot.path).unwrap();
     let mut text = snapshot.bytes.clone();
-    // Its first line and its last say how it is written.
+    // The first and the last line show the style of the file.
     let mut ends = (0..text.len()).filter(|at| text[*at] == b'\n');
     let third = ends.nth(2).expect("a line");
     text[third] = b' ';
@@ -92,7 +98,7 @@ fn change_in_place(snapshot: &Snapshot) -> Snapshot {
     after
 }
 
-/// Each was sent as the conventions say, once, and the file was written back.
+/// Asserts that each export was sent once, as the conventions require, and has its id.
 #[track_caller]
 fn assert_delivered(server: &FakeOtlp, snapshots: &[Snapshot]) {
     for snapshot in snapshots {
@@ -102,7 +108,7 @@ fn assert_delivered(server: &FakeOtlp, snapshots: &[Snapshot]) {
     }
 }
 
-/// The traces in the order in which they came, one for each request.
+/// Returns the traces in the order of arrival, one per request.
 fn arrivals(server: &FakeOtlp) -> Vec<String> {
     let first_trace = |request| hex(&spans_of(&[request])[0].trace_id);
     server.accepted().into_iter().map(first_trace).collect()
@@ -113,9 +119,8 @@ fn lines_with<'a>(output: &'a Output, words: &[&str]) -> Vec<&'a str> {
     output.stderr.lines().filter(all).collect()
 }
 
-/// Scenario: the endpoint is away while a job writes fifty exports, and comes back.
-/// Guarantees: all arrive, in order and once; one line when it goes, one when it is back; while it
-/// is away the waits are those of the backoff.
+/// A job writes fifty exports while the endpoint is down. All arrive, in order and once, and the
+/// waits during the outage are those of the backoff.
 #[tokio::test]
 async fn fifty_exports_wait_out_an_outage() {
     let outage = Outage::new().await;
@@ -135,15 +140,15 @@ async fn fifty_exports_wait_out_an_outage() {
     assert_eq!(arrivals(&server), expected);
     assert_eq!(lines_with(&output, &["WARN", "endpoint is down"]).len(), 1);
     assert_eq!(lines_with(&output, &["INFO", "endpoint is back"]).len(), 1);
-    // Seven waits until they are at the most, and then each is half of 200 ms at least. The last
-    // few were while the endpoint came up.
+    // Seven waits until the maximum, and then at least half of 200 ms each. The last few were while
+    // the endpoint started.
     let attempts = lines_with(&output, &["DEBUG", "trying again"]).len();
     let most = 10 + usize::try_from(away.as_millis()).unwrap() / 100;
     assert!((1..=most).contains(&attempts), "{attempts} in {away:?}");
 }
 
-/// Scenario: something listens at the endpoint's address, and hangs up on whoever connects.
-/// Guarantees: connections are as far apart as the backoff says.
+/// The endpoint closes each connection at once. Connections are as far apart as the backoff
+/// requires.
 #[tokio::test]
 async fn an_endpoint_that_hangs_up_is_not_hammered() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -160,13 +165,13 @@ async fn an_endpoint_that_hangs_up_is_not_hammered() {
     }
     terminate(running);
     let took = connections[11] - connections[0];
-    // The shortest that eleven waits can be: 10, 15, 22, 33, 50, 75 and five times 100 ms.
+    // The shortest sum of eleven waits: 10, 15, 22, 33, 50, 75 and five times 100 ms.
     assert!(took >= Duration::from_millis(700), "12 in {took:?}");
     assert!(snapshot.is_untouched());
 }
 
-/// Scenario: SIGTERM while the endpoint is away and the next attempt is an hour off.
-/// Guarantees: the program ends at once with code 0; the next one delivers from the queue.
+/// SIGTERM while the endpoint is down and the next attempt is an hour away. The program ends at
+/// once with code 0, and the next one delivers from the queue.
 #[tokio::test]
 async fn a_stop_in_an_outage_is_prompt_and_the_next_run_delivers() {
     let hour = json!({"initial_interval": "1h", "max_interval": "1h"});
@@ -177,11 +182,11 @@ async fn a_stop_in_an_outage_is_prompt_and_the_next_run_delivers() {
     running.wait_for_line("endpoint is down", PATIENCE);
     let asked = Instant::now();
     terminate(running);
-    // Ten seconds are for requests that are in flight, and none is.
+    // Ten seconds are allowed for requests in flight, of which there are none.
     assert!(asked.elapsed() < Duration::from_secs(5));
     assert!(snapshots.iter().all(Snapshot::is_untouched));
 
-    // What waits goes out even where the directory is not looked at any more.
+    // A queued export is delivered even if its directory is no longer watched.
     let elsewhere = outage.workspace.root().join("elsewhere");
     outage.pipeline["receivers"]["export_dir"]["directories"] = json!([elsewhere]);
     let server = outage.end().await;
@@ -194,7 +199,7 @@ async fn a_stop_in_an_outage_is_prompt_and_the_next_run_delivers() {
     assert_eq!(lines_with(&output, &["INFO", "earlier run left"]).len(), 1);
 }
 
-/// Two exporters in one pipeline: one at the server, one at the address that refuses.
+/// Adds a second exporter, so that one uses the server and the other an address that refuses.
 fn add_second_exporter(outage: &mut Outage, server: &FakeOtlp, dead_is_required: bool) {
     let exporters = &mut outage.pipeline["exporters"];
     let mut dead = exporters["otlp_grpc"].take();
@@ -206,8 +211,8 @@ fn add_second_exporter(outage: &mut Outage, server: &FakeOtlp, dead_is_required:
         json!(["otlp_grpc/dead", "otlp_grpc/alive"]);
 }
 
-/// Scenario: two exporters, both required, one of them away for a whole run.
-/// Guarantees: the other gets everything meanwhile and once; no id before both have it.
+/// Two required exporters, of which one is down for a whole run. The other one receives everything
+/// once, and no id is written before both have delivered.
 #[tokio::test]
 async fn a_required_exporter_that_is_away_holds_back_the_id_and_nobody_else() {
     let mut outage = Outage::new().await;
@@ -230,8 +235,8 @@ async fn a_required_exporter_that_is_away_holds_back_the_id_and_nobody_else() {
     assert_delivered(&back, &snapshots);
 }
 
-/// Scenario: the exporter that is away is `required: false`.
-/// Guarantees: the id is written without it, and it gets everything when it is back.
+/// The exporter that is down is `required: false`. The id is written without it, and it receives
+/// everything later.
 #[tokio::test]
 async fn an_exporter_that_is_not_required_is_not_waited_for() {
     let mut outage = Outage::new().await;
@@ -252,10 +257,9 @@ async fn an_exporter_that_is_not_required_is_not_waited_for() {
     assert_delivered(&alive, &[snapshot]);
 }
 
-/// Scenario: three exports wait. While the sidecar is stopped, one of them is changed in place so
-/// that its size and its time stay, and one is replaced.
-/// Guarantees: both versions that came meanwhile are taken in; the one that stayed is not read again,
-/// and goes once.
+/// Three exports wait. While the sidecar is stopped, one is changed in place with the same size and
+/// time, and one is replaced. Both new versions are delivered. The unchanged one is not read again,
+/// and is sent once.
 #[tokio::test]
 async fn what_changed_while_it_waited_is_read_again() {
     let outage = Outage::new().await;
@@ -283,9 +287,8 @@ async fn what_changed_while_it_waited_is_read_again() {
     assert!(matches!(not_read[..], [line] if line.contains("/same/")), "{not_read:?}");
 }
 
-/// Scenario: five hundred exports while the endpoint is away.
-/// Guarantees: all are taken in, on disk and not in memory; the store has room for them and not
-/// for many times as much; all arrive in the end.
+/// Five hundred exports while the endpoint is down. All are on disk and not in memory, the store is
+/// not many times their size, and all arrive.
 #[tokio::test]
 async fn five_hundred_exports_wait_on_disk_and_not_in_memory() {
     let outage = Outage::new().await;
@@ -295,7 +298,7 @@ async fn five_hundred_exports_wait_on_disk_and_not_in_memory() {
         let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
         line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
     };
-    // Some 40 KB each.
+    // About 40 KB each.
     let export = presets::many(20);
     let mut snapshots = Vec::new();
     let mut taken_in = |count| {
@@ -327,14 +330,14 @@ async fn five_hundred_exports_wait_on_disk_and_not_in_memory() {
     assert_eq!(server.accepted().len(), 500);
 }
 
-/// Scenario: `queue_size` is reached while the endpoint is away.
-/// Guarantees: the log says so, what does not fit stays where it is, and goes out in the end.
+/// `queue_size` is reached while the endpoint is down. The log has a line, the other exports stay
+/// in their directories, and all arrive in the end.
 #[tokio::test]
 async fn a_full_queue_leaves_exports_in_their_directories() {
     const EXPORTS: usize = 10;
     let outage = Outage::with(json!({"sending_queue": {"queue_size": "1MiB"}})).await;
     let running = outage.run();
-    // Some 400 KB each.
+    // About 400 KB each.
     let export = |n: String| outage.workspace.export(&n, &presets::many(200)).snapshot;
     let snapshots: Vec<Snapshot> = (0..EXPORTS).map(|n| export(format!("{n}"))).collect();
     running.wait_for_line("the queue is full", PATIENCE);
@@ -355,8 +358,8 @@ async fn a_full_queue_leaves_exports_in_their_directories() {
     assert_delivered(&server, &snapshots);
 }
 
-/// Scenario: between two runs the store is overwritten, cut off, or damaged in its middle.
-/// Guarantees: it is set aside as it is, loudly, and every export is found again and delivered.
+/// Between two runs the store is overwritten, truncated, or damaged in the middle. It is
+/// quarantined with an error, and every export is found again and delivered.
 #[tokio::test]
 async fn a_corrupt_store_is_set_aside_and_every_export_is_found_again() {
     type Damage = fn(&mut Vec<u8>);
@@ -394,8 +397,8 @@ async fn a_corrupt_store_is_set_aside_and_every_export_is_found_again() {
     }
 }
 
-/// Scenario: a second process on the state directory of a running sidecar.
-/// Guarantees: a second sidecar refuses to start; `once` goes on without the queue, and says so.
+/// A second process uses the state directory of a running sidecar. A second sidecar refuses to
+/// start. `once` continues without the queue, with a warning.
 #[tokio::test]
 async fn a_queue_has_one_process() {
     let workspace = Workspace::new();
@@ -425,8 +428,8 @@ async fn a_queue_has_one_process() {
     assert_delivered(&server, &[watched, snapshot]);
 }
 
-/// What a run two hours ago put into the queue for `otlp_grpc`. `in_doubt`: it also tried to send
-/// it, and does not know what became of that.
+/// Adds the entry that a run two hours ago enqueued for `otlp_grpc`. `in_doubt` means that it also
+/// tried to send it, with an unknown result.
 async fn accepted_two_hours_ago(outage: &Outage, snapshot: &Snapshot, in_doubt: bool) {
     const EXPORTER: &str = "otlp_grpc";
     let options = ReadOptions { max_file_size: 1 << 20, project_id: None, emit_existing: false };
@@ -476,9 +479,8 @@ async fn accepted_two_hours_ago(outage: &Outage, snapshot: &Snapshot, in_doubt: 
     ready.thread.join().unwrap();
 }
 
-/// Scenario: an export waited in the queue for two hours, and was never sent, or perhaps was.
-/// Guarantees: what surely never arrived goes out with the time of now, so that a search finds it;
-/// what may have arrived goes out as it was. The ids are the same either way.
+/// An export waited for two hours. If it was never sent, it is sent with the current time, so that
+/// searches find it. If it may have arrived, it is sent unchanged. The ids are the same.
 #[tokio::test]
 async fn what_waited_long_is_sent_as_of_now_unless_it_may_have_arrived() {
     for in_doubt in [false, true] {
@@ -490,8 +492,8 @@ async fn what_waited_long_is_sent_as_of_now_unless_it_may_have_arrived() {
         let running = outage.run();
         snapshot.wait_for_trace_id(PATIENCE).await;
         terminate(running);
-        // The id of the export keeps the time at which it was first read, as an id should; and what
-        // may have arrived does not start at a time that the checker takes for that of emission.
+        // The ids are those of the time when the export was first read. An export that may have
+        // arrived does not start at the time that the checker expects.
         let mut faults = snapshot.check(&server.accepted());
         let aged = ["export.id is", "not the time of emission"];
         faults.retain(|fault| !aged.iter().any(|words| fault.contains(words)));
@@ -506,10 +508,9 @@ async fn what_waited_long_is_sent_as_of_now_unless_it_may_have_arrived() {
     }
 }
 
-/// Scenario: the endpoint answers one export with an error that OTLP calls temporary, each time, and
-/// takes every other one; for example a backend that cannot parse something in it.
-/// Guarantees: the others are delivered; the one stays in the queue, deferred, and `queue list`
-/// and the log name it and the answer.
+/// The endpoint answers one export with an error that OTLP calls temporary, and accepts all others.
+/// The others are delivered. The one is deferred, and `queue list` and the log show it with the
+/// error.
 #[tokio::test]
 async fn one_export_that_keeps_failing_does_not_hold_up_the_others() {
     for protocol in Protocol::BOTH {
@@ -537,7 +538,7 @@ async fn one_export_that_keeps_failing_does_not_hold_up_the_others() {
         let listed = workspace.program("queue").args(&["list", "--format", "json"]).run();
         let listed: Value = serde_json::from_str(&listed.expect_code(0).stdout).unwrap();
         let all = listed.as_array().unwrap().iter();
-        // One of the others may be on its way out.
+        // One of the others may be in flight.
         let listed: Vec<_> = all.filter(|it| it["project_id"] == "poison").collect();
         assert_eq!(listed.len(), poisoned.len(), "{listed:?}");
         for export in listed {
@@ -553,10 +554,9 @@ async fn one_export_that_keeps_failing_does_not_hold_up_the_others() {
     }
 }
 
-/// Scenario: an endpoint answers every request with an error that leaves in doubt whether the request arrived;
-/// several exports wait.
-/// Guarantees: few exports are tried during the outage, because what may have arrived keeps its times; no
-/// export is said to fail while others are delivered.
+/// An endpoint answers every request with an error that leaves in doubt whether the request
+/// arrived. Only a few exports are tried during the outage, because those keep their times. None is
+/// reported as failing while others are delivered.
 #[tokio::test]
 async fn an_outage_in_doubt_touches_few_exports() {
     let workspace = Workspace::new();
@@ -581,8 +581,8 @@ async fn an_outage_in_doubt_touches_few_exports() {
     assert_eq!(lines_with(&output, &["export deferred"]), [""; 0]);
 }
 
-/// Scenario: a server answers with gRPC details that are not base64, on which tonic panics.
-/// Guarantees: the sidecar goes on and tries again; the export is delivered once the server answers well.
+/// The server sends gRPC details that are not base64, on which tonic panics. The sidecar retries,
+/// and the export is delivered as soon as the server answers correctly.
 #[tokio::test]
 async fn a_malformed_answer_is_a_failure_like_others() {
     let workspace = Workspace::new();
@@ -596,8 +596,8 @@ async fn a_malformed_answer_is_a_failure_like_others() {
     assert_eq!(server.attempts().len(), 4);
 }
 
-/// Scenario: an endpoint refuses every request for a while with an error that says that nothing arrived.
-/// Guarantees: after the outage, no export is said to fail while others are delivered.
+/// An endpoint refuses every request for a while with an error that nothing arrived. Afterwards, no
+/// export is reported as failing while others are delivered.
 #[tokio::test]
 async fn an_outage_is_no_fault_of_an_export() {
     for protocol in Protocol::BOTH {
@@ -618,8 +618,8 @@ async fn an_outage_is_no_fault_of_an_export() {
     }
 }
 
-/// Scenario: one export always fails, and others come after it, one after the other.
-/// Guarantees: the export keeps its own growing waits; it is not sent again for each export that is delivered.
+/// One export always fails, and others follow one after another. Its own waits grow; it is not sent
+/// again each time another one is delivered.
 #[tokio::test]
 async fn an_export_that_fails_keeps_its_own_waits() {
     let workspace = Workspace::new();
@@ -644,10 +644,9 @@ async fn an_export_that_fails_keeps_its_own_waits() {
     terminate(running);
 }
 
-/// Scenario: a Loki that expands log requests of more than 40 records beyond its limit, and says so with
-/// the words of gRPC in a binary body under HTTP 503.
-/// Guarantees: the requests are halved until they pass, every record arrives once, and no message shows
-/// the bytes.
+/// A Loki expands log requests of more than 40 records beyond its limit, and answers 503 with a
+/// binary body. The requests are split until they fit, every record arrives once, and no message
+/// shows the bytes.
 #[tokio::test]
 async fn log_requests_that_loki_expands_are_halved() {
     let workspace = Workspace::new();
@@ -670,9 +669,8 @@ async fn log_requests_that_loki_expands_are_halved() {
     assert_eq!(ids.len(), records.len(), "once each");
 }
 
-/// Scenario: while an export waits, its directory is replaced by a link to an identical copy outside of the
-/// watched directory.
-/// Guarantees: the export is delivered, and the copy is not touched. When the directory is back, the id is written.
+/// While an export waits, its directory is replaced by a link to a copy outside. The export is
+/// delivered, and the copy is unchanged. When the directory is back, the id is written.
 #[tokio::test]
 async fn a_directory_that_becomes_a_link_leads_no_write_back_outside() {
     let mut outage = Outage::new().await;

@@ -1,5 +1,10 @@
-//! `taskspan queue`: a person looks into the queue and decides about what was refused, while the
-//! sidecar runs (over its control socket) and while it does not (in the store itself).
+//! Guarantees:
+//!
+//! - `taskspan queue` has the same results with a running sidecar (over its control socket) and
+//!   without one (from the store).
+//! - `retry` delivers a dead letter as soon as the server accepts it.
+//! - `drop` forgets an export and leaves its file unchanged; it does not come back after a restart.
+//! - A wrong number, a missing queue and a corrupt store are errors, never an empty list.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -14,17 +19,17 @@ use crate::support::program::{Output, PATIENCE, Running};
 use crate::support::snapshot::Snapshot;
 use crate::support::workspace::Workspace;
 
-/// What the server said when it refused.
+/// The server's reason for its refusal.
 const REASON: &str = "no entry for shops";
 
-/// A queue with one refused export in it, and one that waits for an endpoint that is away.
+/// A queue with one refused export, and one that waits for an endpoint that is down.
 struct Held {
     workspace: Workspace,
     pipeline: Value,
     address: SocketAddr,
     refused: Snapshot,
     waiting: Snapshot,
-    /// None once the sidecar was stopped.
+    /// `None` after the sidecar was stopped.
     running: Option<Running>,
 }
 
@@ -55,13 +60,13 @@ impl Held {
         running.output(code).expect_code(0);
     }
 
-    /// Starts the sidecar again while the endpoint is well, until it has done all there is.
+    /// Starts the sidecar again with a working endpoint, until nothing is left to deliver.
     async fn deliver_what_is_left(&mut self, sidecar: Sidecar) -> FakeOtlp {
         if sidecar == Sidecar::Running {
             self.stop();
         }
         let server = FakeOtlp::builder().at(self.address).start().await;
-        // The last that the first scan comes upon.
+        // The first scan finds this export last.
         let last = self.workspace.export("z", &presets::one()).snapshot;
         self.running = Some(self.workspace.configured("run", &self.pipeline).spawn());
         last.wait_for_trace_id(PATIENCE).await;
@@ -78,7 +83,7 @@ impl Held {
         serde_json::from_str(&output.expect_code(0).stdout).unwrap()
     }
 
-    /// The trace ids and states of what is held, in the order in which it is listed.
+    /// Returns the trace ids and states of all entries, in the order of the list.
     fn states(&self) -> Vec<(String, String)> {
         let listed = self.json(&["list"]);
         let text = |one: &Value, key: &str| one[key].as_str().unwrap().to_owned();
@@ -95,9 +100,7 @@ enum Sidecar {
 
 const EITHER_WAY: [Sidecar; 2] = [Sidecar::Running, Sidecar::Stopped];
 
-/// Scenario: somebody asks what is held.
-/// Guarantees: every export, in order of arrival, with its state; as a table and as JSON; the same
-/// whether the sidecar runs or not.
+/// `list` has every export in order of arrival, with its state, as a table and as JSON.
 #[tokio::test]
 async fn list_tells_what_is_held() {
     for sidecar in EITHER_WAY {
@@ -126,8 +129,7 @@ async fn list_tells_what_is_held() {
     }
 }
 
-/// Scenario: somebody asks about one export, by number or by the beginning of its trace id.
-/// Guarantees: what the server said is there, word for word.
+/// `show` accepts a number or the start of a trace id, and has the server's exact reason.
 #[tokio::test]
 async fn show_tells_why() {
     for sidecar in EITHER_WAY {
@@ -146,8 +148,7 @@ async fn show_tells_why() {
     }
 }
 
-/// Scenario: somebody wants to know whether the store is whole.
-/// Guarantees: every request that waits was read.
+/// `verify` reads every queued request.
 #[tokio::test]
 async fn verify_reads_everything_back() {
     for sidecar in EITHER_WAY {
@@ -165,8 +166,7 @@ async fn verify_reads_everything_back() {
     }
 }
 
-/// Scenario: a server that refused has changed its mind, and somebody says `retry`.
-/// Guarantees: the export is delivered and gets its id.
+/// `retry` after the server was repaired: the export is delivered and gets its id.
 #[tokio::test]
 async fn a_retried_dead_letter_is_delivered() {
     for sidecar in EITHER_WAY {
@@ -194,8 +194,7 @@ async fn a_retried_dead_letter_is_delivered() {
     }
 }
 
-/// Scenario: somebody gives up a refused export.
-/// Guarantees: the queue forgets it, its file stays as it is, and what waits is not concerned.
+/// `drop` forgets a refused export. Its file is unchanged, and waiting exports are not affected.
 #[tokio::test]
 async fn a_dropped_dead_letter_leaves_its_file_as_it_is() {
     for sidecar in EITHER_WAY {
@@ -209,8 +208,7 @@ async fn a_dropped_dead_letter_leaves_its_file_as_it_is() {
     }
 }
 
-/// Scenario: a refused export was given up, and the sidecar starts again.
-/// Guarantees: it does not come back by itself, though its file is still there without an id.
+/// A dropped export does not come back after a restart, although its file still has no id.
 #[tokio::test]
 async fn what_was_dropped_stays_dropped() {
     for sidecar in EITHER_WAY {
@@ -222,8 +220,8 @@ async fn what_was_dropped_stays_dropped() {
     }
 }
 
-/// Scenario: an export waits for an endpoint that is away, and is dropped in the middle of that.
-/// Guarantees: it is forgotten at once, also while the sidecar runs, and never sent.
+/// An export that waits for an endpoint is dropped at once, also while the sidecar runs, and never
+/// sent.
 #[tokio::test]
 async fn what_waits_can_be_dropped_by_force() {
     for sidecar in EITHER_WAY {
@@ -237,8 +235,8 @@ async fn what_waits_can_be_dropped_by_force() {
     }
 }
 
-/// Scenario: a number that nobody has, one that was not refused, a directory without a queue.
-/// Guarantees: a clear error, exit code 1, and nothing is changed.
+/// An unknown number, an export that was not refused, and a directory without a queue are errors
+/// with exit code 1. Nothing is changed.
 #[tokio::test]
 async fn what_cannot_be_done_is_an_error() {
     for sidecar in EITHER_WAY {
@@ -261,8 +259,7 @@ async fn what_cannot_be_done_is_an_error() {
     }
 }
 
-/// Scenario: the sidecar was killed, so that its socket is still there and nobody behind it.
-/// Guarantees: the store is looked into all the same.
+/// A killed sidecar left its socket. The store is opened directly.
 #[tokio::test]
 async fn a_socket_that_a_killed_sidecar_left_is_no_obstacle() {
     let mut held = Held::new(Sidecar::Running).await;
@@ -272,8 +269,7 @@ async fn a_socket_that_a_killed_sidecar_left_is_no_obstacle() {
     assert_eq!(held.states().len(), 2);
 }
 
-/// Scenario: the configuration names the directory of the queue.
-/// Guarantees: `queue -c` finds it there.
+/// `queue -c` finds the queue's directory in the configuration.
 #[tokio::test]
 async fn the_configuration_says_where_the_queue_is() {
     let mut held = Held::new(Sidecar::Stopped).await;
@@ -288,8 +284,7 @@ async fn the_configuration_says_where_the_queue_is() {
     assert_eq!(listed.as_array().unwrap().len(), 2);
 }
 
-/// Scenario: the store is corrupt, and the first to open it is `queue list`.
-/// Guarantees: it says so, as the sidecar would: an empty list would be a lie.
+/// `queue list` reports a corrupt store; an empty list would be wrong.
 #[tokio::test]
 async fn a_corrupt_store_is_not_an_empty_queue() {
     let held = Held::new(Sidecar::Stopped).await;

@@ -1,5 +1,8 @@
-//! Writers and several readers at once: nothing old comes back, nothing is torn, nothing is sent
-//! twice.
+//! Guarantees, with writers and several readers at the same time:
+//!
+//! - No older export replaces a newer one, and no partial file is ever visible.
+//! - Each export is sent once, by one of several processes.
+//! - A lock that another process holds delays no other export.
 
 use std::collections::HashSet;
 use std::fs;
@@ -21,7 +24,7 @@ const NO_FILES: [PathBuf; 0] = [];
 
 const ROUNDS: u32 = 2_000;
 
-/// Small numbers that look random and are the same in every run.
+/// Pseudo-random numbers that are the same in every run.
 struct Numbers(u64);
 
 impl Numbers {
@@ -33,7 +36,7 @@ impl Numbers {
     }
 }
 
-/// A sidecar with a queue of its own.
+/// Prepares a sidecar with a queue of its own.
 fn sidecar(workspace: &Workspace, server: &FakeOtlp, name: &str) -> Program {
     let pipeline = workspace.pipeline(server.endpoint(), Protocol::Grpc, Value::Null);
     let state = workspace.root().join(name);
@@ -50,7 +53,7 @@ fn round_of(path: &Path) -> Option<u64> {
     serde_json::from_slice::<Value>(&fs::read(path).ok()?).ok()?.get("round")?.as_u64()
 }
 
-/// Exports into the same place, again and again, by rename or in place.
+/// Writes exports into the same place many times, by rename or in place.
 async fn write_over_and_over(workspace: &Workspace, in_place: bool) -> Snapshot {
     let directory = workspace.exports().join("out");
     let snapshot = workspace.export("out", &presets::one()).snapshot;
@@ -59,7 +62,7 @@ async fn write_over_and_over(workspace: &Workspace, in_place: bool) -> Snapshot 
     for round in 0..ROUNDS {
         let bytes = presets::one().with("round", json!(round)).metadata();
         if in_place {
-            // As an exporter that knows nothing of renames: the file is there in parts for a while.
+            // Without a rename the file is incomplete for a while.
             let mut file = fs::File::create(&path).unwrap();
             for part in bytes.chunks(bytes.len() / 3 + 1) {
                 file.write_all(part).unwrap();
@@ -68,8 +71,8 @@ async fn write_over_and_over(workspace: &Workspace, in_place: bool) -> Snapshot 
             fs::write(&aside, &bytes).unwrap();
             fs::rename(&aside, &path).unwrap();
         }
-        // Mostly a new one before the last is settled; now and then time enough for a write-back,
-        // and for whatever was displaced to be back in place.
+        // Usually the next export comes before the last one is stable. Sometimes there is time for
+        // a write-back, and for a displaced file to be put back.
         let pause = if round % 50 == 49 { 150 } else { numbers.below(6) };
         tokio::time::sleep(Duration::from_millis(pause)).await;
         if pause == 150 {
@@ -82,7 +85,7 @@ async fn write_over_and_over(workspace: &Workspace, in_place: bool) -> Snapshot 
             assert!(round_of(&path).is_some(), "the file is torn in round {round}");
         }
     }
-    // The last one, and its identity before anybody adds to it.
+    // Take the identity of the last export before any process changes it.
     let mut last = presets::one().with("round", json!(ROUNDS)).metadata();
     last.push(b'\n');
     fs::write(&aside, &last).unwrap();
@@ -98,9 +101,8 @@ fn strays(directory: &Path) -> Vec<PathBuf> {
     entries.filter(|path| path.to_string_lossy().contains(".taskspan-")).collect()
 }
 
-/// Scenario: a job exports into one place some thousand times, faster than anything can be sent.
-/// Guarantees: no older export comes back to stay, no torn file is seen, the last one ends with its
-/// own id, no stray file is left.
+/// A job writes thousands of exports into one place, faster than they can be sent. No older export
+/// stays, no partial file is seen, the last export gets its own id, and no temp file is left.
 #[tokio::test]
 async fn an_export_that_is_replaced_all_the_time_ends_with_its_own_id() {
     for in_place in [false, true] {
@@ -116,8 +118,7 @@ async fn an_export_that_is_replaced_all_the_time_ends_with_its_own_id() {
     }
 }
 
-/// Scenario: the same, with two sidecars and one `once` after the other looking on.
-/// Guarantees: the same; and the last export was sent once.
+/// The same with two sidecars and a sequence of `once`. In addition, the last export is sent once.
 #[tokio::test]
 async fn several_at_work_change_nothing_about_that() {
     let workspace = Workspace::new();
@@ -132,8 +133,8 @@ async fn several_at_work_change_nothing_about_that() {
     assert_eq!(strays(&workspace.exports().join("out")), NO_FILES);
 }
 
-/// Scenario: two sidecars and `once`, each with a queue of its own, over the same exports.
-/// Guarantees: each export is sent once, by whichever of them.
+/// Two sidecars and `once`, each with its own queue, over the same exports. Each export is sent
+/// once.
 #[tokio::test]
 async fn each_export_is_sent_by_one_of_them() {
     for mode in ["in_place", "beside"] {
@@ -152,7 +153,7 @@ async fn each_export_is_sent_by_one_of_them() {
         let trace_ids: HashSet<String> = snapshots.iter().map(Snapshot::trace_id).collect();
         server.wait_for(|state| state.accepted.len() >= trace_ids.len(), PATIENCE).await;
         sidecars.into_iter().for_each(terminate);
-        // Whatever one of them still had in its queue finds nothing left to do.
+        // Entries that are still queued have nothing left to do.
         for name in ["state-a", "state-b", "state-c"] {
             run("once", name).run().expect_code(0);
         }
@@ -165,8 +166,8 @@ async fn each_export_is_sent_by_one_of_them() {
     }
 }
 
-/// Scenario: somebody holds the lock on one export and does nothing.
-/// Guarantees: all others are sent meanwhile, and this one as soon as the lock is let go.
+/// Another process holds the lock of one export. All others are delivered meanwhile, and this one
+/// as soon as the lock is released.
 #[tokio::test]
 async fn an_export_that_another_process_holds_keeps_no_other_waiting() {
     let workspace = Workspace::new();
@@ -185,8 +186,8 @@ async fn an_export_that_another_process_holds_keeps_no_other_waiting() {
     assert_eq!(server.accepted().len(), 3);
 }
 
-/// Scenario: `rm -rf out && mkdir out && export`, a hundred times in a row, under two sidecars.
-/// Guarantees: a hundred ids, each of a trace that was sent once.
+/// `rm -rf out && mkdir out && export`, a hundred times in a row, under two sidecars: a hundred
+/// ids, each of a trace that was sent once.
 #[tokio::test]
 async fn a_directory_that_is_made_anew_a_hundred_times_gives_a_hundred_ids() {
     let workspace = Workspace::new();

@@ -46,7 +46,7 @@ async fn a_hang_up_reloads_and_a_bad_configuration_changes_nothing() {
     assert_eq!((first.accepted().len(), second.accepted().len()), (2, 1));
 }
 
-/// What waits when the configuration changes is delivered under the new one.
+/// Queued exports are delivered under the new configuration.
 #[tokio::test]
 async fn a_reload_loses_nothing() {
     let workspace = Workspace::new();
@@ -103,7 +103,7 @@ async fn validate_shows_what_is_in_effect_and_connects_when_asked() {
     run.expect_said(&["exporter `file`", "is a directory"]);
 }
 
-/// Traces and logs may go to different places.
+/// Traces and logs may have different destinations.
 #[test]
 fn validate_says_where_each_signal_goes() {
     let workspace = Workspace::new();
@@ -122,7 +122,7 @@ fn validate_says_where_each_signal_goes() {
     assert_eq!(printed, expected);
 }
 
-/// What the environment adds is shown, and what would fail at the start fails here.
+/// `validate` shows what the environment adds, and finds what would fail at the start.
 #[tokio::test]
 async fn validate_tries_what_run_will_need() {
     let workspace = Workspace::new();
@@ -169,7 +169,7 @@ async fn validate_tries_what_run_will_need() {
     let run = validate(&listening).run().expect_code(2);
     run.expect_said(&["service.telemetry.metrics cannot listen on no-such-host.invalid:8888"]);
 
-    // Both of one file, at one address written in two ways.
+    // Both addresses in one file are the same, written in two ways.
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let mut same = plain.clone();
     same["extensions"] = json!({"health_check": {"endpoint": format!("127.0.0.1:{free}")}});
@@ -184,7 +184,7 @@ async fn validate_tries_what_run_will_need() {
     validate(&twice).run().expect_code(2).expect_said(&["a second health_check"]);
 }
 
-/// An address that is taken when a configuration is to be in force: the one before stays, every time.
+/// The new configuration needs an address that is in use. The old configuration stays, every time.
 #[tokio::test]
 async fn a_reload_that_fails_late_goes_back() {
     let workspace = Workspace::new();

@@ -88,7 +88,7 @@ fn the_rooms_name_what_they_may_and_nothing_else() {
             found.insert((room.clone(), named));
         }
     }
-    // A search that finds nothing would allow everything.
+    // A search without results would allow everything.
     assert!(found.len() > 30, "{found:?}");
     for (room, may_name) in ROOMS {
         for named in *may_name {
@@ -98,7 +98,7 @@ fn the_rooms_name_what_they_may_and_nothing_else() {
     }
 }
 
-/// `crate::plan::Artifact` names the room `plan`. What only tests name does not count.
+/// Returns the rooms in paths such as `crate::plan::Artifact`, without those that only tests name.
 fn named_rooms(source: &str) -> Vec<String> {
     let code = source.split("#[cfg(test)]\nmod ").next().unwrap_or(source);
     let after = code.split("crate::").skip(1);
@@ -113,7 +113,7 @@ fn named_rooms(source: &str) -> Vec<String> {
     names.collect()
 }
 
-/// `queue/store/files.rs` and `queue.rs` belong to `queue`.
+/// Returns the room of a file: `queue` for `queue/store/files.rs` and for `queue.rs`.
 fn room_of(file: &Path) -> String {
     let first = file.components().next().expect("a file").as_os_str();
     Path::new(first).with_extension("").display().to_string()
@@ -141,7 +141,7 @@ fn the_files_of_a_room_form_no_cycle() {
     }
     let arrows: usize = named.values().map(BTreeSet::len).sum();
     assert!(arrows > 200, "only {arrows} arrows were found");
-    // What names nothing that is left is no part of a cycle.
+    // A module that names no remaining module is not part of a cycle.
     while let Some(leaf) = named.iter().find(|(_, to)| to.is_empty()).map(|(module, _)| *module) {
         named.remove(leaf);
         for to in named.values_mut() {
@@ -155,7 +155,7 @@ fn the_files_of_a_room_form_no_cycle() {
     );
 }
 
-/// Every `super::…` and `crate::…` in the code, with the braces of a `use` written out.
+/// Returns every `super::…` and `crate::…` in the code, with the braces of a `use` expanded.
 fn named_paths(source: &str) -> Vec<Vec<String>> {
     let code = source.split("#[cfg(test)]\nmod ").next().unwrap_or(source);
     let code: String = code
@@ -170,7 +170,7 @@ fn named_paths(source: &str) -> Vec<Vec<String>> {
     starts.flat_map(|at| written_out(&code[at..], &mut 0)).collect()
 }
 
-/// `a::{b, c::d}` names `a::b` and `a::c::d`. Reads from `at`, and leaves it after what it read.
+/// Expands `a::{b, c::d}` to `a::b` and `a::c::d`. Reads from `at`, and moves it to the end.
 fn written_out(code: &str, at: &mut usize) -> Vec<Vec<String>> {
     let mut path = Vec::new();
     loop {
@@ -206,7 +206,7 @@ fn written_out(code: &str, at: &mut usize) -> Vec<Vec<String>> {
     }
 }
 
-/// The file that a path names, seen from a module.
+/// Returns the file that a path leads to from a module.
 fn resolved<'a>(
     module: &[String],
     path: &[String],

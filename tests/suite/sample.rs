@@ -32,7 +32,7 @@ fn trace(group_by: GroupBy) -> String {
         limits: SpanLimits::default(),
         triggered_by: None,
     };
-    // The real id depends on where the checkout lies and when it was made.
+    // The real id depends on the location and the time of the checkout.
     let trace_id = TraceId::from_hex("0af7651916cd43dd8448eb211c80319c").expect("an id");
     let conversion = converter.convert(&fresh.plan, trace_id, T0);
     assert_eq!(conversion.warnings, []);
@@ -74,7 +74,8 @@ fn attributes(text: &mut String, indent: &str, attributes: &[KeyValue]) {
     }
 }
 
-/// With its type, which a backend keeps apart: `1` is an int, `1.0` a double, `"1"` a string.
+/// Shows a value with its type, which backends distinguish: `1` is an int, `1.0` a double, `"1"` a
+/// string.
 fn show(value: &Value) -> String {
     match value {
         Value::StringValue(text) => format!("{text:?}"),
@@ -98,7 +99,7 @@ fn the_trace_of_the_sample_export() {
     insta::assert_snapshot!(trace(GroupBy::Type));
 }
 
-/// Only what another grouping changes: the names, in order, and what they hang below.
+/// Shows only what another grouping changes: names, in order, and their parents.
 #[test]
 fn the_other_groupings() {
     for group_by in [GroupBy::Target, GroupBy::TargetType] {

@@ -1,4 +1,8 @@
-//! `taskspan run` beside jobs that write exports: every one gets its id, whatever happens.
+//! Guarantees:
+//!
+//! - `taskspan run` delivers every export of the jobs next to it, once, and writes its id.
+//! - A file that is still being written is not read, and a version that is replaced is not sent.
+//! - A restart resumes where the last run ended, after a kill too.
 
 use std::fs;
 use std::path::PathBuf;
@@ -32,7 +36,7 @@ fn terminate(mut running: Running) {
     running.output(code).expect_code(0);
 }
 
-/// Each was sent as the conventions say, once, and the file was written back.
+/// Asserts that each export was sent once, as the conventions require, and has its id.
 #[track_caller]
 fn assert_delivered(server: &FakeOtlp, snapshots: &[Snapshot]) {
     for snapshot in snapshots {
@@ -115,12 +119,12 @@ async fn half_a_file_is_waited_out() {
     let workspace = Workspace::new();
     let server = FakeOtlp::builder().start().await;
     let mut pipeline = workspace.pipeline(server.endpoint(), Protocol::Grpc, Value::Null);
-    // Time enough to note the file's new mtime before it is delivered.
+    // Enough time to note the file's new mtime before it is delivered.
     pipeline["receivers"]["export_dir"]["settle"] = json!("1s");
     let whole = workspace.export("slow", &presets::typical()).snapshot;
     fs::write(&whole.path, &whole.bytes[..whole.bytes.len() / 2]).unwrap();
     let running = workspace.configured("run", &pipeline).spawn();
-    // Once this one is through, the half file has been looked at, too.
+    // When this export is done, the partial file was checked as well.
     let beside = workspace.export("beside", &presets::one()).snapshot;
     beside.wait_for_trace_id(PATIENCE).await;
     assert!(of_trace(&server.accepted(), &whole.trace_id()).is_empty());
@@ -133,13 +137,13 @@ async fn half_a_file_is_waited_out() {
     assert_delivered(&server, &[beside, snapshot]);
 }
 
-/// Scenario: an export is replaced while it is read, shortly before it was quiet for long enough.
-/// Guarantees: only what was quiet is taken; nothing of the former version is sent.
+/// An export is replaced while it is read. Only a stable version is delivered; nothing of the
+/// former version is sent.
 #[tokio::test]
 async fn what_changes_while_it_is_read_ahead_is_not_taken() {
     let workspace = Workspace::new();
     let server = FakeOtlp::builder().start().await;
-    // It takes a while to read, even where much else is going on.
+    // Reading takes a while, even if the machine is busy.
     let former = workspace.export("out", &presets::many(4_000)).snapshot;
     fs::remove_file(&former.path).unwrap();
     let (opened, is_opened) = std::sync::mpsc::channel();
@@ -156,7 +160,7 @@ async fn what_changes_while_it_is_read_ahead_is_not_taken() {
     let mut pipeline = workspace.pipeline(server.endpoint(), Protocol::Grpc, Value::Null);
     pipeline["receivers"]["export_dir"]["settle"] = json!("1s");
     let running = workspace.configured("run", &pipeline).spawn();
-    // The sidecar is at work, and has nothing else to do.
+    // The sidecar is running and idle.
     workspace.export("beside", &presets::one()).snapshot.wait_for_trace_id(PATIENCE).await;
 
     let aside = former.path.with_extension("aside");
@@ -170,7 +174,7 @@ async fn what_changes_while_it_is_read_ahead_is_not_taken() {
     let id = latter.wait_for_trace_id(PATIENCE).await;
     terminate(running);
     assert_eq!(id, latter.trace_id());
-    // Where everything is so slow that it was quiet for long enough, it is taken by right.
+    // On a machine so slow that the file was stable, it is delivered rightly.
     assert!(was_quiet || of_trace(&server.accepted(), &former.trace_id()).is_empty());
     assert_delivered(&server, &[latter]);
 }
@@ -206,7 +210,7 @@ async fn a_stalled_delivery_does_not_hold_the_shutdown_up() {
 #[tokio::test]
 async fn a_killed_sidecar_loses_nothing_and_repeats_nothing_acknowledged() {
     let workspace = Workspace::new();
-    // The first request of the trace is acknowledged, the second hangs when the kill comes.
+    // The first request of the trace is acknowledged; the second one hangs when the kill comes.
     let server = FakeOtlp::builder().script([Fault::Ok]).forever(Fault::Stall).start().await;
     let snapshot = workspace.export("a", &presets::many(2500)).snapshot;
     let mut running = sidecar(&workspace, &server).spawn();

@@ -1,4 +1,7 @@
-//! How a run ends when it is asked to.
+//! Guarantees:
+//!
+//! - SIGTERM lets requests in flight finish, and their ids are written.
+//! - A second signal ends the program at once; undelivered exports stay in the queue.
 
 use std::time::Duration;
 
@@ -19,8 +22,8 @@ async fn sending(server: &FakeOtlp, workspace: &Workspace, shutdown_timeout: &st
     running
 }
 
-/// Scenario: SIGTERM while the server takes its time over a request.
-/// Guarantees: the request is finished, and its id written, before the program ends.
+/// SIGTERM while the server is slow to answer. The request is finished, and its id written, before
+/// the program ends.
 #[tokio::test]
 async fn a_request_in_flight_is_finished() {
     let workspace = Workspace::new();
@@ -34,8 +37,8 @@ async fn a_request_in_flight_is_finished() {
     assert_eq!(server.attempts().len(), 1);
 }
 
-/// Scenario: SIGTERM while the server never answers, and then another.
-/// Guarantees: the second ends the program at once, as a signal would; the export stays in the queue.
+/// SIGTERM while the server never answers, and then a second one. The second one ends the program
+/// at once, and the export stays in the queue.
 #[tokio::test]
 async fn a_second_signal_does_not_wait() {
     let workspace = Workspace::new();

@@ -1,4 +1,7 @@
-//! State files for a task tracker: where it looks for them, and what it finds there.
+//! Guarantees:
+//!
+//! - State files are where the task tracker expects them, with the contents that it expects.
+//! - A new export never resets a task that the tracker has changed.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -100,7 +103,7 @@ async fn an_id_that_is_no_file_name_is_refused_and_nothing_is_sent() {
     assert!(snapshot.is_untouched());
     assert!(!workspace.root().join("tracker").exists());
 
-    // Without state files it is an id like any other.
+    // Without state files any id is valid.
     let plain = workspace.pipeline(server.endpoint(), Protocol::Grpc, Value::Null);
     workspace.configured("once", &plain).run().expect_code(0);
     assert_eq!(snapshot.check_written_back(), [""; 0]);
@@ -117,8 +120,8 @@ async fn a_directory_that_cannot_be_written_costs_a_word() {
     assert_eq!(snapshot.check_written_back(), [""; 0]);
 }
 
-/// Scenario: the tracker works on a task, and the project is exported again.
-/// Guarantees: the task keeps its status; the others belong to the new trace.
+/// The tracker works on a task, and the project is exported again. The task keeps its status; the
+/// other files belong to the new trace.
 #[tokio::test]
 async fn a_new_export_keeps_the_progress_of_a_task() {
     let workspace = Workspace::new();

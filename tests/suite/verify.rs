@@ -1,4 +1,11 @@
-//! Proof of arrival: the id is written when the backend shows every span, not when it says OK.
+//! Guarantees:
+//!
+//! - The id is written when the backend has every span, not when it acknowledges them.
+//! - Missing spans are sent once more. If they are still missing, the export is `incomplete`,
+//!   without an id.
+//! - A backend that does not answer has not lost anything: there is neither an id nor a resend.
+//! - Verification of one export delays no other, and has a time limit of its own.
+//! - Of the exporter's headers, only the tenant is sent to the backend's API.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,7 +26,7 @@ use crate::support::workspace::Workspace;
 /// How long the sidecar looks for the spans.
 const LOOK: &str = "1s";
 
-/// One export on its way to a backend that can be asked what it has.
+/// One export, and a backend that can be queried.
 struct Proof {
     workspace: Workspace,
     snapshot: Snapshot,
@@ -60,8 +67,8 @@ fn span_ids(request: &ExportTraceServiceRequest) -> Vec<Vec<u8>> {
     spans.into_iter().map(|span| span.span_id).collect()
 }
 
-/// Scenario: the backend has every span, and shows it in one version of its API or the other.
-/// Guarantees: the id is written, and nothing is sent again.
+/// The backend has every span, and shows it in one version of its API or the other. The id is
+/// written, and nothing is sent again.
 #[tokio::test]
 async fn what_is_there_gets_its_id() {
     for (protocol, api) in [(Protocol::Grpc, Api::V2), (Protocol::Http, Api::V1)] {
@@ -80,9 +87,9 @@ async fn what_is_there_gets_its_id() {
     }
 }
 
-/// Scenario: the backend says OK, and then some spans are not there, not even the second time.
-/// Guarantees: no id; the export is `incomplete`, and the log and the queue say how many of how
-/// many are there; exit code 3. The missing ones were sent once more, and only they.
+/// The backend acknowledges, and then lacks some spans, also after the second time. There is no id;
+/// the export is `incomplete`; the log and the queue have the number of missing spans; the exit
+/// code is 3. Only the missing spans were sent once more.
 #[tokio::test]
 async fn what_was_lost_after_the_ok_gets_no_id() {
     for api in [Api::V2, Api::V1] {
@@ -102,8 +109,8 @@ async fn what_was_lost_after_the_ok_gets_no_id() {
     }
 }
 
-/// Scenario: the backend lost the whole trace after the OK, or is the wrong one.
-/// Guarantees: it is sent once more, all of it; then it is incomplete, with a hint at the address.
+/// The backend lost the whole trace, or is the wrong one. The trace is sent once more, and is then
+/// incomplete, with a hint at the URL.
 #[tokio::test]
 async fn what_was_lost_as_a_whole_is_sent_once_more_as_a_whole() {
     let proof = Proof::new(Protocol::Grpc, Api::V2, Storage::Loses(usize::MAX)).await;
@@ -115,8 +122,7 @@ async fn what_was_lost_as_a_whole_is_sent_once_more_as_a_whole() {
     assert_eq!(span_ids(&requests[0]), span_ids(&requests[1]));
 }
 
-/// Scenario: spans are lost when they are sent for the first time, and kept the second time.
-/// Guarantees: only these are sent again, and once; then the id is written.
+/// Spans are lost the first time only. They alone are sent again, once, and then the id is written.
 #[tokio::test]
 async fn what_was_lost_once_is_sent_once_more() {
     for protocol in Protocol::BOTH {
@@ -127,14 +133,14 @@ async fn what_was_lost_once_is_sent_once_more() {
         assert_eq!(requests.len(), 2, "{protocol:?}");
         assert_eq!(proof.snapshot.check(&requests[..1]), [""; 0]);
         assert_eq!(span_ids(&requests[1]), span_ids(&requests[0])[..2]);
-        // Ids stay, and so does everything else about them.
+        // The resent spans are the same, ids included.
         let first = spans_of(&requests[..1]);
         assert_eq!(spans_of(&requests[1..]), first[..2]);
     }
 }
 
-/// Scenario: an incomplete export, and a person who has the backend mended and says `retry`.
-/// Guarantees: it is looked for again, not sent again, and gets its id.
+/// An operator repairs the backend and retries an incomplete export. It is verified again, not sent
+/// again, and gets its id.
 #[tokio::test]
 async fn an_incomplete_export_can_be_looked_for_again() {
     let proof = Proof::new(Protocol::Grpc, Api::V2, Storage::Loses(1)).await;
@@ -148,8 +154,8 @@ async fn an_incomplete_export_can_be_looked_for_again() {
     assert_eq!(proof.otlp.accepted().len(), sent);
 }
 
-/// Scenario: the exporter's headers name a tenant and carry a password.
-/// Guarantees: the tenant is passed on to the backend's API, and nothing else is.
+/// The exporter's headers have a tenant and a password. Only the tenant is sent to the backend's
+/// API.
 #[tokio::test]
 async fn only_the_tenant_is_passed_on() {
     let mut proof = Proof::new(Protocol::Grpc, Api::V2, Storage::All).await;
@@ -165,14 +171,14 @@ async fn only_the_tenant_is_passed_on() {
     }
 }
 
-/// Scenario: nobody can be asked for longer than the time to look; meanwhile the sidecar is
-/// stopped, or killed.
-/// Guarantees: no id and no resend while nobody knows; the id as soon as there is an answer.
+/// The backend cannot be reached for longer than the time limit, and the sidecar is stopped or
+/// killed meanwhile. There is no id and no resend; the id is written as soon as the backend
+/// answers.
 #[tokio::test]
 async fn a_backend_that_cannot_be_asked_has_lost_nothing_yet() {
     for signal in [Signal::TERM, Signal::KILL] {
         let mut proof = Proof::new(Protocol::Grpc, Api::V2, Storage::All).await;
-        // Somebody who hangs up, so that the questions can be counted.
+        // A server that closes connections, so that the attempts can be counted.
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         proof.pipeline["exporters"]["otlp_grpc"]["verify"]["endpoint"] =
@@ -199,8 +205,7 @@ async fn a_backend_that_cannot_be_asked_has_lost_nothing_yet() {
     }
 }
 
-/// Scenario: `once --verify URL`, with everything told by flags.
-/// Guarantees: the trace is read back there before the id is written.
+/// `once --verify URL` with flags only: the trace is verified there before the id is written.
 #[tokio::test]
 async fn once_takes_the_address_as_a_flag() {
     let proof = Proof::new(Protocol::Grpc, Api::V2, Storage::All).await;
@@ -210,8 +215,8 @@ async fn once_takes_the_address_as_a_flag() {
     assert_eq!(proof.tempo.asked().len(), 1);
 }
 
-/// Scenario: the flag beside a configuration that names another backend.
-/// Guarantees: the flag counts, the configured time to look stays, and a loss is exit code 3.
+/// The flag overrides the URL in the configuration. The configured time limit stays, and a loss
+/// leads to exit code 3.
 #[tokio::test]
 async fn the_flag_beats_the_file() {
     let mut proof = Proof::new(Protocol::Grpc, Api::V2, Storage::Loses(1)).await;
@@ -221,9 +226,8 @@ async fn the_flag_beats_the_file() {
     assert!(proof.snapshot.is_untouched());
 }
 
-/// Scenario: two exports, and the backend lost spans of the first, so that it is looked for until
-/// the time is over.
-/// Guarantees: the second is sent, proven and written back meanwhile.
+/// Of two exports, the backend lost spans of the first. The second one is sent, verified and
+/// written back meanwhile.
 #[tokio::test]
 async fn looking_for_one_export_holds_up_no_other() {
     let mut proof = Proof::new(Protocol::Grpc, Api::V2, Storage::LosesOfFirstTrace).await;
@@ -236,8 +240,8 @@ async fn looking_for_one_export_holds_up_no_other() {
     drop(running);
 }
 
-/// Scenario: `once` has less time for the delivery than the verification takes.
-/// Guarantees: the verification has its own time, and reaches its verdict.
+/// `once` has less time for the delivery than the verification takes. The verification has its own
+/// time limit, and is completed.
 #[tokio::test]
 async fn verification_has_its_own_time() {
     let proof = Proof::new(Protocol::Grpc, Api::V2, Storage::Loses(3)).await;
@@ -246,9 +250,8 @@ async fn verification_has_its_own_time() {
     run.expect_said(&["the backend has 7 of 10, after the missing ones were sent again"]);
 }
 
-/// Scenario: one of two endpoints takes no connection, and verification may take ten minutes.
-/// Guarantees: `once --timeout` bounds the delivery; time for verification is added only while something is
-/// verified.
+/// One of two endpoints is down, and verification may take ten minutes. `once --timeout` limits the
+/// delivery; time for verification is added only while something is verified.
 #[tokio::test]
 async fn nothing_is_verified_that_was_not_delivered() {
     let mut proof = Proof::new(Protocol::Grpc, Api::V2, Storage::All).await;
@@ -262,8 +265,8 @@ async fn nothing_is_verified_that_was_not_delivered() {
     assert!(proof.snapshot.is_untouched());
 }
 
-/// Scenario: nothing answers at `verify.endpoint` for as long as `once` may take.
-/// Guarantees: no id, exit code 1, and the reason of the last look is in the result.
+/// Nothing answers at `verify.endpoint` for the time of `once`. There is no id, the exit code is 1,
+/// and the result has the reason of the last attempt.
 #[tokio::test]
 async fn the_reason_of_the_last_look_is_in_the_result() {
     let mut proof = Proof::new(Protocol::Grpc, Api::V2, Storage::All).await;
@@ -275,8 +278,8 @@ async fn the_reason_of_the_last_look_is_in_the_result() {
     assert!(proof.snapshot.is_untouched());
 }
 
-/// Scenario: the backend shows every span, and loses one of them a moment later.
-/// Guarantees: with `verify.after`, the second look finds out, and no id is written.
+/// The backend shows every span, and loses one a moment later. With `verify.after` the second
+/// attempt finds this, and no id is written.
 #[tokio::test]
 async fn a_second_look_finds_what_was_lost_since() {
     let mut proof = Proof::new(Protocol::Grpc, Api::V2, Storage::All).await;
@@ -297,8 +300,8 @@ async fn a_second_look_finds_what_was_lost_since() {
     proof.assert_written_back();
 }
 
-/// Scenario: the backend that traces are read back from is away for good, and an operator drops the export.
-/// Guarantees: the verification gives the export back at once; nothing is written and nothing is left.
+/// The backend for verification is down, and an operator drops the export. The verification gives
+/// the export back at once; nothing is written and nothing is left.
 #[tokio::test]
 async fn an_export_that_is_being_verified_can_be_dropped_by_force() {
     let workspace = Workspace::new();

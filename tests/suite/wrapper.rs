@@ -1,6 +1,5 @@
-//! `deploy/contextcore/contextcore`: the exporter's own command line with `--emit-tasks`.
-//!
-//! Guarantees:
+//! Guarantees of `deploy/contextcore/contextcore`, which adds `--emit-tasks` to the exporter's
+//! command line:
 //! - Without `--emit-tasks`, every argument reaches the real program unchanged.
 //! - With it, the export is delivered, and its exit code is the exporter's, whatever taskspan does.
 //! - With `--dry-run` as well, nothing is sent and nothing is left behind.
@@ -20,8 +19,8 @@ use crate::support::program::PATIENCE;
 use crate::support::snapshot::Snapshot;
 use crate::support::workspace::Workspace;
 
-/// A place with a stand-in for the exporter, which writes an export into the directory of `-o` and its
-/// arguments into `arguments`, one per line after a `|`.
+/// A directory with a stand-in for the exporter, which writes an export into the directory of `-o`
+/// and its arguments into `arguments`, one per line after a `|`.
 struct Place {
     workspace: Workspace,
     server: FakeOtlp,
@@ -206,7 +205,7 @@ async fn a_dry_run_that_is_ended_leaves_nothing() {
         assert!(Instant::now() < deadline, "the exporter did not start");
         tokio::task::yield_now().await;
     }
-    // A shell cannot trap SIGINT and SIGHUP where it inherits them as ignored, as in a background job.
+    // A shell cannot trap SIGINT and SIGHUP if it inherits them as ignored, as in a background job.
     kill_process(Pid::from_child(&running), Signal::TERM).unwrap();
     assert_eq!(running.wait().unwrap().code(), Some(143));
     assert_eq!(fs::read_dir(place.temporary()).unwrap().count(), 0);
