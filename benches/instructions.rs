@@ -1,15 +1,15 @@
-//! How many instructions the pure steps take, counted by callgrind: the same on a busy machine as
-//! on an idle one, so that a step that became slower shows at once.
+//! Counts the instructions of the pure steps with callgrind. The counts do not depend on the load
+//! of the machine, so they show small regressions.
 //!
 //! ```text
-//! cargo bench --bench instructions            # beside the counts in benches/instructions.txt
-//! cargo bench --bench instructions -- --bless # these are the counts from now on
+//! cargo bench --bench instructions            # compare with benches/instructions.txt
+//! cargo bench --bench instructions -- --bless # write new expected counts
 //! ```
 //!
-//! It runs itself under valgrind, once for the set-up of a case alone and once with the case.
+//! It runs itself under valgrind twice per case: once for the set-up alone, and once with the case.
 
 #![allow(clippy::disallowed_methods, reason = "tests, benches and examples may block")]
-// It is a bench: it stops at the first surprise.
+// A bench may panic.
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
 #[path = "support/cases.rs"]
@@ -26,10 +26,10 @@ use std::process::{Command, ExitCode};
 use cases::Case;
 use cases::export::Language;
 
-/// Enough to be about artifacts, and few enough to be counted quickly.
+/// Large enough to be dominated by artifacts, and small enough to be counted quickly.
 const ARTIFACTS: usize = 700;
 
-/// So much more than expected is a fault, in percent.
+/// Maximum increase over the expected count, in percent.
 const TOLERANCE: f64 = 3.0;
 
 const COUNTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/instructions.txt");
@@ -61,7 +61,7 @@ fn main() -> ExitCode {
     report(&counts)
 }
 
-/// What a case takes beyond its set-up.
+/// Returns the instructions of a case without its set-up.
 fn counted(case: &str) -> u64 {
     instructions(case, "whole").saturating_sub(instructions(case, "set-up"))
 }
@@ -80,7 +80,7 @@ fn instructions(case: &str, part: &str) -> u64 {
     count.trim().parse().unwrap()
 }
 
-/// One case in a process of its own. What it made is not dropped: that is another one's matter.
+/// Runs one case in a separate process. Its result is not dropped, because that would be counted.
 fn run(case: &str, is_whole: bool) {
     let language = if case == "read_manifest_json" { Language::Json } else { Language::Yaml };
     let export = Case::new(ARTIFACTS, language);
@@ -98,7 +98,7 @@ fn run(case: &str, is_whole: bool) {
             only(is_whole, || cases::converted(&converter, &plan, trace_id));
         }
     }
-    // Also what the set-up made: the same in both runs.
+    // This does not drop the set-up either, in both runs.
     std::process::exit(0);
 }
 

@@ -1,13 +1,13 @@
-//! How long each step takes by itself, without a process around it:
+//! Measures the time of each step by itself:
 //!
 //! ```text
 //! cargo bench --bench pure -- convert
 //! ```
 //!
-//! benches/README.md says what each row means.
+//! benches/README.md explains each row.
 
 #![allow(clippy::disallowed_methods, reason = "tests, benches and examples may block")]
-// It is a bench: it stops at the first surprise.
+// A bench may panic.
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
 #[path = "support/cases.rs"]
@@ -58,7 +58,7 @@ fn read_manifest_json(bencher: Bencher<'_, '_>, artifacts: usize) {
     bencher.bench_local(|| case.manifest());
 }
 
-/// What no reader of both files can be faster than with these libraries.
+/// Parses both files with the libraries: a lower bound for any reader that uses them.
 #[bench(args = SIZES)]
 fn floor_yaml(bencher: Bencher<'_, '_>, artifacts: usize) {
     let case = Case::new(artifacts, Language::Yaml);
@@ -85,7 +85,7 @@ fn convert(bencher: Bencher<'_, '_>, artifacts: usize) {
     bencher.bench_local(|| cases::converted(&converter, black_box(&plan), trace_id));
 }
 
-/// To be compared with the floor.
+/// To be compared with the lower bound.
 #[bench(args = SIZES)]
 fn join_convert_encode(bencher: Bencher<'_, '_>, artifacts: usize) {
     let case = Case::new(artifacts, Language::Yaml);
@@ -104,7 +104,7 @@ fn splice(bencher: Bencher<'_, '_>, artifacts: usize) {
     bencher.bench_local(|| case.spliced());
 }
 
-/// One export into a queue on disk, fsynced; each sample is another export.
+/// Enqueues one export into a queue on disk, with fsync. Each sample is another export.
 #[bench(args = SIZES, sample_count = 20, sample_size = 1)]
 fn queue_commit(bencher: Bencher<'_, '_>, artifacts: usize) {
     let case = Case::new(artifacts, Language::Yaml);

@@ -1,14 +1,15 @@
-//! The whole program against its goals: the real binary, real files, a receiver that only counts.
+//! Measures the whole program against its goals: the real binary, real files, and a receiver that
+//! only counts.
 //!
 //! ```text
 //! cargo bench --bench table                    # every row, as a Markdown table
 //! cargo bench --bench table -- once-15 latency # some of them
 //! ```
 //!
-//! benches/README.md says what each row means.
+//! benches/README.md explains each row.
 
 #![allow(clippy::disallowed_methods, reason = "tests, benches and examples may block")]
-// It is a bench: it stops at the first surprise.
+// A bench may panic.
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
 #[path = "support/cases.rs"]
@@ -47,7 +48,7 @@ const ROWS: [(&str, Rows); 8] = [
     ("sustained", sidecar::sustained),
 ];
 
-/// The last one: it needs no export.
+/// The last row, which needs no export.
 const BINARY: &str = "binary";
 
 fn main() -> ExitCode {
@@ -82,7 +83,7 @@ fn binary() -> Vec<Row> {
     ]
 }
 
-/// What the figures were taken on, and when.
+/// Describes the machine and the date of the figures.
 fn machine() -> String {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));

@@ -1,11 +1,11 @@
-//! Exports of any size, as the real exporter writes them; for benches, and to try things out:
+//! Writes exports of any size like the real exporter, for benches and experiments:
 //!
 //! ```text
 //! cargo run --release --example generate -- --artifacts 7001 --seed 1 --manifest yaml DIR
 //! ```
 
 #![allow(clippy::disallowed_methods, reason = "tests, benches and examples may block")]
-// It is a tool for whoever works on taskspan: it stops at the first surprise.
+// A development tool may panic.
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
 #[path = "generate/export.rs"]

@@ -1,18 +1,18 @@
-//! The long form of the kill test, on the program that was built beside it:
+//! The long form of the kill test, with the program of the same build:
 //!
 //! ```text
 //! cargo build --release && cargo run --release --example soak -- --kills 1000 --seed 1
 //! ```
 //!
-//! docs/reliability.md says what it proves.
+//! docs/reliability.md explains the result.
 
 #![allow(clippy::disallowed_methods, reason = "tests, benches and examples may block")]
-// It is a test: it stops at the first surprise.
+// A test may panic.
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
 #[path = "soak/harness.rs"]
 mod harness;
-/// The part of the test support that needs no test runner around it.
+/// The part of the test support that needs no test runner.
 #[path = "../tests/suite/support"]
 #[allow(dead_code, unused_imports)]
 mod support {

@@ -1,4 +1,4 @@
-//! What the benches measure, step by step, on exports that the generator made.
+//! The steps that the benches measure, on exports from the generator.
 //!
 //! ```text
 //! bytes ─▶ onboarding, manifest, context ─▶ join ─▶ convert, encode        bytes ─▶ splice
@@ -21,10 +21,10 @@ use taskspan::writeback::splice::splice;
 
 use export::{Export, Files, Language};
 
-/// Any moment; the spans carry it.
+/// An arbitrary time for the spans.
 pub const NOW: UnixNanos = UnixNanos(1_795_000_000_000_000_000);
 
-/// What the three files of an export become.
+/// The parsed files of an export.
 #[derive(Clone)]
 pub struct Parsed {
     pub onboarding: Onboarding,
@@ -61,15 +61,15 @@ impl Case {
         TraceId::of_export(Path::new("/exports/onboarding-metadata.json"), 0, &self.files.metadata)
     }
 
-    /// What the two libraries take to make values of both files: the least that reading an export
-    /// can cost with them, whatever is done with the values.
+    /// Parses both files into values with the libraries: a lower bound for reading an export with
+    /// them.
     pub fn floor(&self) -> (Value, Value) {
         let metadata = serde_json::from_slice(&self.files.metadata).unwrap();
         let manifest = if self.manifest_name.ends_with(".json") {
             serde_json::from_slice(&self.files.manifest).unwrap()
         } else {
             let text = std::str::from_utf8(&self.files.manifest).unwrap();
-            // Its limits are for texts of strangers, and smaller than this one.
+            // Its limits are meant for untrusted texts, and are too small for this one.
             let options = serde_saphyr::options! { budget: None };
             serde_saphyr::from_str_with_options(text, options).unwrap()
         };
@@ -89,7 +89,7 @@ pub fn joined(parsed: Parsed) -> Plan {
     join::join(parsed.onboarding, Ok(parsed.manifest), parsed.context, None)
 }
 
-/// With everything as it is unless somebody sets it.
+/// Returns a converter with the default settings.
 pub fn converter() -> Converter {
     Converter {
         spans: SpanOptions::default(),

@@ -1,4 +1,4 @@
-//! Rows of the table: what was wanted, what was measured, and whether that is good.
+//! Rows of the table: the goal, the result, and whether the goal is met.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ pub fn quantile<T: Ord + Copy>(values: &[T], share: f64) -> T {
     sorted[at]
 }
 
-/// With three digits, in the unit that suits.
+/// Formats with three digits, in a suitable unit.
 pub fn time(duration: Duration) -> String {
     let millis = duration.as_secs_f64() * 1e3;
     match millis {
@@ -44,7 +44,7 @@ pub fn time(duration: Duration) -> String {
     }
 }
 
-/// From KiB.
+/// Formats KiB.
 pub fn memory(kib: u64) -> String {
     format!("{:.1} MiB", kib as f64 / 1024.0)
 }

@@ -1,4 +1,4 @@
-//! Rows about one `taskspan once`, from its start to its end; beside the same in Python.
+//! Measures one `taskspan once` from start to end, next to the same work in Python.
 
 use std::process::Command;
 use std::time::{Duration, SystemTime};
@@ -13,8 +13,8 @@ use crate::figure::{Row, median, memory, ratio, time};
 use crate::process::{Measured, measure, own_cpu, taskspan};
 use crate::receiver::Receiver;
 
-/// What the same takes with the SDK: small on the left, large on the right. From one run on
-/// another day, for where there is no Python with an SDK.
+/// Results of the Python SDK, small and large, from an earlier run. Used if there is no Python with
+/// an SDK.
 const MARKS: [Measured; 2] = [
     Measured { wall: Duration::from_millis(220), cpu: Duration::from_millis(220), peak: 46 << 10 },
     Measured {
@@ -63,7 +63,7 @@ pub fn large() -> Vec<Row> {
     rows
 }
 
-/// One run of `once`: delivered, and written back.
+/// Measures one run of `once` that delivers and writes back.
 fn once(artifacts: usize, language: Language, receiver: &Receiver) -> Measured {
     let home = TempDir::new().unwrap();
     let export = home.path().join("exports");
@@ -78,7 +78,7 @@ fn once(artifacts: usize, language: Language, receiver: &Receiver) -> Measured {
     measured
 }
 
-/// As if it had been written a second ago: a newer one would be left alone for `settle`.
+/// Makes the file a second old: a newer one would be left alone for `settle`.
 fn let_it_settle(export: &std::path::Path) {
     let then = SystemTime::now() - Duration::from_secs(1);
     let entries = std::fs::read_dir(export).unwrap().map(|entry| entry.unwrap().path());
@@ -94,7 +94,7 @@ fn of_runs(runs: usize, mut run: impl FnMut() -> Measured) -> Measured {
     Measured { wall: of(|it| it.wall), cpu: of(|it| it.cpu), peak }
 }
 
-/// The same spans by the Python SDK, if there is one: `TASKSPAN_PYTHON`, or else `python3`.
+/// Sends the same spans with the Python SDK of `TASKSPAN_PYTHON` or `python3`, if there is one.
 fn python(artifacts: usize, runs: usize, receiver: &Receiver) -> Option<(Measured, &'static str)> {
     let python = std::env::var("TASKSPAN_PYTHON").unwrap_or_else(|_| "python3".to_owned());
     let needed = "import yaml, opentelemetry.sdk.trace, \
@@ -111,7 +111,7 @@ fn python(artifacts: usize, runs: usize, receiver: &Receiver) -> Option<(Measure
     })
 }
 
-/// Join, convert and encode beside what the libraries take to parse the two files.
+/// Compares join, convert and encode with the time that the libraries need to parse the two files.
 pub fn parse_ratio() -> Vec<Row> {
     let best = |mut work: Box<dyn FnMut() -> Duration>| (0..7).map(|_| work()).min().unwrap();
     let rows = [Language::Yaml, Language::Json].map(|language| {
@@ -146,7 +146,7 @@ pub fn parse_ratio() -> Vec<Row> {
     rows.into()
 }
 
-/// What this process works for something, without what it takes to let go of it.
+/// Measures the CPU time of `work`, without dropping its result.
 fn taken<T>(work: impl FnOnce() -> T) -> Duration {
     let before = own_cpu();
     let done = std::hint::black_box(work());
@@ -155,7 +155,7 @@ fn taken<T>(work: impl FnOnce() -> T) -> Duration {
     taken
 }
 
-/// From small to very large: time grows as the input does, and memory with it.
+/// Measures from small to very large: time must grow linearly, and memory with it.
 pub fn scale() -> Vec<Row> {
     let receiver = Receiver::that_looks_at_sizes();
     let limit = usize::try_from(SpanOptions::default().max_request_bytes.0).unwrap();

@@ -1,4 +1,4 @@
-//! Processes, and what the kernel says of them.
+//! Runs processes, and reads their figures from the kernel.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -15,23 +15,23 @@ use rustix::process::{Pid, Signal, kill_process};
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::Value;
 
-/// Longer than anything takes that is not stuck.
+/// A time limit that only a blocked program reaches.
 pub const PATIENCE: Duration = Duration::from_secs(300);
 
-/// `USER_HZ`: what `/proc` counts time in, on every Linux.
+/// `USER_HZ`: the unit of times in `/proc` on every Linux, per second.
 const TICKS: u64 = 100;
 
-/// What a process took from its start to its end.
+/// The resources of a finished process.
 #[derive(Clone, Copy)]
 pub struct Measured {
     pub wall: Duration,
     /// In steps of ten milliseconds.
     pub cpu: Duration,
-    /// The most memory it held, in KiB.
+    /// Peak memory in KiB.
     pub peak: u64,
 }
 
-/// taskspan with an environment of its own; its state goes there as well.
+/// Prepares taskspan with an empty environment. Its state goes into `home`.
 pub fn taskspan(home: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_taskspan"));
     command.env_clear().env("HOME", home).env("XDG_STATE_HOME", home.join("state"));
@@ -39,7 +39,7 @@ pub fn taskspan(home: &Path) -> Command {
     command
 }
 
-/// Runs a process to its end, which has to be a good one.
+/// Runs a process to its end, and expects success.
 pub fn measure(command: &mut Command) -> Measured {
     let cpu_before = cpu_of_children();
     let began = Instant::now();
@@ -56,7 +56,7 @@ pub fn measure(command: &mut Command) -> Measured {
     let ended = loop {
         match end.recv_timeout(Duration::from_micros(500)) {
             Ok(at) => break at,
-            // The last look before its end counts; the kernel keeps the highest value.
+            // The last value before the end counts; the kernel keeps the maximum.
             Err(RecvTimeoutError::Timeout) => peak = status(pid, "VmHWM").unwrap_or(peak),
             Err(RecvTimeoutError::Disconnected) => panic!("nobody waits for the process"),
         }
@@ -67,7 +67,7 @@ pub fn measure(command: &mut Command) -> Measured {
     Measured { wall: ended - began, cpu: cpu_of_children() - cpu_before, peak }
 }
 
-/// `taskspan run` under way; dropped, it is killed.
+/// A running `taskspan run`. Dropping it kills the process.
 pub struct Sidecar {
     child: Child,
     metrics: String,
@@ -75,7 +75,7 @@ pub struct Sidecar {
 }
 
 impl Sidecar {
-    /// Comes back as soon as it answers for its metrics, which is about when it begins to work.
+    /// Starts it, and returns as soon as it serves metrics.
     pub fn start(home: &Path, config: &Value) -> Sidecar {
         let path = home.join("pipeline.yaml");
         fs::write(&path, config.to_string()).unwrap();
@@ -93,7 +93,7 @@ impl Sidecar {
             log.push_str(&line);
             log.push('\n');
         };
-        // Or the pipe is full one day, and the program waits.
+        // Otherwise the pipe would fill up and block the program.
         let log = std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
         Sidecar { child, metrics, log: Some(log) }
     }
@@ -102,7 +102,7 @@ impl Sidecar {
         self.child.id()
     }
 
-    /// The value of a metric, summed over its labels; none while there is no answer.
+    /// Returns the value of a metric, summed over its labels. `None` if there is no answer.
     fn metric(&self, name: &str) -> Option<f64> {
         let mut stream = TcpStream::connect(&self.metrics).ok()?;
         stream
@@ -115,7 +115,7 @@ impl Sidecar {
         Some(values.sum())
     }
 
-    /// Waits until a metric has reached a value, and gives the moment.
+    /// Waits until a metric has reached a value, and returns the time.
     pub fn wait_for(&self, name: &str, value: usize) -> Instant {
         let end = Instant::now() + PATIENCE;
         loop {
@@ -142,13 +142,13 @@ impl Drop for Sidecar {
     }
 }
 
-/// Between two looks at something, or while something is watched.
+/// Waits between two polls, or while a process is observed.
 pub fn pause(duration: Duration) {
     let (_nobody, never) = sync_channel::<()>(0);
     let _ = never.recv_timeout(duration);
 }
 
-/// A figure of `/proc/PID/status`; those of memory are in KiB.
+/// Returns a figure of `/proc/PID/status`. Memory is in KiB.
 pub fn status(pid: u32, key: &str) -> Option<u64> {
     figure(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?, key)
 }
@@ -158,7 +158,7 @@ fn figure(status: &str, key: &str) -> Option<u64> {
     line.split_whitespace().next()?.parse().ok()
 }
 
-/// How often each thread has gone to sleep by itself, so it was woken.
+/// Returns the number of voluntary context switches of each thread.
 pub fn switches(pid: u32) -> HashMap<OsString, u64> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
     tasks
@@ -170,24 +170,24 @@ pub fn switches(pid: u32) -> HashMap<OsString, u64> {
         .collect()
 }
 
-/// How often threads were woken between two looks; the end of one is a wake-up, too.
+/// Returns the number of wake-ups between two samples. The end of a thread counts as one.
 pub fn woken(before: &HashMap<OsString, u64>, now: &HashMap<OsString, u64>) -> u64 {
     let ended = before.keys().filter(|thread| !now.contains_key(*thread)).count();
     let known = |thread| before.get(thread).copied().unwrap_or_default();
     now.iter().map(|(thread, count)| count - known(thread)).sum::<u64>() + ended as u64
 }
 
-/// Of all its threads.
+/// Returns the CPU time of all threads.
 pub fn cpu(pid: u32) -> Duration {
     times(&format!("/proc/{pid}/stat"), 11)
 }
 
-/// Of our children that have ended.
+/// Returns the CPU time of finished children.
 fn cpu_of_children() -> Duration {
     times("/proc/self/stat", 13)
 }
 
-/// User and system time, which stand side by side; counted from the state, behind the name.
+/// Returns user plus system time. `first` is the index of the first of them after the name.
 fn times(path: &str, first: usize) -> Duration {
     let stat = fs::read_to_string(path).unwrap();
     let (_, fields) = stat.rsplit_once(") ").unwrap();
@@ -196,7 +196,7 @@ fn times(path: &str, first: usize) -> Duration {
     Duration::from_millis(ticks * 1_000 / TICKS)
 }
 
-/// What this process has had of the processors so far, with all its threads.
+/// Returns the CPU time of this process so far.
 pub fn own_cpu() -> Duration {
     clock_gettime(ClockId::ProcessCPUTime).try_into().unwrap()
 }

@@ -1,5 +1,5 @@
-//! An OTLP endpoint that says yes to everything and keeps nothing but when each request came and
-//! how large it was: over gRPC for taskspan, over HTTP for the Python process.
+//! An OTLP endpoint that accepts everything and records only the time and the size of each request:
+//! over gRPC for taskspan, over HTTP for Python.
 
 use std::convert::Infallible;
 use std::io;
@@ -19,20 +19,20 @@ use hyper_util::server::conn::auto::Builder;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
-/// A message of gRPC that is empty: no compression, no bytes.
+/// An empty gRPC message: no compression, no bytes.
 const EMPTY: &[u8] = &[0; 5];
 
 #[derive(Clone, Copy)]
 pub struct Arrival {
     pub at: Instant,
-    /// Of the message as it is before compression, if the receiver was asked to look.
+    /// Size of the message before compression, if the receiver was asked to decompress it.
     pub bytes: usize,
 }
 
 pub struct Receiver {
     address: SocketAddr,
     arrivals: Arc<Arrivals>,
-    /// Ends with the receiver, and all connections with it.
+    /// Dropping the runtime closes all connections.
     _runtime: Runtime,
 }
 
@@ -48,7 +48,7 @@ impl Receiver {
         Self::with(Arrivals::default())
     }
 
-    /// To unpack a request takes time, and is not for rows that measure it.
+    /// Decompressing takes time, so rows that measure time do not use this.
     pub fn that_looks_at_sizes() -> Receiver {
         Self::with(Arrivals { sizes: true, ..Arrivals::default() })
     }
@@ -71,7 +71,7 @@ impl Receiver {
                         async move { answer(request, &shared).await }
                     });
                     let builder = Builder::new(TokioExecutor::new());
-                    // How a connection ends is the client's to see.
+                    // The client reports how its connection ended.
                     drop(builder.serve_connection(TokioIo::new(stream), service).await);
                 });
             }
@@ -87,7 +87,7 @@ impl Receiver {
         self.arrivals.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The n-th request, counted from one, as soon as it is there.
+    /// Waits for the n-th request, counted from one.
     pub fn wait_for(&self, number: usize, deadline: Duration) -> Arrival {
         let seen = self.arrivals.seen.lock().unwrap();
         let more = &self.arrivals.more;
@@ -124,7 +124,7 @@ async fn answer(
     Ok(response)
 }
 
-/// How large the message of a gRPC request is when it is unpacked.
+/// Returns the decompressed size of the message of a gRPC request.
 fn unpacked(body: &[u8]) -> usize {
     match body.split_at_checked(EMPTY.len()) {
         Some(([1, ..], message)) => {

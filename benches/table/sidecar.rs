@@ -1,4 +1,4 @@
-//! Rows about `taskspan run`: how quick it is, how quiet, and how much it takes.
+//! Measures `taskspan run`: latency, throughput, and resources.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,10 +12,10 @@ use crate::figure::{Row, median, memory, quantile, time};
 use crate::process::{PATIENCE, Sidecar, cpu, pause, status, switches, woken};
 use crate::receiver::Receiver;
 
-/// Nobody listens there.
+/// An address where nothing listens.
 const NOWHERE: &str = "http://127.0.0.1:1";
 
-/// What an export is left alone for before it is read, unless somebody sets it.
+/// The default of `settle`.
 const SETTLE: Duration = Duration::from_millis(100);
 
 const ACCEPTED: &str = "taskspan_receiver_accepted_exports_total";
@@ -34,7 +34,7 @@ impl Place {
         self.home.path().join("exports")
     }
 
-    /// Each in a directory of its own.
+    /// Writes each export into a separate directory.
     fn write(&self, exports: usize, artifacts: usize) {
         for number in 0..exports {
             let dir = self.exports().join(format!("{number:05}"));
@@ -64,7 +64,7 @@ impl Place {
     }
 }
 
-/// From the rename of an export to its arrival.
+/// Measures the time from the rename of an export to its arrival.
 pub fn latency() -> Vec<Row> {
     const SAMPLES: usize = 200;
     let receiver = Receiver::start();
@@ -86,7 +86,7 @@ pub fn latency() -> Vec<Row> {
         wait_for_id(target);
     }
     sidecar.stop();
-    // The first one opens the connection.
+    // The first request opens the connection.
     let taken = &taken[1..];
     let (middle, late) = (median(taken), quantile(taken, 0.99));
     let what = "rename of an export to its arrival, beyond `settle`";
@@ -96,7 +96,7 @@ pub fn latency() -> Vec<Row> {
     ]
 }
 
-/// Until an export is over, so that it does not get in the way of the next one.
+/// Waits until an export is done, so that it does not affect the next one.
 fn wait_for_id(path: &Path) {
     let end = Instant::now() + PATIENCE;
     while !fs::read_to_string(path).unwrap_or_default().contains("\"task_trace_id\"") {
@@ -105,7 +105,7 @@ fn wait_for_id(path: &Path) {
     }
 }
 
-/// What it takes when nothing happens.
+/// Measures an idle sidecar.
 pub fn idle() -> Vec<Row> {
     const DIRECTORIES: usize = 1_000;
     const WATCHED: Duration = Duration::from_secs(10);
@@ -116,7 +116,7 @@ pub fn idle() -> Vec<Row> {
     }
     let sidecar = place.start(&receiver.endpoint());
     sidecar.wait_for("taskspan_receiver_scans_total", 1);
-    // What begins with the start, such as the answer for the metrics, is over by then.
+    // Work of the start, such as serving the first metrics, is over by then.
     let pid = sidecar.pid();
     let end = Instant::now() + PATIENCE;
     let mut before = switches(pid);
@@ -148,7 +148,7 @@ pub fn idle() -> Vec<Row> {
     ]
 }
 
-/// A start with many exports in the queue, while the endpoint is away.
+/// Measures a start with many queued exports, while the endpoint is down.
 pub fn backlog() -> Vec<Row> {
     const MANY: usize = 10_000;
     const QUIET: Duration = Duration::from_secs(3);
@@ -162,7 +162,7 @@ pub fn backlog() -> Vec<Row> {
         let began = Instant::now();
         let sidecar = place.start(NOWHERE);
         let ready = sidecar.wait_for(HELD, exports) - began;
-        // The directories are another matter than the queue, and so is the look at all of them.
+        // Scanning the directories is measured separately from the queue.
         sidecar.wait_for("taskspan_receiver_scans_total", 1);
         pause(QUIET);
         let with_directories = status(sidecar.pid(), "VmHWM").unwrap();
@@ -209,7 +209,7 @@ pub fn backlog() -> Vec<Row> {
     ]
 }
 
-/// Many small exports at once.
+/// Measures many small exports at once.
 pub fn sustained() -> Vec<Row> {
     const EXPORTS: usize = 3_000;
     let accepted = |is_durable: bool| {

@@ -1,4 +1,4 @@
-//! Files, with the checksums of what went into them.
+//! Writes files and computes their checksums.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -10,7 +10,7 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Writes a file, and gives the checksum of what went into it.
+/// Writes a file and returns the checksum of its contents.
 pub fn summed(
     path: &Path,
     fill: impl FnOnce(&mut BufWriter<Summing>) -> io::Result<()>,

@@ -1,4 +1,4 @@
-//! Exports of any size in the style of the real exporter: the same sections, in the same
+//! Makes exports of any size like the real exporter, with the same sections in the same
 //! proportions. The same size and seed always give the same bytes.
 //!
 //! ```text
@@ -28,7 +28,7 @@ use text::Object;
 const GENERATED_AT: &str = "2026-11-23T06:14:25.517736";
 const METADATA: &str = "onboarding-metadata.json";
 
-/// The language of the manifest.
+/// The format of the manifest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Language {
     Yaml,
@@ -39,13 +39,13 @@ pub enum Language {
 pub struct Export {
     language: Language,
     project: Project,
-    /// A service, and the statuses of its artifacts in the order of `KINDS`.
+    /// Each service with the statuses of its artifacts, in the order of `KINDS`.
     services: Vec<(String, Vec<&'static str>)>,
     index: &'static str,
     fixed: Value,
 }
 
-/// What the three files hold.
+/// The contents of the three files.
 pub struct Files {
     pub metadata: Vec<u8>,
     pub manifest: Vec<u8>,
@@ -53,7 +53,7 @@ pub struct Files {
 }
 
 impl Export {
-    /// With so many artifacts, one at least.
+    /// Makes an export with this many artifacts, at least one.
     pub fn new(artifacts: usize, seed: u64, language: Language) -> Export {
         let mut random = Random(seed);
         let (criticality, severity) = random.pick(&[("critical", "P1"), ("high", "P2")]);
@@ -72,7 +72,7 @@ impl Export {
         let mut left = artifacts.saturating_sub(1);
         while left > 0 {
             let word = random.pick(&["api", "worker", "store", "gate", "relay", "index", "batch"]);
-            // The number comes first, so that the order of services is that of their names.
+            // The number comes first, so that services are sorted by name.
             let name = format!("{area}-{:05}-{word}", services.len());
             let statuses = (0..left.min(KINDS.len())).map(|_| random.status()).collect();
             services.push((name, statuses));
@@ -92,15 +92,15 @@ impl Export {
         format!("{}-projectcontext.yaml", self.project.id)
     }
 
-    /// Writes the manifest, the ProjectContext, and last the metadata: into a temp file that is
-    /// renamed into place. Gives the path of the metadata.
+    /// Writes the manifest, the ProjectContext, and then the metadata, by rename. Returns the path
+    /// of the metadata.
     pub fn write_into(&self, dir: &Path) -> io::Result<PathBuf> {
         let (temp, target) = self.stage_into(dir)?;
         fs::rename(temp, &target)?;
         Ok(target)
     }
 
-    /// The same without the last step: what is to be renamed, and to what.
+    /// Writes everything except the rename. Returns its source and target.
     pub fn stage_into(&self, dir: &Path) -> io::Result<(PathBuf, PathBuf)> {
         fs::create_dir_all(dir)?;
         let manifest = summed(&dir.join(self.manifest_name()), |out| self.manifest(out))?;
@@ -110,7 +110,7 @@ impl Export {
         Ok((temp, target))
     }
 
-    /// The same three files in memory.
+    /// Returns the three files in memory.
     pub fn files(&self) -> io::Result<Files> {
         let (mut metadata, mut manifest, mut context) = (Vec::new(), Vec::new(), Vec::new());
         self.manifest(&mut manifest)?;
@@ -120,7 +120,7 @@ impl Export {
         Ok(Files { metadata, manifest, context })
     }
 
-    /// In the order of the manifest, which is that of their ids.
+    /// In the order of the manifest, which is that of the ids.
     fn artifacts(&self) -> impl Iterator<Item = Artifact<'_>> {
         let of_services = self.services.iter().flat_map(|(target, statuses)| {
             let siblings = statuses.len();
@@ -132,7 +132,7 @@ impl Export {
         of_services.chain([index])
     }
 
-    /// Every name that the export describes as a service: the project is one, too.
+    /// Returns every name that the export describes as a service, including the project.
     fn service_names(&self) -> impl Iterator<Item = &str> {
         let names = self.services.iter().map(|(name, _)| name.as_str());
         names.chain([self.project.id.as_str()])
@@ -230,7 +230,7 @@ impl Export {
         out.write_all(text.as_bytes())
     }
 
-    /// As both files have it; the list of all gaps is in the metadata alone.
+    /// Returns the coverage that both files have. Only the metadata has the list of all gaps.
     fn coverage(&self) -> Map<String, Value> {
         let count = |status: &str| self.artifacts().filter(|it| it.status == status).count();
         let required = self.artifacts().filter(|it| it.kind.is_required).count();
@@ -324,7 +324,7 @@ impl Export {
         whole.end()
     }
 
-    /// A type's rules, each different one once: of those for logs every service has its own.
+    /// Returns the rules of each type, each distinct rule once. For logs every service has its own.
     fn derivation_rules(&self) -> impl Iterator<Item = (String, Value)> {
         members(&self.fixed["derivation_rules"]).map(|(kind, rules)| {
             let mut all = Vec::new();
@@ -357,7 +357,7 @@ fn of_target(target: &str, statuses: &[&'static str]) -> Value {
 }
 
 fn percent(part: usize, whole: usize) -> Value {
-    // Nothing that is wanted is missing.
+    // If nothing is required, nothing is missing.
     let share = if whole == 0 { 1.0 } else { part as f64 / whole as f64 };
     (share * 100.0).into()
 }

@@ -1,8 +1,8 @@
-//! What an export says of one project, one service and one artifact.
+//! The contents of an export for one project, one service and one artifact.
 
 use serde_json::{Map, Value, json};
 
-/// A type of artifact that the exporter derives for every service.
+/// An artifact type that the exporter derives for every service.
 pub struct Kind {
     pub key: &'static str,
     suffix: &'static str,
@@ -12,7 +12,7 @@ pub struct Kind {
     depends_on: &'static [&'static str],
 }
 
-/// In the order of their suffixes, as the exporter sorts.
+/// In the order of their suffixes, like the exporter.
 pub const KINDS: [Kind; 7] = [
     Kind {
         key: "dashboard",
@@ -72,7 +72,7 @@ pub const KINDS: [Kind; 7] = [
     },
 ];
 
-/// There is one of it in a project.
+/// The type of which a project has one artifact.
 pub const INDEX: Kind = Kind {
     key: "capability_index",
     suffix: "capability-index",
@@ -82,7 +82,7 @@ pub const INDEX: Kind = Kind {
     depends_on: &[],
 };
 
-/// What holds for the whole of an export.
+/// The values that the whole export shares.
 pub struct Project {
     pub id: String,
     pub team: &'static str,
@@ -94,12 +94,12 @@ pub struct Project {
     pub namespace: &'static str,
 }
 
-/// One artifact: what it is, for which service, and how far.
+/// One artifact: its type, its service, and its status.
 pub struct Artifact<'a> {
     pub kind: &'static Kind,
     pub target: &'a str,
     pub status: &'static str,
-    /// How many of `KINDS` this service has; it depends on no other ones.
+    /// Number of `KINDS` that this service has. The artifact depends only on these.
     pub siblings: usize,
 }
 
@@ -125,9 +125,9 @@ impl Artifact<'_> {
         there.map(|suffix| self.sibling(suffix)).collect()
     }
 
-    /// The entry of the manifest.
+    /// Returns the entry of the manifest.
     pub fn entry(&self, project: &Project, rules: &Value) -> Value {
-        // The one type without rules has an empty list.
+        // The only type without rules has an empty list.
         let none = json!([]);
         let rules = if rules.is_null() { &none } else { rules };
         let mut entry = json!({
@@ -193,14 +193,14 @@ impl Artifact<'_> {
         }
     }
 
-    /// The parameters that got a value.
+    /// Returns the parameters that have a value.
     pub fn resolved(&self, project: &Project) -> Value {
         let Value::Object(mut parameters) = self.parameters(project) else { return Value::Null };
         parameters.retain(|_, value| !value.is_null());
         parameters.into()
     }
 
-    /// Where each parameter comes from; `sources` are those of its type.
+    /// Returns the source of each parameter. `sources` are those of its type.
     pub fn resolvability(&self, project: &Project, sources: &Value) -> Value {
         let Value::Object(parameters) = self.parameters(project) else { return Value::Null };
         let judged = parameters.into_iter().map(|(key, value)| {
@@ -237,7 +237,7 @@ impl Project {
         }])
     }
 
-    /// A template with this project's values, for one service.
+    /// Fills a template with the values of this project and one service.
     pub fn filled(&self, template: &Value, target: &str) -> Value {
         match template {
             Value::String(text) => text

@@ -1,6 +1,6 @@
-//! Chance that comes out the same every time.
+//! Pseudo-random numbers that are the same every time.
 
-/// SplitMix64: enough for names and statuses, and the same on every machine.
+/// SplitMix64: good enough for names and statuses, and the same on every machine.
 pub struct Random(pub u64);
 
 impl Random {

@@ -1,11 +1,11 @@
-//! Values as text, in the style of the libraries that the exporter writes with: Python's
-//! `json.dump(indent=2)` and PyYAML. Lists of any length go out one by one.
+//! Formats values like the exporter's libraries: Python's `json.dump(indent=2)` and PyYAML. Lists
+//! of any length are written item by item.
 
 use std::io::{self, Write};
 
 use serde_json::Value;
 
-/// An object under way; what is in it need never be in memory at once.
+/// An object that is written member by member, so that it need not be in memory.
 pub struct Object<'a, W> {
     out: &'a mut W,
     depth: usize,
@@ -13,7 +13,7 @@ pub struct Object<'a, W> {
 }
 
 impl<'a, W: Write> Object<'a, W> {
-    /// The members of the object follow; `end` closes it.
+    /// Starts an object. `end` closes it.
     pub fn begin(out: &'a mut W, depth: usize) -> io::Result<Self> {
         out.write_all(b"{")?;
         Ok(Self { out, depth, is_empty: true })
@@ -26,7 +26,7 @@ impl<'a, W: Write> Object<'a, W> {
         self.out.write_all(text.as_bytes())
     }
 
-    /// An object whose members come one by one.
+    /// Writes an object member by member.
     pub fn object(
         &mut self,
         key: &str,
@@ -40,7 +40,7 @@ impl<'a, W: Write> Object<'a, W> {
         inner.end()
     }
 
-    /// A list whose items come one by one.
+    /// Writes a list item by item.
     pub fn list(&mut self, key: &str, items: impl IntoIterator<Item = Value>) -> io::Result<()> {
         self.key(key)?;
         self.out.write_all(b"[")?;
@@ -110,7 +110,7 @@ fn json(value: &Value, depth: usize, out: &mut String) {
     }
 }
 
-/// A string in ASCII alone, as Python writes it unless told otherwise. YAML reads it as well.
+/// Writes a string in ASCII, like Python by default. It is valid YAML, too.
 fn quoted(text: &str, out: &mut String) {
     out.push('"');
     for c in text.chars() {
@@ -129,18 +129,18 @@ fn quoted(text: &str, out: &mut String) {
     out.push('"');
 }
 
-/// A value in block style, on lines of its own.
+/// Writes a value in block style on separate lines.
 pub fn yaml(value: &Value, depth: usize, out: &mut String) {
     match value {
         Value::Object(map) if !map.is_empty() => {
             for (index, (key, value)) in map.iter().enumerate() {
-                // The first one may stand behind the dash of a list.
+                // The first key may be next to the dash of a list.
                 if index > 0 || !out.ends_with("- ") {
                     out.extend(std::iter::repeat_n(' ', depth));
                 }
                 plain(key, out);
                 out.push(':');
-                // Lists stay at the depth of their key.
+                // Lists have the indentation of their key.
                 yaml_nested(value, if value.is_array() { depth } else { depth + 2 }, out);
             }
         }
@@ -171,12 +171,12 @@ fn yaml_nested(value: &Value, depth: usize, out: &mut String) {
 fn yaml_scalar(value: &Value, out: &mut String) {
     match value {
         Value::String(text) => plain(text, out),
-        // The others read the same in both languages.
+        // All other values are the same in JSON and YAML.
         other => out.push_str(&other.to_string()),
     }
 }
 
-/// Without quotes where nothing else could be meant.
+/// Writes without quotes if the text has no other meaning.
 fn plain(text: &str, out: &mut String) {
     const WORDS: [&str; 9] = ["y", "n", "yes", "no", "on", "off", "true", "false", "null"];
     if !text.chars().all(|c| (' '..='~').contains(&c)) {

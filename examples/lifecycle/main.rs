@@ -1,12 +1,12 @@
-//! The whole life of a plan in one trace: an export, one artifact on its way through all phases,
-//! and two gates. Run it with `cargo run --example lifecycle`; it needs nothing else.
+//! Shows the whole life of a plan in one trace: an export, one artifact through all phases, and two
+//! gates. Run it with `cargo run --example lifecycle`; it needs nothing else.
 //!
 //! ```text
 //! exec ─▶ task DESIGN ─▶ task IMPLEMENT ─▶ gate fails ─▶ task TEST ─▶ gate passes ─▶ … ─▶ FINALIZE
-//!   └────────────┴────────────┴───── all to an embedded receiver ─────┴─▶ one trace ─▶ tree
+//!   └────────────┴────────────┴───── all to a built-in receiver ─────┴─▶ one trace ─▶ tree
 //! ```
 //!
-//! Each step is a command line, run by the same code as the program's own.
+//! Each step is a command line that is run by the program's own code.
 
 #![allow(clippy::disallowed_methods, reason = "tests, benches and examples may block")]
 
@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use taskspan::cli::{self, Cli, Exit, OtlpReceiver};
 use taskspan::converter::view::{self, SpanView};
 
-/// An artifact of the sample export that is still to be built.
+/// An artifact of the sample export that is needed.
 const ARTIFACT: &str = "tracking_api-prometheus-rules";
 
 /// Phase and status of each update.
@@ -84,7 +84,7 @@ impl Steps<'_> {
         Ok(())
     }
 
-    /// The same for one that adds to the export's trace.
+    /// Runs a command line that adds to the export's trace.
     async fn add(&self, words: &[&str], more: &[&str]) -> anyhow::Result<()> {
         let metadata = self.path("output/onboarding-metadata.json");
         self.run(&[words, &["--metadata", &metadata], more].concat()).await
@@ -108,7 +108,7 @@ impl Steps<'_> {
     }
 }
 
-/// What anybody who asks the backend for this trace relies on.
+/// Checks what queries of this trace rely on.
 fn check(roots: &[SpanView]) -> anyhow::Result<()> {
     let [root] = roots else {
         anyhow::bail!("{} spans have no parent; one trace has one", roots.len());

@@ -1,5 +1,5 @@
-//! Exports are written, the endpoint misbehaves, and the sidecar is killed again and again. In the
-//! end everything has to have arrived, and nothing twice without an excuse.
+//! Writes exports, injects faults into the endpoint, and kills the sidecar many times. In the end
+//! everything must have arrived, and nothing twice without an excuse.
 //!
 //! ```text
 //! writer ─exports─▶ sidecar ─requests─▶ fake endpoint ─▶ ledger
@@ -30,13 +30,13 @@ use ledger::{Ledger, PROCESS, Repetitions, process_of};
 use random::Random;
 use writer::Writer;
 
-/// For what has to happen and may take its time on a busy machine.
+/// Time limit for what must happen, even on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// So many processes see the same endpoint; before the next one, a process finds it away.
+/// Number of processes per endpoint. Before the next one, a process finds the endpoint down.
 const PROCESSES_AN_ENDPOINT: usize = 8;
 
-/// Smaller than the requests that the sidecar makes at first, so that some have to be halved.
+/// Smaller than the sidecar's first requests, so that some must be split.
 const MESSAGE_LIMIT: usize = 12_000;
 
 pub struct Options {
@@ -52,7 +52,7 @@ pub struct Report {
     requests: ledger::Counts,
     repetitions: Repetitions,
     took: Duration,
-    /// Everything that should not be.
+    /// Everything that is wrong.
     pub faults: Vec<String>,
     log: String,
 }
@@ -64,9 +64,9 @@ struct Ending {
 }
 
 enum Moment {
-    /// So long after its start, wherever it may be then.
+    /// This long after its start.
     After(Duration),
-    /// So long after its n-th request came in: around the answer, its record, the write-back.
+    /// This long after its n-th request arrived: around the answer, its record, or the write-back.
     Request(usize, Duration),
 }
 
@@ -127,12 +127,12 @@ impl Soak {
             "receivers": {"export_dir": {
                 "directories": [root.join("exports")],
                 "settle": "10ms",
-                // The smallest there is: requests are few and exports are many that way.
+                // The minimum, which makes many requests of few exports.
                 "spans": {"max_request_bytes": "16KiB"},
             }},
             "exporters": {"otlp_grpc": {
                 "endpoint": server.endpoint(),
-                // Long enough that an answer which was sent is not given up before it is read.
+                // Long enough that a sent answer is read before the time-out.
                 "timeout": "3s",
                 "retry_on_failure": {"initial_interval": "10ms", "max_interval": "100ms"},
             }},
@@ -156,7 +156,7 @@ impl Soak {
         }
     }
 
-    /// With trouble for some hundred requests; then it is well.
+    /// Starts an endpoint with faults for some hundred requests; afterwards it accepts everything.
     async fn start_endpoint(&mut self) {
         let random = &mut self.random;
         let faults = (0..400).map(|_| match random.below(50) {
@@ -173,7 +173,7 @@ impl Soak {
         self.server = Some(builder.start().await);
     }
 
-    /// To be called while no sidecar runs: what comes in later is not entered.
+    /// Must be called while no sidecar runs: later requests are not recorded.
     fn stop_endpoint(&mut self) {
         if let Some(server) = self.server.take() {
             self.ledger.enter(server.attempts());
@@ -203,7 +203,7 @@ impl Soak {
         command.arg("--set").arg(header).spawn().unwrap()
     }
 
-    /// One sidecar from its start to its end, with exports written meanwhile.
+    /// Runs one sidecar from start to end, while exports are written.
     async fn one_process(&mut self, name: &str) -> Signal {
         let ending = self.choose_ending();
         let mut child = self.start(name);
@@ -239,7 +239,7 @@ impl Soak {
             1 => Moment::Request(1 + random.below(12), random.up_to_millis(2)),
             _ => Moment::Request(1 + random.below(12), random.up_to_millis(20)),
         };
-        // Whoever is asked to stop has no excuse for a repetition at all.
+        // A process that is stopped with SIGTERM has no excuse for a repetition.
         let signal = if random.one_in(6) { Signal::TERM } else { Signal::KILL };
         Ending { moment, signal }
     }
@@ -263,7 +263,7 @@ impl Soak {
         }
     }
 
-    /// A healthy endpoint and a sidecar that nobody kills: now everything has to come right.
+    /// Runs a healthy endpoint and a sidecar that is not killed: everything must be delivered.
     async fn finish(&mut self) {
         self.stop_endpoint();
         let builder = FakeOtlp::builder().at(self.address).may_be_unused();
@@ -272,7 +272,7 @@ impl Soak {
         let mut child = self.start("the last process");
         let end = Instant::now() + PATIENCE;
         let is_done = |snapshot: &Snapshot| snapshot.written_trace_id().is_some();
-        // `queue list` opens a queue that no process has open, which would keep the sidecar from it.
+        // `queue list` opens a queue that no process uses, which would block the sidecar.
         while !(self.writer.in_place().all(is_done) && self.is_answering() && self.queue_is_empty())
         {
             if Instant::now() > end {
@@ -287,7 +287,7 @@ impl Soak {
         for snapshot in &in_place {
             self.writer.settle(snapshot, &self.ledger, self.server.as_ref());
         }
-        // Somebody who looks again finds nothing to do.
+        // Another run must find nothing to do.
         let attempts = self.server.as_ref().unwrap().attempts().len();
         let mut again = self.command("once").spawn().unwrap();
         self.expect_success(&mut again, "once").await;
@@ -311,7 +311,7 @@ impl Soak {
 }
 
 async fn wait_until(moment: &Moment, name: &str, server: Option<&FakeOtlp>) {
-    // There may be nothing to send, or a stall in the way.
+    // There may be nothing to send, or a stalled request.
     const AT_MOST: Duration = Duration::from_millis(700);
     match (moment, server) {
         (Moment::After(delay), _) => tokio::time::sleep(*delay).await,
@@ -330,7 +330,7 @@ async fn wait_until(moment: &Moment, name: &str, server: Option<&FakeOtlp>) {
 }
 
 impl Report {
-    /// The last that the sidecars said.
+    /// Returns the end of the sidecars' log.
     pub fn end_of_log(&self) -> String {
         let lines: Vec<&str> = self.log.lines().collect();
         lines[lines.len().saturating_sub(60)..].join("\n")

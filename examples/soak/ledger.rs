@@ -1,9 +1,9 @@
-//! What arrived at the endpoint, and whether each repetition is excused.
+//! Records what arrived at the endpoint, and judges repetitions.
 //!
-//! The sidecar sends one request after the other, so a request that is followed by another one of
-//! the same process was dealt with: had it been acknowledged, that is on disk. A repetition after
-//! an acknowledgement is excused by one thing alone: it was the last request of a process that was
-//! killed, and the kill fell between the acknowledgement and its record.
+//! The sidecar sends one request at a time. So if a request is followed by another one of the same
+//! process, its acknowledgement is on disk. A repetition after an acknowledgement is excused only
+//! if it was the last request of a process that was killed between the acknowledgement and its
+//! record.
 
 use std::collections::{HashMap, HashSet};
 
@@ -12,7 +12,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use crate::support::conventions::hex;
 use crate::support::fake_otlp::{Attempt, Fault, spans_of};
 
-/// The header by which every process says which one it is.
+/// The header that identifies the process.
 pub const PROCESS: &str = "x-process";
 
 type SpanKey = (Vec<u8>, Vec<u8>);
@@ -31,7 +31,7 @@ pub struct Ledger {
     pub counts: Counts,
 }
 
-/// How the endpoint answered, in requests.
+/// The endpoint's answers, in requests.
 #[derive(Debug, Default)]
 pub struct Counts {
     pub requests: usize,
@@ -41,14 +41,14 @@ pub struct Counts {
     pub stalled: usize,
 }
 
-/// Requests that brought spans again.
+/// Requests that contained spans again.
 #[derive(Debug, Default)]
 pub struct Repetitions {
     /// No earlier one was acknowledged.
     pub in_doubt: usize,
-    /// An earlier one was, and a kill came right behind it.
+    /// An earlier one was acknowledged, directly before a kill.
     pub after_a_kill: usize,
-    /// Neither.
+    /// All others.
     pub unexcused: Vec<String>,
 }
 
@@ -87,7 +87,7 @@ impl Ledger {
         spans.map(|(trace, _)| hex(trace)).collect()
     }
 
-    /// What was acknowledged of a trace, here or just now, each span once.
+    /// Returns the acknowledged spans of a trace, each once.
     pub fn of_trace(
         &self,
         trace_id: &str,

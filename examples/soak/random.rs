@@ -1,4 +1,4 @@
-//! Chance that comes out the same for the same seed (xorshift64*).
+//! Pseudo-random numbers that are the same for the same seed (xorshift64*).
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ pub struct Random(u64);
 
 impl Random {
     pub fn new(seed: u64) -> Self {
-        // Seeds that are close give sequences that are not; zero would stay zero.
+        // Similar seeds give different sequences. The state must not be zero.
         Self(seed.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
     }
 
@@ -25,7 +25,7 @@ impl Random {
         self.below(n) == 0
     }
 
-    /// Up to this many milliseconds, in steps of a microsecond.
+    /// Returns up to this many milliseconds, in steps of a microsecond.
     pub fn up_to_millis(&mut self, most: usize) -> Duration {
         Duration::from_micros(self.below(most * 1000) as u64)
     }

@@ -1,5 +1,5 @@
-//! A job that writes exports: into new directories, over delivered ones, and over ones that nobody
-//! has read yet.
+//! A job that writes exports: into new directories, over delivered exports, and over ones that were
+//! not read yet.
 
 use std::collections::HashSet;
 use std::fs;
@@ -13,14 +13,14 @@ use crate::support::exports::{Artifact, ExportBuilder};
 use crate::support::fake_otlp::FakeOtlp;
 use crate::support::snapshot::Snapshot;
 
-/// How many directories are in use at a time.
+/// Number of directories in use at a time.
 const DIRECTORIES: usize = 16;
 
 pub struct Writer {
     root: PathBuf,
-    /// The export that lies in each directory.
+    /// The export in each directory.
     in_place: Vec<Option<Snapshot>>,
-    /// The traces that may exist: one for every version that was written.
+    /// The traces that may exist: one per version that was written.
     pub versions: HashSet<String>,
     pub counts: Counts,
     pub faults: Vec<String>,
@@ -29,9 +29,9 @@ pub struct Writer {
 #[derive(Debug, Default)]
 pub struct Counts {
     pub written: usize,
-    /// Found delivered, whole and with their id.
+    /// Exports that were delivered completely and have their id.
     pub settled: usize,
-    /// Written over before they had an id; they may have been delivered or not.
+    /// Exports that were overwritten before they had an id. They may have been delivered.
     pub overtaken: usize,
 }
 
@@ -59,8 +59,8 @@ impl Writer {
             if before.written_trace_id().is_some() {
                 self.settle(&before, ledger, server);
                 if random.one_in(2) {
-                    // The directory goes, and comes again as another one. It is moved, since
-                    // the sidecar may be tidying up in it.
+                    // The directory is replaced by a new one. It is moved away, because the sidecar
+                    // may be cleaning up in it.
                     let gone = self.root.join(format!("gone/{}", self.counts.settled));
                     fs::rename(dir.parent().unwrap(), gone).unwrap();
                 }
@@ -77,12 +77,12 @@ impl Writer {
         self.counts.written += 1;
     }
 
-    /// It carries an id, so all of it has to have been acknowledged.
+    /// Checks an export that has its id: all of its spans must have been acknowledged.
     pub fn settle(&mut self, snapshot: &Snapshot, ledger: &Ledger, server: Option<&FakeOtlp>) {
         let trace_id = snapshot.trace_id();
         let just_now = server.map(FakeOtlp::accepted).unwrap_or_default();
         let mut faults = snapshot.check(&ledger.of_trace(&trace_id, &just_now));
-        // Named after the moment of the first reading, also when the spans are sent later.
+        // The id has the time of the first read, even if the spans are sent later.
         faults.retain(|fault| !fault.contains("export.id is"));
         faults.extend(snapshot.check_written_back());
         let of_this = |fault| format!("{} ({trace_id}): {fault}", snapshot.path.display());
@@ -90,12 +90,12 @@ impl Writer {
         self.counts.settled += 1;
     }
 
-    /// Every one is different from all before.
+    /// Returns an export that differs from all before.
     fn export(&self, random: &mut Random) -> ExportBuilder {
         const KINDS: [&str; 4] = ["dashboard", "runbook", "loki_rule", "slo_definition"];
         let mut export = ExportBuilder::new(&format!("version-{}", self.counts.written));
         for n in 0..=random.below(24) {
-            // Up to 2 KB, so that many an export needs several requests.
+            // Up to 2 KB, so that many exports need several requests.
             let filler = "f".repeat(random.below(2000));
             let kind = KINDS[random.below(KINDS.len())];
             let mut artifact = Artifact::new(&format!("artifact-{n}"), kind)

@@ -1,4 +1,4 @@
-//! Configuration files: read or refused with faults that name their places.
+//! Configuration files are read, or refused with errors that have positions.
 
 #![no_main]
 

@@ -1,5 +1,5 @@
-//! A file with gate results, of any bytes: read or refused, never a panic; what is read says what it
-//! was read from.
+//! Files with gate results of any bytes are read or refused, without a panic, and results have the
+//! contents of the file.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! Artifact manifests, in YAML and in JSON, and ProjectContexts: read or refused, and never unfolded
+//! Artifact manifests, in YAML and JSON, and ProjectContexts are read or refused, and never expand
 //! without end.
 
 #![no_main]

@@ -1,5 +1,5 @@
-//! Metadata files: whatever they hold, they are refused or become a plan whose every artifact is one
-//! span, with every parent and link target there.
+//! Metadata files with any contents are refused, or become a plan in which every artifact is one
+//! span, and every parent and link target exists.
 
 #![no_main]
 

@@ -1,5 +1,5 @@
-//! Whatever is written back into: what comes out is JSON that says the same and the two keys, and
-//! every byte outside of their values is there still.
+//! Write-back into any file: the result is JSON with the same contents and the two keys, and every
+//! byte outside of their values is unchanged.
 
 #![no_main]
 
@@ -31,7 +31,7 @@ fuzz_target!(|bytes: &[u8]| {
         let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes).to_vec();
         serde_json::from_slice::<Value>(&bytes)
     };
-    // What is nested too deep, or has numbers beyond any type, is not compared any further.
+    // Text that is nested too deeply, or has numbers beyond any type, is not compared further.
     if let (Ok(Value::Object(mut before)), Ok(Value::Object(after))) = (text(bytes), text(&spliced))
     {
         before.extend(ENTRIES.map(|(key, value)| (key.to_owned(), Value::from(value))));

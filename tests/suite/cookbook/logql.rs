@@ -1,5 +1,5 @@
-//! As much of LogQL as the cookbook uses: which records a selector with its filters lets through, and what
-//! the query for coverage makes of them.
+//! Evaluates the part of LogQL that the cookbook uses: selectors with filters, and the query for
+//! coverage.
 //!
 //! ```text
 //! {stream} | key="value" | key < n | label_format … ──▶ records
@@ -8,12 +8,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The labels and the structured metadata of a record, as Loki names them.
+/// Labels and structured metadata of a record, with Loki's names.
 pub type Fields = BTreeMap<String, String>;
 
-/// `avg by (G) (last_over_time(SELECTOR | unwrap LABEL [RANGE]) by (K)) and on (G) sum by (G) (…SELECTOR…)`:
-/// the average, per G, of the last value per K, where the right side has anything. `records` are in order of
-/// time.
+/// Evaluates `avg by (G) (last_over_time(SELECTOR | unwrap LABEL [RANGE]) by (K)) and on (G) sum by
+/// (G) (…SELECTOR…)`: the average, per G, of the last value per K, if the right side has a value.
+/// `records` are in order of time.
 pub fn coverage(query: &str, records: &[Fields]) -> Vec<(String, f64)> {
     let (left, right) = query.split_once(" and on (project_id) ").unwrap();
     let group = inside(left, "avg by (");
@@ -40,26 +40,26 @@ pub fn coverage(query: &str, records: &[Fields]) -> Vec<(String, f64)> {
     groups.map(|(group, values)| (group, average(values))).collect()
 }
 
-/// What follows `before` up to the next closing parenthesis or bracket.
+/// Returns the text after `before` up to the next closing parenthesis or bracket.
 fn inside(text: &str, before: &str) -> String {
     let rest = text.split_once(before).unwrap_or_else(|| panic!("no {before} in {text}")).1;
     rest.split([')', '[']).next().unwrap().trim().to_owned()
 }
 
-/// The records that the only selector of a query lets through, with the labels that it makes.
+/// Returns the records that the query's only selector matches, with the labels that it adds.
 fn selected(query: &str, records: &[Fields]) -> Vec<Fields> {
     let mut labelled = records.to_vec();
     let found = filtered(query, &mut labelled);
     found.into_iter().map(|at| labelled[at].clone()).collect()
 }
 
-/// For each selector of the query, the records that it lets through.
+/// Returns, for each selector of the query, the records that it matches.
 pub fn run(query: &str, records: &[Fields]) -> Vec<Vec<usize>> {
     let selectors = query.match_indices("{service_name");
     selectors.map(|(start, _)| filtered(&query[start..], &mut records.to_vec())).collect()
 }
 
-/// The records that the first selector of a query lets through; `label_format` changes them.
+/// Returns the records that the first selector of a query matches. `label_format` changes them.
 fn filtered(query: &str, records: &mut [Fields]) -> Vec<usize> {
     let selector = &query[query.find("{service_name").unwrap()..];
     // A range is not part of a template, which has no brackets.
@@ -71,7 +71,7 @@ fn filtered(query: &str, records: &mut [Fields]) -> Vec<usize> {
     for filter in filters.split(" | ").map(str::trim).filter(|it| !it.is_empty()) {
         let filter = filter.trim_start_matches("| ");
         match filter.split(' ').next().unwrap() {
-            // Every field of the line is one of the record's, too.
+            // Every field of the line is also one of the record's.
             "json" => {}
             "line_format" => {
                 for (at, _) in filter.match_indices("{{.") {

@@ -1,9 +1,9 @@
-//! As much of TraceQL as the cookbook uses, with Tempo's strictness: an int is no double, a text no
-//! number, a list matches when one of its elements does, and a query sees one block at a time, so that
-//! operators between spans, groups and counts never join spans of different blocks.
+//! Evaluates the part of TraceQL that the cookbook uses, as strictly as Tempo: an int is not a
+//! double, a text is not a number, and a list matches if one of its elements does. A query is
+//! evaluated per block, so operators, groups and counts never join spans of different blocks.
 //!
 //! ```text
-//! { cond && cond } op { … } | stage | stage ──▶ does anything match, and does all it names exist?
+//! { cond && cond } op { … } | stage | stage ──▶ matches; error if a name does not exist
 //! ```
 
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value::Value};
@@ -11,12 +11,12 @@ use opentelemetry_proto::tonic::trace::v1::Span;
 
 use crate::support::conventions::hex;
 
-/// A span as a backend keeps it.
+/// A stored span.
 #[derive(Clone)]
 pub struct Stored {
     pub span: Span,
     pub resource: Vec<KeyValue>,
-    /// Which block it was written to.
+    /// The block that the span was written to.
     pub block: usize,
 }
 
@@ -38,7 +38,7 @@ enum Literal {
     Status(i32),
 }
 
-/// The spans that a query finds, by block and their place in it.
+/// Returns the matching spans, by block and position in it.
 pub fn run(query: &str, spans: &[Stored]) -> Vec<(usize, usize)> {
     let blocks: std::collections::BTreeSet<usize> = spans.iter().map(|it| it.block).collect();
     let in_block = |block: usize| {
@@ -49,7 +49,7 @@ pub fn run(query: &str, spans: &[Stored]) -> Vec<(usize, usize)> {
     blocks.into_iter().flat_map(in_block).collect()
 }
 
-/// `all`: the spans of every block, for what a query names and need not find.
+/// `all` are the spans of every block: names must exist in them, even if they do not match.
 fn run_in_block(query: &str, spans: &[Stored], all: &[Stored]) -> Vec<usize> {
     let mut stages = query.split(" | ");
     let mut found = select(stages.next().unwrap(), spans);
@@ -115,7 +115,7 @@ fn grouped(field: &str, found: &[usize], spans: &[Stored]) -> Vec<Vec<usize>> {
     groups.into_iter().map(|(_, group)| group).collect()
 }
 
-/// `{ … } op { … }`, from left to right.
+/// Evaluates `{ … } op { … }` from left to right.
 fn select(text: &str, spans: &[Stored]) -> Vec<usize> {
     let mut rest = text.trim();
     let mut found: Option<Vec<usize>> = None;
@@ -179,7 +179,7 @@ fn condition(text: &str) -> Condition {
     Condition { field: field.unwrap().to_owned(), op: op.unwrap().to_owned(), literal }
 }
 
-/// What is said of an event, or of a link, has to be true of one and the same.
+/// All conditions on events must hold for one event, and those on links for one link.
 fn matches(conditions: &[Condition], stored: &Stored) -> bool {
     let scope = |it: &Condition| it.field.split(['.', ':']).next().unwrap_or_default().to_owned();
     let (of_parts, of_span): (Vec<_>, Vec<_>) =
@@ -231,7 +231,7 @@ fn holds(condition: &Condition, values: &[Literal]) -> bool {
         ("=", literal) => values.contains(literal),
         ("!=", literal) => !values.is_empty() && !values.contains(literal),
         ("=~", Literal::Text(pattern)) => values.iter().any(|value| match value {
-            // The whole value has to match.
+            // The whole value must match.
             Literal::Text(text) => {
                 regex_lite::Regex::new(&format!("^(?:{pattern})$")).unwrap().is_match(text)
             }
@@ -243,7 +243,7 @@ fn holds(condition: &Condition, values: &[Literal]) -> bool {
     }
 }
 
-/// What a field is, of one span; several for a list, and for what is said of events or links.
+/// Returns the values of a field of one span: several for a list, or for events and links.
 fn values(field: &str, Stored { span, resource, .. }: &Stored) -> Vec<Literal> {
     let text = |text: &str| vec![Literal::Text(text.to_owned())];
     match field {
@@ -255,7 +255,7 @@ fn values(field: &str, Stored { span, resource, .. }: &Stored) -> Vec<Literal> {
         "event:name" => return span.events.iter().flat_map(|it| text(&it.name)).collect(),
         "link:spanID" => return span.links.iter().flat_map(|it| text(&hex(&it.span_id))).collect(),
         "link:traceID" => {
-            // Without leading zeros, as Tempo keeps it.
+            // Without leading zeros, as Tempo stores it.
             let stripped = |id: &[u8]| hex(id).trim_start_matches('0').to_owned();
             return span.links.iter().flat_map(|it| text(&stripped(&it.trace_id))).collect();
         }

@@ -1,4 +1,4 @@
-//! Dates in the forms that HTTP and the conventions use, from seconds since 1970.
+//! Formats dates for HTTP and for the conventions, from seconds since 1970.
 
 const MONTHS: [&str; 12] =
     ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];

@@ -1,12 +1,12 @@
-//! What an export has to look like as telemetry, checked without a line of the product's code.
+//! Checks the telemetry of an export against the conventions, without using the product's code.
 //!
 //! ```text
 //! the three files ─▶ Export ─▶ expected spans ─┐
-//! requests as received ───────▶ spans ─────────┴▶ every difference, in words
+//! requests as received ───────▶ spans ─────────┴▶ all differences, as text
 //! ```
 //!
-//! An empty list means that nothing is wrong. Where the conventions leave a choice, the checker
-//! takes each answer they allow; attributes that nobody asked for are faults.
+//! An empty list means that nothing is wrong. Where the conventions allow several results, each is
+//! accepted. Unexpected attributes are faults.
 
 mod events;
 mod export;
@@ -30,12 +30,12 @@ use spans::{Expected, Kind};
 pub use ids::{hex, span_id};
 pub use written_back::check_written_back;
 
-/// What a run was told beyond the files, so that the telemetry rightly differs.
+/// Settings of a run that change the telemetry.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
     pub project_id: Option<String>,
     pub service_name: Option<String>,
-    /// Further attributes of the resource.
+    /// Additional attributes of the resource.
     pub resource: Vec<(String, String)>,
 }
 
@@ -78,8 +78,8 @@ pub fn trace_id_hex(canonical: &Path, mtime_ns: i128, metadata: &[u8]) -> String
     hex(&ids::trace_id(canonical, mtime_ns, metadata))
 }
 
-/// Only the requests' spans of one trace: what is left is whole requests or nothing, because
-/// exports do not share requests.
+/// Returns the requests with the spans of one trace. Exports do not share requests, so each request
+/// is either kept or removed.
 pub fn of_trace(
     requests: &[ExportTraceServiceRequest],
     trace_id: &str,

@@ -1,11 +1,11 @@
-//! Exports on disk, written as the real exporter writes them: the siblings first, then the
-//! metadata into a temp file that is renamed into place.
+//! Writes exports like the real exporter: the siblings first, then the metadata into a temp file
+//! that is renamed.
 //!
 //! ```text
 //! ExportBuilder::new("shop").artifact(Artifact::new("api-slo", "slo_definition")).write_into(dir)
 //! ```
 //!
-//! The same builder gives the same bytes every time; `presets` has one for each thing to show.
+//! The same builder always writes the same bytes. `presets` has builders for special properties.
 
 pub mod presets;
 mod render;
@@ -20,7 +20,7 @@ use super::snapshot::Snapshot;
 
 pub const METADATA: &str = "onboarding-metadata.json";
 
-/// One entry of the artifact manifest.
+/// An entry of the artifact manifest.
 #[derive(Clone, Debug)]
 pub struct Artifact {
     id: String,
@@ -36,7 +36,7 @@ pub struct Artifact {
 }
 
 impl Artifact {
-    /// A required artifact of target `checkout-api` that is still needed.
+    /// A required artifact of the target `checkout-api` that is needed.
     pub fn new(id: &str, kind: &str) -> Self {
         Self {
             id: id.to_owned(),
@@ -97,7 +97,7 @@ impl Artifact {
 pub enum Manifest {
     Yaml,
     Json,
-    /// Named by the metadata, but not there.
+    /// The metadata names one, but the file is missing.
     None,
 }
 
@@ -108,10 +108,10 @@ pub enum Checksum {
     Absent,
 }
 
-/// How the metadata's bytes look.
+/// The formatting of the metadata.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Style {
-    /// What the exporter writes: two spaces, no newline at the end, ASCII only.
+    /// The exporter's style: two spaces, no newline at the end, ASCII only.
     Indent2,
     OneLine,
     Crlf,
@@ -124,7 +124,7 @@ impl Style {
         [Self::Indent2, Self::OneLine, Self::Crlf, Self::Bom, Self::TrailingNewline];
 }
 
-/// What the ProjectContext says beyond its id; `None` for what it leaves out.
+/// Contents of the ProjectContext. `None` means that a field is missing.
 #[derive(Clone, Debug, Default)]
 struct Context {
     name: Option<String>,
@@ -153,7 +153,7 @@ pub struct ExportBuilder {
     style: Style,
     snake_case_coverage: bool,
     context: Option<Context>,
-    /// `projectContext.name` of the manifest.
+    /// `projectContext.name` in the manifest.
     manifest_name: Option<String>,
     /// `inputs[]` of the run's record.
     inputs: Option<Value>,
@@ -189,43 +189,43 @@ impl ExportBuilder {
         self
     }
 
-    /// The list of gaps as it is, instead of the ids of the artifacts that are needed.
+    /// Sets the list of gaps, instead of the ids of the needed artifacts.
     pub fn gaps(mut self, ids: &[&str]) -> Self {
         self.gaps = Some(owned(ids));
         self
     }
 
-    /// A gap that the manifest does not know.
+    /// Adds a gap that is not in the manifest.
     pub fn extra_gap(mut self, id: &str) -> Self {
         self.extra_gaps.push(id.to_owned());
         self
     }
 
-    /// An entry of the dependency graph that differs from the manifest's `dependsOn`.
+    /// Adds an entry of the dependency graph that differs from the manifest's `dependsOn`.
     pub fn graph(mut self, id: &str, depends_on: &[&str]) -> Self {
         self.graph.insert(id.to_owned(), json!(depends_on));
         self
     }
 
-    /// Resolved parameters that differ from the manifest's.
+    /// Sets resolved parameters that differ from the manifest's.
     pub fn resolved(mut self, id: &str, parameters: Value) -> Self {
         self.resolved.insert(id.to_owned(), parameters);
         self
     }
 
-    /// The expected output contract of an artifact type.
+    /// Sets the expected output contract of an artifact type.
     pub fn contract(mut self, kind: &str, contract: Value) -> Self {
         self.contracts.insert(kind.to_owned(), contract);
         self
     }
 
-    /// The derivation rules of an artifact type.
+    /// Sets the derivation rules of an artifact type.
     pub fn rules(mut self, kind: &str, rules: Value) -> Self {
         self.rules.insert(kind.to_owned(), rules);
         self
     }
 
-    /// The description of an artifact type, with its `parameter_sources`.
+    /// Sets the description of an artifact type, with its `parameter_sources`.
     pub fn artifact_type(mut self, kind: &str, description: Value) -> Self {
         self.artifact_types.insert(kind.to_owned(), description);
         self
@@ -236,13 +236,13 @@ impl ExportBuilder {
         self
     }
 
-    /// Replaces a top-level key of the metadata; `null` takes it out.
+    /// Replaces a top-level key of the metadata. `null` removes it.
     pub fn with(mut self, key: &str, value: Value) -> Self {
         self.overrides.insert(key.to_owned(), value);
         self
     }
 
-    /// A section replaced by the marker that smaller profiles write.
+    /// Replaces a section with the marker that smaller profiles write.
     pub fn omit(self, section: &str) -> Self {
         self.with(section, json!({"_omitted": "profile=source"}))
     }
@@ -267,7 +267,7 @@ impl ExportBuilder {
         self
     }
 
-    /// Empty in the metadata; the manifest still has it.
+    /// Empties the project id in the metadata. The manifest keeps it.
     pub fn empty_project_id(mut self) -> Self {
         self.empty_project_id = true;
         self
@@ -278,7 +278,7 @@ impl ExportBuilder {
         self
     }
 
-    /// The name that the real exporter gives the Kubernetes resource.
+    /// Sets the name of the Kubernetes resource.
     pub fn resource_name(mut self, name: &str) -> Self {
         self.context.get_or_insert_default().resource_name = Some(name.to_owned());
         self
@@ -294,7 +294,7 @@ impl ExportBuilder {
         self
     }
 
-    /// A `run-provenance.json` with these inputs and the hash of the metadata.
+    /// Adds a `run-provenance.json` with these inputs and the hash of the metadata.
     pub fn recorded_inputs(mut self, inputs: Value) -> Self {
         self.inputs = Some(inputs);
         self
@@ -305,20 +305,20 @@ impl ExportBuilder {
         self
     }
 
-    /// The metadata names a ProjectContext that is not there.
+    /// Makes the metadata name a ProjectContext that does not exist.
     pub fn no_context(mut self) -> Self {
         self.context = None;
         self
     }
 
-    /// The bytes of the metadata, as `write_into` writes them.
+    /// Returns the bytes of the metadata, as `write_into` writes them.
     pub fn metadata(&self) -> Vec<u8> {
         let manifest = self.manifest_bytes().unwrap_or_default();
         let context = self.context_bytes().unwrap_or_default();
         self.metadata_bytes(&manifest, &context)
     }
 
-    /// Writes the export and returns what lies there now.
+    /// Writes the export and returns its state.
     pub fn write_into(&self, dir: &Path) -> Written {
         fs::create_dir_all(dir).unwrap();
         let manifest = self.manifest_bytes().map(|bytes| {
@@ -339,8 +339,8 @@ impl ExportBuilder {
     }
 }
 
-/// Puts bytes where the metadata belongs, by rename. The snapshot is from before the rename: from
-/// then on a sidecar may write to the file.
+/// Writes the metadata by rename. The snapshot is taken before the rename, because a sidecar may
+/// change the file afterwards.
 pub fn write_metadata(dir: &Path, bytes: &[u8]) -> Snapshot {
     let target = dir.join(METADATA);
     let temp = dir.join(".onboarding-metadata.json.tmp");
@@ -354,7 +354,7 @@ pub fn write_metadata(dir: &Path, bytes: &[u8]) -> Snapshot {
     snapshot
 }
 
-/// An export as it was when it was written.
+/// An export in the state in which it was written.
 #[derive(Clone, Debug)]
 pub struct Written {
     pub metadata: PathBuf,

@@ -5,9 +5,9 @@
 //!     request ─▶ decode ─▶ next fault of the script ─▶ record the attempt ─▶ answer (or not)
 //! ```
 //!
-//! The server has a thread and a runtime of its own, so a test may block on a child process
-//! meanwhile. gRPC is framed by hand: one unary call is a five-byte prefix and two trailers,
-//! and that way the bytes on the wire can be counted and any answer given, also wrong ones.
+//! The server has its own thread and runtime, so a test may block on a child process. gRPC is
+//! framed by hand (a five-byte prefix and two trailers per call), so that bytes on the wire can be
+//! counted and invalid answers given.
 
 mod fault;
 mod pki;
@@ -38,7 +38,7 @@ pub enum Protocol {
 impl Protocol {
     pub const BOTH: [Self; 2] = [Self::Grpc, Self::Http];
 
-    /// As `--protocol` and `OTEL_EXPORTER_OTLP_PROTOCOL` spell it.
+    /// The spelling of `--protocol` and `OTEL_EXPORTER_OTLP_PROTOCOL`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Grpc => "grpc",
@@ -47,20 +47,20 @@ impl Protocol {
     }
 }
 
-/// One trace request that arrived, whatever became of it.
+/// A trace request that arrived, whatever the answer was.
 #[derive(Clone, Debug)]
 pub struct Attempt {
     pub protocol: Protocol,
     /// Names in lower case.
     pub headers: BTreeMap<String, String>,
     pub path: String,
-    /// The body as it travelled, without the gRPC frame.
+    /// Size of the body on the wire, without the gRPC frame.
     pub wire_bytes: usize,
-    /// The body after decompression.
+    /// Size of the body after decompression.
     pub encoded_bytes: usize,
-    /// Empty when the body did not decode; the fault then says so.
+    /// Empty if the body could not be decoded, which `fault` shows.
     pub request: ExportTraceServiceRequest,
-    /// What was answered.
+    /// The answer.
     pub fault: Fault,
     pub at: Instant,
 }
@@ -68,11 +68,11 @@ pub struct Attempt {
 #[derive(Clone, Debug, Default)]
 pub struct State {
     pub attempts: Vec<Attempt>,
-    /// What was answered with success (in part, for `Partial`), in order.
+    /// Requests that were answered with success (or partial success), in order.
     pub accepted: Vec<ExportTraceServiceRequest>,
-    /// Log requests that were answered with success. They have a script of their own.
+    /// Log requests that were answered with success. They have their own script.
     pub logs: Vec<ExportLogsServiceRequest>,
-    /// All of them, whatever became of them.
+    /// Number of all log requests.
     pub log_attempts: usize,
 }
 
@@ -106,19 +106,19 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// One fault a request, then `Ok` for good (or what `forever` says).
+    /// One fault per request, then `Ok` (or the fault of `forever`).
     pub fn script(mut self, faults: impl IntoIterator<Item = Fault>) -> Self {
         self.script.next.extend(faults);
         self
     }
 
-    /// What every request gets once the script is used up.
+    /// Sets the answer to every request after the script.
     pub fn forever(mut self, fault: Fault) -> Self {
         self.script.forever = fault;
         self
     }
 
-    /// The same for log requests.
+    /// Sets the script for log requests.
     pub fn log_script(mut self, faults: impl IntoIterator<Item = Fault>) -> Self {
         self.log_script.next.extend(faults);
         self
@@ -129,25 +129,25 @@ impl Builder {
         self
     }
 
-    /// What every request with a span of this project gets, whatever the script says.
+    /// Sets the answer to every request with a span of this project, regardless of the script.
     pub fn of_project(mut self, project: &str, fault: Fault) -> Self {
         self.of_project = Some((project.to_owned(), fault));
         self
     }
 
-    /// What a log request with more records than this gets.
+    /// Sets the answer to log requests with more records than this.
     pub fn log_limit(mut self, records: usize, fault: Fault) -> Self {
         self.log_limit = Some((records, fault));
         self
     }
 
-    /// Messages larger than this are refused as the Collector refuses them (default 4 MiB).
+    /// Refuses messages larger than this, like the Collector (default 4 MiB).
     pub fn message_limit(mut self, bytes: usize) -> Self {
         self.message_limit = bytes;
         self
     }
 
-    /// Where HTTP traces are taken (default `/v1/traces`); all else is 404.
+    /// Sets the path of HTTP traces (default `/v1/traces`). Other paths are answered with 404.
     pub fn http_path(mut self, path: &str) -> Self {
         self.http_path = path.to_owned();
         self
@@ -158,13 +158,13 @@ impl Builder {
         self
     }
 
-    /// TLS that also demands a certificate of the client.
+    /// Uses TLS with client certificates.
     pub fn mutual_tls(mut self, pki: &TestPki) -> Self {
         self.tls = Some(pki.acceptor(true));
         self
     }
 
-    /// Comes back at the address an earlier server had.
+    /// Listens at the address of an earlier server.
     pub fn at(mut self, address: SocketAddr) -> Self {
         self.address = address;
         self
@@ -204,7 +204,8 @@ impl Builder {
     }
 }
 
-/// A running endpoint. Dropping one that nobody called fails the test: it tested nothing.
+/// A running endpoint. Dropping one that was never called fails the test, because it tested
+/// nothing.
 #[must_use]
 pub struct FakeOtlp {
     address: SocketAddr,
@@ -229,7 +230,7 @@ impl FakeOtlp {
         }
     }
 
-    /// The base URL, right for `--endpoint` with either protocol.
+    /// Returns the base URL for `--endpoint`, with either protocol.
     pub fn endpoint(&self) -> &str {
         &self.endpoint
     }
@@ -254,7 +255,7 @@ impl FakeOtlp {
         self.shared.state.borrow().spans()
     }
 
-    /// Returns as soon as the condition holds; fails the test when it does not in time.
+    /// Waits until the condition holds. Fails the test after the deadline.
     pub async fn wait_for(&self, mut condition: impl FnMut(&State) -> bool, deadline: Duration) {
         let mut state = self.shared.state.subscribe();
         let reached = tokio::time::timeout(deadline, state.wait_for(|s| condition(s))).await;
@@ -265,8 +266,8 @@ impl FakeOtlp {
         }
     }
 
-    /// Closes the listener and every connection at once, as a crash would.
-    /// The address can be given to `Builder::at`.
+    /// Closes the listener and all connections at once, like a crash. Returns the address for
+    /// `Builder::at`.
     pub fn stop(self) -> SocketAddr {
         self.address
     }
@@ -305,7 +306,7 @@ impl Script {
     }
 }
 
-/// What the handle and the serving thread have in common.
+/// The state that the handle and the serving thread share.
 struct Shared {
     state: watch::Sender<State>,
     script: Mutex<Script>,

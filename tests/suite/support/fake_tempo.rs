@@ -1,5 +1,5 @@
-//! The part of Tempo that answers "what do you have of this trace?", for what a fake OTLP endpoint
-//! accepted, and with losses on demand.
+//! The part of Tempo's API that returns a trace, with the spans that a fake OTLP endpoint accepted,
+//! and with losses on demand.
 //!
 //! ```text
 //! FakeOtlp ─accepted─▶ FakeTempo ◀─ GET /api/v2/traces/{id}, /api/traces/{id}
@@ -26,19 +26,19 @@ use tokio::sync::oneshot;
 use super::conventions::hex;
 use super::fake_otlp::FakeOtlp;
 
-/// What became of the spans after the OK.
+/// Whether accepted spans are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Storage {
     All,
-    /// The first so many spans of every trace are never there.
+    /// The first spans of every trace, this many, are lost.
     Loses(usize),
-    /// They are there once they were sent a second time.
+    /// They are stored only if they are sent twice.
     LosesAtFirst(usize),
-    /// One span of the trace that came first is never there.
+    /// One span of the first trace is lost.
     LosesOfFirstTrace,
 }
 
-/// Which versions of the API it has.
+/// The version of the API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Api {
     /// Ids in base64.
@@ -47,7 +47,7 @@ pub enum Api {
     V1,
 }
 
-/// One question, as it was put.
+/// A query that arrived.
 #[derive(Clone, Debug)]
 pub struct Asked {
     pub path: String,
@@ -55,7 +55,7 @@ pub struct Asked {
     pub headers: BTreeMap<String, String>,
 }
 
-/// A running Tempo. Dropped, it is gone, with its connections.
+/// A running Tempo. Dropping it closes its connections.
 #[must_use]
 pub struct FakeTempo {
     shared: Arc<Shared>,
@@ -75,7 +75,7 @@ impl FakeTempo {
         Self::at((Ipv4Addr::LOCALHOST, 0).into(), otlp, api, storage).await
     }
 
-    /// At an address at which nobody listens any more.
+    /// Starts at an address where nothing listens.
     pub async fn at(address: SocketAddr, otlp: &Arc<FakeOtlp>, api: Api, storage: Storage) -> Self {
         let shared = Arc::new(Shared {
             otlp: otlp.clone(),
@@ -86,7 +86,7 @@ impl FakeTempo {
         let (ready, is_ready) = oneshot::channel();
         let (stop, stopped) = oneshot::channel();
         let serving = shared.clone();
-        // A thread of its own, so that a test may block on a child process meanwhile.
+        // A separate thread, so that a test may block on a child process.
         let thread = std::thread::spawn(move || {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -111,7 +111,7 @@ impl FakeTempo {
         self.shared.asked.lock().unwrap().clone()
     }
 
-    /// From now on.
+    /// Changes the storage from now on.
     pub fn set_storage(&self, storage: Storage) {
         *self.shared.storage.lock().unwrap() = storage;
     }
@@ -129,7 +129,7 @@ impl Drop for FakeTempo {
 
 async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     loop {
-        // Fails only for a peer that is gone again already.
+        // Fails only if the client has disconnected.
         let Ok((stream, _)) = listener.accept().await else {
             continue;
         };
@@ -140,7 +140,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
                 async { Ok::<_, Infallible>(answer) }
             });
             let builder = auto::Builder::new(TokioExecutor::new()).http1_only();
-            // How a client leaves is its own affair.
+            // How a client disconnects does not matter.
             let _ = builder.serve_connection(TokioIo::new(stream), service).await;
         });
     }
@@ -184,7 +184,7 @@ impl Shared {
         response(200, answer.to_string())
     }
 
-    /// The spans of a trace that were not lost, each once.
+    /// Returns the stored spans of a trace, each once.
     fn stored(&self, trace_id: &str) -> Vec<Span> {
         let mut spans = self.otlp.spans();
         let is_first = spans.first().is_some_and(|span| hex(&span.trace_id) == trace_id);
@@ -224,7 +224,7 @@ fn base64(bytes: &[u8]) -> String {
         let bits = u32::from_be_bytes([0, padded[0], padded[1], padded[2]]);
         for digit in 0..4 {
             let index = (bits >> (18 - 6 * digit)) & 0x3f;
-            // A digit stands for six bits; without a byte behind them there is a filler instead.
+            // A digit is six bits; without a byte behind them there is padding.
             let is_filler = digit > three.len();
             text.push(if is_filler { '=' } else { char::from(DIGITS[index as usize]) });
         }

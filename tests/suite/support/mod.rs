@@ -1,5 +1,5 @@
-//! What the whole-program tests stand on: an endpoint that misbehaves on demand, exports as the
-//! real exporter writes them, the real binary, and an independent reading of the conventions.
+//! Support for whole-program tests: an endpoint with fault injection, exports like those of the
+//! real exporter, the real binary, and an independent implementation of the conventions.
 
 pub mod clock;
 pub mod conventions;

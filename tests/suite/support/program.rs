@@ -1,4 +1,4 @@
-//! The real binary, in an environment that holds nothing but what the test put there.
+//! Runs the real binary, with only the environment that a test sets.
 
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read};
@@ -14,7 +14,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use tempfile::TempDir;
 
-/// Longer than anything takes that is not stuck, also on a busy machine.
+/// A time limit that only a blocked program reaches, even on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 #[must_use]
@@ -24,17 +24,17 @@ pub struct Program {
     home: TempDir,
 }
 
-/// What a finished run left behind.
+/// The result of a finished run.
 #[derive(Debug)]
 pub struct Output {
-    /// The exit code; minus the signal's number for a run that a signal ended.
+    /// The exit code, or minus the number of the signal that ended the run.
     pub code: i32,
     pub stdout: String,
     pub stderr: String,
 }
 
 impl Output {
-    /// Fails the test with everything the program said, unless it exited with this code.
+    /// Fails the test with the whole output unless the exit code is this one.
     #[track_caller]
     pub fn expect_code(self, code: i32) -> Self {
         let Self { code: actual, stdout, stderr } = &self;
@@ -42,7 +42,7 @@ impl Output {
         self
     }
 
-    /// Fails the test unless the program said each of these on stderr.
+    /// Fails the test unless each of these texts is on standard error.
     #[track_caller]
     pub fn expect_said(self, words: &[&str]) -> Self {
         for word in words {
@@ -57,8 +57,8 @@ impl Program {
         Self::of(Path::new(env!("CARGO_BIN_EXE_taskspan")), subcommand)
     }
 
-    /// The same as a user whom permissions stop, which root is not. `place` has to be open to that
-    /// user, who may not be able to reach where the binary was built.
+    /// Runs as a user without root's permissions. `place` must be accessible to that user, who may
+    /// not reach the directory of the binary.
     pub fn as_nobody(subcommand: &str, place: &Path) -> Self {
         if !rustix::process::geteuid().is_root() {
             return Self::new(subcommand);
@@ -66,8 +66,8 @@ impl Program {
         const NOBODY: u32 = 65_534;
         let binary = place.join("taskspan");
         if !binary.exists() {
-            // By another process: what is open for writing here while another test starts a
-            // program cannot be executed (ETXTBSY).
+            // Copied by another process: a file that is open for writing here while another test
+            // starts a program cannot be executed (ETXTBSY).
             let copy = Command::new("cp").arg(env!("CARGO_BIN_EXE_taskspan")).arg(&binary).status();
             assert!(copy.unwrap().success());
         }
@@ -112,7 +112,7 @@ impl Program {
         self
     }
 
-    /// Its standard error is a full pipe that is never read, as long as the reader lives.
+    /// Makes standard error a full pipe that is not read as long as the reader lives.
     pub fn stderr_is_full(mut self) -> (Self, std::io::PipeReader) {
         let (reader, mut writer) = std::io::pipe().unwrap();
         let flags = rustix::fs::fcntl_getfl(&writer).unwrap();
@@ -129,7 +129,7 @@ impl Program {
         self
     }
 
-    /// Its state goes there, so that a later run can find it.
+    /// Sets the state directory, so that a later run can find it.
     pub fn state_dir(self, dir: &Path) -> Self {
         self.env("XDG_STATE_HOME", dir)
     }
@@ -139,7 +139,7 @@ impl Program {
         self
     }
 
-    /// Runs to the end; the test fails if that does not come before the deadline.
+    /// Runs the program to its end. Fails the test after the deadline.
     pub fn run(self) -> Output {
         let deadline = self.deadline;
         let mut running = self.spawn();
@@ -158,7 +158,7 @@ impl Program {
     }
 }
 
-/// A run under way; dropped, it is killed.
+/// A running program. Dropping it kills the program.
 pub struct Running {
     child: Child,
     lines: Arc<Lines>,
@@ -172,7 +172,7 @@ impl Running {
         self.child.id()
     }
 
-    /// The first line, of either stream, that contains the words.
+    /// Waits for the first line of either stream that contains the words.
     #[track_caller]
     pub fn wait_for_line(&self, words: &str, deadline: Duration) -> String {
         let lines = self.lines.seen.lock().unwrap();
@@ -187,17 +187,17 @@ impl Running {
     }
 
     pub fn signal(&self, signal: Signal) {
-        // The child is not reaped before `wait`, so the id is still its own.
+        // The child is not reaped before `wait`, so the process id is still its own.
         kill_process(Pid::from_child(&self.child), signal).expect("the program still runs");
     }
 
-    /// As the kernel kills: no chance to clean up.
+    /// Kills the program with SIGKILL.
     pub fn kill9(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    /// The exit code, once there is one; minus the number of the signal that ended it.
+    /// Returns the exit code, or minus the number of the signal that ended the program.
     #[track_caller]
     pub fn wait(&mut self, deadline: Duration) -> i32 {
         if self.ended.recv_timeout(deadline).is_err() {
@@ -208,7 +208,7 @@ impl Running {
         status.code().unwrap_or_else(|| -status.signal().unwrap())
     }
 
-    /// Everything it said, after `wait`.
+    /// Returns the whole output, after `wait`.
     pub fn output(&mut self, code: i32) -> Output {
         for reader in self.readers.drain(..) {
             reader.join().unwrap();
@@ -234,12 +234,12 @@ impl Drop for Running {
     }
 }
 
-/// Says when a child has ended, and leaves it to be reaped by its owner.
+/// Signals when a child has ended, without reaping it.
 fn notice_end(child: Pid) -> Receiver<()> {
     let (ended, end) = sync_channel(1);
     std::thread::spawn(move || {
         let watch = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
-        // An error means that it was reaped already, and nobody may be interested any more.
+        // An error means that it was reaped already; the receiver may be gone.
         let _ = waitid(WaitId::Pid(child), watch);
         let _ = ended.send(());
     });

@@ -1,5 +1,5 @@
-//! The metadata of an export at one moment: what its identity is made of, and what to compare
-//! the file with later.
+//! The state of an export's metadata at one moment: its identity, and the bytes to compare with
+//! later.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -30,18 +30,18 @@ impl Snapshot {
         }
     }
 
-    /// The trace this export has to become, in hex.
+    /// Returns the trace id that this export must get, in hexadecimal.
     pub fn trace_id(&self) -> String {
         conventions::trace_id_hex(&self.canonical, self.mtime_ns, &self.bytes)
     }
 
-    /// Everything that is wrong with what was sent for this export.
+    /// Returns everything that is wrong with the requests for this export.
     pub fn check(&self, requests: &[ExportTraceServiceRequest]) -> Vec<String> {
         let dir = self.canonical.parent().unwrap();
         conventions::check(dir, &self.bytes, self.mtime_ns, &self.canonical, requests)
     }
 
-    /// Everything that is wrong with the file as it is now, if the ids were written back.
+    /// Returns everything that is wrong with the present file, if the ids were written back.
     pub fn check_written_back(&self) -> Vec<String> {
         let now = fs::read(&self.path).unwrap();
         let mut faults = conventions::check_written_back(&self.bytes, &now);
@@ -51,7 +51,7 @@ impl Snapshot {
         faults
     }
 
-    /// `task_trace_id` as the file has it now.
+    /// Returns the present `task_trace_id` of the file.
     pub fn written_trace_id(&self) -> Option<String> {
         let now = fs::read(&self.path).ok()?;
         let now = now.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&now);
@@ -70,7 +70,7 @@ impl Snapshot {
         self.wait_for_id(deadline, |id| id == own).await;
     }
 
-    /// Polls, because no file event tells when a test's own file has changed for good.
+    /// Polls the file, because a test cannot know when another process writes it.
     async fn wait_for_id(&self, deadline: Duration, is_wanted: impl Fn(&str) -> bool) -> String {
         let end = Instant::now() + deadline;
         loop {

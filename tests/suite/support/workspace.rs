@@ -1,6 +1,6 @@
-//! A place with exports in it, and the runs of the program over it.
+//! A directory with exports, and runs of the program over it.
 //!
-//! Runs of one workspace share their state, as runs on one machine do.
+//! All runs of a workspace share the state directory.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -27,42 +27,42 @@ impl Workspace {
         self.root.path()
     }
 
-    /// The directory that is processed or watched.
+    /// Returns the directory that is processed or watched.
     pub fn exports(&self) -> PathBuf {
         self.root().join("exports")
     }
 
-    /// Writes an export into a directory of its own.
+    /// Writes an export into a sub-directory.
     pub fn export(&self, name: &str, export: &ExportBuilder) -> Written {
         export.write_into(&self.exports().join(name))
     }
 
-    /// A subcommand with this workspace's state.
+    /// Prepares a subcommand with this workspace's state.
     pub fn program(&self, subcommand: &str) -> Program {
         Program::new(subcommand).state_dir(&self.root().join("state"))
     }
 
-    /// `once` over the exports, told everything by flags.
+    /// Prepares `once` over the exports, configured with flags only.
     pub fn once(&self, server: &FakeOtlp, protocol: Protocol) -> Program {
         let told = ["--endpoint", server.endpoint(), "--protocol", protocol.name()];
         self.program("once").arg(self.exports()).args(&told)
     }
 
-    /// A subcommand with `pipeline` as its configuration.
+    /// Prepares a subcommand with `pipeline` as its configuration.
     pub fn configured(&self, subcommand: &str, pipeline: &Value) -> Program {
         let path = self.config("pipeline.yaml", &pipeline.to_string());
         self.program(subcommand).arg("-c").arg(path)
     }
 
-    /// A configuration file.
+    /// Writes a configuration file.
     pub fn config(&self, name: &str, text: &str) -> PathBuf {
         let path = self.root().join(name);
         fs::write(&path, text).unwrap();
         path
     }
 
-    /// Watches the exports and forwards them, with waits short enough for tests.
-    /// What `exporter` says goes on top.
+    /// Returns a configuration that watches and forwards the exports, with short waits. `exporter`
+    /// overrides the exporter's configuration.
     pub fn pipeline(&self, endpoint: &str, protocol: Protocol, exporter: Value) -> Value {
         let id = match protocol {
             Protocol::Grpc => "otlp_grpc",
@@ -78,7 +78,7 @@ impl Workspace {
         for (key, value) in exporter.as_object().into_iter().flatten() {
             options[key] = value.clone();
         }
-        // JSON is YAML too.
+        // JSON is YAML, too.
         json!({
             "receivers": {"export_dir": {"directories": [self.exports()], "settle": "20ms"}},
             "exporters": {id: options},

@@ -1,4 +1,4 @@
-//! A small export and the request it has to become, written out by hand.
+//! A small export and its expected request, written by hand.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -17,7 +17,7 @@ use crate::support::clock::compact_timestamp;
 use crate::support::conventions::{hex, span_id, trace_id};
 use crate::support::exports::{Artifact, ExportBuilder, Written};
 
-/// Attributes from a JSON object: JSON has all the types they need.
+/// Makes attributes from a JSON object, which has all the types that are needed.
 fn attributes(values: Value) -> Vec<KeyValue> {
     let pair = |(key, value): (&String, &Value)| KeyValue {
         key: key.clone(),
@@ -50,7 +50,8 @@ fn event(at: u64, name: &str, values: Value) -> Event {
     }
 }
 
-/// A needs b, b exists; b's parameters and a's rules are there to be typed and spread.
+/// `a` depends on `b`, which exists. The parameters of `b` and the rules of `a` test typing and
+/// spreading.
 fn export() -> ExportBuilder {
     let rule = |n: usize| json!({"property": format!("p{n}"), "transformation": "x".repeat(1200)});
     ExportBuilder::new("pair")
@@ -68,7 +69,7 @@ fn export() -> ExportBuilder {
 }
 
 pub struct Case {
-    // Holds the files for as long as they are checked.
+    // Keeps the files until they are checked.
     _dir: TempDir,
     pub written: Written,
     pub request: ExportTraceServiceRequest,
@@ -90,7 +91,7 @@ impl Case {
         &mut self.request.resource_spans[0].scope_spans[0]
     }
 
-    /// The spans: epic, story, task a, task b.
+    /// Returns one of the spans: epic, story, task `a`, task `b`.
     pub fn span(&mut self, index: usize) -> &mut Span {
         &mut self.scope().spans[index]
     }

@@ -1,5 +1,4 @@
-//! The checker of the conventions is content with the trace built by hand, and with nothing
-//! less: each planted error has to be found.
+//! The checker of the conventions accepts the trace made by hand, and finds each planted error.
 
 use std::path::Path;
 
@@ -11,7 +10,7 @@ use serde_json::{Value, json};
 use super::by_hand::{Case, set};
 use crate::support::conventions::{hex, span_id, trace_id};
 
-/// Computed once with Python's hashlib, from the formulas as they are published.
+/// The expected values were computed with Python's hashlib from the published formulas.
 #[test]
 fn ids_follow_the_published_formulas() {
     let trace = trace_id(Path::new("/out/onboarding-metadata.json"), 42, b"{}");
@@ -35,7 +34,7 @@ fn a_trace_may_come_in_several_requests() {
     assert_ne!(case.written.snapshot.check(&requests), [""; 0]);
 }
 
-/// Each plants one error and names a word of the complaint.
+/// Each case plants one error and names a word of the expected message.
 #[test]
 fn planted_errors_are_found() {
     type Plant = fn(&mut Case);

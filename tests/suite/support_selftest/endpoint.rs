@@ -1,4 +1,4 @@
-//! Every fault of the fake endpoint does what it says, seen by plain clients.
+//! Every fault of the fake endpoint has its documented effect, as seen by plain clients.
 
 use std::fs;
 use std::io::Write as _;
@@ -150,7 +150,7 @@ async fn grpc_refusals_carry_message_and_retry_info() {
         .with_retry_info(Duration::from_millis(2500));
     let status = grpc_answer(fault).await.unwrap_err();
     assert_eq!((status.code(), status.message()), (Code::ResourceExhausted, "slow down"));
-    // Field 3 (details), in it the type's URL, and 2 s with 500,000,000 ns.
+    // Field 3 (details) contains the type's URL, and 2 s with 500,000,000 ns.
     let details = status.details();
     let has = |bytes: &[u8]| details.windows(bytes.len()).any(|window| window == bytes);
     assert!(has(b"type.googleapis.com/google.rpc.RetryInfo"));
@@ -237,7 +237,7 @@ async fn a_redirect_leads_elsewhere() {
 
 #[tokio::test]
 async fn a_proxy_can_answer_a_grpc_call() {
-    // Which code a client makes of it depends on the body; tonic says INTERNAL to this one.
+    // The code depends on the client and the body; tonic reports INTERNAL here.
     assert!(grpc_answer(Fault::http(503)).await.is_err());
 }
 

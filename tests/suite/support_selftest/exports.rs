@@ -1,4 +1,4 @@
-//! Exports lie on disk as described, and write-back is judged byte by byte.
+//! Exports are written as described, and the write-back is judged byte by byte.
 
 use std::fs;
 

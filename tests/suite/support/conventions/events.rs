@@ -1,4 +1,4 @@
-//! The events of a span: which ones, with which attributes, and the JSON they carry.
+//! Checks the events of a span: names, attributes, and the JSON in them.
 
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
@@ -24,14 +24,14 @@ fn schema(text: &str) -> Validator {
     jsonschema::validator_for(&serde_json::from_str(text).unwrap()).unwrap()
 }
 
-/// A trace estimated over this gives up the contract events of its tasks.
+/// A trace with an estimated size above this is slimmed, in bytes.
 const MAX_TRACE: f64 = 4.5e6;
 
 #[derive(Default)]
 pub struct Findings {
     pub faults: Vec<String>,
     pub cut: BTreeSet<String>,
-    /// Keys that may be listed as cut although no loss can be seen from here.
+    /// Keys that may be listed as truncated although the loss is not visible here.
     pub may_be_cut: BTreeSet<String>,
 }
 
@@ -43,7 +43,8 @@ impl Findings {
     }
 }
 
-/// How many steps of slimming the epic names, in their order. Estimates differ, hence the tolerance.
+/// Returns the number of slimming steps that the epic names. Estimates of the size differ, so there
+/// is a tolerance.
 pub fn steps(export: &Export, epic: &Span, spans: &[Span], faults: &mut Vec<String>) -> usize {
     let listed = epic.attributes.iter().find(|it| it.key == "taskspan.slimmed");
     let mut bag = Attributes::new("the epic".to_owned(), listed.map_or(&[], std::slice::from_ref));
@@ -64,7 +65,7 @@ pub fn steps(export: &Export, epic: &Span, spans: &[Span], faults: &mut Vec<Stri
     if listed.is_empty() && size as f64 > 1.1 * MAX_TRACE && moved > 0 {
         faults.push(format!("not slimmed, although it has {size} bytes"));
     }
-    // Ids, times and attributes take at least as much as was moved.
+    // Ids, times and attributes need at least as much as was moved.
     if !listed.is_empty() && ((2 * size + 3 * moved) as f64) < MAX_TRACE {
         faults.push(format!("slimmed, although it has {size} bytes and {moved} were moved"));
     }
@@ -134,7 +135,7 @@ pub fn check(expected: &Expected<'_>, export: &Export, span: &Span, steps: usize
     findings
 }
 
-/// What a story says in place of its tasks, and no other span.
+/// Checks the events that only a story has, in place of its tasks.
 fn check_moved_events(
     expected: &Expected<'_>,
     export: &Export,
@@ -197,7 +198,7 @@ fn bag_of(expected: &Expected<'_>, event: &Event) -> Attributes {
 }
 
 impl Findings {
-    /// The one event of this name, if it is due and there.
+    /// Returns the one event of this name, if it is expected and present.
     fn single(
         &mut self,
         expected: &Expected<'_>,
@@ -241,7 +242,7 @@ fn check_dependencies(mut bag: Attributes, export: &Export, task: &Task, out: &m
         None => Vec::new(),
         Some(other) => vec![other],
     };
-    // Whether a repeated edge is unresolved once or twice is not laid down.
+    // The conventions do not define whether a repeated edge is listed once or twice.
     let distinct: BTreeSet<&str> = listed.iter().filter_map(Val::as_str).collect();
     if !distinct.iter().eq(unresolved.iter()) {
         bag.fault(format!("unresolved is {listed:?}, expected {unresolved:?}"));
@@ -330,8 +331,8 @@ fn check_span_contract(
     findings.end(bag);
 }
 
-/// A JSON contract: valid, as wanted, and what is not demanded still right when it is there.
-/// The keys that `may_shrink` may lose something when the whole is over the limit.
+/// Checks a JSON contract: valid, as expected, and correct in its optional parts. The keys in
+/// `may_shrink` may be incomplete if the contract is above the limit.
 fn check_json(
     bag: &mut Attributes,
     schema: &Validator,

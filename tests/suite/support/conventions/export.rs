@@ -1,4 +1,4 @@
-//! The three files of an export, read and joined once more, without any help from the product.
+//! Reads and joins the three files of an export, independently of the product's code.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ pub struct Task {
     pub output_path: Option<String>,
     pub existing_path: Option<String>,
     pub mapped_id: Option<String>,
-    /// Entries of the manifest with this id.
+    /// Number of manifest entries with this id.
     pub entries: usize,
     pub unresolved: Vec<String>,
     pub parameters: Map<String, Value>,
@@ -31,9 +31,9 @@ pub struct Export {
     pub project_name: String,
     pub owner: Option<String>,
     pub epic: Option<String>,
-    /// By the metadata, else by the record of the run.
+    /// From the metadata, else from the record of the run.
     pub source_checksum: Option<String>,
-    /// What `export.manifest` may say.
+    /// Valid values of `export.manifest`.
     pub manifest_states: &'static [&'static str],
     /// In manifest order, each id once.
     pub tasks: Vec<Task>,
@@ -84,17 +84,17 @@ impl Export {
         })
     }
 
-    /// A non-empty string at the top of the metadata.
+    /// Returns a non-empty string at the top level of the metadata.
     pub fn text(&self, key: &str) -> Option<String> {
         text(&self.metadata[key])
     }
 
-    /// The entry for a type or an artifact in a section that may be left out.
+    /// Returns the entry for a type or an artifact in an optional section.
     pub fn entry(&self, section: &str, key: &str) -> Option<&Value> {
         entry(&self.metadata, section, key)
     }
 
-    /// A coverage figure in either spelling.
+    /// Returns a coverage figure in either spelling.
     pub fn coverage(&self, camel: &str, snake: &str) -> Option<f64> {
         let coverage = &self.metadata["coverage"];
         coverage.get(camel).or_else(|| coverage.get(snake))?.as_f64()
@@ -120,7 +120,7 @@ impl Export {
     }
 }
 
-/// What the join draws from, besides the manifest.
+/// The data that is joined with the manifest.
 struct Join<'a> {
     metadata: &'a Value,
     coverage: &'a Value,
@@ -131,7 +131,7 @@ impl Join<'_> {
     fn tasks(&self, manifest: &Value) -> Vec<Task> {
         let mut tasks: Vec<Task> = Vec::new();
         if manifest.is_object() {
-            // The last entry of an id, at the place of its first.
+            // The last entry of an id counts, at the position of the first.
             for entry in manifest["artifacts"].as_array().into_iter().flatten() {
                 let Some(id) = text(&entry["id"]) else { continue };
                 match tasks.iter_mut().find(|task| task.id == id) {
@@ -150,7 +150,7 @@ impl Join<'_> {
         for gap in self.gaps {
             add(gap.clone(), &Value::Null);
         }
-        // Without a manifest these are all that is known of the artifacts that exist.
+        // Without a manifest, only these show which artifacts exist.
         if !manifest.is_object() {
             for section in ["resolved_artifact_parameters", "artifact_dependency_graph"] {
                 for id in section_of(self.metadata, section).into_iter().flat_map(Map::keys) {
@@ -216,7 +216,7 @@ impl Join<'_> {
         entry(self.metadata, section, key)
     }
 
-    /// Path and type of the file that belongs to an artifact.
+    /// Returns path and type of the file that belongs to an artifact.
     fn owned_file(&self, id: &str) -> (Option<String>, Option<String>) {
         let files = section_of(self.metadata, "file_ownership").into_iter().flatten();
         for (path, owner) in files {
@@ -252,7 +252,7 @@ fn read_manifest(dir: &Path, metadata: &Value) -> (Value, &'static [&'static str
     }
 }
 
-/// The hash of the source in the record of the run.
+/// Returns the hash of the source in the record of the run.
 fn recorded_source(dir: &Path, manifest: &Value) -> Option<String> {
     let record = fs::read(dir.join("run-provenance.json")).ok()?;
     let record: Value = serde_json::from_slice(&record).ok()?;
@@ -263,7 +263,7 @@ fn recorded_source(dir: &Path, manifest: &Value) -> Option<String> {
     text(&record["inputs"].as_array()?.iter().find(is_source)?["sha256"])
 }
 
-/// A file beside the metadata, or the words for why there is none.
+/// Reads a file next to the metadata, or returns the values of `export.manifest` for its absence.
 fn sibling(dir: &Path, path: &Value) -> Result<Vec<u8>, &'static [&'static str]> {
     let Some(path) = text(path).map(PathBuf::from) else {
         return Err(&["missing"]);
@@ -280,7 +280,7 @@ fn sibling(dir: &Path, path: &Value) -> Result<Vec<u8>, &'static [&'static str]>
     fs::read(real).map_err(|_| &["unreadable"] as &'static [&'static str])
 }
 
-/// YAML, of which JSON is a part. The default budget refuses manifests of a size that is usual.
+/// Parses YAML, which includes JSON. The default budget refuses manifests of usual size.
 fn yaml(bytes: &[u8]) -> Option<Value> {
     if let Ok(value) = serde_json::from_slice(bytes) {
         return Some(value);
@@ -289,7 +289,7 @@ fn yaml(bytes: &[u8]) -> Option<Value> {
     serde_saphyr::from_str_with_options(std::str::from_utf8(bytes).ok()?, options).ok()
 }
 
-/// A section of the metadata, unless it is absent or only a note that it was left out.
+/// Returns a section of the metadata, unless it is missing or omitted.
 fn section_of<'a>(metadata: &'a Value, name: &str) -> Option<&'a Map<String, Value>> {
     metadata[name].as_object().filter(|section| !section.contains_key("_omitted"))
 }

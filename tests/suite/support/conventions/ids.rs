@@ -1,4 +1,4 @@
-//! The formulas by which anybody can compute the ids of an export.
+//! The published formulas for the ids of an export.
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -11,7 +11,7 @@ pub fn trace_id(canonical: &Path, mtime_ns: i128, metadata: &[u8]) -> [u8; 16] {
 }
 
 pub fn span_id(trace_id: &[u8; 16], task_type: &str, task_id: &str) -> [u8; 8] {
-    // The trace id has a fixed length and needs no separator behind it.
+    // The trace id has a fixed length, so it needs no separator.
     let trace_and_type = [trace_id, task_type.as_bytes()].concat();
     first(&[b"taskspan/span/v1", &trace_and_type, task_id.as_bytes()])
 }

@@ -1,4 +1,4 @@
-//! Times and ranks: dependencies first, and manifest order where they do not decide.
+//! Checks times and ranks: dependencies first, and manifest order where they do not decide.
 
 use std::collections::HashMap;
 
@@ -65,7 +65,7 @@ fn check_stories(pairs: &[(&Expected<'_>, &Span)]) -> Vec<String> {
     faults
 }
 
-/// Who depends on whom, by position in the manifest.
+/// The dependencies, by position in the manifest.
 struct Graph<'a> {
     tasks: &'a [Task],
     depends_on: Vec<Vec<usize>>,
@@ -86,7 +86,7 @@ impl<'a> Graph<'a> {
         Self { tasks, depends_on }
     }
 
-    /// Everything reachable along dependencies, at least one edge away.
+    /// Returns everything that is reachable along at least one dependency.
     fn reach(&self, from: usize) -> Vec<bool> {
         let mut seen = vec![false; self.tasks.len()];
         let mut open = vec![from];
@@ -114,7 +114,7 @@ impl<'a> Graph<'a> {
                 }
             }
         }
-        // Tasks that wait for the same are free at the same moment: a tie.
+        // Tasks that wait for the same tasks become free at the same time.
         let mut latest: HashMap<&[usize], usize> = HashMap::new();
         for (index, dependencies) in self.depends_on.iter().enumerate() {
             let before = latest.insert(dependencies, index);
@@ -129,7 +129,7 @@ impl<'a> Graph<'a> {
         faults
     }
 
-    /// The first task of a cycle in manifest order, and one that was ranked before it.
+    /// Returns the first task of a cycle in manifest order, and one that was ranked before it.
     fn broken_cycle(&self, member: usize, ranks: &[u64]) -> Option<(usize, usize)> {
         let forward = self.reach(member);
         let members: Vec<usize> =

@@ -1,4 +1,4 @@
-//! What has to hold for each request by itself: a backend judges them one by one.
+//! Checks each request by itself, as backends do.
 
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::InstrumentationScope;

@@ -1,4 +1,4 @@
-//! `task.contract`: derivation rules in as many events as they need, and the output contract.
+//! Checks `task.contract`: derivation rules in as many events as needed, and the output contract.
 
 use std::collections::BTreeMap;
 
@@ -8,13 +8,13 @@ use super::events::Findings;
 use super::export::{Export, Task};
 use super::values::{Attributes, LIMIT, Val};
 
-/// What the events of one span say, put together again.
+/// The contents of all `task.contract` events of one span.
 struct Whole {
     rules: Vec<Value>,
     contracts: Vec<String>,
 }
 
-/// About how many bytes the events of a task take.
+/// Estimates the size of a task's events, in bytes.
 pub fn size(export: &Export, task: &Task) -> usize {
     let rules = task.rules.iter().map(|rule| rule.to_string().len() + 1).sum::<usize>();
     rules + export.contract(&task.kind).map_or(0, |contract| contract.to_string().len())
@@ -31,7 +31,7 @@ pub fn check(
     let whole = put_together(place, events, findings);
     let rules: Vec<Value> = task.rules.iter().map(normal).collect();
     let json_size = Value::from(rules.clone()).to_string().len();
-    // Near the limit it depends on how the keys are spelled.
+    // Near the limit, the number of parts depends on the spelling of the keys.
     if parts > 1 && json_size < LIMIT * 9 / 10 {
         findings
             .faults
@@ -54,7 +54,7 @@ pub fn check(
     check_contract(place, export.contract(&task.kind), &whole, findings);
 }
 
-/// A task whose story has what its type shares: rules of its own, and nothing else.
+/// Checks a task whose story has the data of its type: it has its own rules only.
 pub fn check_own(
     place: &str,
     export: &Export,
@@ -73,7 +73,7 @@ pub fn check_own(
     }
 }
 
-/// A story that took the events of its tasks over says at least what holds for the type.
+/// Checks a story that has the events of its tasks: it has at least the rules of the type.
 pub fn check_moved(
     place: &str,
     export: &Export,
@@ -131,7 +131,7 @@ fn array(text: &str) -> Option<Vec<Value>> {
     serde_json::from_str(text).ok().filter(|items: &Vec<Value>| !items.is_empty())
 }
 
-/// At least once, and equal wherever it is.
+/// Checks that the contract is present, and the same everywhere.
 fn check_contract(place: &str, due: Option<&Value>, whole: &Whole, findings: &mut Findings) {
     let Some(due) = due else {
         if !whole.contracts.is_empty() {
@@ -151,7 +151,7 @@ fn check_contract(place: &str, due: Option<&Value>, whole: &Whole, findings: &mu
     }
 }
 
-/// Either spelling of the keys, with or without what is null, means the same rule.
+/// Normalizes a rule: keys in either spelling, with or without null values, mean the same.
 fn normal(rule: &Value) -> Value {
     let Value::Object(map) = rule else {
         return rule.clone();

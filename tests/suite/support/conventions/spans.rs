@@ -1,4 +1,4 @@
-//! One span: who it is, how it hangs together with the others, and each of its attributes.
+//! Checks one span: its ids, its relations to other spans, and each attribute.
 
 use std::collections::BTreeSet;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -17,7 +17,7 @@ pub enum Kind<'a> {
     Task(&'a Task),
 }
 
-/// A span as it has to be.
+/// The expected span.
 pub struct Expected<'a> {
     pub kind: Kind<'a>,
     pub task_id: String,
@@ -26,7 +26,7 @@ pub struct Expected<'a> {
     pub span_id: [u8; 8],
     parent_span_id: Vec<u8>,
     name: String,
-    /// What it covers: all artifacts, those of its type, itself.
+    /// The tasks that it covers: all, those of its type, or itself.
     pub tasks: Vec<&'a Task>,
 }
 
@@ -83,7 +83,7 @@ impl<'a> Expected<'a> {
         self.tasks.iter().filter(|task| task.status == status).count()
     }
 
-    /// Nothing left to do.
+    /// Whether nothing is left to do.
     pub fn is_complete(&self) -> bool {
         match &self.kind {
             Kind::Task(task) => task.status == "exists",
@@ -214,7 +214,7 @@ impl<'a> Expected<'a> {
             bag.expect_if_known(&format!("export.{key}"), export.text(key).as_deref());
         }
         let manifest = bag.take_text("export.manifest").unwrap_or_default();
-        // What they say is checked on the tasks and stories.
+        // Tasks and stories are checked for the steps that it lists.
         bag.take("taskspan.slimmed");
         if !export.manifest_states.contains(&manifest.as_str()) {
             let states = export.manifest_states;
@@ -247,14 +247,14 @@ impl<'a> Expected<'a> {
         }
         for (key, value) in &task.parameters {
             let name = format!("artifact.parameters.{key}");
-            // A long value may be with the story, or cut.
+            // A long value may be on the story, or truncated.
             if steps > 2 && value.to_string().len() > 200 {
                 bag.take(&name);
                 continue;
             }
             bag.expect_if_known(&name, parameter(key, value));
         }
-        // The lists are in the contract on the story as well.
+        // The lists are in the contract on the story, too.
         let keys = ["max_lines", "max_tokens", "completeness_markers", "fields"];
         self.check_contract(bag, export, &keys[..if steps < 4 { 4 } else { 2 }]);
     }
@@ -270,7 +270,7 @@ impl<'a> Expected<'a> {
         }
     }
 
-    /// Every edge to a task once, by computed ids.
+    /// Checks that every dependency has one link with a computed id.
     fn check_links(&self, export: &Export, span: &Span) -> Vec<String> {
         let mut faults = Vec::new();
         let mut due: BTreeSet<&str> = match &self.kind {

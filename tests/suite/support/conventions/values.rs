@@ -1,4 +1,4 @@
-//! Attribute values: what arrived, what should have, and how the two compare under the limit.
+//! Compares attribute values with the expected ones, under the length limit.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,7 +6,7 @@ use opentelemetry_proto::tonic::common::v1::any_value::Value as Proto;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
 use serde_json::Value;
 
-/// The longest string that no backend cuts behind our back, in bytes.
+/// The longest string that no backend truncates, in bytes.
 pub const LIMIT: usize = 2048;
 
 #[derive(Clone, Debug, PartialEq)]
@@ -16,7 +16,7 @@ pub enum Val {
     Double(f64),
     Bool(bool),
     List(Vec<Val>),
-    /// Expected only: a string holding this JSON, in whatever order of keys.
+    /// Expected values only: a string with this JSON, with keys in any order.
     Json(Value),
 }
 
@@ -43,7 +43,7 @@ impl Val {
         Self::List(items.into_iter().map(|item| Self::Str(item.clone())).collect())
     }
 
-    /// Backends cut top-level strings; the elements of an array are left alone.
+    /// Backends truncate top-level strings, and not the elements of arrays.
     fn longest_string(&self) -> usize {
         match self {
             Self::Str(text) => text.len(),
@@ -64,7 +64,7 @@ impl From<usize> for Val {
     }
 }
 
-/// A value as a parameter becomes an attribute; `None` for null, which is left out.
+/// Returns the attribute value of a parameter. `None` for null, which is left out.
 pub fn parameter(key: &str, value: &Value) -> Option<Val> {
     if value.is_null() {
         return None;
@@ -129,7 +129,7 @@ fn without_secrets(value: &Value) -> Value {
 #[derive(PartialEq, Eq)]
 enum Match {
     Same,
-    /// The beginning of what was expected, which is over the limit.
+    /// The start of the expected value, which is above the limit.
     Cut,
     Different,
 }
@@ -164,19 +164,19 @@ fn same_if(same: bool) -> Match {
     if same { Match::Same } else { Match::Different }
 }
 
-/// At most the limit, at least as much as whole characters allow, and marked.
+/// Whether a string was truncated at the last possible character, and marked.
 fn is_cut_of(full: &str, cut: &str) -> bool {
     let kept = cut.strip_suffix('…');
     kept.is_some_and(|kept| full.starts_with(kept)) && (LIMIT - 3..=LIMIT).contains(&cut.len())
 }
 
-/// The attributes of one span, event, link or resource, taken out as they are checked, so that
-/// what is left in the end is what nobody expected.
+/// The attributes of a span, event, link or resource. Checks remove them, so that unexpected ones
+/// remain.
 pub struct Attributes {
     values: BTreeMap<String, Val>,
     place: String,
     pub faults: Vec<String>,
-    /// Keys whose values had to be cut.
+    /// Keys whose values had to be truncated.
     pub cut: BTreeSet<String>,
 }
 
@@ -236,14 +236,14 @@ impl Attributes {
         }
     }
 
-    /// Expected when known, and else to be left out.
+    /// Expects a value if it is known, and no attribute otherwise.
     pub fn expect_if_known(&mut self, key: &str, expected: Option<impl Into<Val>>) {
         if let Some(expected) = expected {
             self.expect(key, expected);
         }
     }
 
-    /// Ends the check: whatever was not asked for is a fault.
+    /// Ends the check. Remaining attributes are faults.
     pub fn finish(mut self) -> (Vec<String>, BTreeSet<String>) {
         for (key, value) in std::mem::take(&mut self.values) {
             self.fault(format!("{key} = {} is not in the conventions", short(&value)));

@@ -1,4 +1,4 @@
-//! The metadata after write-back: two keys more, and every other byte where it was.
+//! Checks the metadata after the write-back: two additional keys, and every other byte unchanged.
 
 use serde_json::Value;
 
@@ -32,7 +32,7 @@ fn difference(before: &[u8], after: &[u8]) -> Result<(), String> {
         return Err(format!("task_emission_timestamp is {timestamp}"));
     }
 
-    // The addition sits behind the last value, before the white space and the brace.
+    // The addition is after the last value, before the white space and the brace.
     let brace = before.iter().rposition(|&b| b == b'}').unwrap();
     let blank = before[..brace].iter().rev().take_while(|b| b.is_ascii_whitespace()).count();
     let (head, tail) = before.split_at(brace - blank);
@@ -49,11 +49,11 @@ fn difference(before: &[u8], after: &[u8]) -> Result<(), String> {
     if added == expected { Ok(()) } else { Err(format!("added {added:?}, expected {expected:?}")) }
 }
 
-/// How the file separates things, read off its first key.
+/// The file's separators, as seen at its first key.
 struct Style {
-    /// From a comma to the next key.
+    /// Between a comma and the next key.
     gap: String,
-    /// From a key to its value.
+    /// Between a key and its value.
     colon: String,
 }
 
@@ -67,7 +67,7 @@ impl Style {
             Some(at) => format!(":{}", blank(&inside[at + 2..])),
             None => ": ".to_owned(),
         };
-        // On one line the first key follows its brace at once, and the others follow commas.
+        // On one line, the first key follows its brace directly, and the others follow commas.
         if gap.is_empty() && colon == ": " {
             gap = " ".to_owned();
         }
@@ -80,7 +80,7 @@ fn is_trace_id(text: &str) -> bool {
     text.len() == 32 && text.chars().all(is_hex) && text.chars().any(|c| c != '0')
 }
 
-/// `2026-11-23T06:15:00Z`, with a fraction or not, with `Z` or `+00:00`.
+/// Whether the text is `2026-11-23T06:15:00Z`, possibly with a fraction, and with `Z` or `+00:00`.
 fn is_rfc3339_utc(text: &str) -> bool {
     let Some(local) = text.strip_suffix('Z').or_else(|| text.strip_suffix("+00:00")) else {
         return false;

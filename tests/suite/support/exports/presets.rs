@@ -1,10 +1,10 @@
-//! Exports named after what they show.
+//! Exports, each named after its special property.
 
 use serde_json::{Map, Value, json};
 
 use super::{Artifact, ExportBuilder, Manifest};
 
-/// All of them but `many`, each under its name.
+/// Returns all of them except `many`, with their names.
 pub fn all() -> Vec<(&'static str, ExportBuilder)> {
     vec![
         ("one", one()),
@@ -35,12 +35,12 @@ pub fn one() -> ExportBuilder {
     ExportBuilder::new("one").artifact(Artifact::new("api-slo", "slo_definition"))
 }
 
-/// Nothing to do, nothing done.
+/// Without artifacts.
 pub fn empty() -> ExportBuilder {
     ExportBuilder::new("empty")
 }
 
-/// Two targets, three types, dependencies, contracts, rules: what projects usually have.
+/// Two targets, three types, dependencies, contracts and rules: a typical project.
 pub fn typical() -> ExportBuilder {
     let mut export = ExportBuilder::new("shop")
         .project_name("Corner Shop")
@@ -93,14 +93,14 @@ pub fn every_status() -> ExportBuilder {
         .artifact(Artifact::new("api-runbook", "runbook").status("exists"))
 }
 
-/// Complete, and over 100 % by the exporter's own count.
+/// Complete, and above 100 % by the exporter's count.
 pub fn all_done() -> ExportBuilder {
     ExportBuilder::new("done")
         .artifact(Artifact::new("api-slo", "slo_definition").status("exists"))
         .artifact(Artifact::new("api-loki", "loki_rule").status("exists").priority("recommended"))
 }
 
-/// A ring of three, one that waits for the ring (and comes first), one that the ring waits for.
+/// A cycle of three, a task that depends on it (and comes first), and one that it depends on.
 pub fn cycle() -> ExportBuilder {
     let rule = |id: &str, on: &[&str]| Artifact::new(id, "prometheus_rule").depends_on(on);
     ExportBuilder::new("cycle")
@@ -124,7 +124,7 @@ pub fn unknown_dependency() -> ExportBuilder {
         .artifact(Artifact::new("api-runbook", "runbook").depends_on(&["gone"]))
 }
 
-/// The same edge three times, and a graph entry that overrules the manifest.
+/// The same edge three times, and a graph entry that overrides the manifest.
 pub fn repeated_edge() -> ExportBuilder {
     ExportBuilder::new("repeated")
         .artifact(Artifact::new("a", "dashboard").depends_on(&["b", "c", "b", "b"]))
@@ -134,7 +134,7 @@ pub fn repeated_edge() -> ExportBuilder {
         .graph("c", &[])
 }
 
-/// Some 3 KB of derivation rules, which do not fit one attribute.
+/// About 3 KB of derivation rules, which do not fit into one attribute.
 pub fn long_rules() -> ExportBuilder {
     let rule = |n: usize| {
         json!({
@@ -151,7 +151,7 @@ pub fn long_rules() -> ExportBuilder {
         .rules("runbook", rules)
 }
 
-/// One rule that no attribute can hold.
+/// A rule that fits into no attribute.
 pub fn rule_over_limit() -> ExportBuilder {
     let rule = json!({"property": "title", "transformation": "ü".repeat(2500)});
     let short = json!({"property": "panels", "transformation": "none"});
@@ -159,7 +159,7 @@ pub fn rule_over_limit() -> ExportBuilder {
         .artifact(Artifact::new("api-dashboard", "dashboard").derived_from(json!([short, rule])))
 }
 
-/// Strings over the limit, cut in the middle of a multi-byte character if cut by bytes.
+/// Strings above the limit. Truncating by bytes would cut a multi-byte character.
 pub fn long_strings() -> ExportBuilder {
     let parameters = json!({
         "exactly": "x".repeat(2048),
@@ -176,7 +176,7 @@ pub fn long_strings() -> ExportBuilder {
     )
 }
 
-/// An intent that is over the limit as JSON, because its parameter sources are.
+/// An intent above the limit as JSON, because of its parameter sources.
 pub fn long_contract() -> ExportBuilder {
     let sources: Map<String, Value> =
         (0..60).map(|n| (format!("key{n}"), json!("spec.".repeat(12)))).collect();
@@ -193,7 +193,7 @@ pub fn many_parameters() -> ExportBuilder {
         .artifact(Artifact::new("api-dashboard", "dashboard").parameters(Value::Object(parameters)))
 }
 
-/// One parameter for each rule of typing.
+/// One parameter per typing rule.
 pub fn parameter_types() -> ExportBuilder {
     let parameters = json!({
         "string": "text",
@@ -273,8 +273,8 @@ pub fn duplicate_artifact() -> ExportBuilder {
         .gaps(&["api-slo", "api-sm"])
 }
 
-/// What a current exporter does that the others here do not: names without `spec.project.name`, ids listed
-/// several times, statuses of its own, an empty gap, mapped tasks, no `source_checksum`.
+/// Properties of a current exporter that the other presets lack: names without `spec.project.name`,
+/// duplicate ids, statuses of its own, an empty gap, mapped tasks, no `source_checksum`.
 pub fn as_contextcore_writes() -> ExportBuilder {
     let rules = |target: &str, severity: &str| {
         Artifact::new("api-rules", "prometheus_rule")
@@ -310,7 +310,7 @@ pub fn as_contextcore_writes() -> ExportBuilder {
         .gaps(&["api-rules", "api-rules", "api-rules", "", "api-runbook"])
 }
 
-/// An old export: most sections are not there, the rest is marked as left out.
+/// An old export: most sections are missing, the others are marked as omitted.
 pub fn sparse_manifest() -> ExportBuilder {
     typical()
         .omit("derivation_rules")

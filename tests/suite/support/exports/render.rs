@@ -1,4 +1,4 @@
-//! The three files of an export, as bytes.
+//! Renders the three files of an export.
 
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
@@ -91,7 +91,7 @@ impl ExportBuilder {
         Some(yaml::write(&context).into_bytes())
     }
 
-    /// The record that the exporter keeps of its own run.
+    /// The record of the exporter's own run.
     pub(super) fn record_bytes(&self, metadata: &[u8]) -> Option<Vec<u8>> {
         let outputs =
             json!([{"path": "out/onboarding-metadata.json", "sha256": hex_sha256(metadata)}]);
@@ -155,7 +155,7 @@ impl ExportBuilder {
         let count = |pick: &dyn Fn(&&Artifact) -> bool| self.artifacts.iter().filter(pick).count();
         let required = count(&|a| a.priority == "required");
         let existing = count(&|a| a.status == "exists");
-        // Not capped: the exporter's own figure passes 100 when optional artifacts exist.
+        // Not limited: the exporter's figure exceeds 100 if optional artifacts exist.
         let percent = if required == 0 { 100.0 } else { 100.0 * existing as f64 / required as f64 };
         let needed = self.artifacts.iter().filter(|a| a.status == "needed");
         let gaps: Vec<_> = match &self.gaps {
@@ -217,7 +217,7 @@ impl ExportBuilder {
         self.artifacts.iter().map(entry).collect::<Map<_, _>>().into()
     }
 
-    /// A coverage key in the spelling this export uses.
+    /// Returns a coverage key in the spelling of this export.
     fn spelled(&self, camel: &str) -> String {
         if !self.snake_case_coverage {
             return camel.to_owned();
@@ -234,7 +234,7 @@ fn hex_sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// JSON with everything beyond ASCII escaped, as Python writes it by default.
+/// Escapes everything beyond ASCII, like Python by default.
 fn ascii(json: &str) -> String {
     let mut out = String::with_capacity(json.len());
     for c in json.chars() {

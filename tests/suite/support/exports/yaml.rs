@@ -1,5 +1,5 @@
-//! Block-style YAML as the exporter's library writes it: plain scalars where that is safe,
-//! single quotes where it is not, double quotes only where nothing else works.
+//! Writes block-style YAML like the exporter's library: plain scalars if possible, else single
+//! quotes, and double quotes only if nothing else works.
 
 use serde_json::Value;
 
@@ -9,14 +9,14 @@ pub fn write(value: &Value) -> String {
     out
 }
 
-/// A mapping or sequence on lines of its own, each indented by `depth`.
+/// Writes a mapping or sequence on separate lines, each indented by `depth`.
 fn block(value: &Value, depth: usize, out: &mut String) {
     let indent = " ".repeat(depth);
     match value {
         Value::Object(map) if !map.is_empty() => {
             for (key, value) in map {
                 out.push_str(&format!("{indent}{}:", string(key)));
-                // Sequences stay at the depth of their key.
+                // Sequences have the indentation of their key.
                 let depth = if value.is_array() { depth } else { depth + 2 };
                 nested(value, depth, out);
             }
@@ -25,7 +25,7 @@ fn block(value: &Value, depth: usize, out: &mut String) {
             for item in items {
                 let mut text = String::new();
                 block(item, depth + 2, &mut text);
-                // The first line of the item moves up beside its dash.
+                // The first line of the item goes next to its dash.
                 out.push_str(&format!("{indent}- {}", text.trim_start_matches(' ')));
             }
         }
@@ -50,7 +50,7 @@ fn nested(value: &Value, depth: usize, out: &mut String) {
 fn scalar(value: &Value) -> String {
     match value {
         Value::String(text) => string(text),
-        // Numbers, booleans, null and the empty collections read the same in both languages.
+        // Numbers, booleans, null and empty collections are the same in JSON and YAML.
         other => other.to_string(),
     }
 }
@@ -66,7 +66,7 @@ fn string(text: &str) -> String {
         .chars()
         .any(|c| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{feff}'))
     {
-        // JSON's escapes are YAML's.
+        // JSON's escapes are valid in YAML.
         Value::from(text).to_string()
     } else {
         format!("'{}'", text.replace('\'', "''"))

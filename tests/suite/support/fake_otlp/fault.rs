@@ -1,4 +1,4 @@
-//! What a fake endpoint can do to a request, and the answer that does it.
+//! The faults of a fake endpoint, and the answers that they cause.
 
 use std::convert::Infallible;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -20,20 +20,20 @@ pub type Body = UnsyncBoxBody<Bytes, Infallible>;
 #[derive(Clone, Debug, PartialEq)]
 pub enum Fault {
     Ok,
-    /// OK, after this long.
+    /// OK after this time.
     Slow(Duration),
     Grpc {
         code: Code,
         message: String,
         retry_info: Option<Duration>,
     },
-    /// Also answers a gRPC call, as a proxy in between would.
+    /// Also used for gRPC calls, like a proxy would.
     Http {
         status: u16,
         message: String,
         retry_after: Option<RetryAfter>,
     },
-    /// An HTTP error as Loki sends it: a status in protobuf under another content type.
+    /// An HTTP error like Loki's: a status in protobuf under another content type.
     Loki {
         status: u16,
         message: String,
@@ -44,21 +44,21 @@ pub enum Fault {
         rejected: i64,
         message: String,
     },
-    /// Takes the request and never answers.
+    /// Accepts the request and never answers.
     Stall,
-    /// Takes the request and cuts the connection before the answer.
+    /// Accepts the request and closes the connection before answering.
     Reset,
-    /// Success, with a body that is not protobuf.
+    /// Success with a body that is not protobuf.
     Garbage,
     /// To `/elsewhere` on the same server.
     Redirect,
 }
 
-/// The two forms the header has.
+/// The two forms of the header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RetryAfter {
     Seconds(u64),
-    /// An HTTP date this far from the moment of the answer.
+    /// An HTTP date this long after the answer.
     Date(Duration),
 }
 
@@ -75,14 +75,14 @@ impl Fault {
         Self::Partial { rejected, message: message.to_owned() }
     }
 
-    /// Loki's answer to a log request that it expands beyond its limit of 4 MiB.
+    /// Loki's answer to a log request that exceeds its limit of 4 MiB after expansion.
     pub fn loki_too_large() -> Self {
         let message = "rpc error: code = ResourceExhausted desc = grpc: received message larger than \
                        max (4408817 vs. 4194304)";
         Self::Loki { status: 503, message: message.to_owned() }
     }
 
-    /// "Come back later" in the words of the protocol.
+    /// The protocol's retryable refusal.
     pub fn unavailable(protocol: Protocol) -> Self {
         match protocol {
             Protocol::Grpc => Self::grpc(Code::Unavailable),
@@ -90,7 +90,7 @@ impl Fault {
         }
     }
 
-    /// "Never send this again" in the words of the protocol.
+    /// The protocol's permanent refusal.
     pub fn invalid(protocol: Protocol) -> Self {
         match protocol {
             Protocol::Grpc => Self::grpc(Code::InvalidArgument),
@@ -98,7 +98,7 @@ impl Fault {
         }
     }
 
-    /// The refusal of a message over the limit, worded as the Go implementation does.
+    /// The refusal of a message above the limit, with the text of the Go implementation.
     pub fn too_large(protocol: Protocol, size: usize, limit: usize) -> Self {
         let message = format!("grpc: received message larger than max ({size} vs. {limit})");
         match protocol {
@@ -128,12 +128,12 @@ impl Fault {
         self
     }
 
-    /// Whether the request counts as taken by the endpoint.
+    /// Whether the endpoint accepts the request.
     pub fn accepts(&self) -> bool {
         matches!(self, Self::Ok | Self::Slow(_) | Self::Partial { .. })
     }
 
-    /// The answer; `Stall` and `Reset` have none.
+    /// Returns the answer. `Stall` and `Reset` have none.
     pub(super) fn response(&self, protocol: Protocol) -> Option<Response<Body>> {
         Some(match self {
             Self::Ok | Self::Slow(_) => {
@@ -189,7 +189,7 @@ impl RetryAfter {
     fn header(self) -> String {
         match self {
             Self::Seconds(seconds) => seconds.to_string(),
-            // Rounded up: the form has whole seconds, and the hint must not become shorter.
+            // Rounded up: the form has whole seconds, and the pause must not become shorter.
             Self::Date(delay) => {
                 let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap() + delay;
                 clock::http_date(at.as_secs() + 1)
@@ -225,7 +225,7 @@ fn success(protocol: Protocol, message: &[u8]) -> Response<Body> {
         .unwrap()
 }
 
-/// `google.rpc.Status`, which both protocols carry on errors.
+/// `google.rpc.Status`, the error body of both protocols.
 fn rpc_status(code: i32, message: &str, retry_info: Option<Duration>) -> Vec<u8> {
     let details = retry_info.map(|delay| Any {
         type_url: "type.googleapis.com/google.rpc.RetryInfo".to_owned(),

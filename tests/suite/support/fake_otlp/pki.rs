@@ -1,4 +1,4 @@
-//! A certificate authority that lives as long as one test.
+//! A certificate authority for one test.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ struct Identity {
     key: KeyPair,
 }
 
-/// Where `TestPki::write_into` put the PEM files a client needs.
+/// The PEM files that `TestPki::write_into` wrote for a client.
 pub struct PemFiles {
     pub ca: PathBuf,
     pub client_certificate: PathBuf,
@@ -60,7 +60,7 @@ impl TestPki {
     }
 
     pub(super) fn acceptor(&self, demand_client_certificate: bool) -> TlsAcceptor {
-        // The provider is named, because another crate in the tree may bring a second one.
+        // Named explicitly, because another crate in the tree may bring a second provider.
         let provider = Arc::new(ring::default_provider());
         let config = ServerConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
