@@ -48,8 +48,9 @@ impl BlockingFs {
     /// Runs a call on a blocking thread.
     ///
     /// # Errors
-    /// Returns [`Unresponsive`] if no thread was free, or the call did not return, within 30 s. The call may
-    /// still return later, and its result is dropped then.
+    /// Returns [`Unresponsive`] if no permit became free within 30 s, or if the call did not return
+    /// within 30 s. The caller should retry later. A call that returns later has its effects, but
+    /// its result is dropped.
     ///
     /// # Panics
     /// Panics if the call panicked.
@@ -98,7 +99,7 @@ pub struct ReceiverFs {
 }
 
 impl FsByReceiver {
-    /// Makes one access per receiver, by its id and directories.
+    /// Creates the file system access of each receiver, from its id and directories.
     pub fn new<'a>(receivers: impl IntoIterator<Item = (&'a str, &'a [PathBuf])>) -> FsByReceiver {
         let fs = |(id, directories): (&str, &[PathBuf])| {
             let (roots, calls) = (Roots::new(directories), BlockingFs::default());
@@ -108,15 +109,16 @@ impl FsByReceiver {
         FsByReceiver { receivers, other: BlockingFs::default() }
     }
 
-    /// Returns the access of a receiver.
+    /// Returns the file system access of a receiver. An unknown receiver has no directories.
     pub fn get(&self, receiver: &str) -> ReceiverFs {
         let unknown = || ReceiverFs { roots: Roots::default(), calls: self.other.clone() };
         self.receivers.get(receiver).cloned().unwrap_or_else(unknown)
     }
 
-    /// Returns the access for a file that a receiver found. An entry of version 0.1 does not name
-    /// its receiver, and the configuration may have changed since. Then it is that of any receiver
-    /// that watches the path, or else of the file's directory.
+    /// Returns the file system access for a file that a receiver found. An entry of version 0.1
+    /// does not name its receiver, and the configuration may have changed since. In these cases,
+    /// this returns the access of any receiver that watches the path, or else a new one for the
+    /// file's directory.
     pub fn of_file(&self, receiver: &str, path: &Path) -> ReceiverFs {
         let named = self.receivers.get(receiver).filter(|fs| fs.roots.contain(path));
         let found = named.or_else(|| self.receivers.values().find(|fs| fs.roots.contain(path)));

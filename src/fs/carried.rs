@@ -101,7 +101,7 @@ pub fn carries_by_content(
     id.as_deref().and_then(TraceId::from_hex) == Some(trace_id)
 }
 
-/// More than the two keys take with their values in any style, in bytes.
+/// Upper bound for the two keys with their values in any style, in bytes.
 const ROOM_FOR_KEYS: u64 = 4_096;
 
 /// Returns the id in the export's own file.
@@ -109,8 +109,8 @@ fn id_within(export: &Located, max_bytes: u64) -> Option<String> {
     existing(&export.load(max_bytes).ok()?.bytes, TRACE_ID)
 }
 
-/// Returns the trace id that the file would get as a new export. `None` if it does not carry
-/// `task_trace_id`. Blocks on the disk.
+/// Returns the trace id that the file would get as a new export. `None` if the file cannot be read
+/// or does not carry this `task_trace_id`. Blocks on the disk.
 pub fn version_with(export: &Located, task_trace_id: &str, max_bytes: u64) -> Option<TraceId> {
     let Loaded { source, bytes } = export.load(max_bytes).ok()?;
     let ours = existing(&bytes, TRACE_ID).as_deref() == Some(task_trace_id);

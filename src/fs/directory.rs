@@ -57,7 +57,7 @@ impl Directory {
 
     /// Wraps an open directory. `path` is one of its paths.
     pub(crate) fn of(fd: OwnedFd, path: &Path) -> rustix::io::Result<Self> {
-        // The kernel knows the path without links. Resolving the path again could lead elsewhere.
+        // The kernel returns the path without links. Resolving the path again could lead elsewhere.
         let link = format!("/proc/self/fd/{}", fd.as_raw_fd());
         let known = std::fs::read_link(link).ok().filter(|it| is_linked(it, &fd));
         let canonical = match known {
@@ -70,7 +70,7 @@ impl Directory {
     }
 
     /// Returns the names in this directory with their kinds. If the file system does not return
-    /// kinds, each file is queried.
+    /// kinds, they are read with `lstat`.
     pub(crate) fn entries(&self) -> Result<Vec<(OsString, FileType)>, SourceError> {
         let failed = |errno: Errno| SourceError::from_io(&self.canonical, errno.into());
         let mut entries = Vec::new();
@@ -125,6 +125,7 @@ impl Directory {
         self.load(inside, max).map(|(loaded, _)| loaded)
     }
 
+    /// Returns the stamp of a name in this directory. Links are not followed.
     pub(crate) fn stamp(&self, name: &Path) -> rustix::io::Result<Stamp> {
         Ok(Stamp::from(&self.stat(name)?))
     }
@@ -232,8 +233,8 @@ impl Directory {
     }
 }
 
-/// Whether an open directory still has this path. It has not if it was removed, or is not visible
-/// to this process.
+/// Whether an open directory still has this path. False if the directory was removed, or if the
+/// path is not visible to this process.
 fn is_linked(path: &Path, fd: &OwnedFd) -> bool {
     let same = |stat: &Stat, open: &Stat| (stat.st_dev, stat.st_ino) == (open.st_dev, open.st_ino);
     path.is_absolute()
@@ -250,6 +251,7 @@ pub struct Located {
 }
 
 impl Located {
+    /// Makes the location of a name in an open directory. `path` is the path of the file.
     pub(crate) fn new(dir: Directory, name: &Path, path: &Path) -> Located {
         Located { dir, name: name.to_owned(), path: path.to_owned() }
     }
@@ -274,7 +276,8 @@ impl Located {
     /// Reads the file, which must not be a link.
     ///
     /// # Errors
-    /// Returns why it cannot be read; see [`SourceError`].
+    /// Fails if the file cannot be read completely. Retry later if the error
+    /// [is transient](SourceError::is_transient).
     pub fn load(&self, max_bytes: u64) -> Result<Loaded, SourceError> {
         let (mut loaded, _) = self.dir.load(&self.name, max_bytes)?;
         if loaded.source.path != self.path {
@@ -284,6 +287,7 @@ impl Located {
         Ok(loaded)
     }
 
+    /// Returns the result of `lstat` for the file.
     pub(crate) fn stat(&self) -> rustix::io::Result<Stat> {
         self.dir.stat(&self.name)
     }
@@ -307,6 +311,7 @@ fn dir_flags() -> OFlags {
     OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC
 }
 
+/// What a [`SourceError::NotRegular`] says about a directory.
 pub(crate) const DIRECTORY: &str = "a directory";
 
 fn require_regular(path: &Path, stat: &Stat) -> Result<(), SourceError> {

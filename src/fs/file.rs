@@ -46,6 +46,7 @@ impl FileVersion {
         looks(self) == looks(other) && self.sha256 == other.sha256
     }
 
+    /// Returns the part of the identity that `stat` returns.
     pub(crate) fn stamp(&self) -> Stamp {
         let FileVersion { device, inode, size, mtime_ns, .. } = *self;
         Stamp { device, inode, size, mtime_ns }
@@ -81,6 +82,8 @@ impl From<&Stat> for Stamp {
     }
 }
 
+/// Returns the time of the last change to the inode, in nanoseconds since 1970. `None` if it is a
+/// whole second, which means that the file system has a resolution of seconds.
 // The widths of these fields differ between platforms.
 #[allow(clippy::unnecessary_cast)]
 pub(crate) fn ctime_ns(stat: &Stat) -> Option<NonZeroI64> {
@@ -95,6 +98,7 @@ pub struct Loaded {
     pub bytes: Vec<u8>,
 }
 
+/// The reason why a file cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
     #[error("{}: there is no such file", path.display())]
@@ -138,6 +142,7 @@ impl SourceError {
         }
     }
 
+    /// Makes an error from a failed call on `path`.
     pub(crate) fn from_io(path: &Path, source: io::Error) -> Self {
         let path = path.to_path_buf();
         match Errno::from_io_error(&source) {
@@ -151,7 +156,7 @@ impl SourceError {
     }
 }
 
-/// Describes the owner of a file and the present user, to help with "permission denied".
+/// Describes the owner of a file and the current user, to help with "permission denied".
 fn ownership(path: &Path) -> String {
     let me = rustix::process::geteuid();
     match rustix::fs::lstat(path) {

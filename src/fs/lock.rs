@@ -1,13 +1,13 @@
 //! Locks an export with an advisory lock on its inode, so that only one process works on it.
 //!
 //! ```text
-//! open ─▶ still the version that was read? ─▶ flock ─▶ still under this name? ─▶ Ours
-//!            │ no: does it carry our id?        │ held        └─ no: retry
-//!            └─▶ Emitted, or Superseded         └─▶ Busy
+//! open ─▶ still the version that was read? ─▶ flock ─▶ still under this name? ─▶ Acquired
+//!            │ no: does it carry the id?        │ held        └─ no: retry
+//!            └─▶ AlreadyEmitted or Superseded   └─▶ HeldElsewhere
 //! ```
 //!
-//! Ids are computed from the export. So the second process finds the id that it would have written
-//! itself, and is done. The lock is advisory, so it does not block an exporter.
+//! Ids are computed from the export, so a second process finds the id that it would have written
+//! itself, and skips the export. The lock is advisory, so it does not block the export job.
 
 #![expect(
     clippy::disallowed_methods,
@@ -24,9 +24,10 @@ use crate::base::ids::TraceId;
 use crate::fs::file::{FileVersion, Stamp};
 use crate::fs::root::Roots;
 
-/// How often to retry if the file is replaced at the same time.
+/// Maximum number of attempts. An attempt fails if the file is replaced at the same time.
 const LOOKS: usize = 8;
 
+/// The result of [`try_lock`].
 #[derive(Debug)]
 pub enum LockAttempt {
     /// This process may work on the export. The lock is held until this is dropped. `None` if there
@@ -62,8 +63,8 @@ pub fn try_lock(
         };
         let opened = rustix::fs::fstat(&fd).map(|stat| Stamp::from(&stat));
         let Some(opened) = opened.ok().filter(|stamp| stamp.same_stat(source)) else {
-            // After a write-back the file is another version, too. Opening it makes a file server
-            // check it, while `stat` may use a cached answer.
+            // After a write-back the file is another version, too. On a network file system the
+            // result of `stat` may be cached, but opening the file revalidates it.
             let is_written = carries_by_content(&export, source, trace_id, mode);
             return if is_written { LockAttempt::AlreadyEmitted } else { LockAttempt::Superseded };
         };

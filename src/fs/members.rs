@@ -32,8 +32,8 @@ pub fn existing(original: &[u8], key: &str) -> Option<String> {
     parse(original).ok()?.text(key)
 }
 
-/// Parses the members of the top level. Values are only checked for syntax: readers of the export
-/// decide about a number that is too large, or half a surrogate pair.
+/// Parses the members of the top level. Values are only checked for syntax. A number out of range
+/// or an unpaired surrogate is not an error here; the code that reads the value decides.
 ///
 /// # Errors
 /// Returns an error if the text is not a JSON object, or is nested too deeply.

@@ -43,12 +43,13 @@ struct Root {
 type Identity = (u64, u64);
 
 impl Roots {
+    /// Makes the roots of a receiver. They are opened when first used.
     pub fn new(directories: &[PathBuf]) -> Roots {
         let root = |path: &PathBuf| Root { path: path.clone(), open: Mutex::default() };
         Roots { roots: Arc::new(directories.iter().map(root).collect()) }
     }
 
-    /// Returns the directory of a file that the user named.
+    /// Makes a root of the directory of a file that the user named.
     pub fn of_file(path: &Path) -> Roots {
         Roots::new(&[path.parent().unwrap_or(Path::new("")).to_owned()])
     }
@@ -79,7 +80,8 @@ impl Roots {
     /// Returns the names in a directory that are not directories.
     ///
     /// # Errors
-    /// Returns why the directory cannot be read.
+    /// Fails if the directory cannot be read. Retry later if the error
+    /// [is transient](SourceError::is_transient).
     pub fn files_of(&self, directory: &Path) -> Result<Vec<OsString>, SourceError> {
         let entries = self.open(directory)?.entries()?.into_iter();
         let files = entries.filter(|(_, kind)| *kind != FileType::Directory);
@@ -171,7 +173,8 @@ impl Root {
 /// Reads a file that the user named. The file itself must not be a link; its directory may be.
 ///
 /// # Errors
-/// Returns why it cannot be read; see [`SourceError`].
+/// Fails if the file cannot be read completely. Retry later if the error
+/// [is transient](SourceError::is_transient).
 pub fn load(path: &Path, max_bytes: u64) -> Result<Loaded, SourceError> {
     Roots::of_file(path).locate(path)?.load(max_bytes)
 }

@@ -7,10 +7,10 @@
 //!                     └ milliseconds
 //! ```
 //!
-//! Other programs write the same two keys, among them the exporter, whose id may lead nowhere. The
-//! file's modification time proves a write-back only until another program touches the file. So the
-//! microseconds are a checksum of the trace id and the time. One in a thousand foreign timestamps
-//! passes by chance; a timestamp of taskspan always passes.
+//! Other programs write the same two keys. One of them is the export job, and a trace with its id
+//! may not exist. The file's modification time proves a write-back only until another program
+//! touches the file. Therefore the microseconds are a checksum of the trace id and the time. One in
+//! a thousand foreign timestamps passes the check by chance; a timestamp of taskspan always passes.
 
 use rustix::fs::Timespec;
 use sha2::{Digest, Sha256};
@@ -52,7 +52,8 @@ pub fn origin(source: &FileVersion, bytes: &[u8], task_trace_id: &str) -> IdOrig
     }
 }
 
-/// Returns the time to set on the file that a timestamp is written into.
+/// Returns the modification time to set on the file that a timestamp is written into. `None` if the
+/// timestamp is invalid.
 pub fn time_of(timestamp: &str) -> Option<Timespec> {
     let UnixNanos(nanos) = UnixNanos::parse(timestamp)?;
     let (seconds, rest) = (nanos / 1_000_000_000, nanos % 1_000_000_000);
