@@ -6,7 +6,8 @@
 //! cargo bench --bench instructions -- --bless # write new expected counts
 //! ```
 //!
-//! It runs itself under valgrind twice per case: once for the set-up alone, and once with the case.
+//! The bench runs itself under valgrind twice per case: once for the set-up alone, and once with
+//! the case. The difference is the count.
 
 #![allow(clippy::disallowed_methods, reason = "tests, benches and examples may block")]
 // A bench may panic.
@@ -61,7 +62,7 @@ fn main() -> ExitCode {
     report(&counts)
 }
 
-/// Returns the instructions of a case without its set-up.
+/// Returns the instructions of a case, without those of its set-up.
 fn counted(case: &str) -> u64 {
     instructions(case, "whole").saturating_sub(instructions(case, "set-up"))
 }
@@ -80,7 +81,8 @@ fn instructions(case: &str, part: &str) -> u64 {
     count.trim().parse().unwrap()
 }
 
-/// Runs one case in a separate process. Its result is not dropped, because that would be counted.
+/// Runs one case, as the process under valgrind. Neither result nor set-up is dropped, because that
+/// would be counted.
 fn run(case: &str, is_whole: bool) {
     let language = if case == "read_manifest_json" { Language::Json } else { Language::Yaml };
     let export = Case::new(ARTIFACTS, language);
@@ -98,7 +100,7 @@ fn run(case: &str, is_whole: bool) {
             only(is_whole, || cases::converted(&converter, &plan, trace_id));
         }
     }
-    // This does not drop the set-up either, in both runs.
+    // `only` has exited already, in either run.
     std::process::exit(0);
 }
 

@@ -30,7 +30,7 @@ use tempfile::TempDir;
 use cases::export::Language;
 use cases::{Case, NOW};
 
-/// A small project, and a large one.
+/// The artifacts of a small and of a large project.
 const SIZES: [usize; 2] = [15, 7_001];
 
 fn main() {
@@ -58,7 +58,7 @@ fn read_manifest_json(bencher: Bencher<'_, '_>, artifacts: usize) {
     bencher.bench_local(|| case.manifest());
 }
 
-/// Parses both files with the libraries: a lower bound for any reader that uses them.
+/// Parses both files with the libraries alone. No reader that uses them can be faster.
 #[bench(args = SIZES)]
 fn floor_yaml(bencher: Bencher<'_, '_>, artifacts: usize) {
     let case = Case::new(artifacts, Language::Yaml);
@@ -85,7 +85,7 @@ fn convert(bencher: Bencher<'_, '_>, artifacts: usize) {
     bencher.bench_local(|| cases::converted(&converter, black_box(&plan), trace_id));
 }
 
-/// To be compared with the lower bound.
+/// Compare with `floor_yaml` and `floor_json`.
 #[bench(args = SIZES)]
 fn join_convert_encode(bencher: Bencher<'_, '_>, artifacts: usize) {
     let case = Case::new(artifacts, Language::Yaml);
@@ -104,7 +104,7 @@ fn splice(bencher: Bencher<'_, '_>, artifacts: usize) {
     bencher.bench_local(|| case.spliced());
 }
 
-/// Enqueues one export into a queue on disk, with fsync. Each sample is another export.
+/// Enqueues one export into a queue on disk, with fsync. Each sample has a new trace id.
 #[bench(args = SIZES, sample_count = 20, sample_size = 1)]
 fn queue_commit(bencher: Bencher<'_, '_>, artifacts: usize) {
     let case = Case::new(artifacts, Language::Yaml);

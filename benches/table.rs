@@ -1,9 +1,9 @@
 //! Measures the whole program against its goals: the real binary, real files, and a receiver that
-//! only counts.
+//! accepts everything.
 //!
 //! ```text
 //! cargo bench --bench table                    # every row, as a Markdown table
-//! cargo bench --bench table -- once-15 latency # some of them
+//! cargo bench --bench table -- once-15 latency # only these rows
 //! ```
 //!
 //! benches/README.md explains each row.
@@ -48,7 +48,7 @@ const ROWS: [(&str, Rows); 8] = [
     ("sustained", sidecar::sustained),
 ];
 
-/// The last row, which needs no export.
+/// The name of the last row, which needs no export.
 const BINARY: &str = "binary";
 
 fn main() -> ExitCode {
@@ -83,7 +83,7 @@ fn binary() -> Vec<Row> {
     ]
 }
 
-/// Describes the machine and the date of the figures.
+/// Describes when and on which machine the table was made.
 fn machine() -> String {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));

@@ -1,4 +1,4 @@
-//! Writes exports of any size like the real exporter, for benches and experiments:
+//! Writes exports of any size like the real exporter, for benches and experiments.
 //!
 //! ```text
 //! cargo run --release --example generate -- --artifacts 7001 --seed 1 --manifest yaml DIR
@@ -20,19 +20,19 @@ use export::{Export, Language};
 
 #[derive(Parser)]
 struct Args {
-    /// How many artifacts the export has
+    /// Number of artifacts
     #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..))]
     artifacts: u32,
 
-    /// The same seed gives the same bytes
+    /// Seed; the same seed gives the same bytes
     #[arg(long, default_value_t = 1)]
     seed: u64,
 
-    /// The language of the manifest
+    /// Format of the manifest
     #[arg(long, value_enum, default_value_t = Manifest::Yaml)]
     manifest: Manifest,
 
-    /// Where the export goes; made if need be
+    /// Directory for the export; created if needed
     #[arg(value_name = "DIR")]
     directory: PathBuf,
 }

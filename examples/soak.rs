@@ -1,4 +1,4 @@
-//! The long form of the kill test, with the program of the same build:
+//! Runs the kill test for a long time, with the program of the same build.
 //!
 //! ```text
 //! cargo build --release && cargo run --release --example soak -- --kills 1000 --seed 1
@@ -12,7 +12,7 @@
 
 #[path = "soak/harness.rs"]
 mod harness;
-/// The part of the test support that needs no test runner.
+/// The parts of the test support that need no test runner.
 #[path = "../tests/suite/support"]
 #[allow(dead_code, unused_imports)]
 mod support {
@@ -30,15 +30,15 @@ use clap::Parser;
 
 #[derive(Parser)]
 struct Args {
-    /// How often the program is killed
+    /// Number of kills
     #[arg(long, default_value_t = 1000)]
     kills: usize,
 
-    /// The same seed writes the same exports and gives the same answers
+    /// Seed for exports and faults
     #[arg(long, default_value_t = 1)]
     seed: u64,
 
-    /// The program to kill; the one of the same build unless given
+    /// Program to kill [default: the one of the same build]
     #[arg(long)]
     binary: Option<PathBuf>,
 }

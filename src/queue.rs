@@ -2,17 +2,17 @@
 //!
 //! ```text
 //! enqueue ─▶ one item per exporter ─▶ lease ─▶ acknowledge … ─▶ delivered │ dead letter
-//!    │ fsync            dropped lease: deferred    │ fsync each    required ones ─▶ completion
+//!    │ fsync            dropped lease: waits again │ fsync each    required ones ─▶ completion
 //!    └──────────────────────────── store ──────────┘                 ─▶ written back ─▶ removed
 //! ```
 //!
-//! The queue holds bytes and does not read them. Each transition is durable before the next one is made, so a
-//! crash at any point resumes after the last one.
+//! The queue stores encoded requests and does not decode them. Each transition of an item is
+//! durable before its next one starts, so after a crash the queue resumes at the last one.
 //!
-//! | file | what it holds |
+//! | file | contents |
 //! |---|---|
-//! | `entry`, `figures` | what goes in, and what is reported |
-//! | `record`, `transition` | the state of one entry, and how it changes; pure |
+//! | `entry`, `figures` | new entries, and reported figures |
+//! | `record`, `transition` | the state of one entry, and how it changes, without I/O |
 //! | `index` | all entries in memory, without requests |
 //! | `store`, `writer` | the transactional store, and the thread that owns it |
 //! | `handle`, `submit` | `Queue`: enqueue, and how a transition becomes durable |

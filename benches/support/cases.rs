@@ -1,4 +1,4 @@
-//! The steps that the benches measure, on exports from the generator.
+//! The steps that the benches measure, with exports from the generator.
 //!
 //! ```text
 //! bytes ─▶ onboarding, manifest, context ─▶ join ─▶ convert, encode        bytes ─▶ splice
@@ -21,7 +21,7 @@ use taskspan::writeback::splice::splice;
 
 use export::{Export, Files, Language};
 
-/// An arbitrary time for the spans.
+/// The time of all spans, in ns since 1970. Any time would do.
 pub const NOW: UnixNanos = UnixNanos(1_795_000_000_000_000_000);
 
 /// The parsed files of an export.
@@ -39,43 +39,49 @@ pub struct Case {
 }
 
 impl Case {
+    /// Generates an export with this many artifacts. The bytes are the same every time.
     pub fn new(artifacts: usize, language: Language) -> Case {
         let export = Export::new(artifacts, 1, language);
         Case { files: export.files().unwrap(), manifest_name: export.manifest_name() }
     }
 
+    /// Parses the metadata.
     pub fn onboarding(&self) -> Onboarding {
         Onboarding::parse(&self.files.metadata).unwrap()
     }
 
+    /// Parses the manifest.
     pub fn manifest(&self) -> Manifest {
         Manifest::parse(&self.manifest_name, &self.files.manifest).unwrap()
     }
 
+    /// Parses the three files.
     pub fn parsed(&self) -> Parsed {
         let context = ProjectContext::parse(&self.files.context).unwrap();
         Parsed { onboarding: self.onboarding(), manifest: self.manifest(), context }
     }
 
+    /// Returns the trace id of the export.
     pub fn trace_id(&self) -> TraceId {
         TraceId::of_export(Path::new("/exports/onboarding-metadata.json"), 0, &self.files.metadata)
     }
 
-    /// Parses both files into values with the libraries: a lower bound for reading an export with
-    /// them.
+    /// Parses metadata and manifest with the libraries alone: a lower bound for any reader that
+    /// uses them.
     pub fn floor(&self) -> (Value, Value) {
         let metadata = serde_json::from_slice(&self.files.metadata).unwrap();
         let manifest = if self.manifest_name.ends_with(".json") {
             serde_json::from_slice(&self.files.manifest).unwrap()
         } else {
             let text = std::str::from_utf8(&self.files.manifest).unwrap();
-            // Its limits are meant for untrusted texts, and are too small for this one.
+            // The default limits are meant for untrusted input and refuse this manifest.
             let options = serde_saphyr::options! { budget: None };
             serde_saphyr::from_str_with_options(text, options).unwrap()
         };
         (metadata, manifest)
     }
 
+    /// Returns the metadata after a write-back.
     pub fn spliced(&self) -> Vec<u8> {
         let entries = [
             ("task_trace_id", "5a8a995303723658ab07faaa5146489f"),
@@ -85,6 +91,7 @@ impl Case {
     }
 }
 
+/// Joins the parsed files into a plan.
 pub fn joined(parsed: Parsed) -> Plan {
     join::join(parsed.onboarding, Ok(parsed.manifest), parsed.context, None)
 }
@@ -100,6 +107,7 @@ pub fn converter() -> Converter {
     }
 }
 
+/// Converts a plan into encoded requests.
 pub fn converted(converter: &Converter, plan: &Plan, trace_id: TraceId) -> Conversion {
     converter.convert(plan, trace_id, NOW)
 }

@@ -1,7 +1,8 @@
-//! Rows of the table: the goal, the result, and whether the goal is met.
+//! Rows of the table, and how their figures are computed and formatted.
 
 use std::time::Duration;
 
+/// One row: what is measured, the goal, the result, and whether the result meets the goal.
 pub struct Row {
     pub what: String,
     pub goal: String,
@@ -10,20 +11,24 @@ pub struct Row {
 }
 
 impl Row {
+    /// Makes a row. `figure` is the formatted result.
     pub fn new(what: &str, goal: &str, figure: String, is_met: bool) -> Row {
         Row { what: what.to_owned(), goal: goal.to_owned(), figure, is_met }
     }
 
+    /// Prints the row as Markdown.
     pub fn print(&self) {
         let verdict = if self.is_met { "met" } else { "**missed**" };
         println!("| {} | {} | {} | {verdict} |", self.what, self.goal, self.figure);
     }
 }
 
+/// Returns the median. Panics if there are no values.
 pub fn median<T: Ord + Copy>(values: &[T]) -> T {
     quantile(values, 0.5)
 }
 
+/// Returns the value at this quantile, from 0 to 1. Panics if there are no values.
 pub fn quantile<T: Ord + Copy>(values: &[T], share: f64) -> T {
     let mut sorted = values.to_vec();
     sorted.sort_unstable();
@@ -32,7 +37,7 @@ pub fn quantile<T: Ord + Copy>(values: &[T], share: f64) -> T {
     sorted[at]
 }
 
-/// Formats with three digits, in a suitable unit.
+/// Formats a duration in µs, ms or s, with about three digits.
 pub fn time(duration: Duration) -> String {
     let millis = duration.as_secs_f64() * 1e3;
     match millis {
@@ -44,11 +49,12 @@ pub fn time(duration: Duration) -> String {
     }
 }
 
-/// Formats KiB.
+/// Formats KiB as MiB.
 pub fn memory(kib: u64) -> String {
     format!("{:.1} MiB", kib as f64 / 1024.0)
 }
 
+/// Returns `of` divided by `to`.
 pub fn ratio(of: Duration, to: Duration) -> f64 {
     of.as_secs_f64() / to.as_secs_f64().max(1e-9)
 }

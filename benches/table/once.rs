@@ -1,4 +1,4 @@
-//! Measures one `taskspan once` from start to end, next to the same work in Python.
+//! Measures one `taskspan once` from start to end, and the same work in Python.
 
 use std::process::Command;
 use std::time::{Duration, SystemTime};
@@ -13,8 +13,8 @@ use crate::figure::{Row, median, memory, ratio, time};
 use crate::process::{Measured, measure, own_cpu, taskspan};
 use crate::receiver::Receiver;
 
-/// Results of the Python SDK, small and large, from an earlier run. Used if there is no Python with
-/// an SDK.
+/// Earlier results of the Python SDK for a small and a large export. They are used if no Python
+/// with the SDK is installed.
 const MARKS: [Measured; 2] = [
     Measured { wall: Duration::from_millis(220), cpu: Duration::from_millis(220), peak: 46 << 10 },
     Measured {
@@ -24,6 +24,7 @@ const MARKS: [Measured; 2] = [
     },
 ];
 
+/// Compares `once` with Python for 15 artifacts.
 pub fn small() -> Vec<Row> {
     let receiver = Receiver::start();
     let (python, source) = python(15, 5, &receiver).unwrap_or((MARKS[0], "mark"));
@@ -40,6 +41,7 @@ pub fn small() -> Vec<Row> {
     vec![Row::new("`once`, 15 artifacts", "20× less wall time", figure, faster >= 20.0)]
 }
 
+/// Compares `once` with Python for 7,001 artifacts.
 pub fn large() -> Vec<Row> {
     let receiver = Receiver::start();
     let (python, source) = python(7_001, 1, &receiver).unwrap_or((MARKS[1], "mark"));
@@ -78,7 +80,7 @@ fn once(artifacts: usize, language: Language, receiver: &Receiver) -> Measured {
     measured
 }
 
-/// Makes the file a second old: a newer one would be left alone for `settle`.
+/// Sets all times back by one second. Otherwise `once` would wait for `settle`.
 fn let_it_settle(export: &std::path::Path) {
     let then = SystemTime::now() - Duration::from_secs(1);
     let entries = std::fs::read_dir(export).unwrap().map(|entry| entry.unwrap().path());
@@ -94,7 +96,8 @@ fn of_runs(runs: usize, mut run: impl FnMut() -> Measured) -> Measured {
     Measured { wall: of(|it| it.wall), cpu: of(|it| it.cpu), peak }
 }
 
-/// Sends the same spans with the Python SDK of `TASKSPAN_PYTHON` or `python3`, if there is one.
+/// Sends the same spans with the Python SDK of `TASKSPAN_PYTHON` or `python3`. `None` if there is
+/// no such Python.
 fn python(artifacts: usize, runs: usize, receiver: &Receiver) -> Option<(Measured, &'static str)> {
     let python = std::env::var("TASKSPAN_PYTHON").unwrap_or_else(|_| "python3".to_owned());
     let needed = "import yaml, opentelemetry.sdk.trace, \
@@ -111,7 +114,8 @@ fn python(artifacts: usize, runs: usize, receiver: &Receiver) -> Option<(Measure
     })
 }
 
-/// Compares join, convert and encode with the time that the libraries need to parse the two files.
+/// Compares the CPU time of join, convert and encode with the time that the libraries need to parse
+/// metadata and manifest.
 pub fn parse_ratio() -> Vec<Row> {
     let best = |mut work: Box<dyn FnMut() -> Duration>| (0..7).map(|_| work()).min().unwrap();
     let rows = [Language::Yaml, Language::Json].map(|language| {
@@ -146,7 +150,7 @@ pub fn parse_ratio() -> Vec<Row> {
     rows.into()
 }
 
-/// Measures the CPU time of `work`, without dropping its result.
+/// Returns the CPU time of `work`, without the time to drop its result.
 fn taken<T>(work: impl FnOnce() -> T) -> Duration {
     let before = own_cpu();
     let done = std::hint::black_box(work());
@@ -155,7 +159,8 @@ fn taken<T>(work: impl FnOnce() -> T) -> Duration {
     taken
 }
 
-/// Measures from small to very large: time must grow linearly, and memory with it.
+/// Measures 1,000 to 100,000 artifacts. Time must grow linearly, and memory must stay in proportion
+/// to the input.
 pub fn scale() -> Vec<Row> {
     let receiver = Receiver::that_looks_at_sizes();
     let limit = usize::try_from(SpanOptions::default().max_request_bytes.0).unwrap();

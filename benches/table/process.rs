@@ -1,4 +1,4 @@
-//! Runs processes, and reads their figures from the kernel.
+//! Runs processes, and reads their resource usage from the kernel.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -15,23 +15,23 @@ use rustix::process::{Pid, Signal, kill_process};
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::Value;
 
-/// A time limit that only a blocked program reaches.
+/// A time limit that only a blocked program exceeds.
 pub const PATIENCE: Duration = Duration::from_secs(300);
 
-/// `USER_HZ`: the unit of times in `/proc` on every Linux, per second.
+/// Ticks per second of the times in `/proc` (`USER_HZ`). It is 100 on all common architectures.
 const TICKS: u64 = 100;
 
 /// The resources of a finished process.
 #[derive(Clone, Copy)]
 pub struct Measured {
     pub wall: Duration,
-    /// In steps of ten milliseconds.
+    /// User plus system time, in steps of 10 ms.
     pub cpu: Duration,
-    /// Peak memory in KiB.
+    /// Peak resident memory in KiB.
     pub peak: u64,
 }
 
-/// Prepares taskspan with an empty environment. Its state goes into `home`.
+/// Prepares taskspan with an almost empty environment. Its state goes into `home`.
 pub fn taskspan(home: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_taskspan"));
     command.env_clear().env("HOME", home).env("XDG_STATE_HOME", home.join("state"));
@@ -39,7 +39,7 @@ pub fn taskspan(home: &Path) -> Command {
     command
 }
 
-/// Runs a process to its end, and expects success.
+/// Runs a process to its end. Panics if it fails.
 pub fn measure(command: &mut Command) -> Measured {
     let cpu_before = cpu_of_children();
     let began = Instant::now();
@@ -56,7 +56,7 @@ pub fn measure(command: &mut Command) -> Measured {
     let ended = loop {
         match end.recv_timeout(Duration::from_micros(500)) {
             Ok(at) => break at,
-            // The last value before the end counts; the kernel keeps the maximum.
+            // The kernel keeps the maximum, so the last value before the end is the peak.
             Err(RecvTimeoutError::Timeout) => peak = status(pid, "VmHWM").unwrap_or(peak),
             Err(RecvTimeoutError::Disconnected) => panic!("nobody waits for the process"),
         }
@@ -75,7 +75,7 @@ pub struct Sidecar {
 }
 
 impl Sidecar {
-    /// Starts it, and returns as soon as it serves metrics.
+    /// Starts the sidecar, and returns as soon as it serves metrics.
     pub fn start(home: &Path, config: &Value) -> Sidecar {
         let path = home.join("pipeline.yaml");
         fs::write(&path, config.to_string()).unwrap();
@@ -93,16 +93,18 @@ impl Sidecar {
             log.push_str(&line);
             log.push('\n');
         };
-        // Otherwise the pipe would fill up and block the program.
+        // An unread pipe would fill up and block the program.
         let log = std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
         Sidecar { child, metrics, log: Some(log) }
     }
 
+    /// Returns the process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Returns the value of a metric, summed over its labels. `None` if there is no answer.
+    /// Returns the value of a metric, summed over its labels. `None` if the program does not
+    /// answer.
     fn metric(&self, name: &str) -> Option<f64> {
         let mut stream = TcpStream::connect(&self.metrics).ok()?;
         stream
@@ -115,7 +117,7 @@ impl Sidecar {
         Some(values.sum())
     }
 
-    /// Waits until a metric has reached a value, and returns the time.
+    /// Waits until a metric has reached this value, and returns the time. Panics after `PATIENCE`.
     pub fn wait_for(&self, name: &str, value: usize) -> Instant {
         let end = Instant::now() + PATIENCE;
         loop {
@@ -128,6 +130,7 @@ impl Sidecar {
         }
     }
 
+    /// Stops the sidecar with SIGTERM and waits for its end.
     pub fn stop(mut self) {
         kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
         self.child.wait().unwrap();
@@ -142,13 +145,13 @@ impl Drop for Sidecar {
     }
 }
 
-/// Waits between two polls, or while a process is observed.
+/// Blocks the thread for this long.
 pub fn pause(duration: Duration) {
     let (_nobody, never) = sync_channel::<()>(0);
     let _ = never.recv_timeout(duration);
 }
 
-/// Returns a figure of `/proc/PID/status`. Memory is in KiB.
+/// Returns a figure of `/proc/PID/status`, memory in KiB. `None` if the process has ended.
 pub fn status(pid: u32, key: &str) -> Option<u64> {
     figure(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?, key)
 }
@@ -170,24 +173,25 @@ pub fn switches(pid: u32) -> HashMap<OsString, u64> {
         .collect()
 }
 
-/// Returns the number of wake-ups between two samples. The end of a thread counts as one.
+/// Returns the number of wake-ups between two samples. A thread that has ended counts as one.
 pub fn woken(before: &HashMap<OsString, u64>, now: &HashMap<OsString, u64>) -> u64 {
     let ended = before.keys().filter(|thread| !now.contains_key(*thread)).count();
     let known = |thread| before.get(thread).copied().unwrap_or_default();
     now.iter().map(|(thread, count)| count - known(thread)).sum::<u64>() + ended as u64
 }
 
-/// Returns the CPU time of all threads.
+/// Returns the CPU time of a process so far.
 pub fn cpu(pid: u32) -> Duration {
     times(&format!("/proc/{pid}/stat"), 11)
 }
 
-/// Returns the CPU time of finished children.
+/// Returns the CPU time of the children that have ended.
 fn cpu_of_children() -> Duration {
     times("/proc/self/stat", 13)
 }
 
-/// Returns user plus system time. `first` is the index of the first of them after the name.
+/// Returns user plus system time from a `stat` file. `first` is the index of the user time, counted
+/// from the field after the name.
 fn times(path: &str, first: usize) -> Duration {
     let stat = fs::read_to_string(path).unwrap();
     let (_, fields) = stat.rsplit_once(") ").unwrap();

@@ -1,5 +1,5 @@
-//! An OTLP endpoint that accepts everything and records only the time and the size of each request:
-//! over gRPC for taskspan, over HTTP for Python.
+//! An OTLP endpoint that accepts everything, and records only the time and the size of each
+//! request. taskspan uses it over gRPC, and Python over HTTP.
 
 use std::convert::Infallible;
 use std::io;
@@ -19,16 +19,19 @@ use hyper_util::server::conn::auto::Builder;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
-/// An empty gRPC message: no compression, no bytes.
+/// An empty gRPC message: not compressed, with length zero.
 const EMPTY: &[u8] = &[0; 5];
 
+/// A request that arrived.
 #[derive(Clone, Copy)]
 pub struct Arrival {
     pub at: Instant,
-    /// Size of the message before compression, if the receiver was asked to decompress it.
+    /// Size in bytes: of the decompressed message if sizes are measured, otherwise of the body as
+    /// sent.
     pub bytes: usize,
 }
 
+/// A running endpoint.
 pub struct Receiver {
     address: SocketAddr,
     arrivals: Arc<Arrivals>,
@@ -44,11 +47,13 @@ struct Arrivals {
 }
 
 impl Receiver {
+    /// Starts an endpoint at a free port of localhost. It does not decompress anything.
     pub fn start() -> Receiver {
         Self::with(Arrivals::default())
     }
 
-    /// Decompressing takes time, so rows that measure time do not use this.
+    /// Starts an endpoint that measures the size of each decompressed message. Decompression takes
+    /// time, so only `scale` uses it, which compares its times with each other.
     pub fn that_looks_at_sizes() -> Receiver {
         Self::with(Arrivals { sizes: true, ..Arrivals::default() })
     }
@@ -71,7 +76,7 @@ impl Receiver {
                         async move { answer(request, &shared).await }
                     });
                     let builder = Builder::new(TokioExecutor::new());
-                    // The client reports how its connection ended.
+                    // Errors are ignored, because the client reports them.
                     drop(builder.serve_connection(TokioIo::new(stream), service).await);
                 });
             }
@@ -79,15 +84,17 @@ impl Receiver {
         Receiver { address, arrivals, _runtime: runtime }
     }
 
+    /// Returns the base URL.
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.address)
     }
 
+    /// Returns the requests so far, in order.
     pub fn seen(&self) -> Vec<Arrival> {
         self.arrivals.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Waits for the n-th request, counted from one.
+    /// Waits for the n-th request, counted from one. Panics after the deadline.
     pub fn wait_for(&self, number: usize, deadline: Duration) -> Arrival {
         let seen = self.arrivals.seen.lock().unwrap();
         let more = &self.arrivals.more;
@@ -124,7 +131,7 @@ async fn answer(
     Ok(response)
 }
 
-/// Returns the decompressed size of the message of a gRPC request.
+/// Returns the size of the decompressed message of a gRPC request.
 fn unpacked(body: &[u8]) -> usize {
     match body.split_at_checked(EMPTY.len()) {
         Some(([1, ..], message)) => {

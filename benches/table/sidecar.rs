@@ -1,4 +1,4 @@
-//! Measures `taskspan run`: latency, throughput, and resources.
+//! Measures `taskspan run`: latency, throughput, and resource usage.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -34,7 +34,7 @@ impl Place {
         self.home.path().join("exports")
     }
 
-    /// Writes each export into a separate directory.
+    /// Writes this many exports, each into its own directory.
     fn write(&self, exports: usize, artifacts: usize) {
         for number in 0..exports {
             let dir = self.exports().join(format!("{number:05}"));
@@ -64,7 +64,7 @@ impl Place {
     }
 }
 
-/// Measures the time from the rename of an export to its arrival.
+/// Measures the time between the rename of an export and the arrival of its spans.
 pub fn latency() -> Vec<Row> {
     const SAMPLES: usize = 200;
     let receiver = Receiver::start();
@@ -86,7 +86,7 @@ pub fn latency() -> Vec<Row> {
         wait_for_id(target);
     }
     sidecar.stop();
-    // The first request opens the connection.
+    // Without the first sample, which includes opening the connection.
     let taken = &taken[1..];
     let (middle, late) = (median(taken), quantile(taken, 0.99));
     let what = "rename of an export to its arrival, beyond `settle`";
@@ -96,7 +96,7 @@ pub fn latency() -> Vec<Row> {
     ]
 }
 
-/// Waits until an export is done, so that it does not affect the next one.
+/// Waits until an export is done, so that it does not delay the next one.
 fn wait_for_id(path: &Path) {
     let end = Instant::now() + PATIENCE;
     while !fs::read_to_string(path).unwrap_or_default().contains("\"task_trace_id\"") {
@@ -105,7 +105,7 @@ fn wait_for_id(path: &Path) {
     }
 }
 
-/// Measures an idle sidecar.
+/// Measures memory, CPU time and wake-ups of an idle sidecar.
 pub fn idle() -> Vec<Row> {
     const DIRECTORIES: usize = 1_000;
     const WATCHED: Duration = Duration::from_secs(10);
@@ -116,7 +116,7 @@ pub fn idle() -> Vec<Row> {
     }
     let sidecar = place.start(&receiver.endpoint());
     sidecar.wait_for("taskspan_receiver_scans_total", 1);
-    // Work of the start, such as serving the first metrics, is over by then.
+    // Wait until the start is over: at most one wake-up in a second.
     let pid = sidecar.pid();
     let end = Instant::now() + PATIENCE;
     let mut before = switches(pid);
@@ -148,7 +148,7 @@ pub fn idle() -> Vec<Row> {
     ]
 }
 
-/// Measures a start with many queued exports, while the endpoint is down.
+/// Measures a start with many queued exports, and the delivery after it.
 pub fn backlog() -> Vec<Row> {
     const MANY: usize = 10_000;
     const QUIET: Duration = Duration::from_secs(3);
@@ -162,7 +162,7 @@ pub fn backlog() -> Vec<Row> {
         let began = Instant::now();
         let sidecar = place.start(NOWHERE);
         let ready = sidecar.wait_for(HELD, exports) - began;
-        // Scanning the directories is measured separately from the queue.
+        // Wait for the scan, so that the peak includes the memory for all directories.
         sidecar.wait_for("taskspan_receiver_scans_total", 1);
         pause(QUIET);
         let with_directories = status(sidecar.pid(), "VmHWM").unwrap();
@@ -209,7 +209,7 @@ pub fn backlog() -> Vec<Row> {
     ]
 }
 
-/// Measures many small exports at once.
+/// Measures the throughput for many small exports, with the queue on disk and in memory.
 pub fn sustained() -> Vec<Row> {
     const EXPORTS: usize = 3_000;
     let accepted = |is_durable: bool| {

@@ -1,4 +1,4 @@
-//! Writes files and computes their checksums.
+//! Writes files and computes their SHA-256 on the way.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -6,11 +6,12 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
+/// Returns lower-case hexadecimal.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Writes a file and returns the checksum of its contents.
+/// Writes a file and returns the SHA-256 of its contents, in hexadecimal.
 pub fn summed(
     path: &Path,
     fill: impl FnOnce(&mut BufWriter<Summing>) -> io::Result<()>,
@@ -22,6 +23,7 @@ pub fn summed(
     Ok(hex(&sum.finalize()))
 }
 
+/// A file that computes the SHA-256 of what is written into it.
 pub struct Summing {
     file: File,
     sum: Sha256,

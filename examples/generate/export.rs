@@ -1,4 +1,4 @@
-//! Makes exports of any size like the real exporter, with the same sections in the same
+//! Generates exports of any size like the real exporter, with the same sections in the same
 //! proportions. The same size and seed always give the same bytes.
 //!
 //! ```text
@@ -35,11 +35,11 @@ pub enum Language {
     Json,
 }
 
-/// An export that can be written.
+/// A generated export that can be written to disk or to memory.
 pub struct Export {
     language: Language,
     project: Project,
-    /// Each service with the statuses of its artifacts, in the order of `KINDS`.
+    /// Each service, with the statuses of its artifacts in the order of `KINDS`.
     services: Vec<(String, Vec<&'static str>)>,
     index: &'static str,
     fixed: Value,
@@ -53,7 +53,7 @@ pub struct Files {
 }
 
 impl Export {
-    /// Makes an export with this many artifacts, at least one.
+    /// Generates an export with this many artifacts. There is always at least one.
     pub fn new(artifacts: usize, seed: u64, language: Language) -> Export {
         let mut random = Random(seed);
         let (criticality, severity) = random.pick(&[("critical", "P1"), ("high", "P2")]);
@@ -72,7 +72,7 @@ impl Export {
         let mut left = artifacts.saturating_sub(1);
         while left > 0 {
             let word = random.pick(&["api", "worker", "store", "gate", "relay", "index", "batch"]);
-            // The number comes first, so that services are sorted by name.
+            // The number comes before the word, so that services are sorted by name.
             let name = format!("{area}-{:05}-{word}", services.len());
             let statuses = (0..left.min(KINDS.len())).map(|_| random.status()).collect();
             services.push((name, statuses));
@@ -83,6 +83,7 @@ impl Export {
         Export { language, project, services, index, fixed }
     }
 
+    /// Returns the file name of the manifest.
     pub fn manifest_name(&self) -> String {
         let extension = if self.language == Language::Yaml { "yaml" } else { "json" };
         format!("{}-artifact-manifest.{extension}", self.project.id)
@@ -92,7 +93,7 @@ impl Export {
         format!("{}-projectcontext.yaml", self.project.id)
     }
 
-    /// Writes the manifest, the ProjectContext, and then the metadata, by rename. Returns the path
+    /// Writes the manifest, the ProjectContext, and then the metadata by rename. Returns the path
     /// of the metadata.
     pub fn write_into(&self, dir: &Path) -> io::Result<PathBuf> {
         let (temp, target) = self.stage_into(dir)?;
@@ -100,7 +101,8 @@ impl Export {
         Ok(target)
     }
 
-    /// Writes everything except the rename. Returns its source and target.
+    /// Writes all files, but leaves the rename of the metadata to the caller. Returns its source
+    /// and target.
     pub fn stage_into(&self, dir: &Path) -> io::Result<(PathBuf, PathBuf)> {
         fs::create_dir_all(dir)?;
         let manifest = summed(&dir.join(self.manifest_name()), |out| self.manifest(out))?;
@@ -120,7 +122,7 @@ impl Export {
         Ok(Files { metadata, manifest, context })
     }
 
-    /// In the order of the manifest, which is that of the ids.
+    /// Returns the artifacts in manifest order: those of each service, then the index.
     fn artifacts(&self) -> impl Iterator<Item = Artifact<'_>> {
         let of_services = self.services.iter().flat_map(|(target, statuses)| {
             let siblings = statuses.len();
@@ -132,7 +134,8 @@ impl Export {
         of_services.chain([index])
     }
 
-    /// Returns every name that the export describes as a service, including the project.
+    /// Returns the names of all services, and the project, which the export describes like a
+    /// service.
     fn service_names(&self) -> impl Iterator<Item = &str> {
         let names = self.services.iter().map(|(name, _)| name.as_str());
         names.chain([self.project.id.as_str()])
@@ -230,7 +233,8 @@ impl Export {
         out.write_all(text.as_bytes())
     }
 
-    /// Returns the coverage that both files have. Only the metadata has the list of all gaps.
+    /// Returns the coverage for manifest and metadata. The list of all gaps is only in the
+    /// metadata.
     fn coverage(&self) -> Map<String, Value> {
         let count = |status: &str| self.artifacts().filter(|it| it.status == status).count();
         let required = self.artifacts().filter(|it| it.kind.is_required).count();
@@ -324,7 +328,8 @@ impl Export {
         whole.end()
     }
 
-    /// Returns the rules of each type, each distinct rule once. For logs every service has its own.
+    /// Returns the derivation rules of each type, without repetitions. Log rules contain the
+    /// service, so there is one per service.
     fn derivation_rules(&self) -> impl Iterator<Item = (String, Value)> {
         members(&self.fixed["derivation_rules"]).map(|(kind, rules)| {
             let mut all = Vec::new();
@@ -357,7 +362,7 @@ fn of_target(target: &str, statuses: &[&'static str]) -> Value {
 }
 
 fn percent(part: usize, whole: usize) -> Value {
-    // If nothing is required, nothing is missing.
+    // Nothing is missing if nothing is required.
     let share = if whole == 0 { 1.0 } else { part as f64 / whole as f64 };
     (share * 100.0).into()
 }

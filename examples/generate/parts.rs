@@ -1,8 +1,8 @@
-//! The contents of an export for one project, one service and one artifact.
+//! The parts of an export that depend on the project, a service or an artifact.
 
 use serde_json::{Map, Value, json};
 
-/// An artifact type that the exporter derives for every service.
+/// An artifact type of the exporter.
 pub struct Kind {
     pub key: &'static str,
     suffix: &'static str,
@@ -12,7 +12,7 @@ pub struct Kind {
     depends_on: &'static [&'static str],
 }
 
-/// In the order of their suffixes, like the exporter.
+/// The types that every service has, sorted by suffix as in the exporter.
 pub const KINDS: [Kind; 7] = [
     Kind {
         key: "dashboard",
@@ -72,7 +72,7 @@ pub const KINDS: [Kind; 7] = [
     },
 ];
 
-/// The type of which a project has one artifact.
+/// The type of the only artifact that belongs to the project itself.
 pub const INDEX: Kind = Kind {
     key: "capability_index",
     suffix: "capability-index",
@@ -99,11 +99,12 @@ pub struct Artifact<'a> {
     pub kind: &'static Kind,
     pub target: &'a str,
     pub status: &'static str,
-    /// Number of `KINDS` that this service has. The artifact depends only on these.
+    /// How many of `KINDS` this service has. Dependencies on the others are left out.
     pub siblings: usize,
 }
 
 impl Artifact<'_> {
+    /// Returns the id: the target with underscores, and the suffix of the type.
     pub fn id(&self) -> String {
         self.sibling(self.kind.suffix)
     }
@@ -112,12 +113,14 @@ impl Artifact<'_> {
         format!("{}-{suffix}", self.target.replace('-', "_"))
     }
 
+    /// Returns the path of the generated file.
     pub fn path(&self) -> String {
         let [before, after] = self.kind.path;
         let target = if after.is_empty() { "" } else { self.target };
         format!("{before}{target}{after}")
     }
 
+    /// Returns the ids of the artifacts that it depends on.
     pub fn depends_on(&self) -> Vec<String> {
         let siblings = &KINDS[..self.siblings];
         let wanted = self.kind.depends_on.iter();
@@ -125,9 +128,9 @@ impl Artifact<'_> {
         there.map(|suffix| self.sibling(suffix)).collect()
     }
 
-    /// Returns the entry of the manifest.
+    /// Returns the artifact's entry in the manifest.
     pub fn entry(&self, project: &Project, rules: &Value) -> Value {
-        // The only type without rules has an empty list.
+        // One type has no rules. Its list is empty.
         let none = json!([]);
         let rules = if rules.is_null() { &none } else { rules };
         let mut entry = json!({
@@ -148,6 +151,7 @@ impl Artifact<'_> {
         entry
     }
 
+    /// Returns the parameters. Those without a value are null.
     pub fn parameters(&self, project: &Project) -> Value {
         let target = self.target;
         match self.kind.key {
@@ -200,7 +204,8 @@ impl Artifact<'_> {
         parameters.into()
     }
 
-    /// Returns the source of each parameter. `sources` are those of its type.
+    /// Returns status and source of each parameter. `sources` are the `parameter_sources` of its
+    /// type.
     pub fn resolvability(&self, project: &Project, sources: &Value) -> Value {
         let Value::Object(parameters) = self.parameters(project) else { return Value::Null };
         let judged = parameters.into_iter().map(|(key, value)| {
@@ -216,6 +221,7 @@ impl Artifact<'_> {
         judged.collect::<Map<_, _>>().into()
     }
 
+    /// Returns the entry of `file_ownership`.
     pub fn ownership(&self) -> Value {
         json!({
             "artifact_ids": [self.id()],
@@ -227,6 +233,7 @@ impl Artifact<'_> {
 }
 
 impl Project {
+    /// Returns the owners, which is one team.
     pub fn owners(&self) -> Value {
         let team = self.team;
         json!([{
@@ -237,7 +244,7 @@ impl Project {
         }])
     }
 
-    /// Fills a template with the values of this project and one service.
+    /// Fills a template with the values of the project and of one service.
     pub fn filled(&self, template: &Value, target: &str) -> Value {
         match template {
             Value::String(text) => text

@@ -1,11 +1,11 @@
-//! Formats values like the exporter's libraries: Python's `json.dump(indent=2)` and PyYAML. Lists
-//! of any length are written item by item.
+//! Formats values like the exporter's libraries, Python's `json.dump(indent=2)` and PyYAML. Long
+//! objects and lists are written piece by piece, so that they are never in memory as a whole.
 
 use std::io::{self, Write};
 
 use serde_json::Value;
 
-/// An object that is written member by member, so that it need not be in memory.
+/// A JSON object that is written member by member.
 pub struct Object<'a, W> {
     out: &'a mut W,
     depth: usize,
@@ -13,12 +13,13 @@ pub struct Object<'a, W> {
 }
 
 impl<'a, W: Write> Object<'a, W> {
-    /// Starts an object. `end` closes it.
+    /// Starts an object. `end` must be called to close it.
     pub fn begin(out: &'a mut W, depth: usize) -> io::Result<Self> {
         out.write_all(b"{")?;
         Ok(Self { out, depth, is_empty: true })
     }
 
+    /// Writes one member.
     pub fn member(&mut self, key: &str, value: &Value) -> io::Result<()> {
         let mut text = String::new();
         json(value, self.depth + 1, &mut text);
@@ -26,7 +27,7 @@ impl<'a, W: Write> Object<'a, W> {
         self.out.write_all(text.as_bytes())
     }
 
-    /// Writes an object member by member.
+    /// Writes a member that is an object, one of its members at a time.
     pub fn object(
         &mut self,
         key: &str,
@@ -40,7 +41,7 @@ impl<'a, W: Write> Object<'a, W> {
         inner.end()
     }
 
-    /// Writes a list item by item.
+    /// Writes a member that is a list, one item at a time.
     pub fn list(&mut self, key: &str, items: impl IntoIterator<Item = Value>) -> io::Result<()> {
         self.key(key)?;
         self.out.write_all(b"[")?;
@@ -61,6 +62,7 @@ impl<'a, W: Write> Object<'a, W> {
         write!(self.out, "{text}]")
     }
 
+    /// Closes the object.
     pub fn end(self) -> io::Result<()> {
         let mut text = String::new();
         if !self.is_empty {
@@ -110,7 +112,7 @@ fn json(value: &Value, depth: usize, out: &mut String) {
     }
 }
 
-/// Writes a string in ASCII, like Python by default. It is valid YAML, too.
+/// Writes a string in ASCII, as Python does by default. The result is valid YAML, too.
 fn quoted(text: &str, out: &mut String) {
     out.push('"');
     for c in text.chars() {
@@ -129,18 +131,18 @@ fn quoted(text: &str, out: &mut String) {
     out.push('"');
 }
 
-/// Writes a value in block style on separate lines.
+/// Writes a YAML value in block style.
 pub fn yaml(value: &Value, depth: usize, out: &mut String) {
     match value {
         Value::Object(map) if !map.is_empty() => {
             for (index, (key, value)) in map.iter().enumerate() {
-                // The first key may be next to the dash of a list.
+                // The first key can follow the dash of a list.
                 if index > 0 || !out.ends_with("- ") {
                     out.extend(std::iter::repeat_n(' ', depth));
                 }
                 plain(key, out);
                 out.push(':');
-                // Lists have the indentation of their key.
+                // PyYAML does not indent a list below its key.
                 yaml_nested(value, if value.is_array() { depth } else { depth + 2 }, out);
             }
         }
@@ -176,7 +178,7 @@ fn yaml_scalar(value: &Value, out: &mut String) {
     }
 }
 
-/// Writes without quotes if the text has no other meaning.
+/// Writes a string without quotes if YAML then reads the same string. Otherwise quotes it.
 fn plain(text: &str, out: &mut String) {
     const WORDS: [&str; 9] = ["y", "n", "yes", "no", "on", "off", "true", "false", "null"];
     if !text.chars().all(|c| (' '..='~').contains(&c)) {

@@ -1,4 +1,4 @@
-//! Shows the whole life of a plan in one trace: an export, one artifact through all phases, and two
+//! Shows the life of a plan in one trace: an export, one artifact through all phases, and two
 //! gates. Run it with `cargo run --example lifecycle`; it needs nothing else.
 //!
 //! ```text
@@ -6,7 +6,7 @@
 //!   └────────────┴────────────┴───── all to a built-in receiver ─────┴─▶ one trace ─▶ tree
 //! ```
 //!
-//! Each step is a command line that is run by the program's own code.
+//! Each step is a command line that the program's own code runs.
 
 #![allow(clippy::disallowed_methods, reason = "tests, benches and examples may block")]
 
@@ -19,10 +19,10 @@ use serde_json::{Value, json};
 use taskspan::cli::{self, Cli, Exit, OtlpReceiver};
 use taskspan::converter::view::{self, SpanView};
 
-/// An artifact of the sample export that is needed.
+/// An artifact of the sample export, with status `needed`.
 const ARTIFACT: &str = "tracking_api-prometheus-rules";
 
-/// Phase and status of each update.
+/// The phase and status of each task update.
 const LIFE: [(&str, &str); 5] = [
     ("ARTISAN_DESIGN", "in_progress"),
     ("ARTISAN_IMPLEMENT", "in_progress"),
@@ -72,7 +72,7 @@ impl Steps<'_> {
         self.place.join(name).display().to_string()
     }
 
-    /// Runs a command line as a user would type it.
+    /// Prints a command line and runs it, with the options that all steps share.
     async fn run(&self, words: &[&str]) -> anyhow::Result<()> {
         println!("$ taskspan {}", words.join(" "));
         let state = self.path("state");
@@ -84,7 +84,7 @@ impl Steps<'_> {
         Ok(())
     }
 
-    /// Runs a command line that adds to the export's trace.
+    /// Runs a command line that adds spans to the trace of the export.
     async fn add(&self, words: &[&str], more: &[&str]) -> anyhow::Result<()> {
         let metadata = self.path("output/onboarding-metadata.json");
         self.run(&[words, &["--metadata", &metadata], more].concat()).await
@@ -108,7 +108,7 @@ impl Steps<'_> {
     }
 }
 
-/// Checks what queries of this trace rely on.
+/// Checks that there is one trace with one root, and that the task has all updates and both gates.
 fn check(roots: &[SpanView]) -> anyhow::Result<()> {
     let [root] = roots else {
         anyhow::bail!("{} spans have no parent; one trace has one", roots.len());

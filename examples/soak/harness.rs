@@ -1,5 +1,5 @@
-//! Writes exports, injects faults into the endpoint, and kills the sidecar many times. In the end
-//! everything must have arrived, and nothing twice without an excuse.
+//! Writes exports, injects faults into the endpoint, and kills the sidecar many times. At the end,
+//! every export must have been delivered, and every repetition must be excused by the ledger.
 //!
 //! ```text
 //! writer ─exports─▶ sidecar ─requests─▶ fake endpoint ─▶ ledger
@@ -30,21 +30,23 @@ use ledger::{Ledger, PROCESS, Repetitions, process_of};
 use random::Random;
 use writer::Writer;
 
-/// Time limit for what must happen, even on a busy machine.
+/// A time limit that only a blocked program exceeds, even on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Number of processes per endpoint. Before the next one, a process finds the endpoint down.
+/// Every n-th process finds the endpoint down. After it, a new endpoint is started.
 const PROCESSES_AN_ENDPOINT: usize = 8;
 
-/// Smaller than the sidecar's first requests, so that some must be split.
+/// In bytes. The sidecar's first requests can be larger, so that some must be split.
 const MESSAGE_LIMIT: usize = 12_000;
 
+/// The program to test, the seed, and the number of kills.
 pub struct Options {
     pub binary: PathBuf,
     pub seed: u64,
     pub kills: usize,
 }
 
+/// The result of a run. Its `Display` form is the summary.
 pub struct Report {
     pub kills: usize,
     terms: usize,
@@ -52,24 +54,27 @@ pub struct Report {
     requests: ledger::Counts,
     repetitions: Repetitions,
     took: Duration,
-    /// Everything that is wrong.
+    /// Everything that went wrong. Empty if the run passed.
     pub faults: Vec<String>,
     log: String,
 }
 
-/// How and when a process ends.
+/// When and by which signal a process is ended.
 struct Ending {
     moment: Moment,
     signal: Signal,
 }
 
 enum Moment {
-    /// This long after its start.
+    /// This long after the start.
     After(Duration),
-    /// This long after its n-th request arrived: around the answer, its record, or the write-back.
+    /// This long after the n-th request arrived. Depending on the delay, this is around the answer,
+    /// its record, or the write-back.
     Request(usize, Duration),
 }
 
+/// Runs processes until the number of kills is reached, then delivers what is left and checks
+/// everything.
 pub async fn run(options: &Options) -> Report {
     let root = TempDir::new().unwrap();
     let mut soak = Soak::new(root.path(), options).await;
@@ -127,12 +132,12 @@ impl Soak {
             "receivers": {"export_dir": {
                 "directories": [root.join("exports")],
                 "settle": "10ms",
-                // The minimum, which makes many requests of few exports.
+                // The minimum, so that few exports make many requests.
                 "spans": {"max_request_bytes": "16KiB"},
             }},
             "exporters": {"otlp_grpc": {
                 "endpoint": server.endpoint(),
-                // Long enough that a sent answer is read before the time-out.
+                // Long enough that an answer which was sent is read before the time-out.
                 "timeout": "3s",
                 "retry_on_failure": {"initial_interval": "10ms", "max_interval": "100ms"},
             }},
@@ -156,7 +161,8 @@ impl Soak {
         }
     }
 
-    /// Starts an endpoint with faults for some hundred requests; afterwards it accepts everything.
+    /// Starts an endpoint that answers 400 requests at random, about one in five with a fault. It
+    /// accepts all later ones.
     async fn start_endpoint(&mut self) {
         let random = &mut self.random;
         let faults = (0..400).map(|_| match random.below(50) {
@@ -173,7 +179,8 @@ impl Soak {
         self.server = Some(builder.start().await);
     }
 
-    /// Must be called while no sidecar runs: later requests are not recorded.
+    /// Stops the endpoint and records its requests. No sidecar may run, because later requests
+    /// would not be recorded.
     fn stop_endpoint(&mut self) {
         if let Some(server) = self.server.take() {
             self.ledger.enter(server.attempts());
@@ -203,7 +210,8 @@ impl Soak {
         command.arg("--set").arg(header).spawn().unwrap()
     }
 
-    /// Runs one sidecar from start to end, while exports are written.
+    /// Runs one sidecar from start to end while exports are written. Returns the signal that ended
+    /// it.
     async fn one_process(&mut self, name: &str) -> Signal {
         let ending = self.choose_ending();
         let mut child = self.start(name);
@@ -239,7 +247,7 @@ impl Soak {
             1 => Moment::Request(1 + random.below(12), random.up_to_millis(2)),
             _ => Moment::Request(1 + random.below(12), random.up_to_millis(20)),
         };
-        // A process that is stopped with SIGTERM has no excuse for a repetition.
+        // After SIGTERM no repetition is excused.
         let signal = if random.one_in(6) { Signal::TERM } else { Signal::KILL };
         Ending { moment, signal }
     }
@@ -263,7 +271,8 @@ impl Soak {
         }
     }
 
-    /// Runs a healthy endpoint and a sidecar that is not killed: everything must be delivered.
+    /// Runs a sidecar until everything is delivered, with an endpoint that injects no faults. Then
+    /// checks all exports.
     async fn finish(&mut self) {
         self.stop_endpoint();
         let builder = FakeOtlp::builder().at(self.address).may_be_unused();
@@ -272,7 +281,8 @@ impl Soak {
         let mut child = self.start("the last process");
         let end = Instant::now() + PATIENCE;
         let is_done = |snapshot: &Snapshot| snapshot.written_trace_id().is_some();
-        // `queue list` opens a queue that no process uses, which would block the sidecar.
+        // `queue list` opens the queue itself if no process uses it, which would block the
+        // sidecar's start.
         while !(self.writer.in_place().all(is_done) && self.is_answering() && self.queue_is_empty())
         {
             if Instant::now() > end {
@@ -287,7 +297,7 @@ impl Soak {
         for snapshot in &in_place {
             self.writer.settle(snapshot, &self.ledger, self.server.as_ref());
         }
-        // Another run must find nothing to do.
+        // A further run must not send anything.
         let attempts = self.server.as_ref().unwrap().attempts().len();
         let mut again = self.command("once").spawn().unwrap();
         self.expect_success(&mut again, "once").await;
@@ -297,7 +307,7 @@ impl Soak {
         self.stop_endpoint();
     }
 
-    /// Whether a sidecar has the queue open.
+    /// Whether a sidecar answers, and so uses the queue.
     fn is_answering(&self) -> bool {
         UnixStream::connect(self.root.join("state/taskspan/control.sock")).is_ok()
     }
@@ -311,7 +321,7 @@ impl Soak {
 }
 
 async fn wait_until(moment: &Moment, name: &str, server: Option<&FakeOtlp>) {
-    // There may be nothing to send, or a stalled request.
+    // A limit is needed, because there may be nothing to send, or a request may be stalled.
     const AT_MOST: Duration = Duration::from_millis(700);
     match (moment, server) {
         (Moment::After(delay), _) => tokio::time::sleep(*delay).await,
@@ -330,7 +340,7 @@ async fn wait_until(moment: &Moment, name: &str, server: Option<&FakeOtlp>) {
 }
 
 impl Report {
-    /// Returns the end of the sidecars' log.
+    /// Returns the last 60 lines of the log of all processes.
     pub fn end_of_log(&self) -> String {
         let lines: Vec<&str> = self.log.lines().collect();
         lines[lines.len().saturating_sub(60)..].join("\n")

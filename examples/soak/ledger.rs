@@ -1,9 +1,8 @@
-//! Records what arrived at the endpoint, and judges repetitions.
+//! Records the requests that arrived at the endpoint, and checks repetitions.
 //!
-//! The sidecar sends one request at a time. So if a request is followed by another one of the same
-//! process, its acknowledgement is on disk. A repetition after an acknowledgement is excused only
-//! if it was the last request of a process that was killed between the acknowledgement and its
-//! record.
+//! The sidecar sends one request at a time. If a process sends another request, the acknowledgement
+//! of the one before is on disk. So spans may be repeated after an acknowledgement only if the
+//! acknowledged request was the last one of a process that was killed.
 
 use std::collections::{HashMap, HashSet};
 
@@ -12,7 +11,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use crate::support::conventions::hex;
 use crate::support::fake_otlp::{Attempt, Fault, spans_of};
 
-/// The header that identifies the process.
+/// The header that identifies the sending process.
 pub const PROCESS: &str = "x-process";
 
 type SpanKey = (Vec<u8>, Vec<u8>);
@@ -23,6 +22,7 @@ struct Arrival {
     spans: Vec<SpanKey>,
 }
 
+/// All requests so far, and which processes were killed.
 #[derive(Default)]
 pub struct Ledger {
     arrivals: Vec<Arrival>,
@@ -31,7 +31,7 @@ pub struct Ledger {
     pub counts: Counts,
 }
 
-/// The endpoint's answers, in requests.
+/// Number of requests per kind of answer.
 #[derive(Debug, Default)]
 pub struct Counts {
     pub requests: usize,
@@ -41,22 +41,25 @@ pub struct Counts {
     pub stalled: usize,
 }
 
-/// Requests that contained spans again.
+/// The requests that contained spans of earlier requests.
 #[derive(Debug, Default)]
 pub struct Repetitions {
-    /// No earlier one was acknowledged.
+    /// No earlier request was acknowledged.
     pub in_doubt: usize,
-    /// An earlier one was acknowledged, directly before a kill.
+    /// Each acknowledged earlier request was the last one of a process that was killed.
     pub after_a_kill: usize,
-    /// All others.
+    /// All other repetitions, as messages.
     pub unexcused: Vec<String>,
 }
 
+/// Returns the name of the process that sent a request. Empty if the header is missing.
 pub fn process_of(attempt: &Attempt) -> &str {
     attempt.headers.get(PROCESS).map_or("", String::as_str)
 }
 
 impl Ledger {
+    /// Records the requests of an endpoint. Must be called once per endpoint, after its last
+    /// request.
     pub fn enter(&mut self, attempts: Vec<Attempt>) {
         for attempt in attempts {
             self.counts.requests += 1;
@@ -78,16 +81,19 @@ impl Ledger {
         }
     }
 
+    /// Records that a process was killed.
     pub fn note_kill(&mut self, process: &str) {
         self.killed.insert(process.to_owned());
     }
 
+    /// Returns the ids of all traces that arrived, in hexadecimal.
     pub fn traces(&self) -> HashSet<String> {
         let spans = self.arrivals.iter().flat_map(|arrival| &arrival.spans);
         spans.map(|(trace, _)| hex(trace)).collect()
     }
 
-    /// Returns the acknowledged spans of a trace, each once.
+    /// Returns the acknowledged requests of a trace, each span once. `just_now` are the accepted
+    /// requests of the running endpoint.
     pub fn of_trace(
         &self,
         trace_id: &str,
@@ -112,6 +118,7 @@ impl Ledger {
         found
     }
 
+    /// Classifies all requests that contained spans of earlier ones.
     pub fn repetitions(&self) -> Repetitions {
         let mut last_of: HashMap<&str, usize> = HashMap::new();
         for (index, arrival) in self.arrivals.iter().enumerate() {

@@ -1,5 +1,5 @@
-//! A job that writes exports: into new directories, over delivered exports, and over ones that were
-//! not read yet.
+//! Writes exports like a job: into new directories, over delivered exports, and over exports
+//! without an id.
 
 use std::collections::HashSet;
 use std::fs;
@@ -16,26 +16,30 @@ use crate::support::snapshot::Snapshot;
 /// Number of directories in use at a time.
 const DIRECTORIES: usize = 16;
 
+/// The directories, and everything that was written into them.
 pub struct Writer {
     root: PathBuf,
-    /// The export in each directory.
+    /// The current export of each directory.
     in_place: Vec<Option<Snapshot>>,
-    /// The traces that may exist: one per version that was written.
+    /// The ids of all traces that may exist, one per version that was written.
     pub versions: HashSet<String>,
     pub counts: Counts,
     pub faults: Vec<String>,
 }
 
+/// Number of exports.
 #[derive(Debug, Default)]
 pub struct Counts {
     pub written: usize,
-    /// Exports that were delivered completely and have their id.
+    /// Exports that have their id, and whose spans were all acknowledged.
     pub settled: usize,
-    /// Exports that were overwritten before they had an id. They may have been delivered.
+    /// Exports that were overwritten before they had an id. They may have been delivered all the
+    /// same.
     pub overtaken: usize,
 }
 
 impl Writer {
+    /// Creates the directories below `root`.
     pub fn new(root: &Path) -> Self {
         fs::create_dir_all(root.join("exports")).unwrap();
         fs::create_dir_all(root.join("gone")).unwrap();
@@ -48,10 +52,13 @@ impl Writer {
         }
     }
 
+    /// Returns the current exports.
     pub fn in_place(&self) -> impl Iterator<Item = &Snapshot> {
         self.in_place.iter().flatten()
     }
 
+    /// Writes one export into a random directory. If the directory has an export without an id, the
+    /// export is overwritten only sometimes.
     pub fn write(&mut self, random: &mut Random, ledger: &Ledger, server: Option<&FakeOtlp>) {
         let place = random.below(DIRECTORIES);
         let dir = self.root.join(format!("exports/job-{place:02}/output"));
@@ -59,8 +66,8 @@ impl Writer {
             if before.written_trace_id().is_some() {
                 self.settle(&before, ledger, server);
                 if random.one_in(2) {
-                    // The directory is replaced by a new one. It is moved away, because the sidecar
-                    // may be cleaning up in it.
+                    // Replace the directory by a new one. It is moved and not deleted, because the
+                    // sidecar may still be working in it.
                     let gone = self.root.join(format!("gone/{}", self.counts.settled));
                     fs::rename(dir.parent().unwrap(), gone).unwrap();
                 }
@@ -77,12 +84,13 @@ impl Writer {
         self.counts.written += 1;
     }
 
-    /// Checks an export that has its id: all of its spans must have been acknowledged.
+    /// Checks an export that has its id: every span was acknowledged, and the write-back changed
+    /// nothing else.
     pub fn settle(&mut self, snapshot: &Snapshot, ledger: &Ledger, server: Option<&FakeOtlp>) {
         let trace_id = snapshot.trace_id();
         let just_now = server.map(FakeOtlp::accepted).unwrap_or_default();
         let mut faults = snapshot.check(&ledger.of_trace(&trace_id, &just_now));
-        // The id has the time of the first read, even if the spans are sent later.
+        // `export.id` has the time of ingestion. Spans that waited for long have a later time.
         faults.retain(|fault| !fault.contains("export.id is"));
         faults.extend(snapshot.check_written_back());
         let of_this = |fault| format!("{} ({trace_id}): {fault}", snapshot.path.display());
@@ -90,12 +98,12 @@ impl Writer {
         self.counts.settled += 1;
     }
 
-    /// Returns an export that differs from all before.
+    /// Returns an export that differs from all earlier ones.
     fn export(&self, random: &mut Random) -> ExportBuilder {
         const KINDS: [&str; 4] = ["dashboard", "runbook", "loki_rule", "slo_definition"];
         let mut export = ExportBuilder::new(&format!("version-{}", self.counts.written));
         for n in 0..=random.below(24) {
-            // Up to 2 KB, so that many exports need several requests.
+            // Below 2 KB, so that many exports need several requests.
             let filler = "f".repeat(random.below(2000));
             let kind = KINDS[random.below(KINDS.len())];
             let mut artifact = Artifact::new(&format!("artifact-{n}"), kind)

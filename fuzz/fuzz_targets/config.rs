@@ -1,4 +1,4 @@
-//! Configuration files are read, or refused with errors that have positions.
+//! Parses any text as configuration: it is accepted, or refused with at least one message.
 
 #![no_main]
 

@@ -1,5 +1,5 @@
-//! Files with gate results of any bytes are read or refused, without a panic, and results have the
-//! contents of the file.
+//! Parses any bytes as gate results: they are refused, or each result keeps the `gate_id` of the
+//! file.
 
 #![no_main]
 

@@ -1,5 +1,5 @@
-//! Artifact manifests, in YAML and JSON, and ProjectContexts are read or refused, and never expand
-//! without end.
+//! Parses any bytes as artifact manifest (YAML and JSON) and as ProjectContext, without a panic or
+//! unlimited memory.
 
 #![no_main]
 

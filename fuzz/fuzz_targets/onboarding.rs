@@ -1,5 +1,5 @@
-//! Metadata files with any contents are refused, or become a plan in which every artifact is one
-//! span, and every parent and link target exists.
+//! Parses any bytes as metadata and converts them: there is one span per artifact, span ids are
+//! unique, and every parent and link target exists.
 
 #![no_main]
 

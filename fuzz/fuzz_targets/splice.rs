@@ -1,5 +1,5 @@
-//! Write-back into any file: the result is JSON with the same contents and the two keys, and every
-//! byte outside of their values is unchanged.
+//! Writes ids into any bytes: the result has both keys and otherwise the same contents. If the keys
+//! are new, every original byte is kept. A second write-back changes nothing.
 
 #![no_main]
 
@@ -31,7 +31,7 @@ fuzz_target!(|bytes: &[u8]| {
         let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes).to_vec();
         serde_json::from_slice::<Value>(&bytes)
     };
-    // Text that is nested too deeply, or has numbers beyond any type, is not compared further.
+    // serde_json refuses deep nesting and numbers out of range. Such texts are not compared.
     if let (Ok(Value::Object(mut before)), Ok(Value::Object(after))) = (text(bytes), text(&spliced))
     {
         before.extend(ENTRIES.map(|(key, value)| (key.to_owned(), Value::from(value))));

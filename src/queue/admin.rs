@@ -14,8 +14,8 @@ use super::submit::EntryGone;
 use super::transition::{Retry, Transition};
 use crate::base::clock::UnixNanos;
 
-/// A command's request for an entry. Exporters and the finalizer give the entry back; if the
-/// command fails, they may take it again.
+/// A command's revocation of an entry: exporters and the finalizer return the entry. When this is
+/// dropped and the entry still exists, it can be leased again.
 struct Revocation<'a> {
     queue: &'a Queue,
     seq: Seq,
@@ -63,6 +63,7 @@ pub struct Listed {
     pub exporters: Vec<ListedItem>,
 }
 
+/// The state of an entry or of an item, for the output of commands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ListedState {
@@ -70,17 +71,19 @@ pub enum ListedState {
     Delivering,
     /// Delivered by every required exporter; the id is not written yet.
     Delivered,
-    /// The id is written; an optional exporter has not delivered it.
+    /// The write-back is finished; an optional exporter has not delivered the entry.
     WrittenBack,
     Incomplete,
     Rejected,
 }
 
 impl ListedState {
+    /// Whether the entry is a dead letter.
     pub fn is_refusal(self) -> bool {
         matches!(self, ListedState::Rejected | ListedState::Incomplete)
     }
 
+    /// Returns the name in JSON and in metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             ListedState::Accepted => "accepted",
@@ -105,7 +108,7 @@ pub struct ListedItem {
     pub last_error: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub next_attempt: Option<String>,
-    /// Number of deferrals: other entries were sent first, because this one failed.
+    /// Number of deferrals: other entries were tried first, because this one failed.
     #[serde(skip_serializing_if = "is_zero", default)]
     pub deferrals: u32,
 }
@@ -192,9 +195,8 @@ impl Queue {
     }
 
     /// Drops a dead letter. Its file is not changed, and not read again until it changes. With
-    /// `force`, drops an entry in any state: exporters and the finalizer give it back, at the
-    /// latest at `until`. Returns false if the entry is gone, is not a dead letter, or was not
-    /// given back in time.
+    /// `force`, drops an entry in any state: exporters and the finalizer must return it by `until`.
+    /// Returns false if the entry is gone, is not a dead letter, or was not returned in time.
     ///
     /// # Errors
     /// Returns the store's error if the disk failed; the entry stays.
@@ -232,7 +234,7 @@ impl Queue {
         Ok(true)
     }
 
-    /// Reads every queued request back.
+    /// Reads every pending request, and counts those that can be read.
     ///
     /// # Errors
     /// Returns the store's error if the disk failed.

@@ -1,10 +1,10 @@
-//! The right to finalize an entry that all required exporters are done with.
+//! The right to finalize an entry that every required exporter has finished.
 //!
 //! ```text
-//! Queue::completion() ─▶ Completion ─▶ written_back()       ─▶ removed, once optional exporters have it too
-//!                                  ─▶ write_back_failed()  ─▶ comes again, not before a given time
+//! Queue::completion() ─▶ Completion ─▶ written_back()       ─▶ removed when every exporter is done
+//!                                  ─▶ write_back_failed()  ─▶ offered again after a given time
 //!                                  ─▶ reported()           ─▶ stays as a dead letter
-//!                                  ─▶ dropped              ─▶ comes again
+//!                                  ─▶ dropped              ─▶ offered again
 //! ```
 
 use bytes::Bytes;
@@ -32,10 +32,11 @@ pub struct Completion {
 }
 
 impl Queue {
-    /// Waits for the next entry that can be finalized. `None`: the queue is closed, and no other will follow.
+    /// Waits for the next entry that can be finalized. `None` if the queue is closed and no other
+    /// entry will follow.
     pub async fn completion(&self) -> Option<Completion> {
         loop {
-            // Registered before looking, so that a change in between is not missed.
+            // Register before the check, so that a change in between is not missed.
             let mut changed = std::pin::pin!(self.shared.changed.notified());
             changed.as_mut().enable();
             let next = {
@@ -63,7 +64,7 @@ impl Completion {
         Completion { queue, seq, epoch, head, outcome, is_retry }
     }
 
-    /// Reads the state files that are to be written, as they were enqueued.
+    /// Returns the encoded state files, as they were enqueued. `None` if the entry has none.
     ///
     /// # Errors
     /// Returns [`EntryGone`] if the entry left the queue; nothing is left to finalize then.
@@ -74,8 +75,8 @@ impl Completion {
         self.queue.read((self.seq, self.epoch), STATE_FILES).await.map(Some)
     }
 
-    /// Records why the id could not be written. The entry is offered again at `not_before`, or, if this is
-    /// `final_try`, in the next process.
+    /// Records why the id could not be written. The entry is offered again at `not_before`, or,
+    /// after the `final_try`, in the next process.
     pub async fn write_back_failed(mut self, reason: &str, not_before: Instant, final_try: bool) {
         if self.head.not_written.as_deref() != Some(reason) {
             self.head.not_written = Some(reason.to_owned());
@@ -88,8 +89,8 @@ impl Completion {
         });
     }
 
-    /// Records that the file has the id, must not get it, or is gone. `tombstone` is a version of
-    /// the file that must not be read as a new export.
+    /// Records that the file has the id, must not get it, or is gone. `tombstone` is the trace id
+    /// of a file version that must not be read as a new export.
     pub async fn written_back(self, tombstone: Option<TraceId>) {
         // If this write is lost, the next start finds the id in the file.
         self.transit(Transition::WrittenBack { tombstone }).await;

@@ -33,14 +33,15 @@ const FILE: &str = "control.sock";
 const MAX_QUESTION_BYTES: u64 = 64 * 1024;
 /// Size limit of an answer, in bytes: a list of very many entries.
 const MAX_ANSWER_BYTES: u64 = 256 << 20;
-/// How long exporters may take to give an entry back that is being dropped.
+/// How long exporters may take to return an entry that an operator drops.
 const HANDED_BACK: Duration = Duration::from_secs(2);
-/// How long the other side may take.
+/// Time limit for one question and its answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 const MAX_CONNECTIONS: usize = 8;
 /// Pause after an error while accepting a connection.
 const AFTER_ERROR: Duration = Duration::from_secs(1);
 
+/// An operator command for a queue.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case")]
 pub enum Question {
@@ -53,12 +54,13 @@ pub enum Question {
         force: bool,
     },
     Verify,
-    /// Which of these traces were delivered or dropped, and are not in the queue.
+    /// Which of these traces were delivered recently or have a tombstone.
     AreDone {
         trace_ids: Vec<TraceId>,
     },
 }
 
+/// The answer to a [`Question`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Answer {
@@ -70,7 +72,7 @@ pub enum Answer {
     Failed(String),
 }
 
-/// Answers a question from this process's queue.
+/// Executes a question on a queue that this process has opened.
 pub async fn answer(queue: &Queue, question: Question) -> Answer {
     let mut done = Vec::new();
     match question {
@@ -103,10 +105,11 @@ pub async fn answer(queue: &Queue, question: Question) -> Answer {
     Answer::Done(done)
 }
 
-/// Asks the process that holds the store in this directory. `None` if there is none.
+/// Sends a question to the process that holds the store in this directory. `None` if there is none.
 ///
 /// # Errors
-/// Returns an error if the process does not answer. Try again.
+/// Returns an error if the process does not answer within 30 s, or its answer is invalid. The
+/// command may have been executed.
 pub async fn ask(directory: &Path, question: &Question) -> io::Result<Option<Answer>> {
     let stream = match UnixStream::connect(directory.join(FILE)).await {
         Ok(stream) => stream,
@@ -151,8 +154,8 @@ impl Server {
         Ok(Server { listener, path })
     }
 
-    /// Answers until stopped, several connections at a time, so that a silent one does not block
-    /// others.
+    /// Answers questions until `stop` is cancelled. Serves several connections at a time, so that a
+    /// silent client does not block others.
     pub async fn run(self, queue: Queue, stop: CancellationToken) {
         let mut served = JoinSet::new();
         loop {
@@ -171,7 +174,7 @@ impl Server {
                         }
                     }));
                 }
-                // For example too many open files. The client waits, or tries again.
+                // For example, too many files are open. The client waits or retries.
                 Err(error) => {
                     tracing::debug!(%error, "the control socket takes no question for now");
                     tokio::select! {
@@ -186,7 +189,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // If the file stays, the next client finds that no process listens.
+        // A stale file is harmless: clients cannot connect to it.
         let _ = std::fs::remove_file(&self.path);
     }
 }

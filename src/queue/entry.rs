@@ -1,4 +1,4 @@
-//! Entries that are offered to the queue, and its answers.
+//! What is enqueued, for which exporters, and the result.
 
 use std::collections::HashMap;
 
@@ -21,7 +21,7 @@ pub struct NewEntry {
     pub source: FileVersion,
     pub project_id: String,
     pub span_count: usize,
-    /// The time that the spans carry.
+    /// The time that the timestamps of the spans are based on.
     pub made_at: UnixNanos,
     /// Encoded requests of spans, in the order in which they are sent.
     pub requests: Vec<Bytes>,
@@ -34,7 +34,8 @@ pub struct NewEntry {
 }
 
 impl NewEntry {
-    /// Returns the id of the addition, or else the trace id. No two entries have the same key.
+    /// Returns the id of the addition, or else the trace id. It identifies an entry, unless an
+    /// older entry for exporters that are no longer configured has the same key.
     pub fn key(&self) -> TraceId {
         self.addition.unwrap_or(self.trace_id)
     }
@@ -58,16 +59,16 @@ pub struct Destination {
     pub required: bool,
 }
 
-/// The exporters that take leases, by id, each with the number of bytes that may be queued for it.
+/// The exporters that deliver, by id, each with the number of bytes that may be queued for it.
 pub type Exporters = HashMap<String, u64>;
 
-/// The answer to an offered entry.
+/// The result of enqueuing an entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Enqueued {
     New,
     /// Duplicate: the trace is queued, or an operator dropped it.
     Known,
-    /// The same trace was delivered before.
+    /// Duplicate: the trace was delivered recently.
     Delivered,
     /// The same trace is a dead letter.
     DeadLetter {

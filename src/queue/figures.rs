@@ -6,7 +6,8 @@ use crate::base::clock::UnixNanos;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Health {
     Good,
-    /// The `queue_size` of this exporter is reached. Exports stay in their directories.
+    /// `queue_size` is reached. The text describes the exporter's backlog. Exports stay in their
+    /// directories.
     Full(String),
     /// The disk fails, for example because it is full. Exports stay in their directories.
     Failing(String),
@@ -32,5 +33,6 @@ pub struct LaneFigures {
     pub items: usize,
     /// Size of the requests that wait for it or that it refused, in bytes.
     pub bytes: u64,
+    /// The exporter's `queue_size`, in bytes.
     pub capacity: u64,
 }

@@ -15,12 +15,13 @@ use super::store::{Location, Op, OpenError, Opened, Store, StoreError};
 use super::writer::{Epoch, StoreWriter};
 use crate::base::ids::TraceId;
 
-/// A durable queue from which several exporters deliver independently.
+/// A durable queue from which several exporters deliver independently. Clones share the queue.
 #[derive(Clone, Debug)]
 pub struct Queue {
     pub(super) shared: Arc<Shared>,
 }
 
+/// The state that all clones of a queue share.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) writer: StoreWriter,
@@ -40,10 +41,11 @@ pub(super) struct Shared {
 #[derive(Debug)]
 pub struct Ready {
     pub queue: Queue,
-    /// Number of entries from an earlier run.
+    /// Number of entries from an earlier run, without dead letters.
     pub waiting: usize,
+    /// Number of dead letters.
     pub dead_letters: usize,
-    /// Number of entries whose exporters are no longer configured. They wait until these are
+    /// Number of entries that wait for an exporter that is no longer configured, until it is
     /// configured again.
     pub orphaned: usize,
     /// Where a corrupt store was moved to, and what was wrong with it.
@@ -57,7 +59,8 @@ impl Queue {
     /// stay in the queue.
     ///
     /// # Errors
-    /// See [`OpenError`]. A corrupt store is not an error: it is quarantined.
+    /// Returns an [`OpenError`] if the directory cannot be used or another process holds the store.
+    /// A corrupt store is an error only for [`Location::Existing`]; otherwise it is quarantined.
     pub fn open(
         location: Location,
         exporters: &Exporters,
@@ -66,6 +69,10 @@ impl Queue {
         Queue::from_opened(Store::open(location)?, exporters, scope)
     }
 
+    /// Starts the queue on an opened store.
+    ///
+    /// # Errors
+    /// Returns an [`OpenError`] if the system cannot start a thread.
     pub(super) fn from_opened(
         opened: Opened,
         exporters: &Exporters,
@@ -122,7 +129,8 @@ impl Queue {
     /// Stores an entry durably. Waits while the queue is full or its disk fails.
     ///
     /// # Cancel safety
-    /// If the call is dropped after the store has taken the entry, the entry is delivered after the next start.
+    /// If the call is dropped after the entry was submitted to the store, the entry is delivered
+    /// after the next start.
     pub async fn enqueue(&self, entry: &NewEntry, destinations: &[Destination]) -> Enqueued {
         let place = match self.reserve(entry, destinations).await {
             Ok(reserved) => reserved,
@@ -145,7 +153,7 @@ impl Queue {
                 }
                 Ok(_) => {}
                 Err(StoreError::Closed) => return Enqueued::Closed,
-                // The next round tries again, under the same number.
+                // The next iteration retries, with the same number.
                 Err(error) => drop(self.store_failed(error, before).await),
             }
         }
@@ -165,8 +173,8 @@ impl Queue {
             if let Some(known) = index.known(key) {
                 return Some(Err(known));
             }
-            // A full queue accepts entries again when it is a tenth emptier, which limits the
-            // number of log lines.
+            // A full queue accepts entries again only when a tenth of it is free. This avoids a
+            // log line for every entry.
             let was_full = matches!(*self.shared.health.borrow(), Health::Full(_));
             if let Some(why) = index.is_full_for(entry, destinations, was_full.then_some(10)) {
                 if !was_full {
@@ -218,7 +226,7 @@ impl Queue {
         self.index().is_to_write(trace_id)
     }
 
-    /// Returns those traces that were delivered or dropped, and are not in the queue.
+    /// Returns those of these traces that were delivered recently or have a tombstone.
     pub fn are_done(&self, trace_ids: &[TraceId]) -> Vec<TraceId> {
         let index = self.index();
         trace_ids.iter().copied().filter(|id| index.is_done_with(*id)).collect()
@@ -232,7 +240,7 @@ impl Queue {
         let _ = self.shared.writer.write(vec![Op::Tombstone { trace_id: key }], epoch).await;
     }
 
-    /// Whether the queue has an export of this trace, in any state.
+    /// Whether an entry with this key is queued, in any state, or is being enqueued.
     pub fn holds(&self, trace_id: TraceId) -> bool {
         self.index().holds(trace_id)
     }
@@ -252,21 +260,23 @@ impl Queue {
         self.shared.store_resets.subscribe()
     }
 
-    /// The epoch of the current store. Commands carry it; an error from an earlier epoch is ignored.
+    /// Returns the epoch of the current store. Commands carry it; an error from an earlier epoch is
+    /// ignored.
     pub(super) fn epoch(&self) -> Epoch {
         self.index().epoch
     }
 
+    /// Begins the next epoch, after a corrupt store was replaced.
     pub(super) fn begin_anew(&self, epoch: Epoch) {
         self.index().begin_anew(epoch);
         self.shared.store_resets.send_modify(|count| *count += 1);
         self.shared.changed.notify_waiters();
     }
 
-    /// Waits until `answer` returns a value.
+    /// Waits until `answer` returns a value. It is called again after each change of the index.
     pub(super) async fn when<T>(&self, mut answer: impl FnMut(&mut Index) -> Option<T>) -> T {
         loop {
-            // Registered before looking, so that a change in between is not missed.
+            // Register before the check, so that a change in between is not missed.
             let mut changed = std::pin::pin!(self.shared.changed.notified());
             changed.as_mut().enable();
             let found = answer(&mut self.index());
@@ -277,13 +287,14 @@ impl Queue {
         }
     }
 
+    /// Locks the index.
     pub(super) fn index(&self) -> MutexGuard<'_, Index> {
         // Every change is complete before the lock is released, so a panic elsewhere leaves no
         // partial change.
         self.shared.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Records that the store works. It may still be full.
+    /// Ends [`Health::Failing`] after a successful write. Does not change [`Health::Full`].
     pub(super) fn report_working(&self) {
         let failing = matches!(*self.shared.health.borrow(), Health::Failing(_));
         if failing {
@@ -291,6 +302,7 @@ impl Queue {
         }
     }
 
+    /// Sets the health, and notifies its watchers if it changed.
     pub(super) fn set_health(&self, health: Health) {
         self.shared.health.send_if_modified(|known| {
             let changed = *known != health;

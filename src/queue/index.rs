@@ -6,7 +6,7 @@
 //! ```
 //!
 //! An entry changes only through `change`, which updates its marks. The oldest entry that can be
-//! leased or finalized is found without a search.
+//! leased or finalized is therefore found without a scan of all entries.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::path::{Path, PathBuf};
@@ -25,6 +25,7 @@ use crate::base::ids::TraceId;
 /// must not be sent again.
 const REMEMBERED: usize = 256;
 
+/// All entries, and the state of the queue that is not stored on disk.
 #[derive(Debug, Default)]
 pub struct Index {
     /// In order of arrival.
@@ -32,18 +33,21 @@ pub struct Index {
     by_key: HashMap<TraceId, Seq>,
     /// The last export that was read from each file, without additions.
     by_path: HashMap<PathBuf, Seq>,
-    /// By exporter that takes leases.
+    /// By id of the configured exporter.
     lanes: HashMap<String, Lane>,
     /// The directories whose exports are delivered. `None` means all.
     scope: Option<Vec<PathBuf>>,
+    /// Entries that can be finalized, some of them only after their `finalize_not_before`.
     to_finalize: BTreeSet<Seq>,
+    /// Number of entries in scope that are not finalized.
     unfinalized: usize,
     /// Traces being written to the store; not yet leasable.
     accepting: HashSet<TraceId>,
+    /// Keys of the last delivered entries, newest first.
     delivered: VecDeque<TraceId>,
     /// The exporters whose backlog counts for health.
     pub expected: HashSet<String>,
-    /// Traces that an operator dropped.
+    /// Keys that must not be enqueued again: dropped by an operator, or done.
     pub tombstones: HashSet<TraceId>,
     /// The files of entries that were lost with a corrupt store and were not enqueued again.
     pub lost: Vec<PathBuf>,
@@ -59,14 +63,16 @@ struct Lane {
     /// In the order in which they are leased. Some cannot be leased yet.
     to_lease: BTreeSet<(Place, Seq)>,
     unfinished: usize,
-    /// Size of the requests that wait for the exporter or that it refused.
+    /// Size of the requests that wait for the exporter or that it refused, in bytes. Includes
+    /// reservations.
     bytes: u64,
     /// The part of these that was refused.
     dead: u64,
-    /// Maximum number of queued bytes.
+    /// Limit for `bytes`.
     capacity: u64,
 }
 
+/// An entry, with the state that is not stored on disk.
 #[derive(Debug)]
 pub struct Entry {
     /// Boxed: the map also allocates its empty slots.
@@ -75,13 +81,13 @@ pub struct Entry {
     pub epoch: Epoch,
     /// The indices of leased items.
     pub leased: BTreeSet<usize>,
-    /// Whether an operator command needs the entry: holders of leases return it soon.
+    /// Whether an operator command needs the entry: holders of leases must return it.
     pub revoked: bool,
     /// Whether a completion is held.
     pub completing: bool,
     /// Earliest time of the next write-back, after a failed one.
     pub finalize_not_before: Option<Instant>,
-    /// The rejection was reported to the operator.
+    /// Whether the rejection, or the last failed write-back, was reported to the operator.
     pub reported: bool,
 }
 
@@ -93,7 +99,7 @@ pub struct Leased {
     pub epoch: Epoch,
     pub head: Head,
     pub item: Item,
-    /// Whether no exporter has sent a request of the entry.
+    /// Whether no request of the entry was acknowledged or in doubt, and no item was finished.
     pub nothing_sent: bool,
 }
 
@@ -117,7 +123,7 @@ struct Marks {
 
 struct LaneMark {
     exporter: String,
-    /// Its place, if it can be leased.
+    /// Its position, if it can be leased.
     to_lease: Option<Place>,
     unfinished: bool,
     bytes: u64,
@@ -125,22 +131,28 @@ struct LaneMark {
 }
 
 impl Index {
+    /// Creates an index without entries. See [`Queue::open`] for `scope`.
+    ///
+    /// [`Queue::open`]: super::Queue::open
     pub fn new(exporters: &Exporters, scope: Option<Vec<PathBuf>>) -> Index {
         let lane = |capacity: &u64| Lane { capacity: *capacity, ..Lane::default() };
         let lanes = exporters.iter().map(|(id, capacity)| (id.clone(), lane(capacity)));
         Index { lanes: lanes.collect(), scope, ..Index::default() }
     }
 
+    /// Iterates over all entries in order of arrival.
     pub fn iter(&self) -> impl Iterator<Item = (Seq, &Entry)> {
         self.entries.iter().map(|(seq, entry)| (*seq, entry))
     }
 
+    /// Returns the entry with this number, if there is one.
     pub fn get(&self, seq: Seq) -> Option<&Entry> {
         self.entries.get(&seq)
     }
 
+    /// Adds a stored entry.
     pub fn insert(&mut self, seq: Seq, record: Box<Record>, epoch: Epoch) {
-        // An entry whose exporters are all gone does not block a new one of the same trace.
+        // An entry whose exporters are all unconfigured must not block a new one of the same trace.
         if self.knows_an_exporter_of(&record) {
             self.by_key.insert(record.head.key(), seq);
             if record.head.addition.is_none() {
@@ -174,6 +186,7 @@ impl Index {
         Some(result)
     }
 
+    /// Removes an entry. `None` if there is no such entry.
     pub fn remove(&mut self, seq: Seq) -> Option<Entry> {
         let entry = self.entries.remove(&seq)?;
         self.mark(seq, &self.marks(seq, &entry), false);
@@ -187,7 +200,7 @@ impl Index {
         Some(entry)
     }
 
-    /// Drops everything that belongs to an earlier epoch.
+    /// Removes the entries of earlier epochs, which were lost with their store.
     pub fn begin_anew(&mut self, epoch: Epoch) {
         let gone = self.entries.iter().filter(|(_, entry)| entry.epoch < epoch);
         for seq in gone.map(|(seq, _)| *seq).collect::<Vec<_>>() {
@@ -198,7 +211,7 @@ impl Index {
         self.delivered.clear();
     }
 
-    /// Leases the first item of this exporter that may be tried now.
+    /// Leases the first item of this exporter that can be sent now. `None` if there is none.
     pub fn lease(&mut self, exporter: &str, now: Instant) -> Option<Leased> {
         let waiting = &self.lanes.get(exporter)?.to_lease;
         let may_be_tried = |(place, seq): &&(Place, Seq)| {
@@ -221,7 +234,8 @@ impl Index {
         })?
     }
 
-    /// Returns when the first deferred item of this exporter may be tried.
+    /// Returns when the first deferred item of this exporter can be leased. `None` if no item is
+    /// deferred.
     pub fn next_try(&self, exporter: &str) -> Option<Instant> {
         let waiting = &self.lanes.get(exporter)?.to_lease;
         waiting.iter().filter_map(|(place, seq)| self.not_before(exporter, *place, *seq)).min()
@@ -238,18 +252,19 @@ impl Index {
         self.lanes.get(exporter).is_some_and(|lane| !lane.to_lease.is_empty())
     }
 
-    /// Returns the place of an item that is deferred now.
+    /// Returns the position of an item that is deferred now.
     pub fn place_of_deferred(&mut self) -> Place {
         self.deferrals += 1;
         Place::deferred(self.next_seq, self.deferrals)
     }
 
-    /// Whether nothing is left for this exporter.
+    /// Whether this exporter has delivered or rejected every item.
     pub fn is_done(&self, exporter: &str) -> bool {
         self.lanes.get(exporter).is_none_or(|lane| lane.unfinished == 0)
     }
 
-    /// Takes the oldest entry that can be finalized now.
+    /// Marks the oldest entry that can be finalized now as completing, and returns it. `None` if
+    /// there is none.
     pub fn complete(&mut self, now: Instant) -> Option<Completing> {
         let is_due = |seq: &&Seq| self.finalize_not_before(**seq).is_none_or(|at| at <= now);
         let seq = *self.to_finalize.iter().find(is_due)?;
@@ -262,7 +277,7 @@ impl Index {
         })
     }
 
-    /// Returns when the first failed write-back may be retried.
+    /// Returns when the first failed write-back can be retried. `None` if none failed.
     pub fn next_completion(&self) -> Option<Instant> {
         self.to_finalize.iter().filter_map(|seq| self.finalize_not_before(*seq)).min()
     }
@@ -320,7 +335,8 @@ impl Index {
     }
 
     /// Returns the files of exports that wait for their write-back or for one of these exporters,
-    /// and what each waits for.
+    /// each with a description of what it waits for. Includes exports that were lost with their
+    /// store.
     pub fn waiting(&self, exporters: &[String]) -> Vec<(PathBuf, Option<String>)> {
         let open = |item: &Item| !item.is_finished() && exporters.contains(&item.exporter);
         let waits = |entry: &&Entry| {
@@ -338,6 +354,7 @@ impl Index {
         held.chain(self.lost.iter().map(|path| (path.clone(), None))).collect()
     }
 
+    /// Returns the conditions that an operator may have to act on.
     pub fn health_facts(&self) -> HealthFacts {
         let mut health_facts = HealthFacts::default();
         let counts = |item: &Item| {
@@ -353,7 +370,8 @@ impl Index {
                 let oldest = health_facts.undelivered.unwrap_or(head.first_seen);
                 health_facts.undelivered = Some(oldest.min(head.first_seen));
             }
-            // A refusal by a required exporter of logs does not prevent the write-back.
+            // A refusal by an exporter of logs counts, although the write-back does not wait for
+            // that exporter.
             let is_refused = record.items.iter().any(|it| counts(it) && it.is_rejected());
             health_facts.refused += usize::from(is_refused);
             if !head.written && matches!(self.outcome(record), Some(Outcome::Delivered { .. })) {
@@ -368,6 +386,7 @@ impl Index {
         health_facts
     }
 
+    /// Returns the backlog of each exporter.
     pub fn lanes(&self) -> Vec<LaneFigures> {
         let figures = |(exporter, lane): (&String, &Lane)| LaneFigures {
             exporter: exporter.clone(),
@@ -378,8 +397,8 @@ impl Index {
         self.lanes.iter().map(figures).collect()
     }
 
-    /// Returns the exporter whose backlog leaves no room for `entry`, if any. `slack` is the part
-    /// of the capacity that must stay free as well, as a divisor.
+    /// Describes the first exporter whose backlog leaves no room for `entry`. `None` if there is
+    /// room. With `slack`, 1/`slack` of the capacity must stay free as well.
     pub fn is_full_for(
         &self,
         entry: &NewEntry,
@@ -390,7 +409,7 @@ impl Index {
             let bytes = entry.bytes_of(to.signal);
             let lane = self.lanes.get(&to.exporter)?;
             let limit = lane.capacity - slack.map_or(0, |part| lane.capacity / part);
-            // An entry larger than the whole queue is accepted if the queue is empty.
+            // An entry larger than the capacity is accepted if the lane is empty.
             let full = lane.bytes > 0 && lane.bytes.saturating_add(bytes) > limit;
             full.then(|| {
                 let Lane { bytes, dead, capacity, .. } = lane;
@@ -403,7 +422,7 @@ impl Index {
         })
     }
 
-    /// Reserves room for an entry that is being written.
+    /// Reserves room and a number for an entry that is being written.
     pub fn reserve(&mut self, entry: &NewEntry, destinations: &[Destination]) -> Seq {
         self.accepting.insert(entry.key());
         for to in destinations {
@@ -426,6 +445,7 @@ impl Index {
         }
     }
 
+    /// Returns why this key must not be enqueued. `None` if it may be.
     pub fn known(&self, trace_id: TraceId) -> Option<Enqueued> {
         if self.delivered.contains(&trace_id) {
             return Some(Enqueued::Delivered);
@@ -446,15 +466,18 @@ impl Index {
         })
     }
 
+    /// Whether the queue has an entry with this key whose write-back is not finished.
     pub fn is_to_write(&self, trace_id: TraceId) -> bool {
         let seq = self.by_key.get(&trace_id);
         seq.and_then(|seq| self.entries.get(seq)).is_some_and(|entry| !entry.record.head.written)
     }
 
+    /// Whether this key has a tombstone or was delivered recently.
     pub fn is_done_with(&self, trace_id: TraceId) -> bool {
         self.tombstones.contains(&trace_id) || self.delivered.contains(&trace_id)
     }
 
+    /// Whether an entry with this key is queued or is being enqueued.
     pub fn holds(&self, trace_id: TraceId) -> bool {
         self.accepting.contains(&trace_id) || self.by_key.contains_key(&trace_id)
     }
@@ -486,6 +509,7 @@ impl Index {
         self.knows_an_exporter_of(record) && self.scope.as_ref().is_none_or(within)
     }
 
+    /// Returns the outcome of an entry for the configured exporters.
     pub fn outcome(&self, record: &Record) -> Option<Outcome> {
         record.outcome(|exporter| self.lanes.contains_key(exporter))
     }
@@ -541,6 +565,7 @@ impl Index {
 }
 
 impl Entry {
+    /// Whether the write-back is finished, or the rejection was reported.
     pub fn is_finalized(&self) -> bool {
         self.record.head.written || self.reported
     }

@@ -1,11 +1,11 @@
 //! The right of one exporter to deliver one entry.
 //!
 //! ```text
-//! Queue::lease() ─▶ Lease ─▶ mark_in_flight() ─▶ acknowledge(), fail(), split_next() …   durable each
+//! Queue::lease() ─▶ Lease ─▶ mark_in_flight() ─▶ acknowledge(), fail() …   each durable
 //!                        ─▶ complete()     ─▶ Ack   delivered
 //!                        ─▶ dead_letter()  ─▶ Ack   refused, until an operator retries or drops it
-//!                        ─▶ defer()                 others first
-//!                        ─▶ dropped                 deferred: what was acknowledged stays acknowledged
+//!                        ─▶ defer()                 waits again, after all others
+//!                        ─▶ dropped                 waits again; acknowledgements are kept
 //! ```
 
 use bytes::Bytes;
@@ -22,8 +22,9 @@ use crate::base::clock::UnixNanos;
 /// One entry, leased by one exporter.
 ///
 /// # Cancel safety
-/// Every change is durable when its call returns. A call that is dropped before may have been recorded or not;
-/// the queue is consistent either way.
+/// A change is durable when its call returns, or, for an [`Ack`], when [`Ack::durable`] returns. If
+/// the call is dropped earlier, the change may or may not be recorded. The queue is consistent
+/// either way.
 #[derive(Debug)]
 #[must_use = "a lease that is dropped is deferred"]
 pub struct Lease {
@@ -32,11 +33,11 @@ pub struct Lease {
 }
 
 impl Queue {
-    /// Waits for the first entry that this exporter may try. `None`: the queue is closed, and nothing is left
-    /// for it.
+    /// Leases the next item that this exporter can send, and waits until there is one. `None` if
+    /// the queue is closed and nothing is left for the exporter.
     pub async fn lease(&self, exporter: &str) -> Option<Lease> {
         loop {
-            // Registered before looking, so that a change in between is not missed.
+            // Register before the check, so that a change in between is not missed.
             let mut changed = std::pin::pin!(self.shared.changed.notified());
             changed.as_mut().enable();
             let next_try = {
@@ -58,16 +59,19 @@ impl Queue {
 }
 
 impl Lease {
+    /// Returns the part of the entry that all exporters share.
     pub fn head(&self) -> &Head {
         &self.leased.head
     }
 
+    /// Returns the item, as of the last call that changed it.
     pub fn item(&self) -> &Item {
         &self.leased.item
     }
 
-    /// Whether an id in the file means that nothing is left to do: another process has delivered
-    /// the export to all required exporters, and this one has sent nothing.
+    /// Whether an id in the file means that nothing is left to do, because another process has
+    /// delivered the export. False for an optional exporter if a request of the entry may have
+    /// arrived when the lease began: the id can then come from this queue.
     pub fn ends_with_the_id(&self) -> bool {
         self.leased.item.required || self.leased.nothing_sent
     }
@@ -99,7 +103,8 @@ impl Lease {
         self.read_all(self.leased.head.blobs(self.leased.item.signal)).await
     }
 
-    /// Waits until an operator command needs the entry. The holder then drops the lease.
+    /// Waits until an operator command needs the entry, or the entry is gone. The holder must then
+    /// drop the lease.
     pub fn revocation(&self) -> impl Future<Output = ()> + Send + use<> {
         let (queue, seq) = (self.queue.clone(), self.leased.seq);
         async move { queue.when(|index| is_revoked(index, seq).then_some(())).await }
@@ -115,8 +120,8 @@ impl Lease {
         self.queue.index().has_waiting(&self.leased.item.exporter)
     }
 
-    /// Returns the entry to the queue, behind all others that wait for the same exporter. It is not leased
-    /// again before `not_before`.
+    /// Returns the item to the queue, after all others that wait for the same exporter. It is not
+    /// leased again before `not_before`. `is_reported` marks it as reported in the log.
     pub fn defer(self, not_before: Instant, is_reported: bool) {
         let (seq, at) = (self.leased.seq, self.leased.index);
         let mut index = self.queue.index();
@@ -129,11 +134,11 @@ impl Lease {
                 failures.is_reported |= is_reported;
             }
         });
-        // Dropping the lease locks the index again.
+        // Unlock first, because dropping the lease locks the index again.
         drop(index);
     }
 
-    /// Records that a request may be in flight from now on.
+    /// Records that a request is about to be sent.
     ///
     /// # Errors
     /// Returns [`EntryGone`] if the entry left the queue; send nothing.
@@ -141,19 +146,20 @@ impl Lease {
         self.transit(ItemTransition::MarkInFlight).await
     }
 
-    /// Records that the first pending request was acknowledged: it is never sent again. `rejected` is the
-    /// server's message if it refused some of the spans.
+    /// Records that the first pending request was acknowledged: it is never sent again. `rejected`
+    /// describes the spans that the server refused, if any.
     ///
     /// # Errors
-    /// Returns [`EntryGone`] if the entry left the queue.
+    /// Returns [`EntryGone`] if the entry left the queue; drop the lease.
     pub async fn acknowledge(&mut self, rejected: Option<String>) -> Result<(), EntryGone> {
         self.transit(ItemTransition::Acknowledge { rejected }).await
     }
 
-    /// Records that the first pending request failed and is retried. `in_doubt`: it may have arrived.
+    /// Records that the first pending request failed and is retried. `in_doubt` means that it may
+    /// have arrived.
     ///
     /// # Errors
-    /// Returns [`EntryGone`] if the entry left the queue.
+    /// Returns [`EntryGone`] if the entry left the queue; drop the lease.
     pub async fn fail(
         &mut self,
         reason: &str,
@@ -164,18 +170,19 @@ impl Lease {
         self.transit(ItemTransition::Fail { reason, in_doubt, next_attempt, now }).await
     }
 
-    /// Replaces the first pending request by two.
+    /// Replaces the first pending request with two.
     ///
     /// # Errors
-    /// Returns [`EntryGone`] if the entry left the queue.
+    /// Returns [`EntryGone`] if the entry left the queue; drop the lease.
     pub async fn split_next(&mut self, first: Bytes, second: Bytes) -> Result<(), EntryGone> {
         self.transit(ItemTransition::Split([first, second])).await
     }
 
-    /// Replaces all pending requests, none of which was sent, by requests that carry the time `made_at`.
+    /// Replaces all pending requests, none of which was sent, with requests whose timestamps are
+    /// based on `made_at`.
     ///
     /// # Errors
-    /// Returns [`EntryGone`] if the entry left the queue.
+    /// Returns [`EntryGone`] if the entry left the queue; drop the lease.
     pub async fn replace_pending(
         &mut self,
         requests: Vec<Bytes>,
@@ -184,16 +191,16 @@ impl Lease {
         self.transit(ItemTransition::Replace { requests, made_at }).await
     }
 
-    /// Adds requests with the spans that the backend lost.
+    /// Replaces all pending requests with requests for the spans that the backend lost.
     ///
     /// # Errors
-    /// Returns [`EntryGone`] if the entry left the queue.
+    /// Returns [`EntryGone`] if the entry left the queue; drop the lease.
     pub async fn resend(&mut self, requests: Vec<Bytes>) -> Result<(), EntryGone> {
         self.transit(ItemTransition::Resend(requests)).await
     }
 
-    /// Submits that every request was acknowledged, the last one at this time. The acknowledgement
-    /// of the last request is recorded with it.
+    /// Submits that every request was acknowledged, the last one at `at`. The acknowledgement of
+    /// the last request is recorded with it.
     pub async fn complete(self, at: UnixNanos) -> Ack {
         self.end(ItemTransition::Deliver { at }).await
     }
@@ -271,7 +278,8 @@ fn is_revoked(index: &Index, seq: Seq) -> bool {
     index.get(seq).is_none_or(|entry| entry.revoked)
 }
 
-/// The outcome of a lease. Its place in the order of writes is fixed; it is not durable yet.
+/// The submitted outcome of a lease. Its position in the order of writes is fixed, but it is not
+/// durable yet.
 #[derive(Debug)]
 #[must_use = "the outcome is not visible until it is durable"]
 pub struct Ack {

@@ -18,12 +18,13 @@ use crate::base::signal::Signal;
 use crate::fs::carried::WriteBackMode;
 use crate::fs::file::FileVersion;
 
-/// The number of an entry, in order of arrival. Not reused while the queue has entries.
+/// The number of an entry, in order of arrival. Unique in the queue, but the number of a removed
+/// entry can be reused after a restart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Seq(pub u64);
 
-/// The number of one encoded request within an entry.
+/// The number of one encoded request, or of the state files, within an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Blob(pub u32);
@@ -55,6 +56,7 @@ pub struct Head {
     /// Number of requests of log records, which come after those of spans.
     #[serde(default)]
     pub log_requests: u32,
+    /// Size of these requests, in bytes.
     #[serde(default)]
     pub log_bytes: u64,
     pub first_seen: UnixNanos,
@@ -72,7 +74,7 @@ pub struct Head {
 }
 
 impl Head {
-    /// Returns the key of the entry, which no other entry has.
+    /// Returns the key of the entry, as [`NewEntry::key`].
     pub fn key(&self) -> TraceId {
         self.addition.unwrap_or(self.trace_id)
     }
@@ -108,20 +110,22 @@ pub struct Item {
     pub pending: Vec<Blob>,
     /// The next number for a request that only this exporter needs.
     pub next_blob: u32,
-    /// The time that its spans carry.
+    /// The time that the timestamps of the spans are based on.
     pub made_at: UnixNanos,
     pub state: ItemState,
-    /// Whether a request was acknowledged or may have arrived. The requests must not change any
-    /// more then.
+    /// Whether a request was acknowledged or may have arrived. If so, the spans must not change any
+    /// more.
     #[serde(rename = "touched")]
     pub may_have_arrived: bool,
-    /// Whether spans that the backend had lost were sent again.
+    /// Whether spans that the backend lost were sent again, which is done only once. Also set if
+    /// the server rejected spans, because these are never sent again.
     #[serde(rename = "resent")]
     pub retransmitted: bool,
     pub attempts: u32,
     pub last_error: Option<String>,
     pub next_attempt: Option<UnixNanos>,
-    /// How many spans the server rejected in requests that it accepted, and its message.
+    /// How many spans the server rejected in requests that it accepted, and its message. For an
+    /// item that is retried after a failed verification, the reason of that failure.
     #[serde(rename = "lost_spans")]
     pub rejected_spans: Option<String>,
     #[serde(skip)]
@@ -131,13 +135,13 @@ pub struct Item {
 /// The failures of an item since its last acknowledged request. Empty after a restart.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Failures {
-    /// When the request failed first.
+    /// When the request first failed.
     pub since: Option<Instant>,
-    /// When the request failed last.
+    /// When the request last failed.
     pub last: Option<Instant>,
     /// Number of deferrals.
     pub deferrals: u32,
-    /// The place in the queue after the last deferral.
+    /// The position in the lane after the last deferral.
     pub place: Option<Place>,
     /// Earliest time of the next lease.
     pub not_before: Option<Instant>,
@@ -145,32 +149,34 @@ pub struct Failures {
     pub is_reported: bool,
 }
 
-/// The place of an item among those of the same exporter: by arrival. A deferred item is behind all
-/// that waited when it was deferred.
+/// The position of an item in its lane. Items are ordered by arrival, but a deferred item comes
+/// after all items that waited when it was deferred.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
     arrival: u64,
-    /// Among items of one arrival, deferred ones come first, in the order of their deferrals.
+    /// Orders items of the same `arrival`: deferred ones first, in the order of their deferrals.
     deferral: u64,
 }
 
 impl Place {
+    /// Returns the position of an item that was never deferred.
     pub fn by_arrival(seq: Seq) -> Place {
         Place { arrival: seq.0, deferral: u64::MAX }
     }
 
-    /// Returns the place before the entry that arrives next, `next_seq`.
+    /// Returns the position of the `deferral`-th deferral, before the entry that gets `next_seq`.
     pub fn deferred(next_seq: u64, deferral: u64) -> Place {
         Place { arrival: next_seq, deferral }
     }
 }
 
+/// The delivery state of an item.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "is")]
 pub enum ItemState {
     #[serde(rename = "accepted")]
     Waiting,
-    /// A request is in flight, or was when the program was killed.
+    /// A request may have been sent and is not acknowledged.
     #[serde(rename = "delivering")]
     InFlight,
     Delivered {
@@ -179,13 +185,14 @@ pub enum ItemState {
     Rejected(Rejection),
 }
 
-/// Why an exporter stopped trying to deliver an entry.
+/// Why an item became a dead letter.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rejection {
     pub reason: String,
     pub kind: RejectionKind,
 }
 
+/// The kind of a [`Rejection`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RejectionKind {
@@ -197,21 +204,22 @@ pub enum RejectionKind {
     Incomplete,
 }
 
-/// One row that a transition changes.
+/// A change of the stored rows of an entry.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Change {
     Head,
     Item(usize),
     PutBlob(Blob, Bytes),
     RemoveBlob(Blob),
-    /// All requests. State files stay.
+    /// Removes all requests, but not the state files.
     RemoveBlobs,
-    /// The entry with all its rows.
+    /// Removes the entry with all its rows.
     Remove,
     Tombstone(TraceId),
 }
 
 impl Change {
+    /// Returns the key of the tombstone that this change adds, if it adds one.
     pub fn tombstone(&self) -> Option<TraceId> {
         match self {
             Change::Tombstone(trace_id) => Some(*trace_id),
@@ -220,10 +228,10 @@ impl Change {
     }
 }
 
-/// The state of an entry as a whole.
+/// The delivery outcome of a whole entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Every required exporter has delivered it, the last one at this time.
+    /// Every required exporter has delivered the entry, the last one at `at`.
     Delivered {
         at: UnixNanos,
     },
@@ -233,17 +241,18 @@ pub enum Outcome {
     },
 }
 
-/// The blob with an export's state files: the number after the last one that a request can have.
+/// The blob with an entry's state files. Its number is above those of all requests.
 pub const STATE_FILES: Blob = Blob(u32::MAX);
 
-/// Distance between the first numbers of different exporters' own requests.
+/// How many blob numbers each exporter has for rewritten requests.
 const OWN_BLOBS: u32 = 1 << 24;
 
 impl Item {
     /// Makes the item of the `index`-th exporter. Exporters of one signal share the original
     /// requests.
     pub fn new(to: &Destination, index: usize, head: &Head) -> Item {
-        // Requests rewritten for one exporter (split, times shifted) get blob ids from that exporter's range.
+        // Requests rewritten for one exporter (split, times shifted) get numbers from that
+        // exporter's range.
         let own = u32::try_from(index).unwrap_or(u32::MAX).saturating_add(1);
         Item {
             exporter: to.exporter.clone(),
@@ -263,36 +272,39 @@ impl Item {
         }
     }
 
+    /// Returns the item's position in its lane.
     pub fn place(&self, seq: Seq) -> Place {
         self.failures.place.unwrap_or(Place::by_arrival(seq))
     }
 
-    /// Whether only this item needs the request.
+    /// Whether the request was rewritten for one exporter, so that no other exporter needs it.
     pub fn owns(&self, blob: Blob) -> bool {
         blob.0 >= OWN_BLOBS
     }
 
+    /// Returns whether the item is delivered or rejected.
     pub fn is_finished(&self) -> bool {
         self.is_delivered() || self.is_rejected()
     }
 
+    /// Returns whether the exporter has delivered every request.
     pub fn is_delivered(&self) -> bool {
         matches!(self.state, ItemState::Delivered { .. })
     }
 
+    /// Returns whether the item is a dead letter.
     pub fn is_rejected(&self) -> bool {
         matches!(self.state, ItemState::Rejected(_))
     }
 
-    /// Returns the item of a dead letter that is retried.
+    /// Returns a dead letter as an item that waits again, with the requests to send.
     pub fn again(&self, head: &Head) -> Item {
         let (rejected_spans, pending) = match (&self.state, &self.rejected_spans) {
-            // Spans that a backend did not have stay unverified until they are read back.
+            // Keep the reason until the missing spans are read back.
             (ItemState::Rejected(rejection), _) if rejection.kind == RejectionKind::Incomplete => {
                 (Some(rejection.reason.clone()), self.pending.clone())
             }
-            // A partly accepted export is sent as a whole, because it is not known which spans the
-            // server kept.
+            // Send a partly accepted entry completely: it is unknown which spans the server kept.
             (_, Some(_)) => (None, head.blobs(self.signal).collect()),
             (_, None) => (None, self.pending.clone()),
         };
@@ -307,7 +319,7 @@ impl Item {
         }
     }
 
-    /// Marks the request in flight as uncertain, because it may have arrived before a crash.
+    /// Makes an item in flight wait again, in doubt, because its request may have arrived.
     pub fn recover(&mut self) {
         if self.state == ItemState::InFlight {
             self.state = ItemState::Waiting;
@@ -317,8 +329,9 @@ impl Item {
 }
 
 impl Record {
-    /// Returns `None` while a required exporter is not done. One rejection decides. An exporter
-    /// that is not `present` decides nothing: its part waits until it is configured again.
+    /// Returns `None` until every required exporter is finished, or if there is none. One rejection
+    /// then makes the outcome `Rejected`. An exporter that is not `present` is no longer configured
+    /// and is ignored; its item waits until it is configured again.
     pub fn outcome(&self, present: impl Fn(&str) -> bool) -> Option<Outcome> {
         let mut last = None;
         let mut rejected = None;
@@ -335,7 +348,8 @@ impl Record {
         rejected.or(last.map(|at| Outcome::Delivered { at }))
     }
 
-    /// Returns the exporters that the entry waits for, each with its last error.
+    /// Describes the exporters that the entry waits for, each with its last error. `None` if it
+    /// waits for none.
     pub fn waits_for(&self) -> Option<String> {
         let open = self.items.iter().filter(|item| !item.is_finished());
         let open = open.map(|item| {
@@ -353,8 +367,8 @@ impl Record {
         self.items.iter().all(Item::is_delivered)
     }
 
-    /// Whether nothing is left to do. An interrupted removal of version 0.1 left a record without
-    /// items.
+    /// Whether the entry can be removed. A record without items remains from a removal that was
+    /// interrupted in version 0.1.
     pub fn is_over(&self) -> bool {
         (self.head.written && self.is_delivered()) || self.items.is_empty()
     }

@@ -4,11 +4,11 @@
 //! heads     seq         ─▶ the export, as JSON
 //! items     (seq, n)    ─▶ the part for the n-th exporter, as JSON; only its lease writes it
 //! blobs     (seq, blob) ─▶ one encoded request, compressed
-//! tombstones trace id: dropped by an operator
+//! tombstones trace id    ─▶ nothing: it must not be enqueued again
 //! ```
 //!
-//! A transaction is fsynced before `apply` returns. A file that cannot be opened is quarantined and
-//! replaced by an empty one: its exports are still in the directories, without an id.
+//! A transaction is fsynced before `apply` returns. A corrupt file is quarantined and replaced by
+//! an empty one. Its exports are not lost: their files have no id, so the next scan finds them.
 
 #![expect(
     clippy::disallowed_methods,
@@ -50,13 +50,13 @@ const CACHE_BYTES: usize = 1 << 20;
 pub enum Location {
     /// In this directory.
     Directory(PathBuf),
-    /// In this directory, read-only: nothing is created or quarantined.
+    /// In this directory, which must have a store. Nothing is created or quarantined.
     Existing(PathBuf),
     /// In memory; lost when the process ends.
     Memory,
 }
 
-/// One change. A transaction has several.
+/// One write to the store. Several writes form a transaction.
 #[derive(Clone, Debug)]
 pub enum Op {
     PutHead {
@@ -77,22 +77,22 @@ pub enum Op {
         seq: Seq,
         blob: Blob,
     },
-    /// All requests of the entry. State files stay.
+    /// Removes all requests of the entry, but not the state files.
     RemoveBlobs {
         seq: Seq,
     },
-    /// The entry with all its items and requests.
+    /// Removes the entry with all its rows.
     Remove {
         seq: Seq,
     },
-    /// An operator dropped this trace, although its file may still exist.
+    /// Records that this key must not be enqueued again, although its file may still exist.
     Tombstone {
         trace_id: TraceId,
     },
 }
 
 impl Op {
-    /// The operations for the rows that changed. `record` is the record after the change.
+    /// Returns the writes for the rows that changed. `record` is the record after the change.
     ///
     /// # Errors
     /// Returns [`StoreError::Encoding`] if a path is not UTF-8; the entry cannot be recorded then.
@@ -126,6 +126,7 @@ fn item_key(index: usize) -> u32 {
 /// Opens the database. May be called again after a failure.
 type Open = Box<dyn FnMut() -> Result<Database, DatabaseError> + Send>;
 
+/// An opened store. All its functions block.
 pub struct Store {
     /// `None` for a store in memory.
     files: Option<Files>,
@@ -141,7 +142,7 @@ pub struct Store {
 pub struct Opened {
     pub store: Store,
     pub records: Vec<(Seq, Box<Record>)>,
-    /// Traces that an operator dropped.
+    /// Keys that must not be enqueued again.
     pub tombstones: Vec<TraceId>,
     /// Where a corrupt file was moved to, and what was wrong with it.
     pub quarantined: Option<(PathBuf, String)>,
@@ -236,7 +237,8 @@ impl Store {
         Ok(())
     }
 
-    /// Quarantines the corrupt file and creates a new one.
+    /// Quarantines the corrupt file and creates a new one. Returns where the corrupt file is now,
+    /// `None` in memory.
     ///
     /// # Errors
     /// Returns an error if the disk fails; call again later.
@@ -252,7 +254,7 @@ impl Store {
     /// Allocates the reserved space. Without it no entries are accepted.
     ///
     /// # Errors
-    /// Returns an error if there is no room for it.
+    /// Returns an error if there is no room for it, even after compaction. Try again later.
     pub fn ensure_reserve_space(&mut self) -> Result<(), StoreError> {
         let Some(files) = &mut self.files else { return Ok(()) };
         let no_room = |error: io::Error| StoreError::Failing(format!("no room is left: {error}"));
@@ -330,7 +332,7 @@ impl Store {
     /// Returns one request. `None` if there is none with this number.
     ///
     /// # Errors
-    /// Returns an error if the disk failed.
+    /// Returns an error if the disk failed or the request is damaged.
     pub fn blob(&self, seq: Seq, blob: Blob) -> Result<Option<Bytes>, StoreError> {
         let transaction = self.database()?.begin_read().map_err(redb::Error::from)?;
         let blobs = match transaction.open_table(BLOBS) {

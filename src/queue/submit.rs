@@ -3,7 +3,7 @@
 //! ```text
 //! prepare: rows ─▶ submit: the order is fixed ─▶ on disk ─▶ apply: visible in memory
 //!                          ▲                        │ failed
-//!                          └── retry after a second ┘ corrupt: the store is replaced, the entry is gone
+//!                          └── retry after a second ┘ corrupt: store replaced, entry gone
 //! ```
 //!
 //! Only the holder of a lease, of a completion, or of the whole entry changes its rows. So the
@@ -29,7 +29,7 @@ const STORE_RETRY: Duration = Duration::from_secs(1);
 #[error("the export is not in the queue any more")]
 pub struct EntryGone;
 
-/// A transition that has its place in the order of writes, and is not durable yet.
+/// A transition whose position in the order of writes is fixed, and which is not durable yet.
 #[derive(Debug)]
 #[must_use = "a submitted transition becomes visible only when it is awaited"]
 pub(super) struct Submitted {
@@ -52,7 +52,8 @@ impl Queue {
         let prepared = {
             let mut index = self.index();
             let prepared = index.prepare(seq, &transition);
-            // From now on, a file event for the version that was just written finds the tombstone.
+            // The file event for the version that was just written may come before the transition
+            // is durable, so the tombstone must already be visible.
             if let (Ok((_, changes)), Transition::WrittenBack { .. }) = (&prepared, &transition) {
                 index.tombstones.extend(changes.iter().filter_map(Change::tombstone));
             }
@@ -81,8 +82,12 @@ impl Queue {
         }
     }
 
-    /// Pauses before the next attempt. A corrupt store is quarantined and replaced, which begins
-    /// the next epoch.
+    /// Pauses before the next attempt. A corrupt store is quarantined and replaced instead, which
+    /// begins the next epoch.
+    ///
+    /// # Errors
+    /// Returns [`EntryGone`] if the entry was lost with its store or the queue is closed; do not
+    /// retry.
     pub(super) async fn store_failed(
         &self,
         error: StoreError,
@@ -91,7 +96,7 @@ impl Queue {
         match error {
             StoreError::Closed | StoreError::Replaced => return Err(EntryGone),
             StoreError::Corrupt(reason) => {
-                // Several callers can meet the same corruption; one of them recovers from it.
+                // Several callers can find the same corruption; one of them recovers from it.
                 let _recovering = self.shared.recovering.lock().await;
                 if self.epoch() != epoch {
                     return Err(EntryGone);
@@ -161,8 +166,8 @@ impl Submitted {
         let is_removed = applied.map_err(|_| EntryGone)?;
         let was_expected = self.ops.iter().any(|op| matches!(op, Op::Remove { .. }));
         if is_removed && !was_expected {
-            // Two transitions together end the entry. If this write is lost, the next start removes
-            // the entry.
+            // A concurrent transition finished the rest of the entry, so neither wrote its removal.
+            // If this write is lost, the next start removes the entry.
             let _ = self
                 .queue
                 .shared

@@ -3,7 +3,7 @@
 //! - Entries are leased in order, and each transition survives a restart and a crash.
 //! - A request is in doubt after a restart only if it may have been sent.
 //! - A full or failing disk loses nothing; a corrupt store is quarantined once.
-//! - The queue never holds more than its limit, and tells when it has room again.
+//! - The queue never exceeds its limit, and accepts entries again when it has room.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -182,7 +182,7 @@ async fn a_dropped_lease_is_deferred_and_keeps_what_was_acknowledged() {
     assert_eq!(lease.next_request().await.expect("held").as_deref(), Some(b"y".as_slice()));
 }
 
-/// The caller that asked for the drop gave up, or its time was over.
+/// The drop command was cancelled, or its time limit passed.
 #[tokio::test]
 async fn what_was_not_dropped_in_time_is_worked_on_as_before() {
     let queue = in_memory(100);
@@ -277,7 +277,7 @@ async fn requests_that_one_exporter_splits_or_renews_stay_whole_for_the_others()
     assert_eq!(other.pending_requests().await.expect("held"), ["xy", "z"]);
 }
 
-/// The program ends between any two steps. The next one continues after the last step, and knows
+/// The program ends between any two steps. The next run continues after the last step, and marks
 /// what is in doubt.
 #[tokio::test]
 async fn a_reopened_queue_goes_on_where_it_was() {

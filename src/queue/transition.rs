@@ -7,7 +7,7 @@
 //!                ▲                            └──Reject──▶ dead letter
 //!                └────────────── Retry ──────────────────────┘
 //!
-//! delivered by all required exporters ─WrittenBack─▶ removed, once optional exporters have delivered it too
+//! delivered by all required exporters ─WrittenBack─▶ removed, once optional exporters are done too
 //!                                └────WriteBackFailed: retried
 //! every state ─Drop─▶ removed, with a tombstone
 //! ```
@@ -26,12 +26,12 @@ use crate::base::ids::TraceId;
 /// A transition of one entry.
 #[derive(Clone, Debug)]
 pub enum Transition {
-    /// A transition of the part for one exporter, which is the index of its item.
+    /// A transition of the item with this index.
     Item(usize, ItemTransition),
     /// The trace id could not be written, for this reason.
     WriteBackFailed(String),
-    /// The file has the trace id, must not get it, or is gone. The tombstone is that of a file
-    /// version that must not be read as a new export.
+    /// The file has the trace id, must not get it, or is gone. The tombstone is the trace id of a
+    /// file version that must not be read as a new export.
     WrittenBack { tombstone: Option<TraceId> },
     /// Rejected items are retried.
     Retry(Retry),
@@ -42,7 +42,7 @@ pub enum Transition {
 /// A transition of the part for one exporter.
 #[derive(Clone, Debug)]
 pub enum ItemTransition {
-    /// A request may be in flight from now on.
+    /// A request is about to be sent.
     MarkInFlight,
     /// The first pending request was acknowledged. `rejected` describes the spans that the server
     /// rejected in it.
@@ -53,9 +53,9 @@ pub enum ItemTransition {
     Split([Bytes; 2]),
     /// These requests replace all pending ones, none of which was sent.
     Replace { requests: Vec<Bytes>, made_at: UnixNanos },
-    /// These requests contain spans that the backend lost.
+    /// These requests, with spans that the backend lost, replace all pending ones.
     Resend(Vec<Bytes>),
-    /// Every request was acknowledged, the last one at this time.
+    /// Every request was acknowledged, the last one at `at`.
     Deliver { at: UnixNanos },
     /// The item becomes a dead letter.
     Reject(Rejection),
@@ -65,7 +65,8 @@ pub enum ItemTransition {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Retry {
     All,
-    /// Those of required exporters. What an optional exporter refused may have arrived in part.
+    /// Those of required exporters. A request that an optional exporter refused may have been
+    /// stored in part.
     Required,
 }
 

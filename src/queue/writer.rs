@@ -1,4 +1,4 @@
-//! The thread that owns the store. It writes concurrent changes in one transaction.
+//! Runs the thread that owns the store. It commits concurrent changes in one transaction.
 //!
 //! ```text
 //! write ┐                 one transaction,
@@ -22,13 +22,14 @@ use super::store::{Op, Store, StoreError};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Epoch(u64);
 
-/// Capacity of the command channel.
+/// Capacity of the command channel, and the largest number of commands in one transaction.
 const MAX_WAITING: usize = 256;
 
 type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 
 enum Command {
-    /// A new entry, which can wait for room. All other commands make room in the end.
+    /// Writes a new entry, which can wait for room. Other writes may use the reserved space,
+    /// because they make room in the end.
     Enqueue {
         ops: Vec<Op>,
         done: Reply<Epoch>,
@@ -51,7 +52,7 @@ enum Command {
     },
 }
 
-/// A handle of the thread. When the last one is dropped, the thread writes its remaining commands
+/// A handle to the thread. When the last one is dropped, the thread writes its remaining commands
 /// and ends.
 #[derive(Clone, Debug)]
 pub struct StoreWriter {
@@ -82,7 +83,7 @@ impl StoreWriter {
     /// Makes all of these changes durable, or none.
     ///
     /// # Errors
-    /// Returns an error if the disk failed and nothing was changed, or if the epoch is over.
+    /// Returns an error if the disk failed or the epoch is over. Nothing was changed.
     pub async fn write(&self, ops: Vec<Op>, of: Epoch) -> Result<(), StoreError> {
         self.submit(ops, of).await.durable().await
     }
@@ -90,7 +91,7 @@ impl StoreWriter {
     /// Writes a new entry without using the reserved space. Returns the epoch that has it.
     ///
     /// # Errors
-    /// Returns an error if the disk failed, or has no room for new entries.
+    /// Returns an error if the disk failed or has no room for new entries. Try again later.
     pub async fn enqueue(&self, ops: Vec<Op>) -> Result<Epoch, StoreError> {
         self.command(|done| Command::Enqueue { ops, done }).await
     }
@@ -98,7 +99,7 @@ impl StoreWriter {
     /// Reads one request.
     ///
     /// # Errors
-    /// Returns an error if the disk failed, or if the request is missing.
+    /// Returns an error if the disk failed, if the request is missing, or if the epoch is over.
     pub async fn read(&self, seq: Seq, blob: Blob, of: Epoch) -> Result<Bytes, StoreError> {
         self.command(|done| Command::Read { seq, blob, of, done }).await
     }
@@ -122,7 +123,7 @@ impl StoreWriter {
     }
 }
 
-/// The answer to submitted changes.
+/// The pending acknowledgement of submitted changes.
 #[derive(Debug)]
 #[must_use = "submitted changes are not durable yet"]
 pub struct Ack {
@@ -134,7 +135,7 @@ impl Ack {
     /// Waits until the changes are on disk.
     ///
     /// # Errors
-    /// Returns an error if the disk failed and nothing was changed, or if the epoch is over.
+    /// Returns an error if the disk failed or the epoch is over. Nothing was changed.
     pub async fn durable(self) -> Result<(), StoreError> {
         let Some(answer) = self.answer else { return Err(StoreError::Closed) };
         answer.await.unwrap_or(Err(StoreError::Closed)).map(drop)
@@ -211,8 +212,8 @@ impl Writes {
     }
 }
 
-/// Makes one transaction of all writes. If there is no room for it, changes of existing entries are
-/// written first, with the reserved space.
+/// Commits all writes in one transaction. If there is no room for it, only `progress`, the changes
+/// of existing entries, is written, with the reserved space.
 fn write(
     store: &mut Store,
     present: Epoch,

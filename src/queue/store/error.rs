@@ -1,10 +1,11 @@
-//! Why a store cannot be opened, or fails later.
+//! The errors of opening and of using the store.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use redb::DatabaseError;
 
+/// Why an operation of an open store failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
     /// The disk is full or broken. A later attempt may succeed.
@@ -19,11 +20,12 @@ pub enum StoreError {
     Closed,
     /// The store that the command was meant for was replaced; see [`Epoch`].
     ///
-    /// [`Epoch`]: super::writer::Epoch
+    /// [`Epoch`]: super::super::writer::Epoch
     #[error("the queue's store was begun anew")]
     Replaced,
 }
 
+/// Why the queue cannot be opened. An operator must act.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     #[error(
@@ -40,7 +42,7 @@ pub enum OpenError {
     Other { path: PathBuf, reason: String },
 }
 
-/// Why a file cannot be opened.
+/// Why a file cannot be opened. Only a corrupt file is quarantined.
 #[derive(Debug)]
 pub enum Refusal {
     Locked,
@@ -49,6 +51,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// Returns the error to report for the store at `path`.
     pub fn into_error(self, path: &Path) -> OpenError {
         let path = path.to_owned();
         match self {
@@ -96,7 +99,7 @@ impl From<redb::Error> for StoreError {
     }
 }
 
-/// Whether the disk returned data that is not what was written.
+/// Whether the error means that the file does not contain what was written.
 fn is_corruption(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! queue.lock     held from start to end, even while the store is replaced
-//! queue.redb     the store ─▶ queue.redb.corrupt-TIME when it cannot be read
+//! queue.redb     the store ─▶ queue.redb.corrupt-TIME when it is corrupt
 //! queue.reserve  space for recording deliveries when the disk is full
 //! ```
 
@@ -28,11 +28,11 @@ const LOCK: &str = "queue.lock";
 const RESERVE: &str = "queue.reserve";
 const RESERVE_BYTES: u64 = 1 << 20;
 
-/// A directory that this process holds.
+/// The queue's directory, locked by this process.
 #[derive(Debug)]
 pub struct Files {
     directory: PathBuf,
-    /// Released when it is closed.
+    /// Released when the file is closed. `None` if there is no lock file.
     _lock: Option<File>,
     has_reserve: bool,
 }
@@ -79,6 +79,7 @@ impl Files {
         Ok(Files { directory: directory.to_owned(), _lock: lock, has_reserve: false })
     }
 
+    /// Returns the path of the store.
     pub fn store(&self) -> PathBuf {
         self.directory.join(STORE)
     }
@@ -135,7 +136,7 @@ impl Files {
     }
 }
 
-/// Whether there is, or was, a queue in this directory.
+/// Whether this directory has a store.
 pub fn is_there(directory: &Path) -> bool {
     directory.join(STORE).exists()
 }

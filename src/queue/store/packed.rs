@@ -7,13 +7,18 @@ use lz4_flex::block::{compress_prepend_size, decompress, uncompressed_size};
 /// request without it was written uncompressed by an earlier version.
 const PACKED: u8 = 0;
 
+/// Compresses a request.
 pub fn packed(request: &[u8]) -> Vec<u8> {
     let mut packed = vec![PACKED];
     packed.append(&mut compress_prepend_size(request));
     packed
 }
 
-/// Decompresses a request. Refuses a length that no text of this size can expand to.
+/// Decompresses a request.
+///
+/// # Errors
+/// Returns a description of the damage. A length that no text of this size can expand to is refused
+/// before memory is allocated for it.
 pub fn unpacked(stored: &[u8]) -> Result<Bytes, String> {
     const MAX_RATIO: usize = 255;
     let Some((&PACKED, packed)) = stored.split_first() else {

@@ -44,12 +44,14 @@ impl Disk {
         Disk { bytes, synced: Arc::new(Mutex::new(synced)), ..Disk::default() }
     }
 
+    /// Opens a store on this disk.
     pub fn open(&self, files: Option<Files>) -> Opened {
         let backend = self.clone();
         let open = move || Builder::new().create_with_backend(backend.clone());
         Store::open_with(files, Box::new(open)).map_err(|(refusal, _)| refusal).expect("a store")
     }
 
+    /// Opens a queue on this disk, with exporters of unlimited capacity.
     pub fn queue(&self) -> Ready {
         Queue::from_opened(self.open(None), &exporters(u64::MAX), None).expect("a queue")
     }
@@ -164,8 +166,8 @@ async fn a_disk_that_the_queue_has_filled_is_emptied_again() {
     assert!(reserve.exists(), "kept for the next time");
 }
 
-/// The file is truncated while the queue uses it. The store is replaced, and receivers are told to
-/// scan again.
+/// The file is truncated while the queue uses it. The store is replaced, and receivers are notified
+/// to scan again.
 #[tokio::test(start_paused = true)]
 async fn a_store_that_is_cut_off_while_it_runs_is_begun_anew() {
     let disk = Disk::default();

@@ -1,8 +1,10 @@
 //! Guarantees:
 //!
-//! - `queue drop --force` works in every state of an entry, and the entry does not come back after a restart.
-//! - An exporter or a finalizer that holds an entry is asked to give it back; its later calls change nothing.
-//! - A write-back that failed and is tried again later holds nothing.
+//! - `queue drop --force` works in every state of an entry. The entry does not come back after a
+//!   restart.
+//! - A drop revokes the lease or completion of the entry. Calls on either after the drop change
+//!   nothing.
+//! - An entry whose write-back failed and is retried later is dropped at once.
 
 use std::time::Duration;
 

@@ -1,9 +1,10 @@
 //! Guarantees:
 //!
 //! - Each transition applies in the states of the table, and changes nothing in others.
-//! - The rows that a transition returns are exactly those that changed: a store that writes them holds the
-//!   record, and every request that is pending.
-//! - An entry is removed when it is dropped, or when it is written back and every exporter has delivered it.
+//! - The rows that a transition returns are exactly those that changed: a store that writes them
+//!   has the record and every pending request.
+//! - An entry is removed when it is dropped, or when it is written back and every exporter has
+//!   delivered it.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,19 +1,19 @@
-//! Evaluates the part of LogQL that the cookbook uses: selectors with filters, and the query for
-//! coverage.
+//! Evaluates the part of LogQL that the cookbook uses: selectors with filters, and the coverage
+//! query.
 //!
 //! ```text
 //! {stream} | key="value" | key < n | label_format … ──▶ records
-//! avg by (…) (last_over_time(records | unwrap … [range]) by (…)) and on (…) … ──▶ a value per group
+//! avg by (…) (last_over_time(records | unwrap … [range]) by (…)) and on (…) … ──▶ value per group
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Labels and structured metadata of a record, with Loki's names.
+/// The labels and structured metadata of a record, with Loki's names.
 pub type Fields = BTreeMap<String, String>;
 
 /// Evaluates `avg by (G) (last_over_time(SELECTOR | unwrap LABEL [RANGE]) by (K)) and on (G) sum by
-/// (G) (…SELECTOR…)`: the average, per G, of the last value per K, if the right side has a value.
-/// `records` are in order of time.
+/// (G) (…SELECTOR…)`. Returns, per G, the average of the last value per K. Groups without a value
+/// on the right side are left out. `records` must be sorted by time.
 pub fn coverage(query: &str, records: &[Fields]) -> Vec<(String, f64)> {
     let (left, right) = query.split_once(" and on (project_id) ").unwrap();
     let group = inside(left, "avg by (");
@@ -46,23 +46,24 @@ fn inside(text: &str, before: &str) -> String {
     rest.split([')', '[']).next().unwrap().trim().to_owned()
 }
 
-/// Returns the records that the query's only selector matches, with the labels that it adds.
+/// Returns the records that the query's only selector matches, including added labels.
 fn selected(query: &str, records: &[Fields]) -> Vec<Fields> {
     let mut labelled = records.to_vec();
     let found = filtered(query, &mut labelled);
     found.into_iter().map(|at| labelled[at].clone()).collect()
 }
 
-/// Returns, for each selector of the query, the records that it matches.
+/// Returns, per selector of the query, the positions of the matching records.
 pub fn run(query: &str, records: &[Fields]) -> Vec<Vec<usize>> {
     let selectors = query.match_indices("{service_name");
     selectors.map(|(start, _)| filtered(&query[start..], &mut records.to_vec())).collect()
 }
 
-/// Returns the records that the first selector of a query matches. `label_format` changes them.
+/// Returns the positions of the records that the first selector matches. `label_format` adds labels
+/// to the records.
 fn filtered(query: &str, records: &mut [Fields]) -> Vec<usize> {
     let selector = &query[query.find("{service_name").unwrap()..];
-    // A range is not part of a template, which has no brackets.
+    // The first bracket starts the range. Templates have no brackets.
     let selector = selector.split('[').next().unwrap();
     let (stream, filters) = selector.split_once('}').unwrap();
     let stream = stream.trim_start_matches('{');
@@ -71,7 +72,7 @@ fn filtered(query: &str, records: &mut [Fields]) -> Vec<usize> {
     for filter in filters.split(" | ").map(str::trim).filter(|it| !it.is_empty()) {
         let filter = filter.trim_start_matches("| ");
         match filter.split(' ').next().unwrap() {
-            // Every field of the line is also one of the record's.
+            // A record already has all fields of its line, so there is nothing to add.
             "json" => {}
             "line_format" => {
                 for (at, _) in filter.match_indices("{{.") {
@@ -96,7 +97,7 @@ fn filtered(query: &str, records: &mut [Fields]) -> Vec<usize> {
     left
 }
 
-/// ``label_format NAME=`{{ if eq .FIELD "VALUE" }}THEN{{ else }}ELSE{{ end }}` ``
+/// Evaluates ``label_format NAME=`{{ if eq .FIELD "VALUE" }}THEN{{ else }}ELSE{{ end }}` ``.
 fn formatted(filter: &str, record: &Fields) -> (String, String) {
     let (label, template) = filter.strip_prefix("label_format ").unwrap().split_once('=').unwrap();
     let template = template.trim_matches('`');

@@ -1,9 +1,9 @@
 //! Evaluates the part of TraceQL that the cookbook uses, as strictly as Tempo: an int is not a
-//! double, a text is not a number, and a list matches if one of its elements does. A query is
-//! evaluated per block, so operators, groups and counts never join spans of different blocks.
+//! double, a string is not a number, and a list matches if one of its elements does. A query is
+//! evaluated per block, so operators, groups and counts never combine spans of different blocks.
 //!
 //! ```text
-//! { cond && cond } op { … } | stage | stage ──▶ matches; error if a name does not exist
+//! { cond && cond } op { … } | stage | stage ──▶ matches; panics if a name does not exist
 //! ```
 
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value::Value};
@@ -11,7 +11,7 @@ use opentelemetry_proto::tonic::trace::v1::Span;
 
 use crate::support::conventions::hex;
 
-/// A stored span.
+/// A span as Tempo stores it.
 #[derive(Clone)]
 pub struct Stored {
     pub span: Span,
@@ -20,7 +20,7 @@ pub struct Stored {
     pub block: usize,
 }
 
-/// One `field op literal`.
+/// One condition: `field op literal`.
 #[derive(Debug)]
 struct Condition {
     field: String,
@@ -38,7 +38,7 @@ enum Literal {
     Status(i32),
 }
 
-/// Returns the matching spans, by block and position in it.
+/// Returns the matching spans, each as its block and its position in that block.
 pub fn run(query: &str, spans: &[Stored]) -> Vec<(usize, usize)> {
     let blocks: std::collections::BTreeSet<usize> = spans.iter().map(|it| it.block).collect();
     let in_block = |block: usize| {
@@ -49,7 +49,8 @@ pub fn run(query: &str, spans: &[Stored]) -> Vec<(usize, usize)> {
     blocks.into_iter().flat_map(in_block).collect()
 }
 
-/// `all` are the spans of every block: names must exist in them, even if they do not match.
+/// Evaluates a query in one block. `all` has the spans of every block: a field of `select` must
+/// exist there, and may be missing in this block.
 fn run_in_block(query: &str, spans: &[Stored], all: &[Stored]) -> Vec<usize> {
     let mut stages = query.split(" | ");
     let mut found = select(stages.next().unwrap(), spans);
@@ -64,7 +65,7 @@ fn run_in_block(query: &str, spans: &[Stored], all: &[Stored]) -> Vec<usize> {
                     assert!(is_known, "nothing has {field}, in {query}");
                 }
             }
-            // A metrics query: one series per group.
+            // A metrics query needs a number, and a group that it belongs to.
             "max_over_time" => {
                 let by = rest.trim().strip_prefix("by (").and_then(|it| it.strip_suffix(')'));
                 let has = |at: &usize| {
@@ -179,7 +180,8 @@ fn condition(text: &str) -> Condition {
     Condition { field: field.unwrap().to_owned(), op: op.unwrap().to_owned(), literal }
 }
 
-/// All conditions on events must hold for one event, and those on links for one link.
+/// Whether a span matches. All conditions on events must hold for the same event, and all
+/// conditions on links for the same link.
 fn matches(conditions: &[Condition], stored: &Stored) -> bool {
     let scope = |it: &Condition| it.field.split(['.', ':']).next().unwrap_or_default().to_owned();
     let (of_parts, of_span): (Vec<_>, Vec<_>) =
@@ -231,7 +233,7 @@ fn holds(condition: &Condition, values: &[Literal]) -> bool {
         ("=", literal) => values.contains(literal),
         ("!=", literal) => !values.is_empty() && !values.contains(literal),
         ("=~", Literal::Text(pattern)) => values.iter().any(|value| match value {
-            // The whole value must match.
+            // The pattern must match the whole value.
             Literal::Text(text) => {
                 regex_lite::Regex::new(&format!("^(?:{pattern})$")).unwrap().is_match(text)
             }
@@ -243,7 +245,7 @@ fn holds(condition: &Condition, values: &[Literal]) -> bool {
     }
 }
 
-/// Returns the values of a field of one span: several for a list, or for events and links.
+/// Returns the values of a field of one span. A list, or a field of events or links, has several.
 fn values(field: &str, Stored { span, resource, .. }: &Stored) -> Vec<Literal> {
     let text = |text: &str| vec![Literal::Text(text.to_owned())];
     match field {
@@ -255,7 +257,7 @@ fn values(field: &str, Stored { span, resource, .. }: &Stored) -> Vec<Literal> {
         "event:name" => return span.events.iter().flat_map(|it| text(&it.name)).collect(),
         "link:spanID" => return span.links.iter().flat_map(|it| text(&hex(&it.span_id))).collect(),
         "link:traceID" => {
-            // Without leading zeros, as Tempo stores it.
+            // Tempo stores trace ids of links without leading zeros.
             let stripped = |id: &[u8]| hex(id).trim_start_matches('0').to_owned();
             return span.links.iter().flat_map(|it| text(&stripped(&it.trace_id))).collect();
         }

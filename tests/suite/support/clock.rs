@@ -39,7 +39,7 @@ fn utc(seconds: u64) -> Utc {
     }
 }
 
-/// `Mon, 23 Nov 2026 06:15:00 GMT`
+/// Formats an HTTP date: `Mon, 23 Nov 2026 06:15:00 GMT`.
 pub fn http_date(seconds: u64) -> String {
     let weekday =
         ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"][(seconds / 86_400 % 7) as usize];
@@ -48,7 +48,7 @@ pub fn http_date(seconds: u64) -> String {
     format!("{weekday}, {day:02} {month} {year} {hour:02}:{minute:02}:{second:02} GMT")
 }
 
-/// `20261123T061500Z`
+/// Formats a UTC time without separators: `20261123T061500Z`.
 pub fn compact_timestamp(seconds: u64) -> String {
     let Utc { year, month, day, hour, minute, second } = utc(seconds);
     format!("{year:04}{month:02}{day:02}T{hour:02}{minute:02}{second:02}Z")

@@ -39,6 +39,8 @@ pub struct Settings {
     pub resource: Vec<(String, String)>,
 }
 
+/// Checks the requests of one export with default settings. `canonical` and `mtime_ns` are those of
+/// the metadata when it was read.
 pub fn check(
     export_dir: &Path,
     metadata_before: &[u8],
@@ -50,6 +52,7 @@ pub fn check(
     check_with(&Settings::default(), export_dir, metadata_before, trace_id, requests)
 }
 
+/// Like [`check`], with the settings of the run and a given trace id.
 pub fn check_with(
     settings: &Settings,
     export_dir: &Path,
@@ -70,16 +73,18 @@ pub fn check_with(
     faults
 }
 
+/// Returns the trace id of an export by the published formula.
 pub fn trace_id(canonical: &Path, mtime_ns: i128, metadata: &[u8]) -> [u8; 16] {
     ids::trace_id(canonical, mtime_ns, metadata)
 }
 
+/// Returns the trace id of an export in hexadecimal.
 pub fn trace_id_hex(canonical: &Path, mtime_ns: i128, metadata: &[u8]) -> String {
     hex(&ids::trace_id(canonical, mtime_ns, metadata))
 }
 
-/// Returns the requests with the spans of one trace. Exports do not share requests, so each request
-/// is either kept or removed.
+/// Returns the requests with spans of one trace. Exports do not share requests, so a request is
+/// kept or removed as a whole.
 pub fn of_trace(
     requests: &[ExportTraceServiceRequest],
     trace_id: &str,
@@ -129,7 +134,7 @@ fn check_trace(export: &Export, trace_id: [u8; 16], spans: &[Span]) -> Vec<Strin
     faults
 }
 
-/// The epic first, then each story, then each task.
+/// Returns the epic, then each story, then each task.
 fn expected_spans(export: &Export, trace_id: [u8; 16]) -> Vec<Expected<'_>> {
     let epic = Expected::new(export, trace_id, Kind::Epic, None);
     let mut expected = Vec::new();

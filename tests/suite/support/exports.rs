@@ -1,11 +1,10 @@
-//! Writes exports like the real exporter: the siblings first, then the metadata into a temp file
-//! that is renamed.
+//! Writes exports like the real exporter: first the siblings, then the metadata by rename.
 //!
 //! ```text
 //! ExportBuilder::new("shop").artifact(Artifact::new("api-slo", "slo_definition")).write_into(dir)
 //! ```
 //!
-//! The same builder always writes the same bytes. `presets` has builders for special properties.
+//! The same builder always writes the same bytes. `presets` has builders for special cases.
 
 pub mod presets;
 mod render;
@@ -18,6 +17,7 @@ use serde_json::{Map, Value, json};
 
 use super::snapshot::Snapshot;
 
+/// The file name of the metadata.
 pub const METADATA: &str = "onboarding-metadata.json";
 
 /// An entry of the artifact manifest.
@@ -36,7 +36,8 @@ pub struct Artifact {
 }
 
 impl Artifact {
-    /// A required artifact of the target `checkout-api` that is needed.
+    /// Returns an artifact with status `needed` and priority `required`, for the target
+    /// `checkout-api`.
     pub fn new(id: &str, kind: &str) -> Self {
         Self {
             id: id.to_owned(),
@@ -52,55 +53,65 @@ impl Artifact {
         }
     }
 
+    /// Sets `name` (default: `The {id}`).
     pub fn name(mut self, name: &str) -> Self {
         self.name = name.to_owned();
         self
     }
 
+    /// Sets `target`.
     pub fn target(mut self, target: &str) -> Self {
         self.target = target.to_owned();
         self
     }
 
+    /// Sets `priority`: `required`, `recommended` or another text.
     pub fn priority(mut self, priority: &str) -> Self {
         self.priority = priority.to_owned();
         self
     }
 
+    /// Sets `status`: `needed`, `exists`, `outdated`, `skipped` or another text.
     pub fn status(mut self, status: &str) -> Self {
         self.status = status.to_owned();
         self
     }
 
+    /// Sets `existingPath`, which is absent by default.
     pub fn existing_path(mut self, path: &str) -> Self {
         self.existing_path = Some(path.to_owned());
         self
     }
 
+    /// Sets `parameters`, a JSON object.
     pub fn parameters(mut self, parameters: Value) -> Self {
         self.parameters = parameters;
         self
     }
 
+    /// Sets `derivedFrom`, the derivation rules of this artifact.
     pub fn derived_from(mut self, rules: Value) -> Self {
         self.derived_from = rules;
         self
     }
 
+    /// Sets `dependsOn`, the ids that this artifact depends on.
     pub fn depends_on(mut self, ids: &[&str]) -> Self {
         self.depends_on = owned(ids);
         self
     }
 }
 
+/// The format of the manifest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Manifest {
     Yaml,
     Json,
-    /// The metadata names one, but the file is missing.
+    /// The file is missing, although the metadata names it.
     None,
 }
 
+/// The manifest's checksum in the metadata.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Checksum {
     Right,
@@ -120,6 +131,7 @@ pub enum Style {
 }
 
 impl Style {
+    /// Every style.
     pub const ALL: [Self; 5] =
         [Self::Indent2, Self::OneLine, Self::Crlf, Self::Bom, Self::TrailingNewline];
 }
@@ -133,6 +145,7 @@ struct Context {
     epic: Option<String>,
 }
 
+/// An export that is not written yet.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct ExportBuilder {
@@ -155,11 +168,12 @@ pub struct ExportBuilder {
     context: Option<Context>,
     /// `projectContext.name` in the manifest.
     manifest_name: Option<String>,
-    /// `inputs[]` of the run's record.
+    /// The `inputs` in the record of the run. `None` means that there is no record.
     inputs: Option<Value>,
 }
 
 impl ExportBuilder {
+    /// Starts an export without artifacts: YAML manifest, correct checksum, the exporter's style.
     pub fn new(project_id: &str) -> Self {
         Self {
             project_id: project_id.to_owned(),
@@ -184,6 +198,7 @@ impl ExportBuilder {
         }
     }
 
+    /// Adds an artifact to the manifest.
     pub fn artifact(mut self, artifact: Artifact) -> Self {
         self.artifacts.push(artifact);
         self
@@ -201,13 +216,14 @@ impl ExportBuilder {
         self
     }
 
-    /// Adds an entry of the dependency graph that differs from the manifest's `dependsOn`.
+    /// Sets the dependencies of an artifact in the metadata, in place of the manifest's
+    /// `dependsOn`.
     pub fn graph(mut self, id: &str, depends_on: &[&str]) -> Self {
         self.graph.insert(id.to_owned(), json!(depends_on));
         self
     }
 
-    /// Sets resolved parameters that differ from the manifest's.
+    /// Sets the resolved parameters of an artifact, in place of the manifest's.
     pub fn resolved(mut self, id: &str, parameters: Value) -> Self {
         self.resolved.insert(id.to_owned(), parameters);
         self
@@ -231,37 +247,42 @@ impl ExportBuilder {
         self
     }
 
+    /// Maps an artifact to a task id of the plan (`artifact_task_mapping`).
     pub fn mapped_task(mut self, id: &str, task: &str) -> Self {
         self.mapping.insert(id.to_owned(), json!(task));
         self
     }
 
-    /// Replaces a top-level key of the metadata. `null` removes it.
+    /// Sets a top-level key of the metadata. `null` removes it.
     pub fn with(mut self, key: &str, value: Value) -> Self {
         self.overrides.insert(key.to_owned(), value);
         self
     }
 
-    /// Replaces a section with the marker that smaller profiles write.
+    /// Replaces a section with the marker of smaller profiles.
     pub fn omit(self, section: &str) -> Self {
         self.with(section, json!({"_omitted": "profile=source"}))
     }
 
+    /// Sets the format of the manifest.
     pub fn manifest(mut self, manifest: Manifest) -> Self {
         self.manifest = manifest;
         self
     }
 
+    /// Sets whether the manifest's checksum is correct.
     pub fn checksum(mut self, checksum: Checksum) -> Self {
         self.checksum = checksum;
         self
     }
 
+    /// Sets the formatting of the metadata.
     pub fn style(mut self, style: Style) -> Self {
         self.style = style;
         self
     }
 
+    /// Writes the keys of `coverage` in snake_case.
     pub fn snake_case_coverage(mut self) -> Self {
         self.snake_case_coverage = true;
         self
@@ -273,39 +294,43 @@ impl ExportBuilder {
         self
     }
 
+    /// Sets `spec.project.name` in the ProjectContext.
     pub fn project_name(mut self, name: &str) -> Self {
         self.context.get_or_insert_default().name = Some(name.to_owned());
         self
     }
 
-    /// Sets the name of the Kubernetes resource.
+    /// Sets `metadata.name` in the ProjectContext (default: the project id).
     pub fn resource_name(mut self, name: &str) -> Self {
         self.context.get_or_insert_default().resource_name = Some(name.to_owned());
         self
     }
 
+    /// Sets `projectContext.name` in the manifest.
     pub fn manifest_name(mut self, name: &str) -> Self {
         self.manifest_name = Some(name.to_owned());
         self
     }
 
+    /// Sets `spec.project.epic` in the ProjectContext.
     pub fn epic(mut self, epic: &str) -> Self {
         self.context.get_or_insert_default().epic = Some(epic.to_owned());
         self
     }
 
-    /// Adds a `run-provenance.json` with these inputs and the hash of the metadata.
+    /// Adds a `run-provenance.json` with these inputs, and with the hash of the metadata.
     pub fn recorded_inputs(mut self, inputs: Value) -> Self {
         self.inputs = Some(inputs);
         self
     }
 
+    /// Sets `spec.business.owner` in the ProjectContext.
     pub fn owner(mut self, owner: &str) -> Self {
         self.context.get_or_insert_default().owner = Some(owner.to_owned());
         self
     }
 
-    /// Makes the metadata name a ProjectContext that does not exist.
+    /// Leaves out the ProjectContext, although the metadata names it.
     pub fn no_context(mut self) -> Self {
         self.context = None;
         self
@@ -318,7 +343,7 @@ impl ExportBuilder {
         self.metadata_bytes(&manifest, &context)
     }
 
-    /// Writes the export and returns its state.
+    /// Writes the export into `dir`, which is created if needed.
     pub fn write_into(&self, dir: &Path) -> Written {
         fs::create_dir_all(dir).unwrap();
         let manifest = self.manifest_bytes().map(|bytes| {
@@ -339,8 +364,8 @@ impl ExportBuilder {
     }
 }
 
-/// Writes the metadata by rename. The snapshot is taken before the rename, because a sidecar may
-/// change the file afterwards.
+/// Writes the metadata by rename. The snapshot is taken before the rename, because a running
+/// sidecar may change the file directly after it.
 pub fn write_metadata(dir: &Path, bytes: &[u8]) -> Snapshot {
     let target = dir.join(METADATA);
     let temp = dir.join(".onboarding-metadata.json.tmp");
@@ -354,7 +379,7 @@ pub fn write_metadata(dir: &Path, bytes: &[u8]) -> Snapshot {
     snapshot
 }
 
-/// An export in the state in which it was written.
+/// An export on disk, with the snapshot of its metadata.
 #[derive(Clone, Debug)]
 pub struct Written {
     pub metadata: PathBuf,

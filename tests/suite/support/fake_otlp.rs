@@ -6,8 +6,8 @@
 //! ```
 //!
 //! The server has its own thread and runtime, so a test may block on a child process. gRPC is
-//! framed by hand (a five-byte prefix and two trailers per call), so that bytes on the wire can be
-//! counted and invalid answers given.
+//! framed by hand (a five-byte prefix and a `grpc-status` trailer), so that bytes on the wire can
+//! be counted and invalid answers given.
 
 mod fault;
 mod pki;
@@ -29,6 +29,7 @@ use tokio_rustls::TlsAcceptor;
 pub use fault::{Fault, RetryAfter};
 pub use pki::TestPki;
 
+/// An OTLP protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
     Grpc,
@@ -36,6 +37,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
+    /// Both protocols, for tests that run once per protocol.
     pub const BOTH: [Self; 2] = [Self::Grpc, Self::Http];
 
     /// The spelling of `--protocol` and `OTEL_EXPORTER_OTLP_PROTOCOL`.
@@ -47,40 +49,44 @@ impl Protocol {
     }
 }
 
-/// A trace request that arrived, whatever the answer was.
+/// A request that arrived, except decoded log requests, with the answer it got.
 #[derive(Clone, Debug)]
 pub struct Attempt {
     pub protocol: Protocol,
     /// Names in lower case.
     pub headers: BTreeMap<String, String>,
     pub path: String,
-    /// Size of the body on the wire, without the gRPC frame.
+    /// Size of the body in bytes as sent, without the gRPC prefix. Zero if it could not be read.
     pub wire_bytes: usize,
-    /// Size of the body after decompression.
+    /// Size of the body in bytes after decompression. Zero if it could not be decompressed.
     pub encoded_bytes: usize,
-    /// Empty if the body could not be decoded, which `fault` shows.
+    /// Empty if the request was refused before the script was used, for example because it could
+    /// not be decoded or is above `message_limit`.
     pub request: ExportTraceServiceRequest,
-    /// The answer.
+    /// The fault that decided the answer.
     pub fault: Fault,
     pub at: Instant,
 }
 
+/// What an endpoint has received so far.
 #[derive(Clone, Debug, Default)]
 pub struct State {
     pub attempts: Vec<Attempt>,
-    /// Requests that were answered with success (or partial success), in order.
+    /// Trace requests that were answered with full or partial success, in order.
     pub accepted: Vec<ExportTraceServiceRequest>,
-    /// Log requests that were answered with success. They have their own script.
+    /// Log requests that were answered with full or partial success, in order.
     pub logs: Vec<ExportLogsServiceRequest>,
-    /// Number of all log requests.
+    /// Number of decoded log requests, accepted or not.
     pub log_attempts: usize,
 }
 
 impl State {
+    /// Returns the spans of all accepted requests.
     pub fn spans(&self) -> Vec<Span> {
         spans_of(&self.accepted)
     }
 
+    /// Returns the records of all accepted log requests.
     pub fn log_records(&self) -> Vec<LogRecord> {
         let resources = self.logs.iter().flat_map(|request| &request.resource_logs);
         let scopes = resources.flat_map(|resource| &resource.scope_logs);
@@ -88,11 +94,13 @@ impl State {
     }
 }
 
+/// Returns the spans of these requests, in order.
 pub fn spans_of(requests: &[ExportTraceServiceRequest]) -> Vec<Span> {
     let resources = requests.iter().flat_map(|r| &r.resource_spans);
     resources.flat_map(|r| &r.scope_spans).flat_map(|s| &s.spans).cloned().collect()
 }
 
+/// The settings of an endpoint that is not started yet.
 pub struct Builder {
     address: SocketAddr,
     script: Script,
@@ -106,59 +114,62 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// One fault per request, then `Ok` (or the fault of `forever`).
+    /// Answers the next trace requests with these faults, one per request. Later ones get `Ok`, or
+    /// the fault of `forever`.
     pub fn script(mut self, faults: impl IntoIterator<Item = Fault>) -> Self {
         self.script.next.extend(faults);
         self
     }
 
-    /// Sets the answer to every request after the script.
+    /// Sets the answer to all trace requests after the script.
     pub fn forever(mut self, fault: Fault) -> Self {
         self.script.forever = fault;
         self
     }
 
-    /// Sets the script for log requests.
+    /// Answers the next log requests with these faults, one per request.
     pub fn log_script(mut self, faults: impl IntoIterator<Item = Fault>) -> Self {
         self.log_script.next.extend(faults);
         self
     }
 
+    /// Sets the answer to all log requests after their script.
     pub fn log_forever(mut self, fault: Fault) -> Self {
         self.log_script.forever = fault;
         self
     }
 
-    /// Sets the answer to every request with a span of this project, regardless of the script.
+    /// Sets the answer to all requests with a span of this project. They do not use up the script.
     pub fn of_project(mut self, project: &str, fault: Fault) -> Self {
         self.of_project = Some((project.to_owned(), fault));
         self
     }
 
-    /// Sets the answer to log requests with more records than this.
+    /// Sets the answer to log requests with more records than this. They do not use up the script.
     pub fn log_limit(mut self, records: usize, fault: Fault) -> Self {
         self.log_limit = Some((records, fault));
         self
     }
 
-    /// Refuses messages larger than this, like the Collector (default 4 MiB).
+    /// Refuses trace requests above this size in bytes, like the Collector (default: 4 MiB).
     pub fn message_limit(mut self, bytes: usize) -> Self {
         self.message_limit = bytes;
         self
     }
 
-    /// Sets the path of HTTP traces (default `/v1/traces`). Other paths are answered with 404.
+    /// Sets the path of trace requests over HTTP (default: `/v1/traces`). Unknown paths get a 404.
     pub fn http_path(mut self, path: &str) -> Self {
         self.http_path = path.to_owned();
         self
     }
 
+    /// Uses TLS, without client certificates.
     pub fn tls(mut self, pki: &TestPki) -> Self {
         self.tls = Some(pki.acceptor(false));
         self
     }
 
-    /// Uses TLS with client certificates.
+    /// Uses TLS, and requires a client certificate.
     pub fn mutual_tls(mut self, pki: &TestPki) -> Self {
         self.tls = Some(pki.acceptor(true));
         self
@@ -170,12 +181,13 @@ impl Builder {
         self
     }
 
-    /// For tests in which the endpoint must not be called.
+    /// Allows that a test never calls the endpoint.
     pub fn may_be_unused(mut self) -> Self {
         self.may_be_unused = true;
         self
     }
 
+    /// Starts the server and waits until it listens. Fails the test if the address is in use.
     pub async fn start(self) -> FakeOtlp {
         let shared = Arc::new(Shared {
             state: watch::Sender::new(State::default()),
@@ -204,8 +216,8 @@ impl Builder {
     }
 }
 
-/// A running endpoint. Dropping one that was never called fails the test, because it tested
-/// nothing.
+/// A running endpoint. Dropping an endpoint that was never called fails the test, because such a
+/// test checks nothing. `Builder::may_be_unused` allows it.
 #[must_use]
 pub struct FakeOtlp {
     address: SocketAddr,
@@ -216,6 +228,7 @@ pub struct FakeOtlp {
 }
 
 impl FakeOtlp {
+    /// Starts with the defaults: a free port of localhost, no TLS, and success for every request.
     pub fn builder() -> Builder {
         Builder {
             address: (Ipv4Addr::LOCALHOST, 0).into(),
@@ -235,22 +248,27 @@ impl FakeOtlp {
         &self.endpoint
     }
 
+    /// Returns the address that the server listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
+    /// Returns a copy of everything received so far.
     pub fn state(&self) -> State {
         self.shared.state.borrow().clone()
     }
 
+    /// Returns the attempts so far, in order.
     pub fn attempts(&self) -> Vec<Attempt> {
         self.shared.state.borrow().attempts.clone()
     }
 
+    /// Returns the accepted trace requests so far, in order.
     pub fn accepted(&self) -> Vec<ExportTraceServiceRequest> {
         self.shared.state.borrow().accepted.clone()
     }
 
+    /// Returns the spans of all accepted requests so far.
     pub fn spans(&self) -> Vec<Span> {
         self.shared.state.borrow().spans()
     }
@@ -266,7 +284,7 @@ impl FakeOtlp {
         }
     }
 
-    /// Closes the listener and all connections at once, like a crash. Returns the address for
+    /// Closes the listener and all connections at once, as in a crash. Returns the address for
     /// `Builder::at`.
     pub fn stop(self) -> SocketAddr {
         self.address

@@ -1,5 +1,5 @@
-//! The part of Tempo's API that returns a trace, with the spans that a fake OTLP endpoint accepted,
-//! and with losses on demand.
+//! The part of Tempo's API that returns traces. It serves the spans that a fake OTLP endpoint has
+//! accepted, and loses spans on demand.
 //!
 //! ```text
 //! FakeOtlp ─accepted─▶ FakeTempo ◀─ GET /api/v2/traces/{id}, /api/traces/{id}
@@ -26,24 +26,24 @@ use tokio::sync::oneshot;
 use super::conventions::hex;
 use super::fake_otlp::FakeOtlp;
 
-/// Whether accepted spans are stored.
+/// Which of the accepted spans are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Storage {
     All,
-    /// The first spans of every trace, this many, are lost.
+    /// The first spans of each trace, this many, are lost.
     Loses(usize),
-    /// They are stored only if they are sent twice.
+    /// The first spans of each trace, this many, are stored only if they are sent twice.
     LosesAtFirst(usize),
-    /// One span of the first trace is lost.
+    /// The first span of the first trace is lost.
     LosesOfFirstTrace,
 }
 
 /// The version of the API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Api {
-    /// Ids in base64.
+    /// Version 2, with ids in base64. Other paths get a 404.
     V2,
-    /// Ids in hexadecimal; 404 for v2.
+    /// Version 1, with ids in hexadecimal. Other paths get a 404.
     V1,
 }
 
@@ -71,11 +71,12 @@ struct Shared {
 }
 
 impl FakeTempo {
+    /// Starts at a free port of localhost.
     pub async fn start(otlp: &Arc<FakeOtlp>, api: Api, storage: Storage) -> Self {
         Self::at((Ipv4Addr::LOCALHOST, 0).into(), otlp, api, storage).await
     }
 
-    /// Starts at an address where nothing listens.
+    /// Starts at this address, which must be free.
     pub async fn at(address: SocketAddr, otlp: &Arc<FakeOtlp>, api: Api, storage: Storage) -> Self {
         let shared = Arc::new(Shared {
             otlp: otlp.clone(),
@@ -86,7 +87,7 @@ impl FakeTempo {
         let (ready, is_ready) = oneshot::channel();
         let (stop, stopped) = oneshot::channel();
         let serving = shared.clone();
-        // A separate thread, so that a test may block on a child process.
+        // The server has its own thread, so a test may block on a child process.
         let thread = std::thread::spawn(move || {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -103,15 +104,17 @@ impl FakeTempo {
         Self { shared, address, running: Some((stop, thread)) }
     }
 
+    /// Returns the base URL of the API.
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.address)
     }
 
+    /// Returns the queries so far, in order.
     pub fn asked(&self) -> Vec<Asked> {
         self.shared.asked.lock().unwrap().clone()
     }
 
-    /// Changes the storage from now on.
+    /// Changes which spans are stored. This applies to all later queries.
     pub fn set_storage(&self, storage: Storage) {
         *self.shared.storage.lock().unwrap() = storage;
     }
@@ -129,7 +132,7 @@ impl Drop for FakeTempo {
 
 async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     loop {
-        // Fails only if the client has disconnected.
+        // An error means that the client has disconnected.
         let Ok((stream, _)) = listener.accept().await else {
             continue;
         };
@@ -140,7 +143,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
                 async { Ok::<_, Infallible>(answer) }
             });
             let builder = auto::Builder::new(TokioExecutor::new()).http1_only();
-            // How a client disconnects does not matter.
+            // Clients may disconnect at any time, so connection errors are ignored.
             let _ = builder.serve_connection(TokioIo::new(stream), service).await;
         });
     }
@@ -184,7 +187,7 @@ impl Shared {
         response(200, answer.to_string())
     }
 
-    /// Returns the stored spans of a trace, each once.
+    /// Returns the stored spans of a trace, without repetitions.
     fn stored(&self, trace_id: &str) -> Vec<Span> {
         let mut spans = self.otlp.spans();
         let is_first = spans.first().is_some_and(|span| hex(&span.trace_id) == trace_id);
@@ -224,7 +227,7 @@ fn base64(bytes: &[u8]) -> String {
         let bits = u32::from_be_bytes([0, padded[0], padded[1], padded[2]]);
         for digit in 0..4 {
             let index = (bits >> (18 - 6 * digit)) & 0x3f;
-            // A digit is six bits; without a byte behind them there is padding.
+            // Each digit encodes six bits. Digits without a byte are padding.
             let is_filler = digit > three.len();
             text.push(if is_filler { '=' } else { char::from(DIGITS[index as usize]) });
         }

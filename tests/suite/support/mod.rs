@@ -1,5 +1,5 @@
-//! Support for whole-program tests: an endpoint with fault injection, exports like those of the
-//! real exporter, the real binary, and an independent implementation of the conventions.
+//! Support for tests of the whole program: an endpoint with fault injection, exports like those of
+//! the real exporter, the real binary, and an independent implementation of the conventions.
 
 pub mod clock;
 pub mod conventions;

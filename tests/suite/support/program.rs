@@ -17,6 +17,7 @@ use tempfile::TempDir;
 /// A time limit that only a blocked program reaches, even on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// A run of the program that is not started yet.
 #[must_use]
 pub struct Program {
     command: Command,
@@ -53,12 +54,14 @@ impl Output {
 }
 
 impl Program {
+    /// Prepares a subcommand, with an empty environment except for a new home directory.
     pub fn new(subcommand: &str) -> Self {
         Self::of(Path::new(env!("CARGO_BIN_EXE_taskspan")), subcommand)
     }
 
-    /// Runs as a user without root's permissions. `place` must be accessible to that user, who may
-    /// not reach the directory of the binary.
+    /// Prepares a run without root's permissions. If the tests run as root, the binary is copied to
+    /// `place`, because another user may not have access to the build directory. Other users must
+    /// have access to `place`.
     pub fn as_nobody(subcommand: &str, place: &Path) -> Self {
         if !rustix::process::geteuid().is_root() {
             return Self::new(subcommand);
@@ -66,8 +69,9 @@ impl Program {
         const NOBODY: u32 = 65_534;
         let binary = place.join("taskspan");
         if !binary.exists() {
-            // Copied by another process: a file that is open for writing here while another test
-            // starts a program cannot be executed (ETXTBSY).
+            // `cp` runs in another process, because a program that another test starts now would
+            // inherit a file that is open for writing here. The copy could then not be executed
+            // (ETXTBSY).
             let copy = Command::new("cp").arg(env!("CARGO_BIN_EXE_taskspan")).arg(&binary).status();
             assert!(copy.unwrap().success());
         }
@@ -92,27 +96,32 @@ impl Program {
         Self { command, deadline: PATIENCE, home }
     }
 
+    /// Adds one argument.
     pub fn arg(mut self, arg: impl AsRef<std::ffi::OsStr>) -> Self {
         self.command.arg(arg);
         self
     }
 
+    /// Adds several arguments.
     pub fn args(mut self, args: &[&str]) -> Self {
         self.command.args(args);
         self
     }
 
+    /// Sets an environment variable.
     pub fn env(mut self, key: &str, value: impl AsRef<std::ffi::OsStr>) -> Self {
         self.command.env(key, value);
         self
     }
 
+    /// Sets standard input (default: empty).
     pub fn stdin(mut self, stdin: Stdio) -> Self {
         self.command.stdin(stdin);
         self
     }
 
-    /// Makes standard error a full pipe that is not read as long as the reader lives.
+    /// Makes standard error a pipe that is full. Writing to it blocks until the returned reader is
+    /// read or dropped.
     pub fn stderr_is_full(mut self) -> (Self, std::io::PipeReader) {
         let (reader, mut writer) = std::io::pipe().unwrap();
         let flags = rustix::fs::fcntl_getfl(&writer).unwrap();
@@ -124,16 +133,18 @@ impl Program {
         (self, reader)
     }
 
+    /// Sets the working directory (default: the home directory of the run).
     pub fn current_dir(mut self, directory: &Path) -> Self {
         self.command.current_dir(directory);
         self
     }
 
-    /// Sets the state directory, so that a later run can find it.
+    /// Sets the state directory, so that several runs can share it.
     pub fn state_dir(self, dir: &Path) -> Self {
         self.env("XDG_STATE_HOME", dir)
     }
 
+    /// Sets the time limit of `run`.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
@@ -147,6 +158,7 @@ impl Program {
         running.output(code)
     }
 
+    /// Starts the program in the background.
     pub fn spawn(mut self) -> Running {
         let mut child = self.command.spawn().expect("the binary starts");
         let lines = Arc::new(Lines::default());
@@ -158,7 +170,7 @@ impl Program {
     }
 }
 
-/// A running program. Dropping it kills the program.
+/// A running program. Dropping it kills the process.
 pub struct Running {
     child: Child,
     lines: Arc<Lines>,
@@ -168,11 +180,13 @@ pub struct Running {
 }
 
 impl Running {
+    /// Returns the process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Waits for the first line of either stream that contains the words.
+    /// Waits for the first line of either stream that contains `words`. Fails the test after the
+    /// deadline.
     #[track_caller]
     pub fn wait_for_line(&self, words: &str, deadline: Duration) -> String {
         let lines = self.lines.seen.lock().unwrap();
@@ -186,18 +200,20 @@ impl Running {
         found.unwrap_or_else(|| panic!("no line with {words:?} in {deadline:?}:\n{}", all(&lines)))
     }
 
+    /// Sends a signal. Must be called before `wait`.
     pub fn signal(&self, signal: Signal) {
-        // The child is not reaped before `wait`, so the process id is still its own.
+        // The process is not reaped before `wait`, so its id cannot belong to another process.
         kill_process(Pid::from_child(&self.child), signal).expect("the program still runs");
     }
 
-    /// Kills the program with SIGKILL.
+    /// Kills the program with SIGKILL and waits for its end.
     pub fn kill9(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    /// Returns the exit code, or minus the number of the signal that ended the program.
+    /// Waits for the end. Returns the exit code, or minus the number of the signal that ended the
+    /// program. Fails the test after the deadline.
     #[track_caller]
     pub fn wait(&mut self, deadline: Duration) -> i32 {
         if self.ended.recv_timeout(deadline).is_err() {
@@ -208,7 +224,7 @@ impl Running {
         status.code().unwrap_or_else(|| -status.signal().unwrap())
     }
 
-    /// Returns the whole output, after `wait`.
+    /// Returns the whole output. `wait` must have returned `code`.
     pub fn output(&mut self, code: i32) -> Output {
         for reader in self.readers.drain(..) {
             reader.join().unwrap();
@@ -234,12 +250,12 @@ impl Drop for Running {
     }
 }
 
-/// Signals when a child has ended, without reaping it.
+/// Returns a channel that gets a message when a child has ended. The child is not reaped.
 fn notice_end(child: Pid) -> Receiver<()> {
     let (ended, end) = sync_channel(1);
     std::thread::spawn(move || {
         let watch = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
-        // An error means that it was reaped already; the receiver may be gone.
+        // `waitid` fails if the child was reaped already, and `send` if the receiver is gone.
         let _ = waitid(WaitId::Pid(child), watch);
         let _ = ended.send(());
     });

@@ -1,5 +1,4 @@
-//! The state of an export's metadata at one moment: its identity, and the bytes to compare with
-//! later.
+//! The metadata of an export at one moment: its identity, and its bytes for later comparison.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -11,6 +10,7 @@ use serde_json::Value;
 
 use super::conventions;
 
+/// The metadata of an export at one moment.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     pub path: PathBuf,
@@ -20,6 +20,7 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// Reads the metadata.
     pub fn of(metadata: &Path) -> Self {
         let stat = fs::metadata(metadata).unwrap();
         Self {
@@ -41,7 +42,7 @@ impl Snapshot {
         conventions::check(dir, &self.bytes, self.mtime_ns, &self.canonical, requests)
     }
 
-    /// Returns everything that is wrong with the present file, if the ids were written back.
+    /// Returns everything that is wrong with the current file, given that the id was written back.
     pub fn check_written_back(&self) -> Vec<String> {
         let now = fs::read(&self.path).unwrap();
         let mut faults = conventions::check_written_back(&self.bytes, &now);
@@ -51,7 +52,8 @@ impl Snapshot {
         faults
     }
 
-    /// Returns the present `task_trace_id` of the file.
+    /// Returns the current `task_trace_id` of the file. `None` if it is missing or the file is
+    /// invalid.
     pub fn written_trace_id(&self) -> Option<String> {
         let now = fs::read(&self.path).ok()?;
         let now = now.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&now);
@@ -59,18 +61,19 @@ impl Snapshot {
         value.get("task_trace_id")?.as_str().map(str::to_owned)
     }
 
-    /// Waits for any `task_trace_id` in the file.
+    /// Waits until the file has a `task_trace_id`, and returns it. Fails the test after the
+    /// deadline.
     pub async fn wait_for_trace_id(&self, deadline: Duration) -> String {
         self.wait_for_id(deadline, |_| true).await
     }
 
-    /// Waits until the file has the trace id of this version, in place of another one.
+    /// Waits until the file has the trace id of this snapshot. Another id does not count.
     pub async fn wait_for_own_trace_id(&self, deadline: Duration) {
         let own = self.trace_id();
         self.wait_for_id(deadline, |id| id == own).await;
     }
 
-    /// Polls the file, because a test cannot know when another process writes it.
+    /// Polls the file every 10 ms, because nothing notifies a test of a write by another process.
     async fn wait_for_id(&self, deadline: Duration, is_wanted: impl Fn(&str) -> bool) -> String {
         let end = Instant::now() + deadline;
         loop {
@@ -82,6 +85,7 @@ impl Snapshot {
         }
     }
 
+    /// Whether the current file has the same bytes.
     pub fn is_untouched(&self) -> bool {
         fs::read(&self.path).is_ok_and(|now| now == self.bytes)
     }

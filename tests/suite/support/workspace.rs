@@ -1,4 +1,4 @@
-//! A directory with exports, and runs of the program over it.
+//! A directory with exports, in which the program can run.
 //!
 //! All runs of a workspace share the state directory.
 
@@ -12,22 +12,25 @@ use super::exports::{ExportBuilder, Written};
 use super::fake_otlp::{FakeOtlp, Protocol};
 use super::program::Program;
 
+/// A temporary directory for exports, configuration and state.
 pub struct Workspace {
     root: TempDir,
 }
 
 impl Workspace {
+    /// Creates a workspace without exports.
     pub fn new() -> Self {
         let root = TempDir::new().unwrap();
         fs::create_dir(root.path().join("exports")).unwrap();
         Self { root }
     }
 
+    /// Returns the directory that contains everything else.
     pub fn root(&self) -> &Path {
         self.root.path()
     }
 
-    /// Returns the directory that is processed or watched.
+    /// Returns the directory that taskspan processes or watches.
     pub fn exports(&self) -> PathBuf {
         self.root().join("exports")
     }
@@ -37,12 +40,12 @@ impl Workspace {
         export.write_into(&self.exports().join(name))
     }
 
-    /// Prepares a subcommand with this workspace's state.
+    /// Prepares a subcommand that uses the state of this workspace.
     pub fn program(&self, subcommand: &str) -> Program {
         Program::new(subcommand).state_dir(&self.root().join("state"))
     }
 
-    /// Prepares `once` over the exports, configured with flags only.
+    /// Prepares `once` for the exports, configured by flags only.
     pub fn once(&self, server: &FakeOtlp, protocol: Protocol) -> Program {
         let told = ["--endpoint", server.endpoint(), "--protocol", protocol.name()];
         self.program("once").arg(self.exports()).args(&told)
@@ -54,15 +57,15 @@ impl Workspace {
         self.program(subcommand).arg("-c").arg(path)
     }
 
-    /// Writes a configuration file.
+    /// Writes a configuration file and returns its path.
     pub fn config(&self, name: &str, text: &str) -> PathBuf {
         let path = self.root().join(name);
         fs::write(&path, text).unwrap();
         path
     }
 
-    /// Returns a configuration that watches and forwards the exports, with short waits. `exporter`
-    /// overrides the exporter's configuration.
+    /// Returns a configuration that watches and forwards the exports, with short delays. `exporter`
+    /// overrides options of the exporter. If `endpoint` is empty, none is set.
     pub fn pipeline(&self, endpoint: &str, protocol: Protocol, exporter: Value) -> Value {
         let id = match protocol {
             Protocol::Grpc => "otlp_grpc",
@@ -78,7 +81,7 @@ impl Workspace {
         for (key, value) in exporter.as_object().into_iter().flatten() {
             options[key] = value.clone();
         }
-        // JSON is YAML, too.
+        // JSON is valid YAML.
         json!({
             "receivers": {"export_dir": {"directories": [self.exports()], "settle": "20ms"}},
             "exporters": {id: options},

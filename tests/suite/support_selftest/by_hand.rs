@@ -50,8 +50,8 @@ fn event(at: u64, name: &str, values: Value) -> Event {
     }
 }
 
-/// `a` depends on `b`, which exists. The parameters of `b` and the rules of `a` test typing and
-/// spreading.
+/// `a` depends on `b`, which exists. The parameters of `b` test typing, and the rules of `a` must
+/// be split over two events.
 fn export() -> ExportBuilder {
     let rule = |n: usize| json!({"property": format!("p{n}"), "transformation": "x".repeat(1200)});
     ExportBuilder::new("pair")
@@ -68,14 +68,16 @@ fn export() -> ExportBuilder {
         })))
 }
 
+/// The export on disk, and the request that a test may change.
 pub struct Case {
-    // Keeps the files until they are checked.
+    // Dropping the directory deletes the export.
     _dir: TempDir,
     pub written: Written,
     pub request: ExportTraceServiceRequest,
 }
 
 impl Case {
+    /// Writes the export and builds its request.
     pub fn new() -> Self {
         let dir = TempDir::new().unwrap();
         let written = export().write_into(dir.path());
@@ -83,10 +85,12 @@ impl Case {
         Self { _dir: dir, written, request }
     }
 
+    /// Returns what the checker finds wrong with the request.
     pub fn faults(&self) -> Vec<String> {
         self.written.snapshot.check(std::slice::from_ref(&self.request))
     }
 
+    /// Returns the only scope of the request.
     pub fn scope(&mut self) -> &mut ScopeSpans {
         &mut self.request.resource_spans[0].scope_spans[0]
     }
@@ -96,11 +100,13 @@ impl Case {
         &mut self.scope().spans[index]
     }
 
+    /// Returns the first event of this name of a span.
     pub fn event(&mut self, span: usize, name: &str) -> &mut Event {
         self.span(span).events.iter_mut().find(|event| event.name == name).unwrap()
     }
 }
 
+/// Sets an attribute. `null` removes it.
 pub fn set(attributes: &mut Vec<KeyValue>, key: &str, value: Value) {
     attributes.retain(|pair| pair.key != key);
     if !value.is_null() {

@@ -1,4 +1,4 @@
-//! The checker of the conventions accepts the trace made by hand, and finds each planted error.
+//! The checker of the conventions accepts the hand-written trace, and finds each planted error.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::by_hand::{Case, set};
 use crate::support::conventions::{hex, span_id, trace_id};
 
-/// The expected values were computed with Python's hashlib from the published formulas.
+/// The expected values were computed with Python's hashlib by the published formulas.
 #[test]
 fn ids_follow_the_published_formulas() {
     let trace = trace_id(Path::new("/out/onboarding-metadata.json"), 42, b"{}");

@@ -1,4 +1,4 @@
-//! Exports are written as described, and the write-back is judged byte by byte.
+//! Exports are written as described, and a write-back is checked byte by byte.
 
 use std::fs;
 

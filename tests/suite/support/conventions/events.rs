@@ -24,18 +24,20 @@ fn schema(text: &str) -> Validator {
     jsonschema::validator_for(&serde_json::from_str(text).unwrap()).unwrap()
 }
 
-/// A trace with an estimated size above this is slimmed, in bytes.
+/// A trace whose estimated size is above this is slimmed, in bytes.
 const MAX_TRACE: f64 = 4.5e6;
 
+/// The results of a check.
 #[derive(Default)]
 pub struct Findings {
     pub faults: Vec<String>,
     pub cut: BTreeSet<String>,
-    /// Keys that may be listed as truncated although the loss is not visible here.
+    /// Keys that may be listed as truncated, although the check cannot see the loss.
     pub may_be_cut: BTreeSet<String>,
 }
 
 impl Findings {
+    /// Ends the check of one set of attributes and adds its results.
     pub fn end(&mut self, bag: Attributes) {
         let (faults, cut) = bag.finish();
         self.faults.extend(faults);
@@ -43,8 +45,9 @@ impl Findings {
     }
 }
 
-/// Returns the number of slimming steps that the epic names. Estimates of the size differ, so there
-/// is a tolerance.
+/// Returns the number of slimming steps that the epic names, and reports a wrong order. Also
+/// reports a trace that was slimmed without need, or not slimmed in spite of its size. The size is
+/// estimated, so there is a tolerance.
 pub fn steps(export: &Export, epic: &Span, spans: &[Span], faults: &mut Vec<String>) -> usize {
     let listed = epic.attributes.iter().find(|it| it.key == "taskspan.slimmed");
     let mut bag = Attributes::new("the epic".to_owned(), listed.map_or(&[], std::slice::from_ref));
@@ -65,13 +68,15 @@ pub fn steps(export: &Export, epic: &Span, spans: &[Span], faults: &mut Vec<Stri
     if listed.is_empty() && size as f64 > 1.1 * MAX_TRACE && moved > 0 {
         faults.push(format!("not slimmed, although it has {size} bytes"));
     }
-    // Ids, times and attributes need at least as much as was moved.
+    // The ids, times and attributes of a slimmed trace take at least as much space as the moved
+    // data.
     if !listed.is_empty() && ((2 * size + 3 * moved) as f64) < MAX_TRACE {
         faults.push(format!("slimmed, although it has {size} bytes and {moved} were moved"));
     }
     listed.len()
 }
 
+/// Checks the events of one span. `steps` is the number of slimming steps.
 pub fn check(expected: &Expected<'_>, export: &Export, span: &Span, steps: usize) -> Findings {
     let mut findings = Findings::default();
     let known = [
@@ -135,7 +140,7 @@ pub fn check(expected: &Expected<'_>, export: &Export, span: &Span, steps: usize
     findings
 }
 
-/// Checks the events that only a story has, in place of its tasks.
+/// Checks the events that a story has in place of its tasks after slimming.
 fn check_moved_events(
     expected: &Expected<'_>,
     export: &Export,
@@ -198,7 +203,8 @@ fn bag_of(expected: &Expected<'_>, event: &Event) -> Attributes {
 }
 
 impl Findings {
-    /// Returns the one event of this name, if it is expected and present.
+    /// Returns the attributes of the one event of this name, if it is due. Reports any other number
+    /// of events.
     fn single(
         &mut self,
         expected: &Expected<'_>,
@@ -331,8 +337,8 @@ fn check_span_contract(
     findings.end(bag);
 }
 
-/// Checks a JSON contract: valid, as expected, and correct in its optional parts. The keys in
-/// `may_shrink` may be incomplete if the contract is above the limit.
+/// Checks a JSON contract: it is valid, has the values of `wanted`, and differs nowhere from
+/// `optional`. The keys in `may_shrink` may be incomplete if the whole contract is above the limit.
 fn check_json(
     bag: &mut Attributes,
     schema: &Validator,

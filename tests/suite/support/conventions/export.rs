@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
+/// An artifact, joined from the files of the export.
 pub struct Task {
     pub id: String,
     pub kind: String,
@@ -25,6 +26,7 @@ pub struct Task {
     pub rules: Vec<Value>,
 }
 
+/// An export, joined from its three files.
 pub struct Export {
     pub metadata: Value,
     pub project_id: String,
@@ -33,7 +35,7 @@ pub struct Export {
     pub epic: Option<String>,
     /// From the metadata, else from the record of the run.
     pub source_checksum: Option<String>,
-    /// Valid values of `export.manifest`.
+    /// The values that `export.manifest` may have.
     pub manifest_states: &'static [&'static str],
     /// In manifest order, each id once.
     pub tasks: Vec<Task>,
@@ -41,6 +43,8 @@ pub struct Export {
 }
 
 impl Export {
+    /// Reads and joins the files below `dir`. `project_id` overrides the export's. Returns an error
+    /// if the metadata is not JSON or has no coverage.
     pub fn read(dir: &Path, metadata: &[u8], project_id: Option<&str>) -> Result<Self, String> {
         let metadata = metadata.strip_prefix("\u{feff}".as_bytes()).unwrap_or(metadata);
         let metadata: Value = serde_json::from_slice(metadata).map_err(|e| e.to_string())?;
@@ -84,22 +88,24 @@ impl Export {
         })
     }
 
-    /// Returns a non-empty string at the top level of the metadata.
+    /// Returns a top-level string of the metadata. `None` if it is missing or empty.
     pub fn text(&self, key: &str) -> Option<String> {
         text(&self.metadata[key])
     }
 
-    /// Returns the entry for a type or an artifact in an optional section.
+    /// Returns the entry for a type or an artifact in an optional section. `None` if it is missing
+    /// or null.
     pub fn entry(&self, section: &str, key: &str) -> Option<&Value> {
         entry(&self.metadata, section, key)
     }
 
-    /// Returns a coverage figure in either spelling.
+    /// Returns a coverage figure in either spelling. `None` if it is missing.
     pub fn coverage(&self, camel: &str, snake: &str) -> Option<f64> {
         let coverage = &self.metadata["coverage"];
         coverage.get(camel).or_else(|| coverage.get(snake))?.as_f64()
     }
 
+    /// Returns the artifact types, sorted, each once.
     pub fn kinds(&self) -> Vec<&str> {
         let mut kinds: Vec<&str> = self.tasks.iter().map(|task| task.kind.as_str()).collect();
         kinds.sort_unstable();
@@ -107,20 +113,23 @@ impl Export {
         kinds
     }
 
+    /// Returns the expected output contract of a type.
     pub fn contract(&self, kind: &str) -> Option<&Value> {
         self.entry("expected_output_contracts", kind)
     }
 
+    /// Returns the completeness markers in the contract of a type.
     pub fn completeness_markers(&self, kind: &str) -> Vec<String> {
         self.contract(kind).map_or_else(Vec::new, |c| texts(&c["completeness_markers"]))
     }
 
+    /// Whether the export has an artifact with this id.
     pub fn has_task(&self, id: &str) -> bool {
         self.tasks.iter().any(|task| task.id == id)
     }
 }
 
-/// The data that is joined with the manifest.
+/// The metadata that is joined with the manifest.
 struct Join<'a> {
     metadata: &'a Value,
     coverage: &'a Value,
@@ -131,7 +140,7 @@ impl Join<'_> {
     fn tasks(&self, manifest: &Value) -> Vec<Task> {
         let mut tasks: Vec<Task> = Vec::new();
         if manifest.is_object() {
-            // The last entry of an id counts, at the position of the first.
+            // If an id is repeated, its last entry counts, at the position of the first.
             for entry in manifest["artifacts"].as_array().into_iter().flatten() {
                 let Some(id) = text(&entry["id"]) else { continue };
                 match tasks.iter_mut().find(|task| task.id == id) {
@@ -150,7 +159,7 @@ impl Join<'_> {
         for gap in self.gaps {
             add(gap.clone(), &Value::Null);
         }
-        // Without a manifest, only these show which artifacts exist.
+        // Without a manifest, only these sections list the artifacts that exist.
         if !manifest.is_object() {
             for section in ["resolved_artifact_parameters", "artifact_dependency_graph"] {
                 for id in section_of(self.metadata, section).into_iter().flat_map(Map::keys) {
@@ -216,7 +225,7 @@ impl Join<'_> {
         entry(self.metadata, section, key)
     }
 
-    /// Returns path and type of the file that belongs to an artifact.
+    /// Returns the path and the type of the file that belongs to an artifact.
     fn owned_file(&self, id: &str) -> (Option<String>, Option<String>) {
         let files = section_of(self.metadata, "file_ownership").into_iter().flatten();
         for (path, owner) in files {
@@ -252,7 +261,7 @@ fn read_manifest(dir: &Path, metadata: &Value) -> (Value, &'static [&'static str
     }
 }
 
-/// Returns the hash of the source in the record of the run.
+/// Returns the hash of the source from the record of the run.
 fn recorded_source(dir: &Path, manifest: &Value) -> Option<String> {
     let record = fs::read(dir.join("run-provenance.json")).ok()?;
     let record: Value = serde_json::from_slice(&record).ok()?;
@@ -263,7 +272,8 @@ fn recorded_source(dir: &Path, manifest: &Value) -> Option<String> {
     text(&record["inputs"].as_array()?.iter().find(is_source)?["sha256"])
 }
 
-/// Reads a file next to the metadata, or returns the values of `export.manifest` for its absence.
+/// Reads a file next to the metadata. If it cannot be read, the error has the values that
+/// `export.manifest` may have.
 fn sibling(dir: &Path, path: &Value) -> Result<Vec<u8>, &'static [&'static str]> {
     let Some(path) = text(path).map(PathBuf::from) else {
         return Err(&["missing"]);
@@ -280,7 +290,8 @@ fn sibling(dir: &Path, path: &Value) -> Result<Vec<u8>, &'static [&'static str]>
     fs::read(real).map_err(|_| &["unreadable"] as &'static [&'static str])
 }
 
-/// Parses YAML, which includes JSON. The default budget refuses manifests of usual size.
+/// Parses YAML, which includes JSON. The default budget refuses manifests of normal size, so there
+/// is none.
 fn yaml(bytes: &[u8]) -> Option<Value> {
     if let Ok(value) = serde_json::from_slice(bytes) {
         return Some(value);

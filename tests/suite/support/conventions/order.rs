@@ -1,4 +1,4 @@
-//! Checks times and ranks: dependencies first, and manifest order where they do not decide.
+//! Checks times and ranks: dependencies come first, and manifest order decides between the others.
 
 use std::collections::HashMap;
 
@@ -9,6 +9,7 @@ use super::spans::{Expected, Kind};
 
 const STEP: u64 = 1000;
 
+/// Checks the times and ranks of all spans. `pairs` starts with the epic.
 pub fn check(export: &Export, pairs: &[(&Expected<'_>, &Span)]) -> Vec<String> {
     let mut faults = Vec::new();
     let epic = pairs[0].1;
@@ -65,7 +66,7 @@ fn check_stories(pairs: &[(&Expected<'_>, &Span)]) -> Vec<String> {
     faults
 }
 
-/// The dependencies, by position in the manifest.
+/// The dependencies, as positions in the manifest.
 struct Graph<'a> {
     tasks: &'a [Task],
     depends_on: Vec<Vec<usize>>,
@@ -86,7 +87,7 @@ impl<'a> Graph<'a> {
         Self { tasks, depends_on }
     }
 
-    /// Returns everything that is reachable along at least one dependency.
+    /// Returns, for each task, whether it is reachable from this one along at least one dependency.
     fn reach(&self, from: usize) -> Vec<bool> {
         let mut seen = vec![false; self.tasks.len()];
         let mut open = vec![from];
@@ -114,7 +115,8 @@ impl<'a> Graph<'a> {
                 }
             }
         }
-        // Tasks that wait for the same tasks become free at the same time.
+        // Tasks with the same dependencies become ready at the same time, so manifest order
+        // decides.
         let mut latest: HashMap<&[usize], usize> = HashMap::new();
         for (index, dependencies) in self.depends_on.iter().enumerate() {
             let before = latest.insert(dependencies, index);
@@ -129,7 +131,8 @@ impl<'a> Graph<'a> {
         faults
     }
 
-    /// Returns the first task of a cycle in manifest order, and one that was ranked before it.
+    /// Returns the first task of a cycle in manifest order, and a task that was ranked before it.
+    /// `None` if the cycle is in order.
     fn broken_cycle(&self, member: usize, ranks: &[u64]) -> Option<(usize, usize)> {
         let forward = self.reach(member);
         let members: Vec<usize> =

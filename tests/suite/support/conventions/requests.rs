@@ -10,6 +10,7 @@ use super::values::Attributes;
 
 const MAX_BYTES: usize = 7 << 19; // 3.5 MiB
 
+/// Checks the size, resource, scope and ids of one request. `index` is its position in the output.
 pub fn check(
     index: usize,
     request: &ExportTraceServiceRequest,

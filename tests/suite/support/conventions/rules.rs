@@ -14,12 +14,13 @@ struct Whole {
     contracts: Vec<String>,
 }
 
-/// Estimates the size of a task's events, in bytes.
+/// Estimates the size of the `task.contract` events of a task, in bytes.
 pub fn size(export: &Export, task: &Task) -> usize {
     let rules = task.rules.iter().map(|rule| rule.to_string().len() + 1).sum::<usize>();
     rules + export.contract(&task.kind).map_or(0, |contract| contract.to_string().len())
 }
 
+/// Checks a task that was not slimmed: it has all rules and the contract of its type.
 pub fn check(
     place: &str,
     export: &Export,
@@ -31,7 +32,8 @@ pub fn check(
     let whole = put_together(place, events, findings);
     let rules: Vec<Value> = task.rules.iter().map(normal).collect();
     let json_size = Value::from(rules.clone()).to_string().len();
-    // Near the limit, the number of parts depends on the spelling of the keys.
+    // Near the limit, the number of parts depends on the spelling of the keys, so there is a
+    // tolerance.
     if parts > 1 && json_size < LIMIT * 9 / 10 {
         findings
             .faults
@@ -54,7 +56,8 @@ pub fn check(
     check_contract(place, export.contract(&task.kind), &whole, findings);
 }
 
-/// Checks a task whose story has the data of its type: it has its own rules only.
+/// Checks a task whose story has the data of the type: it has rules only if they are its own, and
+/// no contract.
 pub fn check_own(
     place: &str,
     export: &Export,
@@ -73,7 +76,8 @@ pub fn check_own(
     }
 }
 
-/// Checks a story that has the events of its tasks: it has at least the rules of the type.
+/// Checks a story that has the events of its tasks: it has rules if one of its tasks has, and the
+/// contract of the type.
 pub fn check_moved(
     place: &str,
     export: &Export,
@@ -131,7 +135,7 @@ fn array(text: &str) -> Option<Vec<Value>> {
     serde_json::from_str(text).ok().filter(|items: &Vec<Value>| !items.is_empty())
 }
 
-/// Checks that the contract is present, and the same everywhere.
+/// Checks that at least one event has the contract, and that all copies are equal to it.
 fn check_contract(place: &str, due: Option<&Value>, whole: &Whole, findings: &mut Findings) {
     let Some(due) = due else {
         if !whole.contracts.is_empty() {
@@ -151,7 +155,7 @@ fn check_contract(place: &str, due: Option<&Value>, whole: &Whole, findings: &mu
     }
 }
 
-/// Normalizes a rule: keys in either spelling, with or without null values, mean the same.
+/// Normalizes a rule: snake_case keys, without null values.
 fn normal(rule: &Value) -> Value {
     let Value::Object(map) = rule else {
         return rule.clone();

@@ -11,6 +11,7 @@ use super::ids::{hex, span_id};
 use super::values::{Attributes, Val, parameter};
 use crate::support::clock;
 
+/// The kind of a span, with what it covers.
 pub enum Kind<'a> {
     Epic,
     Story { kind: &'a str, tasks: Vec<&'a Task> },
@@ -31,6 +32,8 @@ pub struct Expected<'a> {
 }
 
 impl<'a> Expected<'a> {
+    /// Computes the expected span from the export. `parent` is the epic of a story, or the story of
+    /// a task.
     pub fn new(
         export: &'a Export,
         trace_id: [u8; 16],
@@ -63,14 +66,17 @@ impl<'a> Expected<'a> {
         }
     }
 
+    /// Returns the span's name in messages.
     pub fn place(&self) -> String {
         format!("{} {:?}", self.task_type(), self.task_id)
     }
 
+    /// Returns the value of `task.type`.
     pub fn task_type(&self) -> &'static str {
         type_name(&self.kind)
     }
 
+    /// Returns the artifact type. Empty for an epic.
     pub fn artifact_type(&self) -> &str {
         match &self.kind {
             Kind::Epic => "",
@@ -79,11 +85,12 @@ impl<'a> Expected<'a> {
         }
     }
 
+    /// Returns how many of its tasks have this status.
     pub fn count(&self, status: &str) -> usize {
         self.tasks.iter().filter(|task| task.status == status).count()
     }
 
-    /// Whether nothing is left to do.
+    /// Whether no task is needed or outdated. A single task is complete only if it exists.
     pub fn is_complete(&self) -> bool {
         match &self.kind {
             Kind::Task(task) => task.status == "exists",
@@ -106,6 +113,8 @@ impl<'a> Expected<'a> {
         }
     }
 
+    /// Returns everything that is wrong with a received span. `t0` is the start of the epic in ns
+    /// since 1970, and `steps` is the number of slimming steps.
     pub fn check(&self, export: &Export, span: &Span, t0: u64, steps: usize) -> Vec<String> {
         let mut bag = Attributes::new(self.place(), &span.attributes);
         self.check_frame(&mut bag, span);
@@ -214,7 +223,7 @@ impl<'a> Expected<'a> {
             bag.expect_if_known(&format!("export.{key}"), export.text(key).as_deref());
         }
         let manifest = bag.take_text("export.manifest").unwrap_or_default();
-        // Tasks and stories are checked for the steps that it lists.
+        // `events::steps` checks its value.
         bag.take("taskspan.slimmed");
         if !export.manifest_states.contains(&manifest.as_str()) {
             let states = export.manifest_states;
@@ -247,14 +256,14 @@ impl<'a> Expected<'a> {
         }
         for (key, value) in &task.parameters {
             let name = format!("artifact.parameters.{key}");
-            // A long value may be on the story, or truncated.
+            // From the third step on, the story may have a long value in place of the task.
             if steps > 2 && value.to_string().len() > 200 {
                 bag.take(&name);
                 continue;
             }
             bag.expect_if_known(&name, parameter(key, value));
         }
-        // The lists are in the contract on the story, too.
+        // From the fourth step on, a task has no lists; they are in the contract of its story.
         let keys = ["max_lines", "max_tokens", "completeness_markers", "fields"];
         self.check_contract(bag, export, &keys[..if steps < 4 { 4 } else { 2 }]);
     }
@@ -270,7 +279,7 @@ impl<'a> Expected<'a> {
         }
     }
 
-    /// Checks that every dependency has one link with a computed id.
+    /// Checks that each dependency that is a task has exactly one link, to the computed span id.
     fn check_links(&self, export: &Export, span: &Span) -> Vec<String> {
         let mut faults = Vec::new();
         let mut due: BTreeSet<&str> = match &self.kind {

@@ -1,4 +1,4 @@
-//! Compares attribute values with the expected ones, under the length limit.
+//! Compares attribute values with the expected ones, within the length limit.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,6 +9,7 @@ use serde_json::Value;
 /// The longest string that no backend truncates, in bytes.
 pub const LIMIT: usize = 2048;
 
+/// An attribute value, received or expected.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Val {
     Str(String),
@@ -35,15 +36,18 @@ impl Val {
         })
     }
 
+    /// Returns the text of a string. `None` for any other type.
     pub fn as_str(&self) -> Option<&str> {
         if let Self::Str(text) = self { Some(text) } else { None }
     }
 
+    /// Returns a list of strings.
     pub fn strings<'a>(items: impl IntoIterator<Item = &'a String>) -> Self {
         Self::List(items.into_iter().map(|item| Self::Str(item.clone())).collect())
     }
 
-    /// Backends truncate top-level strings, and not the elements of arrays.
+    /// Returns the length of a top-level string, in bytes. Backends do not truncate the elements of
+    /// arrays.
     fn longest_string(&self) -> usize {
         match self {
             Self::Str(text) => text.len(),
@@ -64,7 +68,7 @@ impl From<usize> for Val {
     }
 }
 
-/// Returns the attribute value of a parameter. `None` for null, which is left out.
+/// Returns the attribute value of a parameter. `None` for null, which has no attribute.
 pub fn parameter(key: &str, value: &Value) -> Option<Val> {
     if value.is_null() {
         return None;
@@ -129,7 +133,7 @@ fn without_secrets(value: &Value) -> Value {
 #[derive(PartialEq, Eq)]
 enum Match {
     Same,
-    /// The start of the expected value, which is above the limit.
+    /// A truncated form of the expected value, which is above the limit.
     Cut,
     Different,
 }
@@ -164,14 +168,14 @@ fn same_if(same: bool) -> Match {
     if same { Match::Same } else { Match::Different }
 }
 
-/// Whether a string was truncated at the last possible character, and marked.
+/// Whether `cut` is `full`, truncated at the last possible character and marked with `…`.
 fn is_cut_of(full: &str, cut: &str) -> bool {
     let kept = cut.strip_suffix('…');
     kept.is_some_and(|kept| full.starts_with(kept)) && (LIMIT - 3..=LIMIT).contains(&cut.len())
 }
 
-/// The attributes of a span, event, link or resource. Checks remove them, so that unexpected ones
-/// remain.
+/// The attributes of a span, event, link or resource. Each check removes its attribute, so the rest
+/// are unexpected.
 pub struct Attributes {
     values: BTreeMap<String, Val>,
     place: String,
@@ -181,6 +185,7 @@ pub struct Attributes {
 }
 
 impl Attributes {
+    /// Reads received attributes. `place` names their owner in messages.
     pub fn new(place: String, attributes: &[KeyValue]) -> Self {
         let mut bag =
             Self { values: BTreeMap::new(), place, faults: Vec::new(), cut: BTreeSet::new() };
@@ -200,14 +205,17 @@ impl Attributes {
         bag
     }
 
+    /// Reports a fault.
     pub fn fault(&mut self, words: impl AsRef<str>) {
         self.faults.push(format!("{}: {}", self.place, words.as_ref()));
     }
 
+    /// Removes an attribute and returns its value.
     pub fn take(&mut self, key: &str) -> Option<Val> {
         self.values.remove(key)
     }
 
+    /// Removes an attribute and returns its text. Reports a value of another type.
     pub fn take_text(&mut self, key: &str) -> Option<String> {
         match self.take(key) {
             Some(Val::Str(text)) => Some(text),
@@ -219,6 +227,7 @@ impl Attributes {
         }
     }
 
+    /// Checks one attribute, which must be present.
     pub fn expect(&mut self, key: &str, expected: impl Into<Val>) {
         let expected = expected.into();
         match self.take(key) {
@@ -236,14 +245,15 @@ impl Attributes {
         }
     }
 
-    /// Expects a value if it is known, and no attribute otherwise.
+    /// Checks an attribute if its value is known. Otherwise the attribute must be absent.
     pub fn expect_if_known(&mut self, key: &str, expected: Option<impl Into<Val>>) {
         if let Some(expected) = expected {
             self.expect(key, expected);
         }
     }
 
-    /// Ends the check. Remaining attributes are faults.
+    /// Ends the check and reports the remaining attributes. Returns the faults, and the keys that
+    /// were truncated.
     pub fn finish(mut self) -> (Vec<String>, BTreeSet<String>) {
         for (key, value) in std::mem::take(&mut self.values) {
             self.fault(format!("{key} = {} is not in the conventions", short(&value)));

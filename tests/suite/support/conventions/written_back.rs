@@ -4,6 +4,7 @@ use serde_json::Value;
 
 const KEYS: [&str; 2] = ["task_trace_id", "task_emission_timestamp"];
 
+/// Returns what is wrong with the metadata after a write-back, as text. Empty if nothing is.
 pub fn check_written_back(before: &[u8], after: &[u8]) -> Vec<String> {
     match difference(before, after) {
         Ok(()) => Vec::new(),
@@ -49,7 +50,7 @@ fn difference(before: &[u8], after: &[u8]) -> Result<(), String> {
     if added == expected { Ok(()) } else { Err(format!("added {added:?}, expected {expected:?}")) }
 }
 
-/// The file's separators, as seen at its first key.
+/// The separators of the file, taken from its first key.
 struct Style {
     /// Between a comma and the next key.
     gap: String,

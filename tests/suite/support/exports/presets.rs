@@ -1,10 +1,10 @@
-//! Exports, each named after its special property.
+//! Exports, each named after its special case.
 
 use serde_json::{Map, Value, json};
 
 use super::{Artifact, ExportBuilder, Manifest};
 
-/// Returns all of them except `many`, with their names.
+/// Returns every preset except `many`, with its name.
 pub fn all() -> Vec<(&'static str, ExportBuilder)> {
     vec![
         ("one", one()),
@@ -31,11 +31,12 @@ pub fn all() -> Vec<(&'static str, ExportBuilder)> {
     ]
 }
 
+/// One artifact.
 pub fn one() -> ExportBuilder {
     ExportBuilder::new("one").artifact(Artifact::new("api-slo", "slo_definition"))
 }
 
-/// Without artifacts.
+/// No artifacts.
 pub fn empty() -> ExportBuilder {
     ExportBuilder::new("empty")
 }
@@ -81,6 +82,7 @@ pub fn typical() -> ExportBuilder {
     export
 }
 
+/// One artifact per status, and a second type.
 pub fn every_status() -> ExportBuilder {
     let with = |status: &str| Artifact::new(&format!("api-{status}"), "dashboard").status(status);
     ExportBuilder::new("statuses")
@@ -93,7 +95,7 @@ pub fn every_status() -> ExportBuilder {
         .artifact(Artifact::new("api-runbook", "runbook").status("exists"))
 }
 
-/// Complete, and above 100 % by the exporter's count.
+/// All artifacts exist, and the exporter's coverage is above 100 %.
 pub fn all_done() -> ExportBuilder {
     ExportBuilder::new("done")
         .artifact(Artifact::new("api-slo", "slo_definition").status("exists"))
@@ -111,12 +113,14 @@ pub fn cycle() -> ExportBuilder {
         .artifact(rule("before", &[]))
 }
 
+/// An artifact that depends on itself and on another one.
 pub fn self_edge() -> ExportBuilder {
     ExportBuilder::new("self-edge")
         .artifact(Artifact::new("narcissus", "dashboard").depends_on(&["narcissus", "echo"]))
         .artifact(Artifact::new("echo", "dashboard"))
 }
 
+/// Dependencies on artifacts that do not exist.
 pub fn unknown_dependency() -> ExportBuilder {
     ExportBuilder::new("unknown-dep")
         .artifact(Artifact::new("api-slo", "slo_definition").depends_on(&["nowhere", "api-sm"]))
@@ -124,7 +128,7 @@ pub fn unknown_dependency() -> ExportBuilder {
         .artifact(Artifact::new("api-runbook", "runbook").depends_on(&["gone"]))
 }
 
-/// The same edge three times, and a graph entry that overrides the manifest.
+/// The same edge three times, and dependency graph entries that override the manifest.
 pub fn repeated_edge() -> ExportBuilder {
     ExportBuilder::new("repeated")
         .artifact(Artifact::new("a", "dashboard").depends_on(&["b", "c", "b", "b"]))
@@ -134,7 +138,7 @@ pub fn repeated_edge() -> ExportBuilder {
         .graph("c", &[])
 }
 
-/// About 3 KB of derivation rules, which do not fit into one attribute.
+/// About 3.6 KB of derivation rules, which do not fit into one attribute.
 pub fn long_rules() -> ExportBuilder {
     let rule = |n: usize| {
         json!({
@@ -151,7 +155,7 @@ pub fn long_rules() -> ExportBuilder {
         .rules("runbook", rules)
 }
 
-/// A rule that fits into no attribute.
+/// A single rule that does not fit into an attribute.
 pub fn rule_over_limit() -> ExportBuilder {
     let rule = json!({"property": "title", "transformation": "ü".repeat(2500)});
     let short = json!({"property": "panels", "transformation": "none"});
@@ -159,7 +163,7 @@ pub fn rule_over_limit() -> ExportBuilder {
         .artifact(Artifact::new("api-dashboard", "dashboard").derived_from(json!([short, rule])))
 }
 
-/// Strings above the limit. Truncating by bytes would cut a multi-byte character.
+/// Strings at and above the limit. Truncating by bytes would split a multi-byte character.
 pub fn long_strings() -> ExportBuilder {
     let parameters = json!({
         "exactly": "x".repeat(2048),
@@ -176,7 +180,7 @@ pub fn long_strings() -> ExportBuilder {
     )
 }
 
-/// An intent above the limit as JSON, because of its parameter sources.
+/// An `artifact.intent` contract that is above the limit because of its parameter sources.
 pub fn long_contract() -> ExportBuilder {
     let sources: Map<String, Value> =
         (0..60).map(|n| (format!("key{n}"), json!("spec.".repeat(12)))).collect();
@@ -186,6 +190,7 @@ pub fn long_contract() -> ExportBuilder {
         .artifact(Artifact::new("api-dashboard", "dashboard"))
 }
 
+/// 200 parameters, more than the default attribute limit of OpenTelemetry SDKs (128).
 pub fn many_parameters() -> ExportBuilder {
     let parameters: Map<String, Value> =
         (0..200).map(|n| (format!("parameter{n:03}"), json!(n))).collect();
@@ -193,7 +198,7 @@ pub fn many_parameters() -> ExportBuilder {
         .artifact(Artifact::new("api-dashboard", "dashboard").parameters(Value::Object(parameters)))
 }
 
-/// One parameter per typing rule.
+/// Parameters of every type, one or more per typing rule.
 pub fn parameter_types() -> ExportBuilder {
     let parameters = json!({
         "string": "text",
@@ -221,6 +226,7 @@ pub fn parameter_types() -> ExportBuilder {
         .artifact(Artifact::new("api-dashboard", "dashboard").parameters(parameters))
 }
 
+/// Parameters whose keys mark them as secrets, at any depth.
 pub fn secrets() -> ExportBuilder {
     let parameters = json!({
         "DB_PASSWORD": "hunter2",
@@ -237,6 +243,7 @@ pub fn secrets() -> ExportBuilder {
         .artifact(Artifact::new("api-notification", "notification_policy").parameters(parameters))
 }
 
+/// Text in several scripts, with control characters and combining characters.
 pub fn unicode() -> ExportBuilder {
     ExportBuilder::new("größe-プロジェクト")
         .project_name("Größe “🦀” プロジェクト")
@@ -254,6 +261,7 @@ pub fn unicode() -> ExportBuilder {
         .artifact(Artifact::new("ルール", "prometheus_rule").target("сервис-α"))
 }
 
+/// Gaps that are not in the manifest: one that other sections describe, and one that none does.
 pub fn gap_not_in_manifest() -> ExportBuilder {
     let owner = json!({
         "stray/forgotten.md": {"artifact_ids": ["forgotten"], "artifact_types": ["runbook"]},
@@ -265,6 +273,7 @@ pub fn gap_not_in_manifest() -> ExportBuilder {
         .with("file_ownership", owner)
 }
 
+/// Two manifest entries with the same id.
 pub fn duplicate_artifact() -> ExportBuilder {
     ExportBuilder::new("duplicate")
         .artifact(Artifact::new("api-slo", "slo_definition").name("First"))
@@ -273,8 +282,8 @@ pub fn duplicate_artifact() -> ExportBuilder {
         .gaps(&["api-slo", "api-sm"])
 }
 
-/// Properties of a current exporter that the other presets lack: names without `spec.project.name`,
-/// duplicate ids, statuses of its own, an empty gap, mapped tasks, no `source_checksum`.
+/// What a current exporter writes and the other presets lack: no `spec.project.name`, duplicate
+/// ids, unknown statuses, an empty gap, mapped tasks, no `source_checksum`.
 pub fn as_contextcore_writes() -> ExportBuilder {
     let rules = |target: &str, severity: &str| {
         Artifact::new("api-rules", "prometheus_rule")
@@ -310,7 +319,8 @@ pub fn as_contextcore_writes() -> ExportBuilder {
         .gaps(&["api-rules", "api-rules", "api-rules", "", "api-runbook"])
 }
 
-/// An old export: most sections are missing, the others are marked as omitted.
+/// An export of the profile `source`: four sections are marked as omitted, `artifact_types` and the
+/// ProjectContext are missing, and coverage keys are in snake_case.
 pub fn sparse_manifest() -> ExportBuilder {
     typical()
         .omit("derivation_rules")
@@ -324,7 +334,7 @@ pub fn sparse_manifest() -> ExportBuilder {
         .no_context()
 }
 
-/// `n` artifacts of five types in a chain, for tests of size.
+/// `n` artifacts of five types, in one chain of dependencies, to test large exports.
 pub fn many(n: usize) -> ExportBuilder {
     let kinds = ["dashboard", "prometheus_rule", "loki_rule", "slo_definition", "runbook"];
     let mut export = ExportBuilder::new("many").manifest(Manifest::Json);

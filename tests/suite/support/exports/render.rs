@@ -33,15 +33,18 @@ impl Artifact {
 }
 
 impl ExportBuilder {
+    /// Returns the file name of the manifest, relative to the metadata.
     pub(super) fn manifest_path(&self) -> String {
         let extension = if self.manifest == Manifest::Json { "json" } else { "yaml" };
         format!("{}-artifact-manifest.{extension}", self.project_id)
     }
 
+    /// Returns the file name of the ProjectContext, relative to the metadata.
     pub(super) fn context_path(&self) -> String {
         format!("{}-projectcontext.yaml", self.project_id)
     }
 
+    /// Returns the manifest. `None` for `Manifest::None`.
     pub(super) fn manifest_bytes(&self) -> Option<Vec<u8>> {
         let mut manifest = json!({
             "apiVersion": "contextcore.io/v1",
@@ -64,6 +67,7 @@ impl ExportBuilder {
         }
     }
 
+    /// Returns the ProjectContext. `None` if it is left out.
     pub(super) fn context_bytes(&self) -> Option<Vec<u8>> {
         let context = self.context.as_ref()?;
         let mut spec = json!({
@@ -91,7 +95,7 @@ impl ExportBuilder {
         Some(yaml::write(&context).into_bytes())
     }
 
-    /// The record of the exporter's own run.
+    /// Returns the `run-provenance.json` that the exporter writes. `None` without `inputs`.
     pub(super) fn record_bytes(&self, metadata: &[u8]) -> Option<Vec<u8>> {
         let outputs =
             json!([{"path": "out/onboarding-metadata.json", "sha256": hex_sha256(metadata)}]);
@@ -99,6 +103,7 @@ impl ExportBuilder {
         Some(serde_json::to_vec_pretty(&record).unwrap())
     }
 
+    /// Returns the metadata. `manifest` and `context` are the bytes that its checksums are of.
     pub(super) fn metadata_bytes(&self, manifest: &[u8], context: &[u8]) -> Vec<u8> {
         let mut metadata = Map::new();
         let mut put = |key: &str, value: Value| metadata.insert(key.to_owned(), value);
@@ -155,7 +160,7 @@ impl ExportBuilder {
         let count = |pick: &dyn Fn(&&Artifact) -> bool| self.artifacts.iter().filter(pick).count();
         let required = count(&|a| a.priority == "required");
         let existing = count(&|a| a.status == "exists");
-        // Not limited: the exporter's figure exceeds 100 if optional artifacts exist.
+        // The exporter counts optional artifacts that exist, so its percentage can be above 100.
         let percent = if required == 0 { 100.0 } else { 100.0 * existing as f64 / required as f64 };
         let needed = self.artifacts.iter().filter(|a| a.status == "needed");
         let gaps: Vec<_> = match &self.gaps {
@@ -234,7 +239,7 @@ fn hex_sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Escapes everything beyond ASCII, like Python by default.
+/// Escapes everything beyond ASCII, as Python does by default.
 fn ascii(json: &str) -> String {
     let mut out = String::with_capacity(json.len());
     for c in json.chars() {

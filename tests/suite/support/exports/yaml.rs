@@ -3,13 +3,14 @@
 
 use serde_json::Value;
 
+/// Returns the document.
 pub fn write(value: &Value) -> String {
     let mut out = String::new();
     block(value, 0, &mut out);
     out
 }
 
-/// Writes a mapping or sequence on separate lines, each indented by `depth`.
+/// Writes a mapping or sequence on separate lines, indented by `depth` spaces.
 fn block(value: &Value, depth: usize, out: &mut String) {
     let indent = " ".repeat(depth);
     match value {

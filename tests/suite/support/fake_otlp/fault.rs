@@ -1,4 +1,4 @@
-//! The faults of a fake endpoint, and the answers that they cause.
+//! The faults of a fake endpoint, and their answers.
 
 use std::convert::Infallible;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -15,25 +15,27 @@ use tonic::{Code, Status};
 use super::Protocol;
 use crate::support::clock;
 
+/// The body of an answer.
 pub type Body = UnsyncBoxBody<Bytes, Infallible>;
 
+/// How an endpoint answers a request.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Fault {
     Ok,
-    /// OK after this time.
+    /// Success after this time.
     Slow(Duration),
     Grpc {
         code: Code,
         message: String,
         retry_info: Option<Duration>,
     },
-    /// Also used for gRPC calls, like a proxy would.
+    /// An HTTP error, also for gRPC calls, as from a proxy.
     Http {
         status: u16,
         message: String,
         retry_after: Option<RetryAfter>,
     },
-    /// An HTTP error like Loki's: a status in protobuf under another content type.
+    /// An HTTP error as Loki sends it: a protobuf status with another content type.
     Loki {
         status: u16,
         message: String,
@@ -50,39 +52,42 @@ pub enum Fault {
     Reset,
     /// Success with a body that is not protobuf.
     Garbage,
-    /// To `/elsewhere` on the same server.
+    /// A redirect (307) to `/elsewhere` on the same server.
     Redirect,
 }
 
-/// The two forms of the header.
+/// The two forms of the `retry-after` header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RetryAfter {
     Seconds(u64),
-    /// An HTTP date this long after the answer.
+    /// An HTTP date, this long after the answer.
     Date(Duration),
 }
 
 impl Fault {
+    /// Returns a gRPC error with a default message.
     pub fn grpc(code: Code) -> Self {
         Self::Grpc { code, message: "injected".to_owned(), retry_info: None }
     }
 
+    /// Returns an HTTP error with a default message.
     pub fn http(status: u16) -> Self {
         Self::Http { status, message: "injected".to_owned(), retry_after: None }
     }
 
+    /// Returns a partial success that rejects this many spans.
     pub fn partial(rejected: i64, message: &str) -> Self {
         Self::Partial { rejected, message: message.to_owned() }
     }
 
-    /// Loki's answer to a log request that exceeds its limit of 4 MiB after expansion.
+    /// Returns Loki's answer to a log request that is above its limit of 4 MiB after expansion.
     pub fn loki_too_large() -> Self {
         let message = "rpc error: code = ResourceExhausted desc = grpc: received message larger than \
                        max (4408817 vs. 4194304)";
         Self::Loki { status: 503, message: message.to_owned() }
     }
 
-    /// The protocol's retryable refusal.
+    /// Returns an error that both protocols define as retryable.
     pub fn unavailable(protocol: Protocol) -> Self {
         match protocol {
             Protocol::Grpc => Self::grpc(Code::Unavailable),
@@ -90,7 +95,7 @@ impl Fault {
         }
     }
 
-    /// The protocol's permanent refusal.
+    /// Returns an error that both protocols define as permanent.
     pub fn invalid(protocol: Protocol) -> Self {
         match protocol {
             Protocol::Grpc => Self::grpc(Code::InvalidArgument),
@@ -98,7 +103,8 @@ impl Fault {
         }
     }
 
-    /// The refusal of a message above the limit, with the text of the Go implementation.
+    /// Returns the error for a message of `size` bytes above `limit`. The gRPC text is that of the
+    /// Go implementation.
     pub fn too_large(protocol: Protocol, size: usize, limit: usize) -> Self {
         let message = format!("grpc: received message larger than max ({size} vs. {limit})");
         match protocol {
@@ -107,6 +113,7 @@ impl Fault {
         }
     }
 
+    /// Sets the message of a gRPC or HTTP error.
     pub fn saying(mut self, words: &str) -> Self {
         if let Self::Grpc { message, .. } | Self::Http { message, .. } = &mut self {
             *message = words.to_owned();
@@ -114,6 +121,7 @@ impl Fault {
         self
     }
 
+    /// Adds a `RetryInfo` to a gRPC error.
     pub fn with_retry_info(mut self, delay: Duration) -> Self {
         if let Self::Grpc { retry_info, .. } = &mut self {
             *retry_info = Some(delay);
@@ -121,6 +129,7 @@ impl Fault {
         self
     }
 
+    /// Adds a `retry-after` header to an HTTP error.
     pub fn with_retry_after(mut self, hint: RetryAfter) -> Self {
         if let Self::Http { retry_after, .. } = &mut self {
             *retry_after = Some(hint);
@@ -128,12 +137,12 @@ impl Fault {
         self
     }
 
-    /// Whether the endpoint accepts the request.
+    /// Whether the answer is a full or partial success.
     pub fn accepts(&self) -> bool {
         matches!(self, Self::Ok | Self::Slow(_) | Self::Partial { .. })
     }
 
-    /// Returns the answer. `Stall` and `Reset` have none.
+    /// Returns the answer. `None` for `Stall` and `Reset`.
     pub(super) fn response(&self, protocol: Protocol) -> Option<Response<Body>> {
         Some(match self {
             Self::Ok | Self::Slow(_) => {
@@ -189,7 +198,7 @@ impl RetryAfter {
     fn header(self) -> String {
         match self {
             Self::Seconds(seconds) => seconds.to_string(),
-            // Rounded up: the form has whole seconds, and the pause must not become shorter.
+            // Rounded up, because the date has whole seconds and the delay must not become shorter.
             Self::Date(delay) => {
                 let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap() + delay;
                 clock::http_date(at.as_secs() + 1)
@@ -225,7 +234,7 @@ fn success(protocol: Protocol, message: &[u8]) -> Response<Body> {
         .unwrap()
 }
 
-/// `google.rpc.Status`, the error body of both protocols.
+/// Encodes a `google.rpc.Status`, the body of HTTP errors and the details of gRPC errors.
 fn rpc_status(code: i32, message: &str, retry_info: Option<Duration>) -> Vec<u8> {
     let details = retry_info.map(|delay| Any {
         type_url: "type.googleapis.com/google.rpc.RetryInfo".to_owned(),

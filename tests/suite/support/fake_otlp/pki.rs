@@ -1,4 +1,4 @@
-//! A certificate authority for one test.
+//! A certificate authority for one test, with a server and a client certificate.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,6 +11,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
+/// The authority and the two identities that it signed.
 pub struct TestPki {
     authority: CertifiedIssuer<'static, KeyPair>,
     server: Identity,
@@ -30,6 +31,7 @@ pub struct PemFiles {
 }
 
 impl TestPki {
+    /// Generates new keys and certificates.
     pub fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -46,6 +48,7 @@ impl TestPki {
         Self { authority, server, client }
     }
 
+    /// Writes the files that a client needs.
     pub fn write_into(&self, dir: &Path) -> PemFiles {
         let write = |name: &str, pem: String| {
             let path = dir.join(name);
@@ -59,8 +62,9 @@ impl TestPki {
         }
     }
 
+    /// Returns the server's side of TLS. It can require a client certificate of this authority.
     pub(super) fn acceptor(&self, demand_client_certificate: bool) -> TlsAcceptor {
-        // Named explicitly, because another crate in the tree may bring a second provider.
+        // The provider is explicit, because another crate may install a second one.
         let provider = Arc::new(ring::default_provider());
         let config = ServerConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()

@@ -24,7 +24,7 @@ use tonic::Code;
 use super::fault::Body;
 use super::{Attempt, Fault, Protocol, Shared};
 
-/// Serves until `stopped` resolves. Dropping the runtime closes open connections.
+/// Serves until `stopped` resolves. After that, dropping the runtime closes all connections.
 pub fn run(
     address: SocketAddr,
     tls: Option<TlsAcceptor>,
@@ -45,7 +45,7 @@ pub fn run(
 
 async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, shared: Arc<Shared>) {
     loop {
-        // Fails only if the client has disconnected.
+        // An error means that the client has disconnected.
         let Ok((stream, _)) = listener.accept().await else {
             continue;
         };
@@ -60,7 +60,7 @@ async fn connection(stream: TcpStream, tls: Option<TlsAcceptor>, shared: Arc<Sha
         service_fn(move |request| answer(shared.clone(), cut.clone(), request))
     };
     let builder = auto::Builder::new(TokioExecutor::new());
-    // How a client disconnects does not matter, so errors are ignored from here on.
+    // Clients may disconnect at any time, so connection errors are ignored.
     match tls {
         None => {
             let serving = builder.serve_connection(TokioIo::new(stream), service);
@@ -100,7 +100,7 @@ async fn answer(
     }
 }
 
-/// Decodes and records one request, and chooses the answer.
+/// Decodes and records one request, and decides the answer.
 fn judge(shared: &Shared, path: &str, headers: &HeaderMap, body: Bytes) -> (Protocol, Fault) {
     let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let protocol = match text("content-type") {
@@ -189,7 +189,7 @@ fn endpoint_of(shared: &Shared, protocol: Protocol, path: &str) -> Option<Signal
     }
 }
 
-/// Returns the message of a unary call, as its length on the wire and its decompressed bytes.
+/// Returns the size of a unary call's message on the wire, and the decompressed message.
 fn grpc_payload(body: Bytes, encoding: &str) -> Result<(usize, Bytes), String> {
     let Some((prefix, _)) = body.split_first_chunk::<5>() else {
         return Err("the gRPC frame is cut short".to_owned());
