@@ -32,7 +32,7 @@ use crate::base::units::ComponentId;
 use classify::Delivery;
 pub use classify::{Answer, Reply};
 use config::{ExporterConfig, RetryConfig};
-use endpoint::{Endpoint, EndpointError};
+use endpoint::EndpointError;
 pub use trace_reader::{NoAnswer, TraceReader};
 
 /// The user agent, in the form that the OTLP specification recommends.
@@ -79,10 +79,9 @@ pub enum BuildError {
     Tls(String),
 }
 
-impl BuildError {
-    fn check(endpoint: Result<Option<Endpoint>, EndpointError>) -> Result<Endpoint, BuildError> {
-        let endpoint = endpoint.map_err(|error| BuildError::BadEndpoint(error.to_string()))?;
-        endpoint.ok_or(BuildError::NoEndpoint)
+impl From<EndpointError> for BuildError {
+    fn from(error: EndpointError) -> Self {
+        BuildError::BadEndpoint(error.to_string())
     }
 }
 

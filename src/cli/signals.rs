@@ -51,7 +51,7 @@ pub struct Signals {
     streams: Vec<(SignalKind, Signal)>,
 }
 
-/// Whether a signal still has to be forwarded to the job.
+/// Whether a signal must still be forwarded to the job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Passed {
     ByUs,

@@ -163,22 +163,21 @@ impl Build for Builder<'_> {
         entries: Vec<(taskspan_yaml::Key, Node)>,
         at: Position,
     ) -> Result<Node, YamlError> {
-        let mut unique: Vec<(taskspan_yaml::Key, Node)> = Vec::with_capacity(entries.len());
+        let mut unique: Vec<(Key, Node)> = Vec::with_capacity(entries.len());
         for (key, node) in entries {
             match unique.iter().find(|(first, _)| first.text == key.text) {
-                None => unique.push((key, node)),
+                None => {
+                    let mark = self.mark(key.at);
+                    unique.push((Key { text: key.text, mark }, node));
+                }
                 Some((first, _)) => {
-                    let duplicate = key.duplicate_of(first.at);
+                    let Mark { line, column, .. } = first.mark;
+                    let duplicate = key.duplicate_of(Position { line, column });
                     self.report.fault(&self.mark(duplicate.at), duplicate.message);
                 }
             }
         }
-        let entries = unique.into_iter().map(|(key, node)| {
-            let mark = self.mark(key.at);
-            (Key { text: key.text, mark }, node)
-        });
-        let entries = entries.collect();
-        Ok(self.node(Value::Map(entries), at))
+        Ok(self.node(Value::Map(unique), at))
     }
 }
 

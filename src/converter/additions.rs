@@ -304,9 +304,9 @@ impl Trace<'_> {
         resource::resource(resource, &self.plan.project, self.converter.cutter())
     }
 
-    /// Finds the span that an id stands for: the artifact with this id, else the story or the epic
-    /// with it, else the artifact that is mapped to it. Artifacts come first because their names
-    /// are free.
+    /// Finds the span with an id: that of the artifact with it, else of the story or the epic with
+    /// it, else of the artifact that is mapped to it. Artifacts come first because their ids can be
+    /// any text.
     ///
     /// # Errors
     /// Returns an error if there is no such task, or if several artifacts are mapped to the id.

@@ -38,7 +38,8 @@ pub struct Grpc {
 impl Grpc {
     /// Builds the client without connecting; the first request connects.
     pub fn build(config: &OtlpConfig, signal: Signal) -> Result<Grpc, BuildError> {
-        let endpoint = BuildError::check(config.endpoint_for(Protocol::Grpc, signal))?;
+        let endpoint = config.endpoint_for(Protocol::Grpc, signal)?;
+        let endpoint = endpoint.ok_or(BuildError::NoEndpoint)?;
         let bad = |error: tonic::transport::Error| BuildError::BadEndpoint(chain(&error));
         let timeout = config.timeout.0;
         let mut channel = Channel::builder(endpoint.uri().clone())

@@ -44,7 +44,8 @@ pub struct Http {
 impl Http {
     /// Builds the client without connecting.
     pub fn build(config: &OtlpConfig, signal: Signal) -> Result<Http, BuildError> {
-        let endpoint = BuildError::check(config.endpoint_for(Protocol::HttpProtobuf, signal))?;
+        let endpoint = config.endpoint_for(Protocol::HttpProtobuf, signal)?;
+        let endpoint = endpoint.ok_or(BuildError::NoEndpoint)?;
         let gzip = config.compression == Compression::Gzip;
         Ok(Http {
             client: client(&config.tls, config.timeout.0, &endpoint)?,

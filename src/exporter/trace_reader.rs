@@ -77,7 +77,7 @@ impl TraceReader {
         let Some(verify) = &config.verify else {
             return Ok(None);
         };
-        let base = BuildError::check(Endpoint::base(&verify.endpoint).map(Some))?;
+        let base = Endpoint::base(&verify.endpoint)?;
         let mut headers = HeaderMap::new();
         headers.insert(USER_AGENT_HEADER, HeaderValue::from_static(USER_AGENT));
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));

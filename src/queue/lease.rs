@@ -26,7 +26,7 @@ use crate::base::clock::UnixNanos;
 /// the call is dropped earlier, the change may or may not be recorded. The queue is consistent
 /// either way.
 #[derive(Debug)]
-#[must_use = "a lease that is dropped is deferred"]
+#[must_use = "dropping a lease returns its entry to the queue"]
 pub struct Lease {
     queue: Queue,
     leased: Leased,

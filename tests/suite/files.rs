@@ -127,7 +127,7 @@ async fn an_id_that_was_carried_along_is_done_or_replaced() {
     let place = Place::new(json!({"on_existing_trace_id": "emit"})).await;
     let snapshot = place.export("a", &carrying);
     let running = place.run();
-    snapshot.wait_for_own_trace_id(Duration::from_secs(30)).await;
+    snapshot.wait_for_own_trace_id(PATIENCE).await;
     terminate(running);
     let (before, after) = (&snapshot.bytes, fs::read(&snapshot.path).unwrap());
     let at = |text: &[u8], id: &str| {

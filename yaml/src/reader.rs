@@ -120,9 +120,8 @@ impl<'a, B: Build> Reader<'a, B> {
 
     fn next(&mut self) -> Result<Option<(Event<'a>, Span)>, YamlError> {
         self.parser.next_event().transpose().map_err(|error| {
-            let marker = error.marker();
-            let at = Position { line: marker.line(), column: marker.col() + 1 };
-            YamlError { at, message: format!("not YAML: {}", error.info()) }
+            let message = format!("not YAML: {}", error.info());
+            YamlError { at: position_of(error.marker()), message }
         })
     }
 
@@ -141,9 +140,6 @@ impl<'a, B: Build> Reader<'a, B> {
         depth: usize,
     ) -> Result<Built<B::Value>, YamlError> {
         self.check_depth(depth, span)?;
-        if let Event::Alias(anchor) = event {
-            return self.alias(anchor, span, depth);
-        }
         self.count(1, span)?;
         let (built, anchor) = match event {
             Event::Scalar(text, style, anchor, tag) => {
@@ -154,6 +150,7 @@ impl<'a, B: Build> Reader<'a, B> {
             }
             Event::SequenceStart(_, anchor, _) => (self.sequence(span, depth)?, anchor),
             Event::MappingStart(_, anchor, _) => (self.mapping(span, depth)?, anchor),
+            Event::Alias(anchor) => return self.alias(anchor, span, depth),
             other => return error(span, format!("not YAML: unexpected {other:?}")),
         };
         if anchor != 0 {
@@ -250,7 +247,12 @@ impl<'a, B: Build> Reader<'a, B> {
 }
 
 fn position(span: &Span) -> Position {
-    Position { line: span.start.line(), column: span.start.col() + 1 }
+    position_of(&span.start)
+}
+
+/// The parser counts columns from 0.
+fn position_of(marker: &granit::Marker) -> Position {
+    Position { line: marker.line(), column: marker.col() + 1 }
 }
 
 fn error<T>(span: &Span, message: impl Into<String>) -> Result<T, YamlError> {
