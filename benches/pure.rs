@@ -21,10 +21,10 @@ use std::path::Path;
 use divan::counter::BytesCount;
 use divan::{Bencher, bench};
 use taskspan::base::ids::TraceId;
-use taskspan::base::signal::Signal;
-use taskspan::fs::carried::WriteBackMode;
-use taskspan::fs::root;
-use taskspan::queue::{Destination, Enqueued, Location, NewEntry, Queue};
+use taskspan::internals::Signal;
+use taskspan::internals::WriteBackMode;
+use taskspan::internals::load;
+use taskspan::internals::{Destination, Enqueued, Location, NewEntry, Queue};
 use tempfile::TempDir;
 
 use cases::export::Language;
@@ -114,7 +114,7 @@ fn queue_commit(bencher: Bencher<'_, '_>, artifacts: usize) {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("any");
     std::fs::write(&path, "x").unwrap();
-    let source = root::load(&path, 1_024).unwrap().source;
+    let source = load(&path, 1_024).unwrap().source;
     let mut number = 0_u64;
     let mut next = || {
         number += 1;

@@ -1,10 +1,10 @@
 //! Types that every room may use: ids, times, units, words. `base` names no other room.
 
 pub mod clock;
-pub mod contract;
-pub mod diagnostics;
+pub(crate) mod contract;
+pub(crate) mod diagnostics;
 pub mod ids;
-pub mod parallel;
-pub mod signal;
-pub mod text;
-pub mod units;
+pub(crate) mod parallel;
+pub(crate) mod signal;
+pub(crate) mod text;
+pub(crate) mod units;

@@ -9,17 +9,17 @@
 //!
 //! Each stage defines its own configuration struct; only this file names them all.
 
-pub mod decode;
-pub mod expand;
-pub mod fault;
-pub mod load;
-pub mod node;
-pub mod otel_env;
-pub mod overlay;
-pub mod receivers;
+pub(crate) mod decode;
+pub(crate) mod expand;
+pub(crate) mod fault;
+pub(crate) mod load;
+pub(crate) mod node;
+pub(crate) mod otel_env;
+pub(crate) mod overlay;
+pub(crate) mod receivers;
 #[cfg(test)]
 mod schema;
-pub mod service;
+pub(crate) mod service;
 mod wiring;
 
 #[cfg(test)]
@@ -34,48 +34,52 @@ use serde::de::DeserializeOwned;
 use crate::base::diagnostics::unknown;
 use crate::base::units::ComponentId;
 use crate::converter::options::{RedactionConfig, ResourceConfig};
-pub use crate::exporter::config::ExporterConfig;
+pub(crate) use crate::exporter::config::ExporterConfig;
 use crate::exporter::config::{DebugConfig, FileConfig, OtlpConfig, Protocol};
 
 use decode::decode;
 use expand::Env;
 use fault::Report;
-pub use fault::{Fault, Faults, Mark};
+pub(crate) use fault::{Fault, Faults};
 use load::ConfigDocument;
 use node::{Key, Node};
 use receivers::{ExportDirConfig, GateResultsConfig};
-pub use service::{
-    FileStorageConfig, HealthCheckConfig, LogEncoding, LogsConfig, MetricsConfig, PipelineConfig,
-    Service, TelemetryConfig,
+pub(crate) use service::{
+    FileStorageConfig, HealthCheckConfig, LogEncoding, LogsConfig, PipelineConfig, Service,
 };
 
 /// The whole configuration. Serializing it does not show secrets.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Config {
-    pub receivers: IndexMap<ComponentId, ReceiverConfig>,
-    pub processors: IndexMap<ComponentId, ProcessorConfig>,
-    pub exporters: IndexMap<ComponentId, ExporterConfig>,
-    pub extensions: IndexMap<ComponentId, ExtensionConfig>,
-    pub service: Service,
+    /// Sources of exports and gate results, by id.
+    pub(crate) receivers: IndexMap<ComponentId, ReceiverConfig>,
+    /// Steps between receivers and exporters, by id.
+    pub(crate) processors: IndexMap<ComponentId, ProcessorConfig>,
+    /// Destinations, by id.
+    pub(crate) exporters: IndexMap<ComponentId, ExporterConfig>,
+    /// Health check and queue storage, by id.
+    pub(crate) extensions: IndexMap<ComponentId, ExtensionConfig>,
+    /// What of these is used, and how.
+    pub(crate) service: Service,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
-pub enum ReceiverConfig {
+pub(crate) enum ReceiverConfig {
     ExportDir(ExportDirConfig),
     GateResults(GateResultsConfig),
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
-pub enum ProcessorConfig {
+pub(crate) enum ProcessorConfig {
     Redaction(RedactionConfig),
     Resource(ResourceConfig),
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
-pub enum ExtensionConfig {
+pub(crate) enum ExtensionConfig {
     FileStorage(FileStorageConfig),
     HealthCheck(HealthCheckConfig),
 }
@@ -117,7 +121,7 @@ impl Config {
     }
 
     /// The configuration that is used without a file. Flags add directories and an endpoint.
-    pub fn without_file() -> ConfigDocument {
+    pub(crate) fn without_file() -> ConfigDocument {
         ConfigDocument::Text {
             name: "built-in configuration".into(),
             text: include_str!("config/without_file.yaml").into(),
@@ -125,7 +129,7 @@ impl Config {
     }
 
     /// Returns the health check that the service uses, if any.
-    pub fn health_check(&self) -> Option<&HealthCheckConfig> {
+    pub(crate) fn health_check(&self) -> Option<&HealthCheckConfig> {
         let mut used = self.service.extensions.iter().filter_map(|id| self.extensions.get(id));
         used.find_map(|extension| match extension {
             ExtensionConfig::HealthCheck(health) => Some(health),
@@ -183,7 +187,7 @@ impl ExporterConfig {
     const KINDS: [&str; 6] = ["otlp_grpc", "otlp_http", "file", "debug", "otlp", "otlphttp"];
 
     /// Returns the component type of this exporter.
-    pub fn kind(&self) -> &'static str {
+    pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::OtlpGrpc(_) => "otlp_grpc",
             Self::OtlpHttp(_) => "otlp_http",
@@ -193,7 +197,7 @@ impl ExporterConfig {
     }
 
     /// Returns the protocol and the settings of an OTLP exporter.
-    pub fn otlp(&self) -> Option<(Protocol, &OtlpConfig)> {
+    pub(crate) fn otlp(&self) -> Option<(Protocol, &OtlpConfig)> {
         match self {
             Self::OtlpGrpc(config) => Some((Protocol::Grpc, config)),
             Self::OtlpHttp(config) => Some((Protocol::HttpProtobuf, config)),
@@ -202,7 +206,7 @@ impl ExporterConfig {
     }
 
     /// Whether the write-back waits for this exporter.
-    pub fn is_required(&self) -> bool {
+    pub(crate) fn is_required(&self) -> bool {
         match self {
             Self::OtlpGrpc(config) | Self::OtlpHttp(config) => config.required,
             Self::File(config) => config.required,
@@ -211,7 +215,7 @@ impl ExporterConfig {
     }
 
     /// Returns the limit of the exporter's queue in bytes. `None` if it has no queue.
-    pub fn queue_size(&self) -> Option<u64> {
+    pub(crate) fn queue_size(&self) -> Option<u64> {
         self.otlp().map(|(_, config)| config.sending_queue.queue_size.0)
     }
 

@@ -28,11 +28,11 @@ mod slim;
 mod span_builder;
 mod spans;
 
-pub mod additions;
+pub(crate) mod additions;
 pub mod options;
-pub mod rewrite;
-pub mod split;
-pub mod state;
+pub(crate) mod rewrite;
+pub(crate) mod split;
+pub(crate) mod state;
 pub mod view;
 
 use std::ops::ControlFlow;
@@ -59,8 +59,11 @@ pub use request::{Logs, Traces};
 /// Converts plans to OTLP requests. The output depends only on the plan and on these settings.
 #[derive(Clone, Debug)]
 pub struct Converter {
+    /// How spans are named, grouped and limited.
     pub spans: SpanOptions,
+    /// Parameters whose values are replaced.
     pub redaction: Redaction,
+    /// Attributes of the resource.
     pub resource: ResourceConfig,
     /// `OTEL_SPAN_*_LIMIT`. `None` means no limit.
     pub limits: SpanLimits,
@@ -74,9 +77,11 @@ pub struct Conversion {
     /// Encoded requests. Each is valid by itself and at most `max_request_bytes` long, unless a
     /// single span is longer.
     pub requests: Vec<Bytes>,
+    /// Number of spans in all requests.
     pub span_count: usize,
     /// Encoded size of all spans, in bytes.
     pub trace_bytes: u64,
+    /// Problems that did not stop the conversion.
     pub warnings: Vec<ConversionWarning>,
 }
 
@@ -88,23 +93,34 @@ impl Conversion {
     }
 }
 
+/// A problem that did not stop the conversion.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConversionWarning {
+    /// Details were left out to make the trace fit.
     #[error(
         "the trace was slimmed to fit into max_trace_bytes ({limit}): {steps} (taskspan.slimmed); what \
          was left out of its tasks is on their stories"
     )]
-    Slimmed { steps: String, limit: u64 },
+    Slimmed {
+        /// What was left out.
+        steps: String,
+        /// `max_trace_bytes`.
+        limit: u64,
+    },
+    /// The trace does not fit even without details.
     #[error(
         "the trace is {bytes} bytes although it was slimmed, over max_trace_bytes ({limit}): a backend \
          with such a limit keeps {fit} of {artifacts} artifacts and reports success; raise its limit per trace (Tempo: \
          max_bytes_per_trace), then max_trace_bytes"
     )]
     TraceTooLarge {
+        /// Encoded size of the trace, in bytes.
         bytes: u64,
+        /// `max_trace_bytes`.
         limit: u64,
         /// Number of artifacts in the requests that are within the limit.
         fit: u64,
+        /// Number of artifacts in the trace.
         artifacts: u64,
     },
 }

@@ -7,16 +7,16 @@
 //!
 //! An exporter sends each request once. `retry` and the pipeline decide whether and when to retry.
 
-pub mod classify;
-pub mod config;
-pub mod endpoint;
-pub mod retry;
+pub(crate) mod classify;
+pub(crate) mod config;
+pub(crate) mod endpoint;
+pub(crate) mod retry;
 
 mod debug;
 mod file;
 mod grpc;
 mod http;
-pub mod sending_queue;
+pub(crate) mod sending_queue;
 mod tls;
 mod trace_reader;
 
@@ -30,26 +30,26 @@ use bytes::Bytes;
 use crate::base::signal::Signal;
 use crate::base::units::ComponentId;
 use classify::Delivery;
-pub use classify::{Answer, Reply};
+pub(crate) use classify::{Answer, Reply};
 use config::{ExporterConfig, RetryConfig};
 use endpoint::EndpointError;
-pub use trace_reader::{NoAnswer, TraceReader};
+pub(crate) use trace_reader::{NoAnswer, TraceReader};
 
 /// The user agent, in the form that the OTLP specification recommends.
 const USER_AGENT: &str = concat!("OTel-OTLP-Exporter-taskspan/", env!("CARGO_PKG_VERSION"));
 
 /// One exporter of a pipeline.
 #[derive(Debug)]
-pub struct Exporter {
+pub(crate) struct Exporter {
     /// The component id as in the configuration, with a suffix in a logs pipeline.
-    pub id: String,
-    pub signal: Signal,
+    pub(crate) id: String,
+    pub(crate) signal: Signal,
     /// Whether other steps wait for this exporter: the write-back for traces, and `once` for both
     /// signals.
-    pub required: bool,
-    pub retry: RetryConfig,
+    pub(crate) required: bool,
+    pub(crate) retry: RetryConfig,
     /// Reads the trace back, if the configuration asks for verification.
-    pub trace_reader: Option<TraceReader>,
+    pub(crate) trace_reader: Option<TraceReader>,
     sink: Sink,
 }
 
@@ -63,7 +63,7 @@ enum Sink {
 
 /// Why an exporter cannot be built. The configuration must be corrected.
 #[derive(Debug, thiserror::Error)]
-pub enum BuildError {
+pub(crate) enum BuildError {
     #[error(
         "no endpoint: give one with --endpoint, with OTEL_EXPORTER_OTLP_ENDPOINT, or as \
          `endpoint` under `exporters` in the configuration file"
@@ -87,7 +87,7 @@ impl From<EndpointError> for BuildError {
 
 impl Exporter {
     /// Returns the name of the exporter with this component id in a pipeline of `signal`.
-    pub fn id_of(component: &ComponentId, signal: Signal) -> String {
+    pub(crate) fn id_of(component: &ComponentId, signal: Signal) -> String {
         match signal {
             Signal::Traces => component.to_string(),
             Signal::Logs => format!("{component} (logs)"),
@@ -99,7 +99,7 @@ impl Exporter {
     /// # Errors
     /// Returns a [`BuildError`] if the endpoint, a header or the TLS settings are invalid. The
     /// configuration must be corrected.
-    pub fn build(
+    pub(crate) fn build(
         id: &ComponentId,
         config: &ExporterConfig,
         signal: Signal,
@@ -129,7 +129,7 @@ impl Exporter {
     }
 
     /// Returns the endpoint or path for log lines. An endpoint has no user info and no query.
-    pub fn destination(&self) -> String {
+    pub(crate) fn destination(&self) -> String {
         match &self.sink {
             Sink::Grpc(grpc) => grpc.endpoint().to_string(),
             Sink::Http(http) => http.endpoint().to_string(),
@@ -140,7 +140,7 @@ impl Exporter {
 
     /// Returns each endpoint that the exporter connects to, as text and as `host:port`. Includes
     /// the endpoint for verification. Empty for exporters that do not use the network.
-    pub fn addresses(&self) -> Vec<(String, String)> {
+    pub(crate) fn addresses(&self) -> Vec<(String, String)> {
         let exporter = match &self.sink {
             Sink::Grpc(grpc) => Some(grpc.endpoint()),
             Sink::Http(http) => Some(http.endpoint()),
@@ -155,7 +155,7 @@ impl Exporter {
     ///
     /// tonic panics if `grpc-status-details-bin` is not base64. A panic is therefore caught and
     /// returned as a [`Reply::Retry`] whose delivery is in doubt.
-    pub async fn send(&self, request: Bytes) -> Answer {
+    pub(crate) async fn send(&self, request: Bytes) -> Answer {
         let sent = without_panic(self.send_unguarded(request)).await;
         sent.unwrap_or_else(|| Answer {
             reply: Reply::Retry {

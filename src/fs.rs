@@ -1,13 +1,13 @@
 //! Access to files below the watched directories: paths, file versions, locks, and the trace ids
 //! that exports carry.
 
-pub mod blocking;
-pub mod carried;
-pub mod directory;
-pub mod file;
-pub mod lock;
-pub mod members;
-pub mod root;
-pub mod stamp;
-pub mod task_state;
-pub mod temp;
+pub(crate) mod blocking;
+pub(crate) mod carried;
+pub(crate) mod directory;
+pub(crate) mod file;
+pub(crate) mod lock;
+pub(crate) mod members;
+pub(crate) mod root;
+pub(crate) mod stamp;
+pub(crate) mod task_state;
+pub(crate) mod temp;

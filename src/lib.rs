@@ -11,17 +11,38 @@
 //! Each stage is a module of that name. `pipeline` connects them, and `cli` is the command line.
 //! ARCHITECTURE.md is a tour of five minutes.
 
+#![warn(missing_docs, unreachable_pub)]
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests may block"))]
 
 pub mod base;
 pub mod cli;
-pub mod config;
 pub mod converter;
-pub mod exporter;
-pub mod fs;
-pub mod observe;
-pub mod pipeline;
 pub mod plan;
-pub mod queue;
-pub mod receiver;
-pub mod writeback;
+
+mod config;
+mod exporter;
+mod fs;
+mod observe;
+mod pipeline;
+mod queue;
+mod receiver;
+mod writeback;
+
+/// What this repository's tests, benches and fuzz targets use of the private modules. It is not
+/// part of the interface.
+#[doc(hidden)]
+pub mod internals {
+    pub use crate::base::signal::Signal;
+    pub use crate::config::Config;
+    pub use crate::config::load::ConfigDocument;
+    pub use crate::fs::carried::WriteBackMode;
+    pub use crate::fs::members::existing;
+    pub use crate::fs::root::{Roots, load};
+    pub use crate::plan::gate::GateFile;
+    pub use crate::plan::join::{ManifestInput, join};
+    pub use crate::plan::manifest::Manifest;
+    pub use crate::plan::onboarding::Onboarding;
+    pub use crate::plan::project_context::ProjectContext;
+    pub use crate::queue::{Destination, Enqueued, Exporters, Location, NewEntry, Queue};
+    pub use crate::writeback::splice::splice;
+}

@@ -6,7 +6,7 @@
 //!                └─▶ health ──┴─▶ 127.0.0.1:13133  /, /live, /ready
 //! ```
 
-pub mod grafana;
+pub(crate) mod grafana;
 mod graph;
 mod health;
 mod html;
@@ -35,12 +35,12 @@ use crate::pipeline::status::{self, Held, Known};
 use crate::queue::Queue;
 use crate::receiver::ReceiverStatus;
 use health::Facts;
-pub use metrics::Metrics;
+pub(crate) use metrics::Metrics;
 use server::Page;
 
 /// Both servers, bound but not serving yet.
 #[derive(Debug)]
-pub struct Observe {
+pub(crate) struct Observe {
     metrics: Arc<Metrics>,
     metrics_listener: Option<TcpListener>,
     health: Option<(HealthCheckConfig, TcpListener)>,
@@ -61,7 +61,7 @@ struct Exports {
 /// An address that cannot be bound.
 #[derive(Debug, thiserror::Error)]
 #[error("{what} cannot listen on {address}: {source}")]
-pub struct BindError {
+pub(crate) struct BindError {
     what: &'static str,
     address: String,
     source: std::io::Error,
@@ -81,7 +81,7 @@ impl Observe {
     ///
     /// # Errors
     /// Returns an error if an address cannot be bound, for example because it is in use.
-    pub async fn bind(
+    pub(crate) async fn bind(
         config: &Config,
         exports: Vec<(ExportDirConfig, Converter)>,
         metrics: Arc<Metrics>,
@@ -107,20 +107,20 @@ impl Observe {
     }
 
     /// Returns the addresses of metrics and health.
-    pub fn addresses(&self) -> (Option<SocketAddr>, Option<SocketAddr>) {
+    pub(crate) fn addresses(&self) -> (Option<SocketAddr>, Option<SocketAddr>) {
         let of = |listener: &TcpListener| listener.local_addr().ok();
         let health = self.health.as_ref().and_then(|(_, listener)| of(listener));
         (self.metrics_listener.as_ref().and_then(of), health)
     }
 
     /// Returns a function that updates metrics and health with each event.
-    pub fn listener(&self) -> impl Fn(&Event) + Send + Sync + use<> {
+    pub(crate) fn listener(&self) -> impl Fn(&Event) + Send + Sync + use<> {
         let metrics = Arc::clone(&self.metrics);
         move |event| metrics.observe(event)
     }
 
     /// Serves until `finished`. `stop` is cancelled when the program is asked to stop.
-    pub fn serve(
+    pub(crate) fn serve(
         self,
         queue: Queue,
         watching: Vec<Arc<ReceiverStatus>>,

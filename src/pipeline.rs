@@ -23,8 +23,8 @@ mod send;
 mod shutdown;
 mod verify;
 
-pub mod event;
-pub mod status;
+pub(crate) mod event;
+pub(crate) mod status;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -48,14 +48,14 @@ use crate::receiver::scan::Tidy;
 use crate::receiver::select::Selection;
 use crate::receiver::{self, Candidate, ReceiverStatus};
 use crate::writeback;
-pub use addition::{Addition, SendError};
-pub use build::PipelineError;
+pub(crate) use addition::Addition;
+pub(crate) use build::PipelineError;
 use event::{Event, Observer};
 use exports::Exports;
 use gate_results::{GateResults, Traces};
 use ingest::Ingester;
 use locks::LockRegistry;
-pub use shutdown::StageDied;
+pub(crate) use shutdown::StageDied;
 use shutdown::{Shutdown, guarded, join_all};
 
 /// Capacity of the channel between receiver and ingestion.
@@ -67,7 +67,7 @@ const OPTIONAL_GRACE: Duration = Duration::from_secs(5);
 
 /// When the pipelines end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
+pub(crate) enum Mode {
     /// Watch until stopped.
     Watch,
     /// Process the existing files and end.
@@ -78,7 +78,7 @@ pub enum Mode {
 
 impl Mode {
     /// Whether the run ends by itself when all work is done.
-    pub fn ends(self) -> bool {
+    pub(crate) fn ends(self) -> bool {
         self != Mode::Watch
     }
 }
@@ -97,15 +97,15 @@ struct Gates {
 
 /// The signals that end a run.
 #[derive(Clone, Debug, Default)]
-pub struct RunControl {
+pub(crate) struct RunControl {
     /// Start nothing new, and give requests in flight the shutdown timeout.
-    pub stop: CancellationToken,
+    pub(crate) stop: CancellationToken,
     /// Abort requests in flight, too.
-    pub abort: CancellationToken,
+    pub(crate) abort: CancellationToken,
     /// The time limit for delivery is over. Only verifications in progress continue.
-    pub deadline: CancellationToken,
+    pub(crate) deadline: CancellationToken,
     /// The job is over: scan once more, deliver what is there, and end.
-    pub finish: CancellationToken,
+    pub(crate) finish: CancellationToken,
 }
 
 /// Everything that the stages of a run share.
@@ -122,7 +122,7 @@ struct RunContext {
 /// Pipelines that are built but not started. All share one queue, in which every exporter has a
 /// part.
 #[derive(Debug)]
-pub struct Pipelines {
+pub(crate) struct Pipelines {
     receivers: Vec<ReceiverPipeline>,
     gates: Vec<Gates>,
     exporters: Vec<Exporter>,
@@ -150,7 +150,7 @@ struct ReceiverPipeline {
 impl Pipelines {
     /// Makes every receiver ignore the existing files until they change, because a job that has not
     /// started did not write them. Blocks on the disk.
-    pub fn pass_over_what_is_there(&mut self) {
+    pub(crate) fn pass_over_what_is_there(&mut self) {
         for receiver in &mut self.receivers {
             receiver.baseline = Baseline::take(selection(&receiver.config.watching()));
         }
@@ -160,28 +160,28 @@ impl Pipelines {
     }
 
     /// Returns the files that are ignored, per receiver.
-    pub fn baselines(&self) -> Vec<Baseline> {
+    pub(crate) fn baselines(&self) -> Vec<Baseline> {
         self.receivers.iter().map(|receiver| receiver.baseline.clone()).collect()
     }
 
     /// Returns the destinations of all pipelines, for log lines.
-    pub fn destinations(&self) -> Vec<String> {
+    pub(crate) fn destinations(&self) -> Vec<String> {
         self.exporters.iter().map(Exporter::destination).collect()
     }
 
     /// Returns the destinations of the pipelines of one signal, for log lines.
-    pub fn destinations_of(&self, signal: Signal) -> Vec<String> {
+    pub(crate) fn destinations_of(&self, signal: Signal) -> Vec<String> {
         let exporters = self.exporters.iter().filter(|exporter| exporter.signal == signal);
         exporters.map(Exporter::destination).collect()
     }
 
     /// Returns every endpoint: as text for people, and as `host:port`.
-    pub fn addresses(&self) -> Vec<(String, String)> {
+    pub(crate) fn addresses(&self) -> Vec<(String, String)> {
         self.exporters.iter().flat_map(Exporter::addresses).collect()
     }
 
     /// Returns the status of each receiver of the run.
-    pub fn watching(&self) -> Vec<Arc<ReceiverStatus>> {
+    pub(crate) fn watching(&self) -> Vec<Arc<ReceiverStatus>> {
         let exports = self.receivers.iter().map(|source| &source.watching);
         exports.chain(self.gates.iter().map(|gates| &gates.watching)).cloned().collect()
     }
@@ -190,7 +190,7 @@ impl Pipelines {
     ///
     /// # Errors
     /// See [`OpenError`].
-    pub fn open_queue(&self, location: Location, mode: Mode) -> Result<Ready, OpenError> {
+    pub(crate) fn open_queue(&self, location: Location, mode: Mode) -> Result<Ready, OpenError> {
         // A job is only responsible for its own directories, and not for older entries of other
         // directories.
         let exports = self.receivers.iter().map(|source| &source.config.directories);
@@ -204,7 +204,7 @@ impl Pipelines {
     ///
     /// # Errors
     /// Returns an error if a stage ended on its own.
-    pub async fn run(
+    pub(crate) async fn run(
         self,
         queue: Queue,
         mode: Mode,
@@ -321,7 +321,7 @@ fn start<F>(
 }
 
 /// Returns the selection of a receiver. It never includes files that taskspan writes.
-pub fn selection(config: &WatchConfig) -> Selection {
+pub(crate) fn selection(config: &WatchConfig) -> Selection {
     Selection::new(config, |name| writeback::is_temp_name(name) || carried::is_beside_name(name))
 }
 
@@ -354,6 +354,6 @@ async fn watch_health(
 }
 
 /// Wraps a function that stages call with each event.
-pub fn observer(observe: impl Fn(&Event) + Send + Sync + 'static) -> Observer {
+pub(crate) fn observer(observe: impl Fn(&Event) + Send + Sync + 'static) -> Observer {
     Arc::new(observe)
 }

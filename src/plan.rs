@@ -11,14 +11,14 @@
 
 mod emitted;
 mod json;
-mod manifest;
-mod onboarding;
-mod project_context;
 mod provenance;
 
-pub mod gate;
-pub mod join;
-pub mod read;
+pub(crate) mod gate;
+pub(crate) mod join;
+pub(crate) mod manifest;
+pub(crate) mod onboarding;
+pub(crate) mod project_context;
+pub(crate) mod read;
 
 use std::fmt;
 
@@ -27,17 +27,20 @@ use serde_json::{Map, Value};
 
 use crate::base::ids::TaskId;
 
-pub use emitted::{Emitted, NotEmitted, read_emitted, trace_of};
-pub use manifest::Manifest;
-pub use onboarding::Onboarding;
-pub use project_context::ProjectContext;
+pub(crate) use emitted::{Emitted, NotEmitted, read_emitted, trace_of};
+pub(crate) use manifest::Manifest;
+pub(crate) use onboarding::Onboarding;
+pub(crate) use project_context::ProjectContext;
 pub use read::{CarriedId, Export, Fresh, PlanError, ReadOptions, read};
 
 /// The artifacts that a project must build, joined from the three files of an export.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
+    /// What the plan is for.
     pub project: Project,
+    /// Where the plan is from.
     pub export: ExportInfo,
+    /// How much of the plan exists.
     pub coverage: Coverage,
     /// Every artifact once, in manifest order.
     pub artifacts: Vec<Artifact>,
@@ -47,11 +50,14 @@ pub struct Plan {
     pub warnings: Vec<Warning>,
 }
 
+/// A project, as far as its export describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Project {
+    /// The project id: configured, or from the files.
     pub id: String,
     /// The project id in the export's files, if the user configured another one as `id`.
     pub declared_id: Option<String>,
+    /// The name, or the id if the files have no name.
     pub name: String,
     /// `spec.business.owner` of the ProjectContext.
     pub owner: Option<String>,
@@ -69,26 +75,38 @@ impl Project {
 /// The origin of the export, as far as the export has it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ExportInfo {
+    /// Checksum of the ProjectContext, from the metadata or `run-provenance.json`.
     pub source_checksum: Option<String>,
+    /// Checksum of the artifact manifest, from the metadata.
     pub artifact_manifest_checksum: Option<String>,
+    /// Checksum of the ProjectContext file, from the metadata.
     pub project_context_checksum: Option<String>,
+    /// The time of the export, as the exporter wrote it.
     pub generated_at: Option<String>,
+    /// Version of the metadata's format.
     pub schema_version: Option<String>,
+    /// The exporter's profile.
     pub generation_profile: Option<String>,
+    /// Whether the artifact manifest is part of the plan.
     pub manifest: ManifestUse,
 }
 
 /// Whether and how the artifact manifest was used (`export.manifest`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ManifestUse {
+    /// It was used.
     Used,
+    /// The export has none.
     #[default]
     Missing,
+    /// It could not be read or parsed.
     Unreadable,
+    /// It is not the version that the metadata was made with.
     ChecksumMismatch,
 }
 
 impl ManifestUse {
+    /// Returns the value of `export.manifest`.
     pub fn as_str(self) -> &'static str {
         match self {
             ManifestUse::Used => "used",
@@ -102,7 +120,9 @@ impl ManifestUse {
 /// Figures from the export. `None` for what it does not have.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Coverage {
+    /// Number of artifacts that the project requires.
     pub total_required: Option<i64>,
+    /// Number of required artifacts that exist.
     pub total_existing: Option<i64>,
     /// Number of entries in `coverage.gaps`.
     pub total_gaps: i64,
@@ -113,18 +133,27 @@ pub struct Coverage {
 /// An artifact to build, or one that exists.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Artifact {
+    /// The artifact id.
     pub id: TaskId,
+    /// The artifact type, such as `dashboard`.
     pub kind: String,
+    /// The name that people read.
     pub name: String,
+    /// The service or component that the artifact is for.
     pub target: String,
+    /// The priority, as the exporter wrote it.
     pub priority: String,
+    /// Whether the artifact has to be built.
     pub status: Status,
     /// Dependencies in the order of the export's graph, repeats included.
     pub depends_on: Vec<TaskId>,
     /// The parameters of the manifest, overridden by the resolved values.
     pub parameters: Map<String, Value>,
+    /// Rules by which the exporter derived the artifact.
     pub derived_from: Vec<Rule>,
+    /// Where the artifact is to be written.
     pub output_path: Option<String>,
+    /// Where the artifact is, if it exists.
     pub existing_path: Option<String>,
     /// The id that a later phase uses for the artifact, from `artifact_task_mapping`.
     pub mapped_id: Option<String>,
@@ -140,6 +169,7 @@ pub struct Artifact {
 pub struct Rule(Box<str>);
 
 impl Rule {
+    /// Returns the rule as JSON.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -163,11 +193,16 @@ impl From<&Value> for Rule {
     }
 }
 
+/// Whether an artifact has to be built (`artifact.status`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Status {
+    /// It has to be built.
     Needed,
+    /// It exists.
     Exists,
+    /// It exists and has to be built anew.
     Outdated,
+    /// It is deliberately not built.
     Skipped,
 }
 
@@ -197,37 +232,65 @@ impl Status {
 /// Properties that all artifacts of a type share.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TypeInfo {
+    /// The contract for a valid result.
     pub contract: Option<Map<String, Value>>,
+    /// Derivation rules of the type.
     pub rules: Vec<Rule>,
+    /// Where each parameter is from.
     pub parameter_sources: Option<Map<String, Value>>,
+    /// File extension of a result.
     pub output_ext: Option<String>,
 }
 
 /// A problem in an export that did not stop it. Nothing was lost.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Warning {
+    /// The plan is made without the artifact manifest.
     #[error("the artifact manifest was not used ({reason}); emitting from the metadata alone")]
-    ManifestNotUsed { reason: String },
+    ManifestNotUsed {
+        /// Why.
+        reason: String,
+    },
+    /// The plan is made without the ProjectContext.
     #[error("the ProjectContext was not used ({reason}); the project's owner is unknown")]
-    ProjectContextNotUsed { reason: String },
+    ProjectContextNotUsed {
+        /// Why.
+        reason: String,
+    },
+    /// `run-provenance.json` belongs to another export.
     #[error(
         "run-provenance.json is of another version of the export; export.source_checksum is unknown"
     )]
     ProvenanceNotUsed,
+    /// No file has a project id.
     #[error("no project id anywhere; using `{id}` (set one with --project-id)")]
-    NoProjectId { id: String },
+    NoProjectId {
+        /// The id that is used.
+        id: String,
+    },
+    /// The manifest lists an artifact more than once.
     #[error("artifact ids with several manifest entries: {0}; the last entry of each is used")]
     DuplicateArtifacts(Examples),
+    /// The manifest lists artifacts without an id.
     #[error("manifest entries without an id: {0}; they were ignored")]
     ArtifactsWithoutId(Examples),
+    /// The manifest has statuses that are none of the four.
     #[error(
         "artifacts with an unknown status: {0}; coverage.gaps decides whether each is needed or exists"
     )]
     UnknownStatuses(Examples),
+    /// `coverage.gaps` has empty entries.
     #[error("empty ids in coverage.gaps: {count}; they were ignored")]
-    EmptyGaps { count: usize },
+    EmptyGaps {
+        /// Number of empty entries.
+        count: usize,
+    },
+    /// A section of the metadata has an unexpected form.
     #[error("`{section}` is not of the expected form and was ignored")]
-    MalformedSection { section: String },
+    MalformedSection {
+        /// The key of the section.
+        section: String,
+    },
 }
 
 /// The subjects of a warning: their number, and the first three names.

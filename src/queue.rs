@@ -19,12 +19,12 @@
 //! | `lease`, `completion`, `admin` | the three users of transitions |
 //! | `control` | operator commands from another process |
 
-pub mod admin;
-pub mod control;
-pub mod lease;
-pub mod record;
-pub mod store;
-pub mod transition;
+pub(crate) mod admin;
+pub(crate) mod control;
+pub(crate) mod lease;
+pub(crate) mod record;
+pub(crate) mod store;
+pub(crate) mod transition;
 
 mod completion;
 mod entry;
@@ -34,14 +34,16 @@ mod index;
 mod submit;
 mod writer;
 
-pub use completion::Completion;
+pub(crate) use completion::Completion;
 pub use entry::{Destination, Enqueued, Exporters, NewEntry};
-pub use figures::{Health, HealthFacts, LaneFigures};
-pub use handle::{Queue, Ready};
-pub use lease::Lease;
-pub use record::{Outcome, Rejection, RejectionKind};
-pub use store::{Location, OpenError, is_there};
-pub use submit::EntryGone;
+pub(crate) use figures::{Health, LaneFigures};
+pub use handle::Queue;
+pub(crate) use handle::Ready;
+pub(crate) use lease::Lease;
+pub(crate) use record::{Outcome, Rejection, RejectionKind};
+pub use store::Location;
+pub(crate) use store::{OpenError, is_there};
+pub(crate) use submit::EntryGone;
 
 #[cfg(test)]
 mod tests;

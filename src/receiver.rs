@@ -8,11 +8,11 @@
 //!
 //! Scans are authoritative; events only make them happen sooner.
 
-pub mod baseline;
-pub mod config;
-pub mod scan;
-pub mod select;
-pub mod stability;
+pub(crate) mod baseline;
+pub(crate) mod config;
+pub(crate) mod scan;
+pub(crate) mod select;
+pub(crate) mod stability;
 
 mod mount;
 mod watch;
@@ -34,40 +34,44 @@ use select::Selection;
 use watch::{Hint, Watcher};
 
 /// The usual file name of an export.
-pub const METADATA_FILE: &str = "onboarding-metadata.json";
+pub(crate) const METADATA_FILE: &str = "onboarding-metadata.json";
 
 /// Poll interval if the system sends no events.
 const FALLBACK_POLL: Duration = Duration::from_secs(1);
 
 /// A file that is new, or changed since it was last reported.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Candidate {
-    pub path: PathBuf,
+pub(crate) struct Candidate {
+    pub(crate) path: PathBuf,
 }
 
 /// Scans once and passes on everything that is there.
-pub async fn scan_once(selection: Selection, candidates: &mpsc::Sender<Candidate>, tidy: Tidy) {
+pub(crate) async fn scan_once(
+    selection: Selection,
+    candidates: &mpsc::Sender<Candidate>,
+    tidy: Tidy,
+) {
     let mut receiver = Receiver::new(Arc::new(selection), None, tidy, Arc::default());
     receiver.look(Hint::Everything, candidates).await;
 }
 
 /// The state of a receiver, for health and metrics.
 #[derive(Debug, Default)]
-pub struct ReceiverStatus {
-    pub scans: AtomicU64,
+pub(crate) struct ReceiverStatus {
+    pub(crate) scans: AtomicU64,
     /// Number of times that events were lost. A full scan makes up for each.
-    pub overflows: AtomicU64,
+    pub(crate) overflows: AtomicU64,
     /// Whether it polls because there are no events.
-    pub is_polling: AtomicBool,
+    pub(crate) is_polling: AtomicBool,
     /// Directories that cannot be read.
-    pub unreadable: Mutex<BTreeSet<PathBuf>>,
+    pub(crate) unreadable: Mutex<BTreeSet<PathBuf>>,
     /// When the current scan began. On a mount whose server is down, a scan never ends.
     looking: Mutex<Option<Instant>>,
 }
 
 impl ReceiverStatus {
     /// Returns how long the current scan has been running, if there is one.
-    pub fn looking_for(&self) -> Option<Duration> {
+    pub(crate) fn looking_for(&self) -> Option<Duration> {
         self.looking.lock().unwrap_or_else(PoisonError::into_inner).map(|since| since.elapsed())
     }
 
@@ -83,15 +87,15 @@ impl ReceiverStatus {
 
 /// When to stop watching.
 #[derive(Clone, Debug)]
-pub struct Until {
-    pub stop: CancellationToken,
+pub(crate) struct Until {
+    pub(crate) stop: CancellationToken,
     /// Scan once more, then end.
-    pub finish: CancellationToken,
+    pub(crate) finish: CancellationToken,
 }
 
 /// Watches until told to stop. Files that are unchanged since the `baseline` are ignored. A change
 /// of `restarts` means that everything else must be reported again.
-pub async fn run(
+pub(crate) async fn run(
     config: &WatchConfig,
     (selection, baseline): (Selection, Baseline),
     (candidates, tidy, mut restarts): (mpsc::Sender<Candidate>, Tidy, watch_channel::Receiver<u64>),

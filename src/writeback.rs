@@ -9,16 +9,16 @@
 //! `splice` is pure; the other modules work on files. `stale` cleans up after an interrupted run.
 
 mod beside;
-pub mod config;
+pub(crate) mod config;
 mod error;
 mod file_metadata;
 mod replace;
-pub mod splice;
+pub(crate) mod splice;
 mod stale;
 mod temp;
 
-pub use beside::write_beside;
-pub use error::WriteBackError;
-pub use replace::{Outcome, write_back};
-pub use stale::remove_stale;
-pub use temp::is_temp_name;
+pub(crate) use beside::write_beside;
+pub(crate) use error::WriteBackError;
+pub(crate) use replace::{Outcome, write_back};
+pub(crate) use stale::remove_stale;
+pub(crate) use temp::is_temp_name;

@@ -16,8 +16,8 @@ use taskspan::base::ids::TraceId;
 use taskspan::converter::limits::SpanLimits;
 use taskspan::converter::options::{RedactionConfig, ResourceConfig, SpanOptions};
 use taskspan::converter::{Conversion, Converter, Redaction};
-use taskspan::plan::{Manifest, Onboarding, Plan, ProjectContext, join};
-use taskspan::writeback::splice::splice;
+use taskspan::internals::{Manifest, Onboarding, ProjectContext, join, splice};
+use taskspan::plan::Plan;
 
 use export::{Export, Files, Language};
 
@@ -93,7 +93,7 @@ impl Case {
 
 /// Joins the parsed files into a plan.
 pub fn joined(parsed: Parsed) -> Plan {
-    join::join(parsed.onboarding, Ok(parsed.manifest), parsed.context, None)
+    join(parsed.onboarding, Ok(parsed.manifest), parsed.context, None)
 }
 
 /// Returns a converter with the default settings.

@@ -3,8 +3,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use taskspan::config::Config;
-use taskspan::config::load::ConfigDocument;
+use taskspan::internals::Config;
+use taskspan::internals::ConfigDocument;
 
 fuzz_target!(|text: &str| {
     let source = ConfigDocument::Text { name: "pipeline.yaml".to_owned(), text: text.to_owned() };

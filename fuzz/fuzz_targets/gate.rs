@@ -5,7 +5,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use taskspan::base::clock::UnixNanos;
-use taskspan::plan::gate::GateFile;
+use taskspan::internals::GateFile;
 
 fuzz_target!(|bytes: &[u8]| {
     if let Ok(file) = GateFile::parse(bytes, UnixNanos(0)) {

@@ -4,7 +4,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use taskspan::plan::{Manifest, ProjectContext};
+use taskspan::internals::{Manifest, ProjectContext};
 
 fuzz_target!(|bytes: &[u8]| {
     let _ = Manifest::parse("manifest.yaml", bytes);

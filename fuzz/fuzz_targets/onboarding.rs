@@ -12,12 +12,13 @@ use taskspan::converter::limits::SpanLimits;
 use taskspan::converter::options::{ResourceConfig, SpanOptions};
 use taskspan::converter::{Converter, Redaction};
 use taskspan::base::ids::TraceId;
-use taskspan::plan::{ManifestUse, Onboarding, ProjectContext, join};
+use taskspan::internals::{Onboarding, ProjectContext, join};
+use taskspan::plan::ManifestUse;
 
 fuzz_target!(|bytes: &[u8]| {
     let Ok(onboarding) = Onboarding::parse(bytes) else { return };
     let context = ProjectContext::default();
-    let plan = join::join(onboarding, Err(ManifestUse::Missing), context, None);
+    let plan = join(onboarding, Err(ManifestUse::Missing), context, None);
     let converter = Converter {
         spans: SpanOptions::default(),
         redaction: Redaction::default(),

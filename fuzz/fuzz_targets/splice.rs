@@ -5,8 +5,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
-use taskspan::fs::members::existing;
-use taskspan::writeback::splice::splice;
+use taskspan::internals::{existing, splice};
 
 const ENTRIES: [(&str, &str); 2] = [
     ("task_trace_id", "0af7651916cd43dd8448eb211c80319c"),

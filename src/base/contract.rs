@@ -7,15 +7,15 @@ macro_rules! words {
     ($(#[$doc:meta])* $name:ident, $what:literal: $($value:ident = $word:literal),+ $(,)?) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum $name {
+        pub(crate) enum $name {
             $($value,)+
         }
 
         impl $name {
             /// All values, in the order of the contract.
-            pub const WORDS: &[&str] = &[$($word),+];
+            pub(crate) const WORDS: &[&str] = &[$($word),+];
 
-            pub fn as_str(self) -> &'static str {
+            pub(crate) fn as_str(self) -> &'static str {
                 match self {
                     $($name::$value => $word,)+
                 }
@@ -83,7 +83,7 @@ impl TaskStatus {
     ///
     /// # Errors
     /// Returns a message that lists the valid values.
-    pub fn of_word(word: &str) -> Result<TaskStatus, String> {
+    pub(crate) fn of_word(word: &str) -> Result<TaskStatus, String> {
         match word {
             "todo" => Ok(TaskStatus::NotStarted),
             "done" => Ok(TaskStatus::Completed),
@@ -95,7 +95,7 @@ impl TaskStatus {
     }
 
     /// Returns the value of the attribute `task.status`.
-    pub fn attribute(self) -> &'static str {
+    pub(crate) fn attribute(self) -> &'static str {
         match self {
             TaskStatus::NotStarted => "todo",
             TaskStatus::Completed => "done",

@@ -1,12 +1,12 @@
 //! Suggestions for unknown words: "did you mean …?".
 
 /// Formats an error such as "unknown key `endpiont`; did you mean `endpoint`? Known: …".
-pub fn unknown(what: &str, given: &str, known: &[&str]) -> String {
+pub(crate) fn unknown(what: &str, given: &str, known: &[&str]) -> String {
     format!("unknown {what} `{given}`{}", hint(given, known))
 }
 
 /// Formats the suggestion at the end of a message about `given`, which is not one of `known`.
-pub fn hint(given: &str, known: &[&str]) -> String {
+pub(crate) fn hint(given: &str, known: &[&str]) -> String {
     let near = match nearest(given, known) {
         Some(near) => format!("; did you mean `{near}`?"),
         None => ".".to_owned(),
@@ -26,7 +26,7 @@ fn nearest<'a>(given: &str, known: &[&'a str]) -> Option<&'a str> {
 }
 
 /// Returns the few known words that are most similar to `given`.
-pub fn near<'a>(given: &str, known: &[&'a str]) -> Vec<&'a str> {
+pub(crate) fn near<'a>(given: &str, known: &[&'a str]) -> Vec<&'a str> {
     let mut by_distance: Vec<(usize, &str)> =
         known.iter().map(|word| (strsim::levenshtein(given, word), *word)).collect();
     by_distance.sort_by_key(|(steps, _)| *steps);

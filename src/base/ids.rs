@@ -33,8 +33,11 @@ pub struct TaskId(String);
 /// The level of a span in the hierarchy (`task.type`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TaskType {
+    /// The root: one export.
     Epic,
+    /// One artifact type of an export.
     Story,
+    /// One artifact.
     Task,
 }
 
@@ -80,6 +83,7 @@ impl TraceId {
         (bytes != [0; 16]).then_some(TraceId(bytes))
     }
 
+    /// Returns the id as OTLP has it.
     pub fn bytes(&self) -> &[u8; 16] {
         &self.0
     }
@@ -130,7 +134,9 @@ impl TraceId {
 /// A span of another trace, in the format of W3C Trace Context.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TraceParent {
+    /// The trace that the span is in.
     pub trace_id: TraceId,
+    /// The span.
     pub span_id: SpanId,
 }
 
@@ -157,16 +163,19 @@ impl FromStr for TraceParent {
 }
 
 impl SpanId {
+    /// Returns the id as OTLP has it.
     pub fn bytes(&self) -> &[u8; 8] {
         &self.0
     }
 }
 
 impl TaskId {
+    /// Makes an id of an artifact id, a story id or a project id.
     pub fn new(id: impl Into<String>) -> TaskId {
         TaskId(id.into())
     }
 
+    /// Returns the id as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }

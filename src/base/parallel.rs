@@ -20,7 +20,7 @@ static THREADS: LazyLock<usize> =
 
 /// Makes `count` blocks and passes them to the consumer in order, until all are done or the
 /// consumer stops.
-pub fn in_order<T: Send>(
+pub(crate) fn in_order<T: Send>(
     count: usize,
     make: impl Fn(usize) -> T + Sync,
     mut take: impl FnMut(T) -> ControlFlow<()>,
@@ -63,7 +63,7 @@ pub fn in_order<T: Send>(
 }
 
 /// Calls both functions, on two threads if that is `worth` it.
-pub fn both<A: Send, B>(
+pub(crate) fn both<A: Send, B>(
     worth: bool,
     first: impl Fn() -> A + Sync,
     second: impl FnOnce() -> B,

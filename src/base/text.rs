@@ -4,7 +4,7 @@
 const MAX_MESSAGE_CHARS: usize = 300;
 
 /// Escapes every character that could move a cursor, end a line or change the writing direction.
-pub fn escape_control(text: &str) -> String {
+pub(crate) fn escape_control(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
         if c.is_control() || is_bidirectional(c) {
@@ -17,14 +17,14 @@ pub fn escape_control(text: &str) -> String {
 }
 
 /// Returns a server's message on one line, truncated to the maximum length for a log line.
-pub fn one_line(text: &str) -> String {
+pub(crate) fn one_line(text: &str) -> String {
     let words: Vec<&str> = text.split_whitespace().collect();
     let line: String = words.join(" ").chars().take(MAX_MESSAGE_CHARS).collect();
     escape_control(&line)
 }
 
 /// Formats bytes as lower-case hexadecimal digits.
-pub fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let digit = |nibble: u8| char::from(DIGITS[usize::from(nibble)]);
     bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()

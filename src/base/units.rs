@@ -15,7 +15,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A `Duration` in Go's notation: `100ms`, `1.5s`, `1m30s`, `0`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct HumanDuration(pub Duration);
+pub(crate) struct HumanDuration(pub Duration);
 
 impl HumanDuration {
     /// In nanoseconds.
@@ -30,17 +30,17 @@ impl HumanDuration {
         ("ns", 1),
     ];
 
-    pub const ZERO: Self = Self(Duration::ZERO);
+    pub(crate) const ZERO: Self = Self(Duration::ZERO);
 
-    pub const fn from_secs(count: u64) -> Self {
+    pub(crate) const fn from_secs(count: u64) -> Self {
         Self(Duration::from_secs(count))
     }
 
-    pub const fn from_millis(count: u64) -> Self {
+    pub(crate) const fn from_millis(count: u64) -> Self {
         Self(Duration::from_millis(count))
     }
 
-    pub const fn is_zero(&self) -> bool {
+    pub(crate) const fn is_zero(&self) -> bool {
         self.0.is_zero()
     }
 }
@@ -189,15 +189,15 @@ impl fmt::Display for ByteSize {
 /// Text that must not be shown: the value of a header, or a token.
 #[derive(Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
-pub struct Secret(String);
+pub(crate) struct Secret(String);
 
 impl Secret {
-    pub fn new(value: impl Into<String>) -> Self {
+    pub(crate) fn new(value: impl Into<String>) -> Self {
         Self(value.into())
     }
 
     /// Returns the value. Only the code that sends it may call this.
-    pub fn expose(&self) -> &str {
+    pub(crate) fn expose(&self) -> &str {
         &self.0
     }
 }
@@ -216,16 +216,9 @@ impl fmt::Debug for Secret {
 
 /// The id of a component: `type`, or `type/name` if there are several of that type.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ComponentId {
+pub(crate) struct ComponentId {
     pub kind: String,
     pub name: Option<String>,
-}
-
-impl ComponentId {
-    /// Returns an id without a name.
-    pub fn of(kind: impl Into<String>) -> Self {
-        Self { kind: kind.into(), name: None }
-    }
 }
 
 impl FromStr for ComponentId {

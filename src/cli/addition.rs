@@ -14,7 +14,7 @@ use crate::pipeline::{Addition, Pipelines, RunControl, observer};
 use crate::plan::Emitted;
 
 #[derive(Debug, Args)]
-pub struct Onto {
+pub(crate) struct Onto {
     /// Metadata file of the export whose trace is extended
     #[arg(long, value_name = "FILE")]
     metadata: PathBuf,
@@ -28,11 +28,11 @@ pub struct Onto {
 }
 
 /// An emitted export, and the pipelines that deliver additions to its trace.
-pub struct Ready {
+pub(crate) struct Ready {
     onto: Onto,
     disabled: bool,
-    pub pipelines: Pipelines,
-    pub emitted: Emitted,
+    pub(crate) pipelines: Pipelines,
+    pub(crate) emitted: Emitted,
 }
 
 impl Onto {
@@ -41,7 +41,7 @@ impl Onto {
     ///
     /// # Errors
     /// Returns an error if the configuration is invalid.
-    pub fn prepare(self, global: &Global) -> Result<Result<Ready, Exit>, Failure> {
+    pub(crate) fn prepare(self, global: &Global) -> Result<Result<Ready, Exit>, Failure> {
         // Without a configuration, only the export's own directory is known.
         let directory = self.metadata.parent().filter(|parent| !parent.as_os_str().is_empty());
         let directory = directory.map_or_else(|| PathBuf::from("."), PathBuf::from);
@@ -67,7 +67,7 @@ impl Onto {
 }
 
 impl Ready {
-    pub fn metadata(&self) -> &std::path::Path {
+    pub(crate) fn metadata(&self) -> &std::path::Path {
         &self.onto.metadata
     }
 
@@ -75,7 +75,7 @@ impl Ready {
     ///
     /// # Errors
     /// Returns an error if a stage failed.
-    pub async fn send(self, addition: Addition) -> Result<Exit, Failure> {
+    pub(crate) async fn send(self, addition: Addition) -> Result<Exit, Failure> {
         if self.disabled {
             tracing::warn!("OTEL_SDK_DISABLED is true: nothing is sent");
             return Ok(Exit::Done);

@@ -7,13 +7,13 @@ use super::exit::Failure;
 use super::{Cli, Exit};
 
 #[derive(Debug, Args)]
-pub struct Completions {
+pub(crate) struct Completions {
     /// Shell to generate the script for
     shell: Shell,
 }
 
 impl Completions {
-    pub fn run(self) -> Result<Exit, Failure> {
+    pub(crate) fn run(self) -> Result<Exit, Failure> {
         let mut command = Cli::command();
         let mut script = Vec::new();
         clap_complete::generate(self.shell, &mut command, "taskspan", &mut script);

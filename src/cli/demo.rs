@@ -43,10 +43,10 @@ const SAMPLE: [(&str, &[u8]); 3] = [
 ];
 
 #[derive(Debug, Args)]
-pub struct Demo {}
+pub(crate) struct Demo {}
 
 impl Demo {
-    pub async fn run(self, global: &Global) -> Result<Exit, Failure> {
+    pub(crate) async fn run(self, global: &Global) -> Result<Exit, Failure> {
         let directory = tempfile::tempdir().context("no temporary directory")?;
         let output = directory.path().join("output");
         write_sample(&output)?;

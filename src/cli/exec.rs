@@ -39,7 +39,7 @@ use crate::pipeline::{self, Mode, Pipelines, RunControl, observer};
 use crate::receiver::baseline::Baseline;
 
 #[derive(Debug, Args)]
-pub struct Exec {
+pub(crate) struct Exec {
     /// Directory that the job writes exports to; may be repeated. Defaults to the configured
     /// directories, else to the job's own -o or --output-dir
     #[arg(long = "watch", value_name = "DIR")]
@@ -89,7 +89,7 @@ struct Beside {
 }
 
 impl Exec {
-    pub async fn run(self, global: &Global) -> Result<Exit, Failure> {
+    pub(crate) async fn run(self, global: &Global) -> Result<Exit, Failure> {
         // Listen for signals before the job starts, so that none is missed.
         let mut signals = Signals::listen();
         let emits_tasks = job::emits_tasks(&self.job);

@@ -33,7 +33,7 @@ impl From<Exit> for ExitCode {
 
 /// Why a command stopped early.
 #[derive(Debug)]
-pub enum Failure {
+pub(crate) enum Failure {
     /// Errors in the configuration, each with its place.
     Config(Faults),
     /// Any other error.
@@ -42,7 +42,7 @@ pub enum Failure {
 
 impl Failure {
     /// Returns the error for a log line.
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         match self {
             Failure::Config(faults) => faults.to_string(),
             Failure::Other(error) => format!("{error:#}"),
@@ -50,7 +50,7 @@ impl Failure {
     }
 
     /// Prints the error and returns the exit code.
-    pub fn report(self) -> Exit {
+    pub(crate) fn report(self) -> Exit {
         match self {
             Failure::Config(faults) => {
                 super::say(&faults.to_string());
@@ -80,7 +80,7 @@ where
 }
 
 /// Separates the two implementations of `From`.
-pub trait NotFaults {}
+pub(crate) trait NotFaults {}
 impl NotFaults for anyhow::Error {}
 impl NotFaults for std::io::Error {}
 impl NotFaults for crate::pipeline::StageDied {}

@@ -22,7 +22,7 @@ use crate::plan::gate::{GateFile, GateResult};
 const MAX_BYTES: u64 = 64 << 20;
 
 #[derive(Debug, Args)]
-pub struct Gate {
+pub(crate) struct Gate {
     #[command(flatten)]
     onto: Onto,
 
@@ -32,7 +32,7 @@ pub struct Gate {
 }
 
 impl Gate {
-    pub async fn run(self, global: &Global) -> Result<Exit, Failure> {
+    pub(crate) async fn run(self, global: &Global) -> Result<Exit, Failure> {
         let ready = match self.onto.prepare(global)? {
             Ok(ready) => ready,
             Err(exit) => return Ok(exit),

@@ -15,7 +15,7 @@ use super::Exit;
 use super::exit::Failure;
 
 #[derive(Debug, Args)]
-pub struct Healthcheck {
+pub(crate) struct Healthcheck {
     /// URL of the health_check extension; /live and /ready work, too
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:13133/", value_parser = probe_url)]
     url: Uri,
@@ -38,7 +38,7 @@ fn probe_url(text: &str) -> Result<Uri, String> {
 }
 
 impl Healthcheck {
-    pub async fn run(self) -> Result<Exit, Failure> {
+    pub(crate) async fn run(self) -> Result<Exit, Failure> {
         let asked = tokio::time::timeout(TIMEOUT, ask(&self.url)).await;
         let url = &self.url;
         let (status, body) = asked

@@ -11,7 +11,7 @@ const OUTPUT: [&str; 2] = ["-o", "--output-dir"];
 
 /// Returns the directory in a job's `-o X`, `-oX`, `--output-dir X` or `--output-dir=X`. The last
 /// one counts, as for the exporter.
-pub fn output_directory(job: &[OsString]) -> Option<PathBuf> {
+pub(crate) fn output_directory(job: &[OsString]) -> Option<PathBuf> {
     let [short, long] = OUTPUT;
     let mut found = None;
     let mut arguments = job.iter().skip(1);
@@ -29,7 +29,7 @@ pub fn output_directory(job: &[OsString]) -> Option<PathBuf> {
 }
 
 /// Whether the job writes trace ids itself.
-pub fn emits_tasks(job: &[OsString]) -> bool {
+pub(crate) fn emits_tasks(job: &[OsString]) -> bool {
     job.iter().skip(1).any(|argument| argument == EMIT_TASKS)
 }
 

@@ -30,7 +30,7 @@ static DROPPED: AtomicU64 = AtomicU64::new(0);
 static DROPPED_LINE: OnceLock<fn(u64) -> String> = OnceLock::new();
 
 /// Queues text for standard error. Drops it if the queue is full.
-pub fn write(text: Vec<u8>) {
+pub(crate) fn write(text: Vec<u8>) {
     let writer = WRITER.get_or_init(|| {
         let (sender, messages) = sync_channel(MAX_WAITING);
         let thread = std::thread::Builder::new().name("log".to_owned());
@@ -47,12 +47,12 @@ pub fn write(text: Vec<u8>) {
 }
 
 /// Sets the format of the line that reports dropped lines.
-pub fn report_dropped_with(line: fn(u64) -> String) {
+pub(crate) fn report_dropped_with(line: fn(u64) -> String) {
     let _ = DROPPED_LINE.set(line);
 }
 
 /// Waits until everything is written, or until the time-out.
-pub fn flush(timeout: Duration) {
+pub(crate) fn flush(timeout: Duration) {
     if let Some(Some(writer)) = WRITER.get() {
         let (done, is_done) = sync_channel(1);
         // The channel may be full, so the request may have to wait as well. If there is no thread
@@ -80,7 +80,7 @@ fn work(messages: &Receiver<Message>) {
 
 /// One log line, for `tracing_subscriber`.
 #[derive(Debug, Default)]
-pub struct Line(Vec<u8>);
+pub(crate) struct Line(Vec<u8>);
 
 impl Write for Line {
     fn write(&mut self, part: &[u8]) -> io::Result<usize> {

@@ -11,7 +11,7 @@ use crate::base::clock::UnixNanos;
 use crate::config::{LogEncoding, LogsConfig};
 
 /// Starts logging. `RUST_LOG` overrides `-v`, which overrides the configuration.
-pub fn start(global: &Global, config: &LogsConfig) {
+pub(crate) fn start(global: &Global, config: &LogsConfig) {
     let configured = config.level.parse::<LevelFilter>().unwrap_or(LevelFilter::INFO);
     let level = match global.verbose {
         0 => configured,

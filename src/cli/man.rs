@@ -7,10 +7,10 @@ use super::exit::Failure;
 use super::{Cli, Exit};
 
 #[derive(Debug, Args)]
-pub struct Man {}
+pub(crate) struct Man {}
 
 impl Man {
-    pub fn run(self) -> Result<Exit, Failure> {
+    pub(crate) fn run(self) -> Result<Exit, Failure> {
         let mut text = Vec::new();
         let command = Cli::command();
         let page = Page::new(command.clone());

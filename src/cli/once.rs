@@ -16,7 +16,7 @@ use crate::pipeline::event::Counts;
 use crate::pipeline::{Mode, RunControl, observer};
 
 #[derive(Debug, Args)]
-pub struct Once {
+pub(crate) struct Once {
     /// Directories to search [default: those of the configuration]
     #[arg(value_name = "DIR")]
     directories: Vec<PathBuf>,
@@ -42,7 +42,7 @@ pub struct Once {
 }
 
 impl Once {
-    pub async fn run(self, global: &Global) -> Result<Exit, Failure> {
+    pub(crate) async fn run(self, global: &Global) -> Result<Exit, Failure> {
         let mut setup = Setup::load(&self.config, &self.directories)?;
         if let Some(url) = &self.verify {
             setup.verify(url)?;

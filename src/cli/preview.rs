@@ -12,8 +12,8 @@
 )]
 
 mod json;
-pub mod mermaid;
-pub mod tree;
+pub(crate) mod mermaid;
+pub(crate) mod tree;
 
 use std::path::PathBuf;
 
@@ -39,7 +39,7 @@ use crate::receiver::config::WatchConfig;
 use crate::receiver::scan::Scanner;
 
 #[derive(Debug, Args)]
-pub struct Preview {
+pub(crate) struct Preview {
     /// Directories to search, or metadata files [default: those of the configuration]
     #[arg(value_name = "DIR")]
     paths: Vec<PathBuf>,
@@ -53,7 +53,7 @@ pub struct Preview {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Format {
+pub(crate) enum Format {
     /// A tree for people
     Tree,
     /// JSON for programs; a list unless there is exactly one export
@@ -65,7 +65,7 @@ pub enum Format {
 }
 
 impl Preview {
-    pub async fn run(self, global: &Global) -> Result<Exit, Failure> {
+    pub(crate) async fn run(self, global: &Global) -> Result<Exit, Failure> {
         let setup = Setup::load(&self.config, &self.paths)?;
         setup.start_logging(global);
         show(&setup, &self.paths, self.format)
@@ -88,7 +88,7 @@ impl Previewed {
 }
 
 /// Shows every export that a run would send. `paths` replace the receiver's directories.
-pub fn show(setup: &Setup, paths: &[PathBuf], format: Format) -> Result<Exit, Failure> {
+pub(crate) fn show(setup: &Setup, paths: &[PathBuf], format: Format) -> Result<Exit, Failure> {
     let sources =
         Pipelines::converters(&setup.config, &setup.otel).map_err(super::setup::pipeline_faults)?;
     let mut previews = Vec::new();

@@ -7,7 +7,7 @@ use crate::pipeline::event::Event;
 
 /// Logs every event, and draws the progress on a terminal.
 #[derive(Debug)]
-pub struct Progress {
+pub(crate) struct Progress {
     on_terminal: bool,
     requests: Mutex<Requests>,
 }
@@ -20,11 +20,11 @@ struct Requests {
 }
 
 impl Progress {
-    pub fn start() -> Progress {
+    pub(crate) fn start() -> Progress {
         Progress { on_terminal: super::is_rich(&std::io::stderr()), requests: Mutex::default() }
     }
 
-    pub fn observe(&self, event: &Event) {
+    pub(crate) fn observe(&self, event: &Event) {
         if !self.on_terminal {
             event.log();
             return;

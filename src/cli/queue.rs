@@ -14,7 +14,7 @@ use crate::queue::control::{self, Answer, Question};
 use crate::queue::{Exporters, Location, Queue, is_there};
 
 #[derive(Debug, Args)]
-pub struct QueueCommand {
+pub(crate) struct QueueCommand {
     #[command(subcommand)]
     action: Action,
 
@@ -73,7 +73,7 @@ pub(super) enum Format {
 }
 
 impl QueueCommand {
-    pub async fn run(self) -> Result<Exit, Failure> {
+    pub(crate) async fn run(self) -> Result<Exit, Failure> {
         let source = Source::find(&self.directory()?).await?;
         let listed = source.list().await?;
         match &self.action {

@@ -29,14 +29,14 @@ use crate::plan::{self, Export, ReadOptions, trace_of};
 
 /// Collects the events of a run.
 #[derive(Clone, Debug, Default)]
-pub struct Report {
+pub(crate) struct Report {
     tally: Tally,
     /// Trace id by metadata file. `None` for an export that already had an id.
     traces: Arc<Mutex<BTreeMap<PathBuf, Option<TraceId>>>>,
 }
 
 impl Report {
-    pub fn observe(&self, event: &Event) {
+    pub(crate) fn observe(&self, event: &Event) {
         self.tally.count(event);
         match event {
             Event::Done { path, trace_id, .. }
@@ -51,12 +51,12 @@ impl Report {
         }
     }
 
-    pub fn counts(&self) -> Counts {
+    pub(crate) fn counts(&self) -> Counts {
         self.tally.counts()
     }
 
     /// Summarizes the run in one line.
-    pub fn line(&self) -> String {
+    pub(crate) fn line(&self) -> String {
         let Counts { done, added, spans, refused, not_written, undelivered, given_up, .. } =
             self.counts();
         let exports = |count: usize| format!("{count} export{}", if count == 1 { "" } else { "s" });
@@ -85,7 +85,7 @@ impl Report {
 
     /// Writes the summary to the given file, and to the files of the CI system. A file that cannot
     /// be written is a warning, because the exports are delivered.
-    pub fn write(&self, setup: &Setup, summary: Option<&Path>) {
+    pub(crate) fn write(&self, setup: &Setup, summary: Option<&Path>) {
         let of_environment = |name: &str| {
             std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
         };

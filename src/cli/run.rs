@@ -25,7 +25,7 @@ use crate::pipeline::{Mode, Pipelines, RunControl, observer};
 use crate::queue::{Location, Ready};
 
 #[derive(Debug, Args)]
-pub struct Run {
+pub(crate) struct Run {
     #[command(flatten)]
     config: ConfigArgs,
 
@@ -35,7 +35,7 @@ pub struct Run {
 }
 
 impl Run {
-    pub async fn run(self, global: &Global) -> Result<Exit, Failure> {
+    pub(crate) async fn run(self, global: &Global) -> Result<Exit, Failure> {
         let mut setup = Setup::load(&self.config, &[])?;
         setup.start_logging(global);
         if self.dry_run {

@@ -9,10 +9,10 @@ use super::exit::Failure;
 const SCHEMA: &str = include_str!("../../pipeline.schema.json");
 
 #[derive(Debug, Args)]
-pub struct Schema {}
+pub(crate) struct Schema {}
 
 impl Schema {
-    pub fn run(self) -> Result<Exit, Failure> {
+    pub(crate) fn run(self) -> Result<Exit, Failure> {
         super::print(SCHEMA)?;
         Ok(Exit::Done)
     }

@@ -20,7 +20,7 @@ const QUEUE_GRACE: Duration = Duration::from_secs(5);
 
 /// What to do if the durable queue cannot be opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnTrouble {
+pub(crate) enum OnTrouble {
     /// A sidecar that cannot keep its guarantees must not start.
     Refuse,
     /// A step of a job continues in memory. An export that it does not deliver stays a file without
@@ -37,7 +37,7 @@ impl OnTrouble {
     }
 }
 
-pub struct Session {
+pub(crate) struct Session {
     pipelines: Pipelines,
     ready: Ready,
     /// Directory of the queue and of its control socket.
@@ -51,7 +51,7 @@ impl Session {
     /// # Errors
     /// Returns an error if the queue cannot be opened and `on_trouble` refuses to continue without
     /// it.
-    pub fn open(
+    pub(crate) fn open(
         pipelines: Pipelines,
         location: Option<Location>,
         on_trouble: OnTrouble,
@@ -85,27 +85,27 @@ impl Session {
     ///
     /// # Errors
     /// Returns an error if the system cannot start a thread.
-    pub fn in_memory(pipelines: Pipelines) -> Result<Session, Failure> {
+    pub(crate) fn in_memory(pipelines: Pipelines) -> Result<Session, Failure> {
         let ready =
             pipelines.open_queue(Location::Memory, Mode::Once).map_err(anyhow::Error::from)?;
         Ok(Session { pipelines, ready, directory: None, observe: None })
     }
 
     /// Serves the state of this session over HTTP while it runs.
-    pub fn observed_by(&mut self, observe: Observe) {
+    pub(crate) fn observed_by(&mut self, observe: Observe) {
         self.observe = Some(observe);
     }
 
     /// Makes the run ignore the files that exist now. Returns the exports among them that are not
     /// in the queue, per receiver. Blocks on the disk.
-    pub fn pass_over_what_is_there(&mut self) -> Vec<Baseline> {
+    pub(crate) fn pass_over_what_is_there(&mut self) -> Vec<Baseline> {
         self.pipelines.pass_over_what_is_there();
         let queue = &self.ready.queue;
         let is_queued = |path: &std::path::Path| queue.waiting_from(path).is_some();
         self.pipelines.baselines().into_iter().map(|it| it.without(is_queued)).collect()
     }
 
-    pub fn destinations(&self) -> Vec<String> {
+    pub(crate) fn destinations(&self) -> Vec<String> {
         self.pipelines.destinations()
     }
 
@@ -113,7 +113,7 @@ impl Session {
     ///
     /// # Errors
     /// Returns an error if a stage failed.
-    pub async fn run(
+    pub(crate) async fn run(
         self,
         mode: Mode,
         observer: Observer,

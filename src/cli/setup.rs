@@ -28,16 +28,16 @@ use crate::queue::Location;
 const DEFAULT_FILE: &str = "pipeline.yaml";
 
 /// The configuration of a command.
-pub struct Setup {
-    pub config: Config,
-    pub otel: OtelEnv,
-    pub warnings: Vec<Fault>,
+pub(crate) struct Setup {
+    pub(crate) config: Config,
+    pub(crate) otel: OtelEnv,
+    pub(crate) warnings: Vec<Fault>,
     state_dir: Option<PathBuf>,
     default_state_dir: Option<PathBuf>,
 }
 
 /// Returns `$XDG_STATE_HOME/taskspan`, or `~/.local/state/taskspan` if the variable is not set.
-pub fn default_state_dir(env: Env<'_>) -> Option<PathBuf> {
+pub(crate) fn default_state_dir(env: Env<'_>) -> Option<PathBuf> {
     let absolute = |name: &str| env(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let home = || absolute("HOME").map(|home| home.join(".local/state"));
     absolute("XDG_STATE_HOME").or_else(home).map(|state| state.join("taskspan"))
@@ -48,7 +48,7 @@ impl Setup {
     ///
     /// # Errors
     /// Returns all errors at once.
-    pub fn load(args: &ConfigArgs, directories: &[PathBuf]) -> Result<Setup, Failure> {
+    pub(crate) fn load(args: &ConfigArgs, directories: &[PathBuf]) -> Result<Setup, Failure> {
         let missing: Vec<Fault> = directories
             .iter()
             .filter(|path| !path.exists())
@@ -64,7 +64,7 @@ impl Setup {
     ///
     /// # Errors
     /// Returns all errors at once.
-    pub fn for_job(args: &ConfigArgs, directories: &[PathBuf]) -> Result<Setup, Failure> {
+    pub(crate) fn for_job(args: &ConfigArgs, directories: &[PathBuf]) -> Result<Setup, Failure> {
         Setup::load_with(args, directories, &|name| std::env::var(name).ok())
     }
 
@@ -72,7 +72,7 @@ impl Setup {
     ///
     /// # Errors
     /// Returns all errors at once.
-    pub fn without_environment(
+    pub(crate) fn without_environment(
         args: &ConfigArgs,
         directories: &[PathBuf],
     ) -> Result<Setup, Failure> {
@@ -120,12 +120,12 @@ impl Setup {
     }
 
     /// Whether the default configuration file exists.
-    pub fn has_default_file() -> bool {
+    pub(crate) fn has_default_file() -> bool {
         Path::new(DEFAULT_FILE).exists()
     }
 
     /// Restricts receivers to directories: a file in place of a directory is not an export.
-    pub fn without_files(mut self) -> Setup {
+    pub(crate) fn without_files(mut self) -> Setup {
         for receiver in self.config.receivers.values_mut() {
             if let ReceiverConfig::ExportDir(dir) = receiver {
                 dir.only_directories = true;
@@ -135,7 +135,7 @@ impl Setup {
     }
 
     /// Sets the log level, unless the configuration sets one.
-    pub fn lower_log_level(&mut self, level: &str) {
+    pub(crate) fn lower_log_level(&mut self, level: &str) {
         let logs = &mut self.config.service.telemetry.logs;
         if *logs == LogsConfig::default() {
             logs.level = level.to_owned();
@@ -143,7 +143,7 @@ impl Setup {
     }
 
     /// Starts logging, and logs the warnings about the configuration.
-    pub fn start_logging(&self, global: &Global) {
+    pub(crate) fn start_logging(&self, global: &Global) {
         logging::start(global, &self.config.service.telemetry.logs);
         for warning in &self.warnings {
             tracing::warn!("{warning}");
@@ -154,7 +154,7 @@ impl Setup {
     ///
     /// # Errors
     /// Returns an error if `url` is not a base URL.
-    pub fn verify(&mut self, url: &str) -> Result<(), Failure> {
+    pub(crate) fn verify(&mut self, url: &str) -> Result<(), Failure> {
         Endpoint::base(url)
             .map_err(|error| Faults(vec![Fault::nowhere(format!("--verify: {error}"))]))?;
         for exporter in self.config.exporters.values_mut() {
@@ -169,7 +169,7 @@ impl Setup {
     }
 
     /// Returns the longest time that the verification of a delivered export can take.
-    pub fn longest_verification(&self) -> Duration {
+    pub(crate) fn longest_verification(&self) -> Duration {
         let exporters = self.config.exporters.values().filter_map(ExporterConfig::otlp);
         let verified = exporters.filter_map(|(_, config)| config.verify.as_ref());
         verified.map(VerifyConfig::longest).max().unwrap_or_default()
@@ -180,7 +180,7 @@ impl Setup {
     /// # Errors
     /// Returns an error if a component cannot be built, or if the queue cannot be opened and
     /// `on_trouble` refuses to continue without it.
-    pub fn open(&self, on_trouble: OnTrouble) -> Result<Session, Failure> {
+    pub(crate) fn open(&self, on_trouble: OnTrouble) -> Result<Session, Failure> {
         Session::open(self.build()?, self.location(), on_trouble)
     }
 
@@ -204,7 +204,7 @@ impl Setup {
 
     /// Returns the location of the queue: the flag, the configured extension, or the user's state
     /// directory. `None` if there is none of them.
-    pub fn location(&self) -> Option<Location> {
+    pub(crate) fn location(&self) -> Option<Location> {
         let queues = self.config.exporters.values().filter_map(ExporterConfig::otlp);
         let mut durable = queues.map(|(_, config)| &config.sending_queue).filter(|it| it.enabled);
         let Some(first) = durable.next() else {
@@ -220,7 +220,7 @@ impl Setup {
     }
 
     /// Returns the queue's directory. `None` if the queue is in memory.
-    pub fn queue_directory(&self) -> Option<PathBuf> {
+    pub(crate) fn queue_directory(&self) -> Option<PathBuf> {
         match self.location()? {
             Location::Directory(directory) => Some(directory),
             Location::Existing(_) | Location::Memory => None,
@@ -231,14 +231,14 @@ impl Setup {
     ///
     /// # Errors
     /// Returns an error for each component that cannot be built.
-    pub fn build(&self) -> Result<Pipelines, Failure> {
+    pub(crate) fn build(&self) -> Result<Pipelines, Failure> {
         self.check_storage()?;
         Pipelines::build(&self.config, &self.otel).map_err(pipeline_faults)
     }
 }
 
 /// Reports components that cannot be built as errors in the configuration.
-pub fn pipeline_faults(errors: Vec<PipelineError>) -> Failure {
+pub(crate) fn pipeline_faults(errors: Vec<PipelineError>) -> Failure {
     let faults = errors.iter().map(|error| Fault::nowhere(error.to_string()));
     Failure::Config(Faults(faults.collect()))
 }

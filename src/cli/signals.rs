@@ -22,7 +22,7 @@ const LAST_LINES: Duration = Duration::from_millis(100);
 ///
 /// # Errors
 /// Returns an error if the system cannot install signal handlers.
-pub fn stop_on_signal() -> std::io::Result<CancellationToken> {
+pub(crate) fn stop_on_signal() -> std::io::Result<CancellationToken> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let stop = CancellationToken::new();
@@ -47,13 +47,13 @@ async fn either(interrupt: &mut Signal, terminate: &mut Signal) -> (&'static str
 }
 
 /// The signals that are forwarded to a job.
-pub struct Signals {
+pub(crate) struct Signals {
     streams: Vec<(SignalKind, Signal)>,
 }
 
 /// Whether a signal must still be forwarded to the job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Passed {
+pub(crate) enum Passed {
     ByUs,
     /// The terminal sent it to all processes in its foreground.
     ByTheTerminal,
@@ -63,7 +63,7 @@ impl Signals {
     /// Listens for the signals that this process does not ignore. A signal that it inherited as
     /// ignored, for example from `nohup`, must stay ignored for the job; a handler would change
     /// that.
-    pub fn listen() -> Signals {
+    pub(crate) fn listen() -> Signals {
         let ignored = ignored();
         let kinds = [
             SignalKind::interrupt(),
@@ -78,7 +78,7 @@ impl Signals {
         Signals { streams: streams.collect() }
     }
 
-    pub async fn next(&mut self) -> SignalKind {
+    pub(crate) async fn next(&mut self) -> SignalKind {
         std::future::poll_fn(|context| {
             for (kind, stream) in &mut self.streams {
                 if stream.poll_recv(context).is_ready() {
@@ -105,7 +105,7 @@ fn is_in(mask: u64, kind: SignalKind) -> bool {
 
 /// Whether a job in our process group has received a signal already. A terminal sends a signal to
 /// all processes in its foreground, and the job must not get it twice.
-pub fn passed_by(kind: SignalKind) -> Passed {
+pub(crate) fn passed_by(kind: SignalKind) -> Passed {
     let typed = [SignalKind::interrupt(), SignalKind::quit(), SignalKind::hangup()];
     match typed.contains(&kind) && is_in_foreground() {
         true => Passed::ByTheTerminal,
@@ -120,7 +120,7 @@ fn is_in_foreground() -> bool {
 }
 
 /// Sends a signal to a child that has not been waited for.
-pub fn send(child: u32, kind: SignalKind) {
+pub(crate) fn send(child: u32, kind: SignalKind) {
     let pid = i32::try_from(child).ok().and_then(Pid::from_raw);
     let signal = rustix::process::Signal::from_named_raw(kind.as_raw_value());
     if let (Some(pid), Some(signal)) = (pid, signal) {

@@ -16,7 +16,7 @@ use crate::queue::control::{Answer, Question};
 use crate::queue::is_there;
 
 #[derive(Debug, Args)]
-pub struct Status {
+pub(crate) struct Status {
     /// Directories to search [default: those of the configuration]
     #[arg(value_name = "DIR")]
     directories: Vec<PathBuf>,
@@ -30,7 +30,7 @@ pub struct Status {
 }
 
 impl Status {
-    pub async fn run(self, global: &Global) -> Result<Exit, Failure> {
+    pub(crate) async fn run(self, global: &Global) -> Result<Exit, Failure> {
         let setup = Setup::load(&self.config, &self.directories)?;
         setup.start_logging(global);
         let found = find(&Pipelines::receivers(&setup.config));

@@ -13,18 +13,18 @@ use crate::plan::{Plan, Status};
 const MAX_DRAWN: usize = 100;
 
 /// An export that has its trace.
-pub struct Emitted {
+pub(crate) struct Emitted {
     /// Path of the metadata file, for people.
-    pub path: String,
-    pub trace_id: TraceId,
+    pub(crate) path: String,
+    pub(crate) trace_id: TraceId,
     /// Whether this run emitted it.
-    pub is_new: bool,
+    pub(crate) is_new: bool,
     /// `None` if the file was replaced or removed since.
-    pub plan: Option<(Plan, Converter)>,
+    pub(crate) plan: Option<(Plan, Converter)>,
 }
 
 /// Makes the summary of all exports of a run.
-pub fn markdown(exports: &[Emitted], grafana: Option<&Grafana>) -> String {
+pub(crate) fn markdown(exports: &[Emitted], grafana: Option<&Grafana>) -> String {
     let mut text = String::new();
     if exports.is_empty() {
         text.push_str("No export was emitted.\n");

@@ -12,7 +12,7 @@ use crate::base::ids::TaskId;
 use crate::converter::additions::TaskUpdate;
 
 #[derive(Debug, Args)]
-pub struct Task {
+pub(crate) struct Task {
     #[command(flatten)]
     onto: Onto,
 
@@ -56,7 +56,7 @@ fn pair(text: &str) -> Result<(String, String), String> {
 }
 
 impl Task {
-    pub async fn run(self, global: &Global) -> Result<Exit, Failure> {
+    pub(crate) async fn run(self, global: &Global) -> Result<Exit, Failure> {
         let Task { onto, id, status, from, phase, event, attributes, reason } = self;
         let ready = match onto.prepare(global)? {
             Ok(ready) => ready,

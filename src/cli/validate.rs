@@ -30,7 +30,7 @@ use crate::queue::Location;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Args)]
-pub struct Validate {
+pub(crate) struct Validate {
     #[command(flatten)]
     config: ConfigArgs,
 
@@ -44,7 +44,7 @@ pub struct Validate {
 }
 
 impl Validate {
-    pub async fn run(self) -> Result<Exit, Failure> {
+    pub(crate) async fn run(self) -> Result<Exit, Failure> {
         let setup = Setup::load(&self.config, &[])?;
         for warning in &setup.warnings {
             super::say(&format!("warning: {warning}"));

@@ -20,7 +20,7 @@ use super::node::{Key, Mark, Node, Style, Value};
 use crate::base::diagnostics::unknown;
 
 /// Returns the value made from everything that could be decoded. `None` if that is not enough.
-pub fn decode<T: DeserializeOwned>(node: &Node, faults: &mut Faults) -> Option<T> {
+pub(crate) fn decode<T: DeserializeOwned>(node: &Node, faults: &mut Faults) -> Option<T> {
     let mut tree = node.clone();
     loop {
         match T::deserialize(Reader(&tree)) {

@@ -12,10 +12,10 @@ use super::fault::Report;
 use super::node::{Mark, Node, Style, Value};
 
 /// The environment. Tests pass their own.
-pub type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
+pub(crate) type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// Expands every value below `node`. Keys are not expanded.
-pub fn expand(node: &mut Node, env: Env, report: &mut Report) {
+pub(crate) fn expand(node: &mut Node, env: Env, report: &mut Report) {
     match &mut node.value {
         Value::Null => {}
         Value::Seq(items) => items.iter_mut().for_each(|item| expand(item, env, report)),

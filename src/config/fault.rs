@@ -12,11 +12,11 @@ use std::sync::Arc;
 
 /// A position in a source. Line and column start at 1.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Mark {
+pub(crate) struct Mark {
     /// The file as the user named it, or `--set key`.
-    pub file: Arc<str>,
-    pub line: usize,
-    pub column: usize,
+    pub(crate) file: Arc<str>,
+    pub(crate) line: usize,
+    pub(crate) column: usize,
 }
 
 impl fmt::Display for Mark {
@@ -29,17 +29,17 @@ impl fmt::Display for Mark {
 // The derived order is the order of the output: messages without a position first, then by place.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Fault {
-    pub mark: Option<Mark>,
-    pub message: String,
+    pub(crate) mark: Option<Mark>,
+    pub(crate) message: String,
 }
 
 impl Fault {
-    pub fn at(mark: &Mark, message: impl Into<String>) -> Self {
+    pub(crate) fn at(mark: &Mark, message: impl Into<String>) -> Self {
         Self { mark: Some(mark.clone()), message: message.into() }
     }
 
     /// Makes an error that has no place in a file.
-    pub fn nowhere(message: impl Into<String>) -> Self {
+    pub(crate) fn nowhere(message: impl Into<String>) -> Self {
         Self { mark: None, message: message.into() }
     }
 }
@@ -58,11 +58,11 @@ impl fmt::Display for Fault {
 pub struct Faults(pub Vec<Fault>);
 
 impl Faults {
-    pub fn push(&mut self, mark: &Mark, message: impl Into<String>) {
+    pub(crate) fn push(&mut self, mark: &Mark, message: impl Into<String>) {
         self.0.push(Fault::at(mark, message));
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }
@@ -83,19 +83,19 @@ impl std::error::Error for Faults {}
 
 /// The errors and warnings that loading has found so far.
 #[derive(Debug, Default)]
-pub struct Report {
+pub(crate) struct Report {
     /// Errors: the program does not start.
-    pub faults: Faults,
+    pub(crate) faults: Faults,
     /// Warnings: the program starts.
-    pub warnings: Vec<Fault>,
+    pub(crate) warnings: Vec<Fault>,
 }
 
 impl Report {
-    pub fn fault(&mut self, mark: &Mark, message: impl Into<String>) {
+    pub(crate) fn fault(&mut self, mark: &Mark, message: impl Into<String>) {
         self.faults.push(mark, message);
     }
 
-    pub fn warn(&mut self, mark: &Mark, message: impl Into<String>) {
+    pub(crate) fn warn(&mut self, mark: &Mark, message: impl Into<String>) {
         self.warnings.push(Fault::at(mark, message));
     }
 }

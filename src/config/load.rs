@@ -23,16 +23,19 @@ use super::node::{Key, Mark, Node, Value};
 /// A source of YAML.
 #[derive(Clone, Debug)]
 pub enum ConfigDocument {
+    /// A file.
     File(PathBuf),
     /// Text that is not in a file, with a name for messages.
     Text {
+        /// Where the text is from, for messages.
         name: String,
+        /// The text itself.
         text: String,
     },
 }
 
 /// Returns the merged and expanded tree. `None` if a source could not be read at all.
-pub fn load(
+pub(crate) fn load(
     sources: &[ConfigDocument],
     sets: &[String],
     env: Env,

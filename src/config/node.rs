@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use taskspan_yaml::{Build, Limits, Position, YamlError};
 
-pub use super::fault::Mark;
+pub(crate) use super::fault::Mark;
 use super::fault::Report;
 
 /// Limits that no handwritten configuration reaches.
@@ -20,13 +20,13 @@ const LIMITS: Limits = Limits { depth: 64, values: 10_000 };
 
 /// A value and where it was written.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Node {
-    pub value: Value,
-    pub mark: Mark,
+pub(crate) struct Node {
+    pub(crate) value: Value,
+    pub(crate) mark: Mark,
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub enum Value {
+pub(crate) enum Value {
     Null,
     Scalar { text: String, style: Style },
     Seq(Vec<Node>),
@@ -34,21 +34,21 @@ pub enum Value {
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub struct Key {
-    pub text: String,
-    pub mark: Mark,
+pub(crate) struct Key {
+    pub(crate) text: String,
+    pub(crate) mark: Mark,
 }
 
 /// How a scalar is written. Only a plain one can be null or a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Style {
+pub(crate) enum Style {
     Plain,
     Quoted,
 }
 
 impl Value {
     /// Makes a scalar, or null according to the core schema.
-    pub fn scalar(text: String, style: Style) -> Self {
+    pub(crate) fn scalar(text: String, style: Style) -> Self {
         match (style, text.as_str()) {
             (Style::Plain, "" | "~" | "null" | "Null" | "NULL") => Self::Null,
             _ => Self::Scalar { text, style },
@@ -59,7 +59,7 @@ impl Value {
 impl Node {
     /// Reads the one document of `text`, null if it is empty. `None` if it cannot be read; the
     /// reason is in `report`.
-    pub fn parse(file: &Arc<str>, text: &str, report: &mut Report) -> Option<Self> {
+    pub(crate) fn parse(file: &Arc<str>, text: &str, report: &mut Report) -> Option<Self> {
         let mut builder = Builder { file, report };
         match taskspan_yaml::read(text, LIMITS, &mut builder) {
             Ok(Some(root)) => Some(root),
@@ -72,21 +72,21 @@ impl Node {
         }
     }
 
-    pub fn entries(&self) -> &[(Key, Node)] {
+    pub(crate) fn entries(&self) -> &[(Key, Node)] {
         if let Value::Map(entries) = &self.value { entries } else { &[] }
     }
 
-    pub fn items(&self) -> &[Node] {
+    pub(crate) fn items(&self) -> &[Node] {
         if let Value::Seq(items) = &self.value { items } else { &[] }
     }
 
-    pub fn text(&self) -> Option<&str> {
+    pub(crate) fn text(&self) -> Option<&str> {
         if let Value::Scalar { text, .. } = &self.value { Some(text) } else { None }
     }
 
     /// Finds the value at a dotted path, and the position for messages about it: the scalar itself,
     /// or the key of anything else. A key may contain dots (`headers.x.y`).
-    pub fn find(&self, path: &str) -> Option<(&Mark, &Node)> {
+    pub(crate) fn find(&self, path: &str) -> Option<(&Mark, &Node)> {
         self.find_below(&self.mark, path)
     }
 
@@ -108,14 +108,14 @@ impl Node {
     }
 
     /// Whether `mark` is the position of this node or of a node in it.
-    pub fn covers(&self, mark: &Mark) -> bool {
+    pub(crate) fn covers(&self, mark: &Mark) -> bool {
         self.mark == *mark
             || self.children().any(|child| child.covers(mark))
             || self.entries().iter().any(|(key, _)| key.mark == *mark)
     }
 
     /// Names the kind of value for messages. The text itself may be a secret.
-    pub fn noun(&self) -> &'static str {
+    pub(crate) fn noun(&self) -> &'static str {
         match self.value {
             Value::Null => "nothing",
             Value::Scalar { .. } => "text",

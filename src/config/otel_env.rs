@@ -21,49 +21,49 @@ use crate::base::ids::TraceParent;
 use crate::base::units::Secret;
 use crate::converter::limits::SpanLimits;
 use crate::exporter::config::Compression;
-pub use crate::exporter::config::Protocol;
+pub(crate) use crate::exporter::config::Protocol;
 
 /// The settings in the environment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct OtelEnv {
+pub(crate) struct OtelEnv {
     /// `OTEL_SDK_DISABLED=true`: nothing is sent.
-    pub disabled: bool,
-    pub service_name: Option<String>,
-    pub resource_attributes: Vec<(String, String)>,
+    pub(crate) disabled: bool,
+    pub(crate) service_name: Option<String>,
+    pub(crate) resource_attributes: Vec<(String, String)>,
     /// For traces: from variables for traces, else for all signals.
-    pub traces: OtlpEnv,
+    pub(crate) traces: OtlpEnv,
     /// For logs: from variables for logs only.
-    pub logs: OtlpEnv,
+    pub(crate) logs: OtlpEnv,
     /// From variables for all signals.
-    pub generic: OtlpEnv,
-    pub limits: SpanLimits,
+    pub(crate) generic: OtlpEnv,
+    pub(crate) limits: SpanLimits,
     /// `TRACEPARENT`: the trace context of the job.
-    pub triggered_by: Option<TraceParent>,
+    pub(crate) triggered_by: Option<TraceParent>,
 }
 
 /// How one signal is sent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct OtlpEnv {
-    pub endpoint: Option<EndpointEnv>,
-    pub protocol: Option<Protocol>,
-    pub headers: IndexMap<String, Secret>,
-    pub timeout: Option<Duration>,
-    pub compression: Option<Compression>,
-    pub insecure: Option<bool>,
-    pub ca_file: Option<PathBuf>,
-    pub client_key: Option<PathBuf>,
-    pub client_certificate: Option<PathBuf>,
+pub(crate) struct OtlpEnv {
+    pub(crate) endpoint: Option<EndpointEnv>,
+    pub(crate) protocol: Option<Protocol>,
+    pub(crate) headers: IndexMap<String, Secret>,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) compression: Option<Compression>,
+    pub(crate) insecure: Option<bool>,
+    pub(crate) ca_file: Option<PathBuf>,
+    pub(crate) client_key: Option<PathBuf>,
+    pub(crate) client_certificate: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EndpointEnv {
-    pub url: String,
+pub(crate) struct EndpointEnv {
+    pub(crate) url: String,
     /// Whether the variable is for one signal. Such an endpoint is used without appending a path.
-    pub exact: bool,
+    pub(crate) exact: bool,
 }
 
 /// Reads all variables. Returns the settings and warnings.
-pub fn parse(env: Env) -> (OtelEnv, Vec<Fault>) {
+pub(crate) fn parse(env: Env) -> (OtelEnv, Vec<Fault>) {
     let mut reader = Reader { env, warnings: Vec::new() };
     let otel = OtelEnv {
         disabled: reader.first(&["OTEL_SDK_DISABLED"], boolean).unwrap_or(false),

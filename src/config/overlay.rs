@@ -22,19 +22,23 @@ use crate::exporter::endpoint::Endpoint;
 
 /// The flags of the command line for the pipelines.
 #[derive(Clone, Debug, Default)]
-pub struct Flags {
-    pub endpoint: Option<String>,
-    pub protocol: Option<Protocol>,
-    pub project_id: Option<String>,
+pub(crate) struct Flags {
+    pub(crate) endpoint: Option<String>,
+    pub(crate) protocol: Option<Protocol>,
+    pub(crate) project_id: Option<String>,
     /// Replaces the receiver's directories, unless empty.
-    pub directories: Vec<PathBuf>,
+    pub(crate) directories: Vec<PathBuf>,
 }
 
 /// Applies both to a configuration from files. Returns warnings.
 ///
 /// # Errors
 /// Returns an error for each flag that does not fit the configuration.
-pub fn apply(config: &mut Config, flags: &Flags, otel: &OtelEnv) -> Result<Vec<Fault>, Faults> {
+pub(crate) fn apply(
+    config: &mut Config,
+    flags: &Flags,
+    otel: &OtelEnv,
+) -> Result<Vec<Fault>, Faults> {
     let mut faults = Faults::default();
     let mut warnings = Vec::new();
     apply_to_receivers(config, flags, &mut faults);

@@ -34,57 +34,57 @@ macro_rules! watching {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
-pub struct ExportDirConfig {
+pub(crate) struct ExportDirConfig {
     /// Directories with exports; at least one. A directory need not exist yet.
     #[cfg_attr(test, schemars(length(min = 1), inner(length(min = 1))))]
-    pub directories: Vec<PathBuf>,
+    pub(crate) directories: Vec<PathBuf>,
     /// Whether sub-directories are searched. Default: true.
-    pub recursive: bool,
+    pub(crate) recursive: bool,
     /// Patterns for the paths of exports below a directory, with `*`, `**`, `?` and `[...]`.
     /// Default: `**/onboarding-metadata.json`.
     #[cfg_attr(test, schemars(length(min = 1)))]
-    pub include: Vec<String>,
+    pub(crate) include: Vec<String>,
     /// Patterns for paths to ignore, with everything below them. Default: `**/.git`,
     /// `**/node_modules`, `**/target`.
-    pub exclude: Vec<String>,
+    pub(crate) exclude: Vec<String>,
     /// How long a file must stay unchanged before it is read. More than 0, at most
     /// `settle_timeout`. Default: 100ms.
-    pub settle: HumanDuration,
+    pub(crate) settle: HumanDuration,
     /// A file that keeps changing for this long is read anyway. Default: 10s.
-    pub settle_timeout: HumanDuration,
+    pub(crate) settle_timeout: HumanDuration,
     /// Interval of full scans, in addition to file notifications. At least 1s. Default: 30s.
-    pub rescan_interval: HumanDuration,
+    pub(crate) rescan_interval: HumanDuration,
     /// Poll at this interval instead of using file notifications, for network file systems, which
     /// send none. More than 0. Default: not set.
-    pub poll_interval: Option<HumanDuration>,
+    pub(crate) poll_interval: Option<HumanDuration>,
     /// Larger files are refused. 1KiB to 1GiB. Default: 64MiB.
-    pub max_file_size: ByteSize,
+    pub(crate) max_file_size: ByteSize,
     /// Maximum number of exports processed at the same time. 1 to 64. Default: 4.
     #[cfg_attr(test, schemars(range(min = 1, max = 64)))]
-    pub max_concurrent_exports: usize,
+    pub(crate) max_concurrent_exports: usize,
     /// Overrides the project id in the export. Default: not set.
     #[cfg_attr(test, schemars(regex(pattern = r"\S")))]
-    pub project_id: Option<String>,
+    pub(crate) project_id: Option<String>,
     /// What to do with an export that already has a `task_trace_id`: `skip` it, or `emit` it and
     /// replace the id, for exporters that carry old keys over. Default: skip.
-    pub on_existing_trace_id: ExistingTraceId,
+    pub(crate) on_existing_trace_id: ExistingTraceId,
     /// What is written into the export after delivery.
-    pub write_back: WriteBackConfig,
+    pub(crate) write_back: WriteBackConfig,
     /// State files for a task tracker. Default: none.
-    pub task_state: Option<TaskStateConfig>,
+    pub(crate) task_state: Option<TaskStateConfig>,
     /// How an export becomes spans.
-    pub spans: SpanOptions,
+    pub(crate) spans: SpanOptions,
     /// Ignore a file that `directories` names. Set for directories that are inferred; not a
     /// configuration key.
     #[serde(skip)]
-    pub only_directories: bool,
+    pub(crate) only_directories: bool,
 }
 
 /// What to do with an export that already has a trace id.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
-pub enum ExistingTraceId {
+pub(crate) enum ExistingTraceId {
     /// The export is done.
     #[default]
     Skip,
@@ -129,12 +129,12 @@ impl Default for ExportDirConfig {
 
 impl ExportDirConfig {
     /// Returns the settings for finding files and for waiting until they are stable.
-    pub fn watching(&self) -> WatchConfig {
+    pub(crate) fn watching(&self) -> WatchConfig {
         WatchConfig { only_directories: self.only_directories, ..watching!(self) }
     }
 
     /// Returns the options for reading exports of this receiver.
-    pub fn read_options(&self) -> ReadOptions {
+    pub(crate) fn read_options(&self) -> ReadOptions {
         ReadOptions {
             max_file_size: self.max_file_size.0,
             project_id: self.project_id.clone(),
@@ -143,7 +143,7 @@ impl ExportDirConfig {
     }
 
     /// Reports each value that is out of range: key path, message.
-    pub fn check(&self, at: &mut dyn FnMut(&str, String)) {
+    pub(crate) fn check(&self, at: &mut dyn FnMut(&str, String)) {
         self.watching().check(at);
         if !(1..=64).contains(&self.max_concurrent_exports) {
             at("max_concurrent_exports", "has to be between 1 and 64".into());
@@ -162,29 +162,29 @@ impl ExportDirConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
-pub struct GateResultsConfig {
+pub(crate) struct GateResultsConfig {
     /// Directories with gate results; at least one. A directory need not exist yet.
     #[cfg_attr(test, schemars(length(min = 1), inner(length(min = 1))))]
-    pub directories: Vec<PathBuf>,
+    pub(crate) directories: Vec<PathBuf>,
     /// Whether sub-directories are searched. Default: true.
-    pub recursive: bool,
+    pub(crate) recursive: bool,
     /// Patterns for the paths of results below a directory. Default: `**/*gate-result*.json`,
     /// `**/*gate-report*.json`, `**/pipeline-report.json`.
     #[cfg_attr(test, schemars(length(min = 1)))]
-    pub include: Vec<String>,
+    pub(crate) include: Vec<String>,
     /// Patterns for paths to ignore. Default: `**/.git`, `**/node_modules`, `**/target`.
-    pub exclude: Vec<String>,
+    pub(crate) exclude: Vec<String>,
     /// How long a file must stay unchanged before it is read. More than 0, at most
     /// `settle_timeout`. Default: 100ms.
-    pub settle: HumanDuration,
+    pub(crate) settle: HumanDuration,
     /// A file that is incomplete for this long is refused. Default: 10s.
-    pub settle_timeout: HumanDuration,
+    pub(crate) settle_timeout: HumanDuration,
     /// Interval of full scans. At least 1s. Default: 30s.
-    pub rescan_interval: HumanDuration,
+    pub(crate) rescan_interval: HumanDuration,
     /// Poll at this interval instead of using file notifications. More than 0. Default: not set.
-    pub poll_interval: Option<HumanDuration>,
+    pub(crate) poll_interval: Option<HumanDuration>,
     /// Larger files are refused. 1KiB to 1GiB. Default: 64MiB.
-    pub max_file_size: ByteSize,
+    pub(crate) max_file_size: ByteSize,
 }
 
 impl Default for GateResultsConfig {
@@ -217,12 +217,12 @@ impl Default for GateResultsConfig {
 
 impl GateResultsConfig {
     /// Returns the settings for finding files and for waiting until they are stable.
-    pub fn watching(&self) -> WatchConfig {
+    pub(crate) fn watching(&self) -> WatchConfig {
         watching!(self)
     }
 
     /// Reports each value that is out of range: key path, message.
-    pub fn check(&self, at: &mut dyn FnMut(&str, String)) {
+    pub(crate) fn check(&self, at: &mut dyn FnMut(&str, String)) {
         self.watching().check(at);
     }
 }

@@ -22,7 +22,7 @@ use crate::exporter::config::{DebugConfig, FileConfig, OtlpConfig};
 
 /// Makes the schema of `pipeline.yaml`. It accepts every file that loads. Rules that a schema
 /// cannot express, for example between two values, are left to `taskspan validate`.
-pub fn schema() -> Value {
+pub(crate) fn schema() -> Value {
     let mut make = SchemaSettings::draft07().into_generator();
     let receivers = section(
         &mut make,

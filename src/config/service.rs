@@ -14,57 +14,57 @@ use crate::exporter::endpoint::{Endpoint, serialize_redacted_option};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
-pub struct Service {
+pub(crate) struct Service {
     /// Extensions to run. Default: none.
-    pub extensions: Vec<ComponentId>,
+    pub(crate) extensions: Vec<ComponentId>,
     /// Pipelines named `traces` or `traces/name`, and `logs` or `logs/name`; at least one for
     /// traces.
     #[cfg_attr(test, schemars(length(min = 1)))]
-    pub pipelines: IndexMap<ComponentId, PipelineConfig>,
+    pub(crate) pipelines: IndexMap<ComponentId, PipelineConfig>,
     /// How long requests in flight may take to finish when the program is stopped. Default 10s.
-    pub shutdown_timeout: HumanDuration,
+    pub(crate) shutdown_timeout: HumanDuration,
     /// Base URL of Grafana, such as `https://grafana.example.com`, for links in summaries. Default:
     /// not set.
     #[serde(serialize_with = "serialize_redacted_option")]
-    pub grafana_url: Option<String>,
+    pub(crate) grafana_url: Option<String>,
     /// The uid of the Tempo data source in Grafana. Default: tempo.
-    pub grafana_datasource: String,
-    pub telemetry: TelemetryConfig,
+    pub(crate) grafana_datasource: String,
+    pub(crate) telemetry: TelemetryConfig,
 }
 
 /// The receivers, processors and exporters of one pipeline.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
-pub struct PipelineConfig {
+pub(crate) struct PipelineConfig {
     /// At least one.
     #[cfg_attr(test, schemars(length(min = 1)))]
-    pub receivers: Vec<ComponentId>,
+    pub(crate) receivers: Vec<ComponentId>,
     /// Applied in this order. Default: none.
-    pub processors: Vec<ComponentId>,
+    pub(crate) processors: Vec<ComponentId>,
     /// At least one. Each receives everything.
     #[cfg_attr(test, schemars(length(min = 1)))]
-    pub exporters: Vec<ComponentId>,
+    pub(crate) exporters: Vec<ComponentId>,
 }
 
 /// Telemetry of taskspan itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
-pub struct TelemetryConfig {
-    pub logs: LogsConfig,
+pub(crate) struct TelemetryConfig {
+    pub(crate) logs: LogsConfig,
     /// Default: not set, which serves no metrics.
-    pub metrics: Option<MetricsConfig>,
+    pub(crate) metrics: Option<MetricsConfig>,
 }
 
 /// Serves metrics in the text format of Prometheus on `/metrics`, and a status page on `/`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
-pub struct MetricsConfig {
+pub(crate) struct MetricsConfig {
     /// host:port. Default: 127.0.0.1:8888.
     #[cfg_attr(test, schemars(regex(pattern = r":\d{1,5}$|\$")))]
-    pub address: String,
+    pub(crate) address: String,
 }
 
 impl Default for MetricsConfig {
@@ -76,7 +76,7 @@ impl Default for MetricsConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
-pub struct LogsConfig {
+pub(crate) struct LogsConfig {
     /// `off`, `error`, `warn`, `info`, `debug` or `trace`. Default: info.
     #[cfg_attr(
         test,
@@ -84,15 +84,15 @@ pub struct LogsConfig {
             pattern = r"^([Oo][Ff][Ff]|[Ee][Rr][Rr][Oo][Rr]|[Ww][Aa][Rr][Nn]|[Ii][Nn][Ff][Oo]|[Dd][Ee][Bb][Uu][Gg]|[Tt][Rr][Aa][Cc][Ee])$|\$"
         ))
     )]
-    pub level: String,
+    pub(crate) level: String,
     /// `text` or `json`. Default: text.
-    pub encoding: LogEncoding,
+    pub(crate) encoding: LogEncoding,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
-pub enum LogEncoding {
+pub(crate) enum LogEncoding {
     #[default]
     Text,
     Json,
@@ -121,7 +121,7 @@ impl Service {
     const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
     /// Reports each value that is out of range: key path, message.
-    pub fn check(&self, at: &mut dyn FnMut(&str, String)) {
+    pub(crate) fn check(&self, at: &mut dyn FnMut(&str, String)) {
         if let Some(Err(error)) = self.grafana_url.as_deref().map(Endpoint::base) {
             at("grafana_url", error.to_string());
         }
@@ -142,30 +142,30 @@ impl Service {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
-pub struct FileStorageConfig {
+pub(crate) struct FileStorageConfig {
     /// Default: not set; the user's state directory is used.
-    pub directory: Option<PathBuf>,
+    pub(crate) directory: Option<PathBuf>,
 }
 
 /// Serves the health of the program over HTTP.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
-pub struct HealthCheckConfig {
+pub(crate) struct HealthCheckConfig {
     /// host:port. Default: 127.0.0.1:13133.
     #[cfg_attr(test, schemars(regex(pattern = r":\d{1,5}$|\$")))]
-    pub endpoint: String,
+    pub(crate) endpoint: String,
     /// Path of the health check. Default: /.
     #[cfg_attr(test, schemars(regex(pattern = r"^/(?!(live|ready)$)|\$")))]
-    pub path: String,
+    pub(crate) path: String,
     /// An export that waits longer than this for its delivery counts as unhealthy. More than 0.
     /// Default: 5m.
-    pub unhealthy_after: HumanDuration,
+    pub(crate) unhealthy_after: HumanDuration,
 }
 
 impl HealthCheckConfig {
     /// Reports each value that is out of range: key path, message.
-    pub fn check(&self, at: &mut dyn FnMut(&str, String)) {
+    pub(crate) fn check(&self, at: &mut dyn FnMut(&str, String)) {
         check_address(&self.endpoint, &mut |message| at("endpoint", message));
         if !self.path.starts_with('/') {
             at("path", "has to begin with /".into());
@@ -180,7 +180,7 @@ impl HealthCheckConfig {
 
 /// Returns the address to listen on. `:8888` means every IPv4 address of this machine, as in the
 /// Collector.
-pub fn listening(address: &str) -> Cow<'_, str> {
+pub(crate) fn listening(address: &str) -> Cow<'_, str> {
     match address.starts_with(':') {
         true => format!("0.0.0.0{address}").into(),
         false => address.into(),

@@ -4,6 +4,7 @@
 use proptest::prelude::*;
 use serde_json::Value as Json;
 
+use super::service::{MetricsConfig, TelemetryConfig};
 use super::*;
 
 const SHIPPED: &str = include_str!("../../pipeline.yaml");

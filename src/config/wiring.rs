@@ -18,7 +18,7 @@ use crate::base::units::ComponentId;
 const SECTIONS: [&str; 4] = ["receivers", "processors", "exporters", "extensions"];
 
 /// Adds the errors and warnings to the report.
-pub fn check(root: &Node, report: &mut Report) {
+pub(crate) fn check(root: &Node, report: &mut Report) {
     let mut wiring = Wiring { root, report, used: HashSet::new() };
     wiring.pipelines();
     wiring.extensions();

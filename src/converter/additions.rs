@@ -37,22 +37,22 @@ use crate::plan::{Artifact, Plan};
 
 /// A status change, or another event, of one task.
 #[derive(Clone, Debug)]
-pub struct TaskUpdate {
+pub(crate) struct TaskUpdate {
     /// The id of the artifact, or the id that `artifact_task_mapping` maps it to.
-    pub task_id: TaskId,
-    pub status: TaskStatus,
-    pub phase: Phase,
+    pub(crate) task_id: TaskId,
+    pub(crate) status: TaskStatus,
+    pub(crate) phase: Phase,
     /// The status before the change. Defaults to the status in the export.
-    pub from: Option<TaskStatus>,
+    pub(crate) from: Option<TaskStatus>,
     /// The name of an event to record instead of a status change.
-    pub event: Option<String>,
-    pub attributes: Map<String, Value>,
-    pub reason: Option<String>,
+    pub(crate) event: Option<String>,
+    pub(crate) attributes: Map<String, Value>,
+    pub(crate) reason: Option<String>,
 }
 
 /// Why an id does not identify a task of the trace.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NoTask {
+pub(crate) enum NoTask {
     #[error("the export has no task `{task_id}`; the nearest are: {nearest}")]
     Unknown { task_id: TaskId, nearest: String },
     /// The caller must pass one of the artifact ids.
@@ -75,7 +75,7 @@ const COPIED: [&str; 6] = [
 
 /// The trace of an emitted export, to which spans are added.
 #[derive(Debug)]
-pub struct Trace<'a> {
+pub(crate) struct Trace<'a> {
     converter: &'a Converter,
     plan: &'a Plan,
     trace_id: TraceId,
@@ -85,7 +85,12 @@ pub struct Trace<'a> {
 
 impl Converter {
     /// Returns the trace of an emitted export. `now` is the time of the additions.
-    pub fn trace<'a>(&'a self, plan: &'a Plan, trace_id: TraceId, now: UnixNanos) -> Trace<'a> {
+    pub(crate) fn trace<'a>(
+        &'a self,
+        plan: &'a Plan,
+        trace_id: TraceId,
+        now: UnixNanos,
+    ) -> Trace<'a> {
         let mut spans = Vec::new();
         self.each_whole_span(plan, trace_id, now, |span| spans.push(span));
         Trace { converter: self, plan, trace_id, now, spans }
@@ -99,7 +104,7 @@ impl Trace<'_> {
     /// # Errors
     /// Returns [`NoTask::Ambiguous`] for the first result whose `task_id` is the mapped id of
     /// several artifacts.
-    pub fn gate_results(&self, results: &[GateResult]) -> Result<Vec<Bytes>, NoTask> {
+    pub(crate) fn gate_results(&self, results: &[GateResult]) -> Result<Vec<Bytes>, NoTask> {
         let spans = results.iter().enumerate().map(|(index, result)| self.gate(index, result));
         let spans: Vec<Span> = spans.collect::<Result<_, _>>()?;
         let mut seen = HashSet::new();
@@ -111,12 +116,16 @@ impl Trace<'_> {
     ///
     /// # Errors
     /// As for [`Trace::gate_results`].
-    pub fn gate_result(&self, index: usize, result: &GateResult) -> Result<Vec<Bytes>, NoTask> {
+    pub(crate) fn gate_result(
+        &self,
+        index: usize,
+        result: &GateResult,
+    ) -> Result<Vec<Bytes>, NoTask> {
         Ok(self.requests::<Traces>([self.gate(index, result)?]))
     }
 
     /// Returns the ids in `results` that match no task. These results are added below the epic.
-    pub fn unknown_tasks<'b>(&self, results: &'b [GateResult]) -> Vec<&'b TaskId> {
+    pub(crate) fn unknown_tasks<'b>(&self, results: &'b [GateResult]) -> Vec<&'b TaskId> {
         let named = results.iter().filter_map(|result| result.task_id.as_ref());
         named.filter(|id| matches!(self.task(id), Err(NoTask::Unknown { .. }))).collect()
     }
@@ -172,7 +181,7 @@ impl Trace<'_> {
     ///
     /// # Errors
     /// Returns an error if the update's id matches no task, or several.
-    pub fn task_update(&self, update: &TaskUpdate) -> Result<Vec<Bytes>, NoTask> {
+    pub(crate) fn task_update(&self, update: &TaskUpdate) -> Result<Vec<Bytes>, NoTask> {
         let task = self.task(&update.task_id)?;
         let mut cutter = self.converter.cutter();
         let mut attributes = self.describing(Some(task), &mut cutter);
@@ -214,7 +223,7 @@ impl Trace<'_> {
     ///
     /// # Errors
     /// As for [`Trace::task_update`].
-    pub fn task_update_logs(&self, update: &TaskUpdate) -> Result<Vec<Bytes>, NoTask> {
+    pub(crate) fn task_update_logs(&self, update: &TaskUpdate) -> Result<Vec<Bytes>, NoTask> {
         let span = self.task(&update.task_id)?;
         let resource = self.resource();
         let source = Source { span, resource: &resource, trigger: "task", at: self.now };

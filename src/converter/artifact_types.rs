@@ -12,41 +12,41 @@ use super::span_builder::SpanBuilder;
 use crate::plan::{Plan, Rule, TypeInfo};
 
 /// All artifact types of a plan, by name.
-pub struct ArtifactTypes<'a> {
+pub(crate) struct ArtifactTypes<'a> {
     known: HashMap<&'a str, ArtifactType<'a>>,
     /// Used for types that the export does not describe.
     unknown: ArtifactType<'a>,
 }
 
 impl<'a> ArtifactTypes<'a> {
-    pub fn of(plan: &'a Plan) -> ArtifactTypes<'a> {
+    pub(crate) fn of(plan: &'a Plan) -> ArtifactTypes<'a> {
         let known = plan.types.iter().map(|(name, info)| (name.as_str(), ArtifactType::of(info)));
         ArtifactTypes { known: known.collect(), unknown: ArtifactType::default() }
     }
 
-    pub fn get(&self, name: &str) -> &ArtifactType<'a> {
+    pub(crate) fn get(&self, name: &str) -> &ArtifactType<'a> {
         self.known.get(name).unwrap_or(&self.unknown)
     }
 
     /// Returns the empty type, for spans that have no artifact type.
-    pub fn none(&self) -> &ArtifactType<'a> {
+    pub(crate) fn none(&self) -> &ArtifactType<'a> {
         &self.unknown
     }
 }
 
 #[derive(Default)]
-pub struct ArtifactType<'a> {
-    pub rules: &'a [Rule],
+pub(crate) struct ArtifactType<'a> {
+    pub(crate) rules: &'a [Rule],
     /// The output contract as JSON.
-    pub contract: Option<String>,
+    pub(crate) contract: Option<String>,
     /// The sources of the parameters' values, as JSON.
-    pub parameter_sources: Option<Box<RawValue>>,
-    pub output_ext: Option<&'a String>,
+    pub(crate) parameter_sources: Option<Box<RawValue>>,
+    pub(crate) output_ext: Option<&'a String>,
     /// The acceptance criteria, as JSON.
-    pub criteria: Option<Box<RawValue>>,
+    pub(crate) criteria: Option<Box<RawValue>>,
     /// The fields from here on are copied from the contract.
-    pub depth: Option<&'a str>,
-    pub max_lines: Option<i64>,
+    pub(crate) depth: Option<&'a str>,
+    pub(crate) max_lines: Option<i64>,
     max_tokens: Option<i64>,
     markers: Vec<&'a str>,
     fields: Vec<&'a str>,
@@ -76,7 +76,7 @@ impl<'a> ArtifactType<'a> {
     }
 
     /// Returns the lists of the contract as attributes of a task, or of its story in a bare trace.
-    pub fn lists(&self, cutter: &mut Truncator) -> Vec<KeyValue> {
+    pub(crate) fn lists(&self, cutter: &mut Truncator) -> Vec<KeyValue> {
         let lists = [
             ("expected_output.completeness_markers", &self.markers),
             ("expected_output.fields", &self.fields),
@@ -86,7 +86,7 @@ impl<'a> ArtifactType<'a> {
     }
 
     /// Adds the type's attributes to a task. The lists are left out if the task `is_bare`.
-    pub fn describe(&self, draft: &mut SpanBuilder<'_>, is_bare: bool) {
+    pub(crate) fn describe(&self, draft: &mut SpanBuilder<'_>, is_bare: bool) {
         draft.known_string("expected_output.depth", self.depth);
         let numbers = [
             ("expected_output.max_lines", self.max_lines),

@@ -10,7 +10,7 @@ const ELLIPSIS: &str = "…";
 
 /// Makes the string attributes of one span and records which of them it truncated.
 #[derive(Clone, Debug)]
-pub struct Truncator {
+pub(crate) struct Truncator {
     max_bytes: usize,
     /// Limit for strings in arrays, in bytes. `OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT` applies to
     /// them, the limit of a backend does not.
@@ -21,7 +21,7 @@ pub struct Truncator {
 impl Truncator {
     /// `max_bytes` is in UTF-8 bytes and `max_chars` in characters. A text of n bytes has at most n
     /// characters, so the smaller number satisfies both limits.
-    pub fn new(max_bytes: usize, max_chars: Option<usize>) -> Truncator {
+    pub(crate) fn new(max_bytes: usize, max_chars: Option<usize>) -> Truncator {
         Truncator {
             max_bytes: max_chars.map_or(max_bytes, |chars| chars.min(max_bytes)),
             max_element_bytes: max_chars.unwrap_or(usize::MAX),
@@ -30,18 +30,18 @@ impl Truncator {
     }
 
     /// Length limit for string values, in bytes.
-    pub fn max_bytes(&self) -> usize {
+    pub(crate) fn max_bytes(&self) -> usize {
         self.max_bytes
     }
 
     /// Records that the value of `key` was truncated.
-    pub fn note(&mut self, key: &str) {
+    pub(crate) fn note(&mut self, key: &str) {
         if !self.cut_keys.iter().any(|known| known == key) {
             self.cut_keys.push(key.to_owned());
         }
     }
 
-    pub fn string<'a>(
+    pub(crate) fn string<'a>(
         &mut self,
         key: impl Into<String>,
         value: impl Into<Cow<'a, str>>,
@@ -56,7 +56,7 @@ impl Truncator {
         attribute(key, Value::StringValue(value))
     }
 
-    pub fn strings<'a>(
+    pub(crate) fn strings<'a>(
         &mut self,
         key: impl Into<String>,
         values: impl IntoIterator<Item = &'a str>,
@@ -75,7 +75,7 @@ impl Truncator {
     }
 
     /// Returns the attribute `taskspan.truncated`. `None` if nothing was truncated.
-    pub fn truncated(self) -> Option<KeyValue> {
+    pub(crate) fn truncated(self) -> Option<KeyValue> {
         if self.cut_keys.is_empty() {
             return None;
         }
@@ -85,28 +85,28 @@ impl Truncator {
 }
 
 /// Makes a string attribute that is never truncated. For values that are always short.
-pub fn string(key: &str, value: &str) -> KeyValue {
+pub(crate) fn string(key: &str, value: &str) -> KeyValue {
     attribute(key, Value::StringValue(value.to_owned()))
 }
 
-pub fn int(key: impl Into<String>, value: i64) -> KeyValue {
+pub(crate) fn int(key: impl Into<String>, value: i64) -> KeyValue {
     attribute(key, Value::IntValue(value))
 }
 
-pub fn count(key: &str, value: usize) -> KeyValue {
+pub(crate) fn count(key: &str, value: usize) -> KeyValue {
     int(key, i64::try_from(value).unwrap_or(i64::MAX))
 }
 
-pub fn double(key: impl Into<String>, value: f64) -> KeyValue {
+pub(crate) fn double(key: impl Into<String>, value: f64) -> KeyValue {
     attribute(key, Value::DoubleValue(value))
 }
 
-pub fn boolean(key: impl Into<String>, value: bool) -> KeyValue {
+pub(crate) fn boolean(key: impl Into<String>, value: bool) -> KeyValue {
     attribute(key, Value::BoolValue(value))
 }
 
 /// Makes an array attribute. All values must have the same type, as OTLP requires.
-pub fn array(key: impl Into<String>, values: Vec<Value>) -> KeyValue {
+pub(crate) fn array(key: impl Into<String>, values: Vec<Value>) -> KeyValue {
     let values = values.into_iter().map(|value| AnyValue { value: Some(value) }).collect();
     attribute(key, Value::ArrayValue(ArrayValue { values }))
 }
@@ -121,7 +121,7 @@ fn attribute(key: impl Into<String>, value: Value) -> KeyValue {
 
 /// Truncates a text to `max_bytes`, between characters, and ends it with an ellipsis if there is
 /// room.
-pub fn cut(text: &str, max_bytes: usize) -> String {
+pub(crate) fn cut(text: &str, max_bytes: usize) -> String {
     if text.len() <= max_bytes {
         return text.to_owned();
     }

@@ -22,20 +22,20 @@ use crate::plan::{Artifact, ExportInfo, Rule, Status};
 const SCHEMA_VERSION: &str = "v1";
 
 /// JSON within the limit, and whether parts were left out for that.
-pub struct Fitted {
-    pub json: String,
-    pub reduced: bool,
+pub(crate) struct Fitted {
+    pub(crate) json: String,
+    pub(crate) reduced: bool,
 }
 
 /// The parts of a TaskSpanContract that differ between the spans of an export.
-pub struct SpanContract<'a> {
-    pub task_id: &'a TaskId,
-    pub span_id: SpanId,
-    pub parent_id: Option<&'a TaskId>,
-    pub completed: bool,
-    pub figures: SpanTotals,
-    pub acceptance_criteria: Option<&'a RawValue>,
-    pub checksums: Option<&'a RawValue>,
+pub(crate) struct SpanContract<'a> {
+    pub(crate) task_id: &'a TaskId,
+    pub(crate) span_id: SpanId,
+    pub(crate) parent_id: Option<&'a TaskId>,
+    pub(crate) completed: bool,
+    pub(crate) figures: SpanTotals,
+    pub(crate) acceptance_criteria: Option<&'a RawValue>,
+    pub(crate) checksums: Option<&'a RawValue>,
 }
 
 /// A TaskSpanContract v1. The fields are in the order of its schema.
@@ -74,7 +74,11 @@ struct Metrics {
 }
 
 /// Makes a TaskSpanContract v1 (R4.1) of at most `max` bytes.
-pub fn task_span_contract(context: &Context<'_>, span: &SpanContract<'_>, max: usize) -> Fitted {
+pub(crate) fn task_span_contract(
+    context: &Context<'_>,
+    span: &SpanContract<'_>,
+    max: usize,
+) -> Fitted {
     let SpanTotals { gaps, total, .. } = span.figures;
     let contract = TaskSpanContract {
         schema_version: SCHEMA_VERSION,
@@ -97,7 +101,7 @@ pub fn task_span_contract(context: &Context<'_>, span: &SpanContract<'_>, max: u
 }
 
 /// Returns the checksums that an export has for its files, as JSON. `None` if it has none.
-pub fn checksums(export: &ExportInfo) -> Option<Box<RawValue>> {
+pub(crate) fn checksums(export: &ExportInfo) -> Option<Box<RawValue>> {
     let all = Checksums {
         source_checksum: export.source_checksum.as_ref(),
         artifact_manifest_checksum: export.artifact_manifest_checksum.as_ref(),
@@ -109,7 +113,7 @@ pub fn checksums(export: &ExportInfo) -> Option<Box<RawValue>> {
 }
 
 /// Returns the intent for an artifact that must be created or renewed. `None` for one that exists.
-pub fn intent_of(status: Status) -> Option<&'static str> {
+pub(crate) fn intent_of(status: Status) -> Option<&'static str> {
     match status {
         Status::Needed => Some("create"),
         Status::Outdated => Some("update"),
@@ -148,7 +152,7 @@ static NO_SOURCES: LazyLock<Box<RawValue>> = LazyLock::new(|| {
 
 /// Makes an ArtifactIntent v1 (R4.2) of at most `max` bytes. If it `is_shared`, the data that all
 /// tasks of the story have in common is left out, because the story has it.
-pub fn artifact_intent(
+pub(crate) fn artifact_intent(
     context: &Context<'_>,
     artifact: &Artifact,
     kind: &ArtifactType<'_>,
@@ -189,7 +193,7 @@ pub fn artifact_intent(
 }
 
 /// Makes an ArtifactIntent v1 for all artifacts of a type, with the id of their story.
-pub fn intent_of_type(
+pub(crate) fn intent_of_type(
     context: &Context<'_>,
     story: &TaskId,
     (kind, info): (&str, &ArtifactType<'_>),
@@ -241,7 +245,7 @@ fn fit<T: Serialize>(mut contract: T, leave_out: &[fn(&mut T) -> bool], max: usi
 
 /// Returns derivation rules as JSON arrays of at most `max` bytes each, in order, and whether a
 /// rule was truncated. Only a rule that exceeds the limit by itself is truncated.
-pub fn rule_arrays<'a>(
+pub(crate) fn rule_arrays<'a>(
     rules: impl IntoIterator<Item = &'a Rule>,
     max: usize,
 ) -> (Vec<String>, bool) {

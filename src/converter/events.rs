@@ -16,12 +16,16 @@ const SOURCE: &str = "contextcore.manifest.export";
 
 /// Makes an event without a time. The span sets it (see
 /// [`in_order`](super::span_builder::in_order)).
-pub fn event(name: &str, attributes: Vec<KeyValue>) -> Event {
+pub(crate) fn event(name: &str, attributes: Vec<KeyValue>) -> Event {
     Event { name: name.to_owned(), attributes, ..Event::default() }
 }
 
 /// Makes `task.created`, which every span has.
-pub fn created(cutter: &mut Truncator, task_type: TaskType, artifact: Option<&Artifact>) -> Event {
+pub(crate) fn created(
+    cutter: &mut Truncator,
+    task_type: TaskType,
+    artifact: Option<&Artifact>,
+) -> Event {
     let mut attributes =
         vec![cutter.string("source", SOURCE), cutter.string("task.type", task_type.as_str())];
     if let Some(artifact) = artifact {
@@ -37,7 +41,7 @@ pub fn created(cutter: &mut Truncator, task_type: TaskType, artifact: Option<&Ar
 
 /// Makes `task.contract`: why the artifact exists and what a valid result must look like (R2.4,
 /// R2.5). Rules that exceed the limit of one value are spread over several events.
-pub fn contract<'a>(
+pub(crate) fn contract<'a>(
     cutter: &mut Truncator,
     rules: impl IntoIterator<Item = &'a Rule>,
     contract: Option<&str>,
@@ -69,12 +73,12 @@ pub fn contract<'a>(
 }
 
 /// Returns the rules of an artifact: its own, or those of its type if it has none.
-pub fn rules_of<'a>(artifact: &'a Artifact, kind: &ArtifactType<'a>) -> &'a [Rule] {
+pub(crate) fn rules_of<'a>(artifact: &'a Artifact, kind: &ArtifactType<'a>) -> &'a [Rule] {
     if artifact.derived_from.is_empty() { kind.rules } else { &artifact.derived_from }
 }
 
 /// Makes `task.dependencies`, for tasks that depend on others.
-pub fn dependencies(
+pub(crate) fn dependencies(
     cutter: &mut Truncator,
     depends_on: &[TaskId],
     unresolved: &[&TaskId],
@@ -93,7 +97,7 @@ pub fn dependencies(
 }
 
 /// Makes `artifact.intent`, for tasks whose artifact is missing or outdated (R4.2).
-pub fn intent(
+pub(crate) fn intent(
     context: &Context<'_>,
     cutter: &mut Truncator,
     artifact: &Artifact,
@@ -117,7 +121,7 @@ pub fn intent(
 }
 
 /// Makes `task.span_contract`, which every span has (R4.1).
-pub fn span_contract(
+pub(crate) fn span_contract(
     context: &Context<'_>,
     cutter: &mut Truncator,
     span: &SpanContract<'_>,

@@ -14,10 +14,10 @@ use super::attributes::cut;
 
 /// The JSON of one result, in pieces of at most `max_bytes`.
 #[derive(Debug, PartialEq)]
-pub struct Pieces {
-    pub json: Vec<String>,
+pub(crate) struct Pieces {
+    pub(crate) json: Vec<String>,
     /// Whether a text was truncated because it cannot be spread over several pieces.
-    pub reduced: bool,
+    pub(crate) reduced: bool,
 }
 
 /// Bytes to keep free for reason and evidence, if the other fields allow it.
@@ -29,7 +29,7 @@ const NEVER_CUT: [&str; 5] = ["schema_version", "phase", "result", "severity", "
 /// If a piece has less room than this for the reason, in bytes, the reason is truncated.
 const LEAST_PIECE: usize = 32;
 
-pub fn pieces(result: &Map<String, Value>, max_bytes: usize) -> Pieces {
+pub(crate) fn pieces(result: &Map<String, Value>, max_bytes: usize) -> Pieces {
     let whole = json_of(result);
     if whole.len() <= max_bytes {
         return Pieces { json: vec![whole], reduced: false };

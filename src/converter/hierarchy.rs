@@ -13,28 +13,28 @@ use crate::plan::Artifact;
 
 /// A level of the hierarchy that becomes a story span.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Story<'a> {
-    pub id: TaskId,
-    pub title: String,
+pub(crate) struct Story<'a> {
+    pub(crate) id: TaskId,
+    pub(crate) title: String,
     /// Index of the parent story. `None` if the parent is the epic.
-    pub parent: Option<usize>,
-    pub kind: Option<&'a str>,
-    pub target: Option<&'a str>,
+    pub(crate) parent: Option<usize>,
+    pub(crate) kind: Option<&'a str>,
+    pub(crate) target: Option<&'a str>,
     /// Indices of all tasks below this story, at any depth.
-    pub tasks: Vec<usize>,
+    pub(crate) tasks: Vec<usize>,
     /// Whether tasks are its direct children.
-    pub is_leaf: bool,
+    pub(crate) is_leaf: bool,
 }
 
 /// Stories in order of first appearance. A story comes after its parent.
 #[derive(Debug)]
-pub struct Hierarchy<'a> {
-    pub stories: Vec<Story<'a>>,
+pub(crate) struct Hierarchy<'a> {
+    pub(crate) stories: Vec<Story<'a>>,
     /// Index of the parent story, by task.
-    pub story_of: Vec<usize>,
+    pub(crate) story_of: Vec<usize>,
 }
 
-pub fn hierarchy<'a>(
+pub(crate) fn hierarchy<'a>(
     project_id: &str,
     artifacts: &[&'a Artifact],
     group_by: GroupBy,

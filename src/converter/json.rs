@@ -8,20 +8,20 @@ const USUAL_CONTRACT: usize = 900;
 
 /// Returns acceptance criteria as JSON. `None` if no criterion has text: the schemas require a list
 /// that is not empty.
-pub fn criteria(criteria: &[&str]) -> Option<Box<RawValue>> {
+pub(crate) fn criteria(criteria: &[&str]) -> Option<Box<RawValue>> {
     let filled: Vec<&&str> = criteria.iter().filter(|text| !text.is_empty()).collect();
     if filled.is_empty() { None } else { raw(&filled) }
 }
 
 /// Returns the JSON of a part that many contracts share. `None` if the value has no JSON form,
 /// which does not happen for contracts.
-pub fn raw(value: &impl Serialize) -> Option<Box<RawValue>> {
+pub(crate) fn raw(value: &impl Serialize) -> Option<Box<RawValue>> {
     to_raw_value(value).ok()
 }
 
 /// Returns the JSON of one contract. Empty if it has no JSON form, which does not happen for
 /// contracts.
-pub fn text(contract: &impl Serialize) -> String {
+pub(crate) fn text(contract: &impl Serialize) -> String {
     // Without this capacity, the buffer would grow, and be copied, three times.
     let mut json = Vec::with_capacity(USUAL_CONTRACT);
     match serde_json::to_writer(&mut json, contract) {

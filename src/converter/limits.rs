@@ -4,8 +4,11 @@
 /// variables). `None` means no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SpanLimits {
+    /// Maximum number of attributes of a span.
     pub attribute_count: Option<usize>,
+    /// Maximum number of events of a span.
     pub event_count: Option<usize>,
+    /// Maximum number of links of a span.
     pub link_count: Option<usize>,
     /// In characters.
     pub attribute_value_length: Option<usize>,

@@ -41,7 +41,7 @@ const PROGRESS: [(&str, &str); 3] = [
 ];
 
 /// Makes the records of one span of an export, in order.
-pub fn records(span: &Span, resource: &Resource, t0: UnixNanos) -> Vec<LogRecord> {
+pub(crate) fn records(span: &Span, resource: &Resource, t0: UnixNanos) -> Vec<LogRecord> {
     let source = Source { span, resource, trigger: EXPORT, at: t0 };
     let mut records = vec![source.record("task.created", &CREATED, &[])];
     if attribute(span, "artifact.status").is_none() {
@@ -53,17 +53,22 @@ pub fn records(span: &Span, resource: &Resource, t0: UnixNanos) -> Vec<LogRecord
 }
 
 /// The span that records are about.
-pub struct Source<'a> {
-    pub span: &'a Span,
-    pub resource: &'a Resource,
+pub(crate) struct Source<'a> {
+    pub(crate) span: &'a Span,
+    pub(crate) resource: &'a Resource,
     /// The command that caused the event.
-    pub trigger: &'a str,
-    pub at: UnixNanos,
+    pub(crate) trigger: &'a str,
+    pub(crate) at: UnixNanos,
 }
 
 impl Source<'_> {
     /// Makes one record. `taken` are fields copied from the span, `own` are additional ones.
-    pub fn record(&self, event: &str, taken: &[(&str, &str)], own: &[KeyValue]) -> LogRecord {
+    pub(crate) fn record(
+        &self,
+        event: &str,
+        taken: &[(&str, &str)],
+        own: &[KeyValue],
+    ) -> LogRecord {
         let Source { span, resource, trigger, at } = self;
         let mut fields = vec![string("event", event)];
         let service = resource.attributes.iter().find(|it| it.key == "service.name");

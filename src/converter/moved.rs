@@ -20,14 +20,14 @@ use crate::plan::{Artifact, Rule};
 /// Long parameter values that several tasks of one story share: the ids of these tasks, by key and
 /// JSON of the value.
 #[derive(Debug, Default)]
-pub struct SharedParameters<'a> {
+pub(crate) struct SharedParameters<'a> {
     tasks: IndexMap<(&'a str, String), Vec<&'a TaskId>>,
 }
 
 impl<'a> SharedParameters<'a> {
     /// Collects the shared values of one story's artifacts. Secrets are redacted before values are
     /// compared.
-    pub fn of(
+    pub(crate) fn of(
         artifacts: impl Iterator<Item = &'a Artifact>,
         redactor: &Redactor<'a>,
     ) -> SharedParameters<'a> {
@@ -45,7 +45,7 @@ impl<'a> SharedParameters<'a> {
     }
 
     /// Whether the story carries this value.
-    pub fn has(&self, key: &str, value: &Value) -> bool {
+    pub(crate) fn has(&self, key: &str, value: &Value) -> bool {
         !self.tasks.is_empty()
             && long(value).is_some_and(|json| {
                 self.tasks.keys().any(|(known, text)| *known == key && *text == json)
@@ -53,7 +53,7 @@ impl<'a> SharedParameters<'a> {
     }
 
     /// Makes one event per value.
-    pub fn events(&self, cutter: &mut Truncator) -> Vec<Event> {
+    pub(crate) fn events(&self, cutter: &mut Truncator) -> Vec<Event> {
         let event = |((key, json), ids): (&(&str, String), &Vec<&TaskId>)| {
             let value = serde_json::from_str(json).unwrap_or_default();
             let key = format!("artifact.parameters.{key}");
@@ -76,7 +76,7 @@ fn long(value: &Value) -> Option<String> {
 
 /// Makes the events with the contract, the rules and the parameter sources of each type below a
 /// story.
-pub fn contracts_of_types(
+pub(crate) fn contracts_of_types(
     cutter: &mut Truncator,
     kinds: &ArtifactTypes<'_>,
     artifacts: &[&Artifact],
@@ -139,7 +139,7 @@ fn own_rules(of_type: &[Rule], artifacts: &[&Artifact]) -> Vec<Rule> {
 
 /// Makes one intent for all missing artifacts of a type, and one for all outdated ones. They carry
 /// the story's id in place of the artifact's. Each task keeps the other fields as attributes.
-pub fn intents_of_types(
+pub(crate) fn intents_of_types(
     cutter: &mut Truncator,
     context: &Context<'_>,
     kinds: &ArtifactTypes<'_>,

@@ -32,6 +32,7 @@ pub struct SpanOptions {
     pub max_log_request_bytes: ByteSize,
 }
 
+/// What a story groups artifacts by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
@@ -45,6 +46,7 @@ pub enum GroupBy {
     TargetType,
 }
 
+/// How spans are named.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]

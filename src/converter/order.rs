@@ -7,7 +7,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 /// Ranks from 1, by task index. `dependencies[i]` are the indices that task `i` depends on.
-pub fn ranks(dependencies: &[Vec<usize>]) -> Vec<u64> {
+pub(crate) fn ranks(dependencies: &[Vec<usize>]) -> Vec<u64> {
     let group_of = cycles(dependencies);
     let group_count = group_of.iter().max().map_or(0, |last| last + 1);
     let mut members = vec![Vec::new(); group_count];

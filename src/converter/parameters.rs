@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::attributes::{Truncator, array, boolean, double, int};
 
 /// Makes the attribute of a value. `None` for null.
-pub fn attribute(cutter: &mut Truncator, key: String, value: &Value) -> Option<KeyValue> {
+pub(crate) fn attribute(cutter: &mut Truncator, key: String, value: &Value) -> Option<KeyValue> {
     let attribute = match value {
         Value::Null => return None,
         Value::Bool(value) => boolean(key, *value),

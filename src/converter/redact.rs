@@ -21,6 +21,7 @@ pub struct Redaction {
 #[derive(Debug, thiserror::Error)]
 #[error("`{pattern}` is not a regular expression: {source}")]
 pub struct BadPattern {
+    /// The pattern as configured.
     pub pattern: String,
     source: regex_lite::Error,
 }

@@ -8,11 +8,13 @@ use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span};
 use prost::Message;
 
+/// A request of spans (OTLP, `opentelemetry.proto.collector.trace.v1`).
 pub type Traces = ExportTraceServiceRequest;
+/// A request of log records (OTLP, `opentelemetry.proto.collector.logs.v1`).
 pub type Logs = ExportLogsServiceRequest;
 
 /// An export request whose records all have the same resource and scope.
-pub trait Request: Message + Default {
+pub(crate) trait Request: Message + Default {
     type Record: Message;
 
     fn of(resource: Resource, scope: InstrumentationScope, records: Vec<Self::Record>) -> Self;

@@ -15,7 +15,11 @@ const OWN: [&str; 4] =
 
 /// Makes the resource. It has no `service.instance.id`, because each value would open another log
 /// stream in Loki.
-pub fn resource(config: &ResourceConfig, project: &Project, mut cutter: Truncator) -> Resource {
+pub(crate) fn resource(
+    config: &ResourceConfig,
+    project: &Project,
+    mut cutter: Truncator,
+) -> Resource {
     let service = config.attributes.get(SERVICE_NAME).map_or(DEFAULT_SERVICE_NAME, String::as_str);
     let mut attributes = vec![
         cutter.string(SERVICE_NAME, service),

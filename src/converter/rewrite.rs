@@ -15,7 +15,7 @@ use crate::base::signal::Signal;
 /// of a span, so an export that waited long is sent with the present time.
 ///
 /// `None` if this is not a request of taskspan.
-pub fn shift_times(
+pub(crate) fn shift_times(
     signal: Signal,
     encoded: &[u8],
     made_at: UnixNanos,
@@ -35,7 +35,7 @@ fn restamped<R: Request>(encoded: &[u8], made_at: UnixNanos, now: UnixNanos) -> 
 }
 
 /// Returns the ids of the spans in a request. Empty if this is not a request of taskspan.
-pub fn span_ids(encoded: &[u8]) -> Vec<Vec<u8>> {
+pub(crate) fn span_ids(encoded: &[u8]) -> Vec<Vec<u8>> {
     let Ok(mut request) = ExportTraceServiceRequest::decode(encoded) else {
         return Vec::new();
     };
@@ -43,7 +43,7 @@ pub fn span_ids(encoded: &[u8]) -> Vec<Vec<u8>> {
 }
 
 /// Returns the request with only the `wanted` spans. `None` if it has none of them.
-pub fn only(encoded: &[u8], wanted: &HashSet<Vec<u8>>) -> Option<Bytes> {
+pub(crate) fn only(encoded: &[u8], wanted: &HashSet<Vec<u8>>) -> Option<Bytes> {
     let mut request = ExportTraceServiceRequest::decode(encoded).ok()?;
     for scope in request.resource_spans.iter_mut().flat_map(|group| &mut group.scope_spans) {
         scope.spans.retain(|span| wanted.contains(&span.span_id));

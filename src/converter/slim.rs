@@ -16,7 +16,7 @@
 
 /// The steps that were taken. Each step includes the ones before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Slimming {
+pub(crate) enum Slimming {
     /// Nothing is moved.
     Whole,
     Shared,
@@ -26,10 +26,10 @@ pub enum Slimming {
 }
 
 /// Parameters with more bytes of JSON than this are long.
-pub const LONG_PARAMETER: usize = 256;
+pub(crate) const LONG_PARAMETER: usize = 256;
 
 impl Slimming {
-    pub const LADDER: [Slimming; 5] = [
+    pub(crate) const LADDER: [Slimming; 5] = [
         Slimming::Whole,
         Slimming::Shared,
         Slimming::Contracts,
@@ -38,7 +38,7 @@ impl Slimming {
     ];
 
     /// Returns the names of the steps that were taken, in order (`taskspan.slimmed`).
-    pub fn steps(self) -> impl Iterator<Item = &'static str> {
+    pub(crate) fn steps(self) -> impl Iterator<Item = &'static str> {
         Slimming::LADDER.into_iter().filter(move |step| *step <= self).filter_map(|step| match step
         {
             Slimming::Whole => None,
@@ -50,7 +50,7 @@ impl Slimming {
     }
 
     /// Whether a step was taken.
-    pub fn has(self, step: Slimming) -> bool {
+    pub(crate) fn has(self, step: Slimming) -> bool {
         self >= step
     }
 }

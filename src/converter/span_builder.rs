@@ -11,37 +11,42 @@ use crate::base::ids::{SpanId, TaskId, TaskType, TraceId};
 use crate::converter::limits::SpanLimits;
 
 /// A span before limits are applied.
-pub struct SpanBuilder<'a> {
-    pub task_type: TaskType,
-    pub task_id: &'a TaskId,
-    pub span_id: SpanId,
-    pub title: &'a str,
-    pub parent: Option<(TaskType, &'a TaskId)>,
-    pub start: UnixNanos,
-    pub end: UnixNanos,
-    pub done: bool,
-    pub cutter: Truncator,
-    pub attributes: Vec<KeyValue>,
+pub(crate) struct SpanBuilder<'a> {
+    pub(crate) task_type: TaskType,
+    pub(crate) task_id: &'a TaskId,
+    pub(crate) span_id: SpanId,
+    pub(crate) title: &'a str,
+    pub(crate) parent: Option<(TaskType, &'a TaskId)>,
+    pub(crate) start: UnixNanos,
+    pub(crate) end: UnixNanos,
+    pub(crate) done: bool,
+    pub(crate) cutter: Truncator,
+    pub(crate) attributes: Vec<KeyValue>,
     /// Number of attributes that every span has.
-    pub fixed: usize,
-    pub events: Vec<Event>,
-    pub links: Vec<Link>,
+    pub(crate) fixed: usize,
+    pub(crate) events: Vec<Event>,
+    pub(crate) links: Vec<Link>,
 }
 
 impl SpanBuilder<'_> {
-    pub fn string(&mut self, key: &str, value: &str) {
+    pub(crate) fn string(&mut self, key: &str, value: &str) {
         let attribute = self.cutter.string(key, value);
         self.attributes.push(attribute);
     }
 
-    pub fn known_string(&mut self, key: &str, value: Option<&str>) {
+    pub(crate) fn known_string(&mut self, key: &str, value: Option<&str>) {
         if let Some(value) = value {
             self.string(key, value);
         }
     }
 
     /// Builds the span and applies the limits of the environment.
-    pub fn into_span(mut self, trace_id: TraceId, names: SpanNames, limits: &SpanLimits) -> Span {
+    pub(crate) fn into_span(
+        mut self,
+        trace_id: TraceId,
+        names: SpanNames,
+        limits: &SpanLimits,
+    ) -> Span {
         // Insert before the parameters: a limit on the number of attributes drops from the end.
         let at = self.fixed.min(self.attributes.len());
         if let Some(truncated) = self.cutter.truncated() {
@@ -81,7 +86,7 @@ impl SpanBuilder<'_> {
 
 /// Sets the times of a span's events, 1 µs apart from `start` on, and returns the time after the
 /// last one. Backends may sort events of equal time by name.
-pub fn in_order(events: &mut [Event], start: UnixNanos) -> UnixNanos {
+pub(crate) fn in_order(events: &mut [Event], start: UnixNanos) -> UnixNanos {
     let mut time = start;
     for event in events {
         event.time_unix_nano = time.0;

@@ -40,7 +40,7 @@ struct Subject<'a> {
 }
 
 /// A part of the plan that becomes one span.
-pub enum Part<'a> {
+pub(crate) enum Part<'a> {
     Epic,
     /// A story with its index.
     Story(usize, &'a Story<'a>),
@@ -48,7 +48,7 @@ pub enum Part<'a> {
     Task(usize),
 }
 
-pub struct Builder<'a> {
+pub(crate) struct Builder<'a> {
     converter: &'a Converter,
     context: Context<'a>,
     t0: UnixNanos,
@@ -67,7 +67,7 @@ pub struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    pub fn new(
+    pub(crate) fn new(
         converter: &'a Converter,
         plan: &'a Plan,
         trace_id: TraceId,
@@ -118,13 +118,13 @@ impl<'a> Builder<'a> {
     }
 
     /// Returns the number of spans that are not tasks.
-    pub fn tops(&self) -> u64 {
+    pub(crate) fn tops(&self) -> u64 {
         1 + self.hierarchy.stories.len() as u64
     }
 
     /// Returns the epic, the stories, the open tasks and then the other tasks. A backend that
     /// truncates a trace keeps the top of the plan.
-    pub fn parts(&self) -> Vec<Part<'_>> {
+    pub(crate) fn parts(&self) -> Vec<Part<'_>> {
         let leaves = self.hierarchy.stories.iter().filter(|story| story.is_leaf);
         let tasks = leaves.flat_map(|story| story.tasks.iter().copied());
         let (open, others): (Vec<usize>, Vec<usize>) =
@@ -138,7 +138,7 @@ impl<'a> Builder<'a> {
 
     /// Makes the spans of these parts, in order. The attribute buffer is reused: a caller that
     /// takes the attributes costs an allocation for the next span.
-    pub fn each_span(&self, parts: &[Part<'_>], mut each: impl FnMut(&mut Span)) {
+    pub(crate) fn each_span(&self, parts: &[Part<'_>], mut each: impl FnMut(&mut Span)) {
         let redactor = self.converter.redaction.of_a_plan();
         let mut room = Vec::new();
         for part in parts {

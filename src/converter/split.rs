@@ -21,7 +21,7 @@ use crate::base::signal::Signal;
 
 /// Encoded records, each as the field that it becomes in a request.
 #[derive(Debug)]
-pub struct Fields<R> {
+pub(crate) struct Fields<R> {
     encoded: Vec<u8>,
     /// The end of each record, as an offset.
     ends: Vec<usize>,
@@ -32,18 +32,18 @@ pub struct Fields<R> {
 
 impl<R: Request> Fields<R> {
     /// Returns an empty list with capacity for `bytes` of records.
-    pub fn with_capacity(bytes: usize) -> Fields<R> {
+    pub(crate) fn with_capacity(bytes: usize) -> Fields<R> {
         let encoded = Vec::with_capacity(bytes);
         Fields { encoded, ends: Vec::new(), bytes: 0, kind: PhantomData }
     }
 
-    pub fn of(records: impl IntoIterator<Item = R::Record>) -> Fields<R> {
+    pub(crate) fn of(records: impl IntoIterator<Item = R::Record>) -> Fields<R> {
         let mut fields = Fields::with_capacity(0);
         records.into_iter().for_each(|record| fields.push(&record));
         fields
     }
 
-    pub fn push(&mut self, record: &R::Record) {
+    pub(crate) fn push(&mut self, record: &R::Record) {
         let bytes = record.encoded_len() as u64;
         encode_key(SECOND, WireType::LengthDelimited, &mut self.encoded);
         encode_varint(bytes, &mut self.encoded);
@@ -56,7 +56,7 @@ impl<R: Request> Fields<R> {
 /// Packs records into encoded requests, in order. A record above the limit gets a request of its
 /// own, so that the receiver decides whether to refuse it.
 #[derive(Debug)]
-pub struct Packer<R> {
+pub(crate) struct Packer<R> {
     /// The resource and the scope, encoded as fields of the messages around the records.
     resource: Vec<u8>,
     scope: Vec<u8>,
@@ -71,11 +71,11 @@ pub struct Packer<R> {
 
 /// The result of packing.
 #[derive(Debug, Default)]
-pub struct Packed {
-    pub requests: Vec<Bytes>,
-    pub count: usize,
+pub(crate) struct Packed {
+    pub(crate) requests: Vec<Bytes>,
+    pub(crate) count: usize,
     /// Encoded size of the records alone, in bytes.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
 }
 
 /// Maximum length of a varint, in bytes.
@@ -86,7 +86,11 @@ const FIRST: u32 = 1;
 const SECOND: u32 = 2;
 
 impl<R: Request> Packer<R> {
-    pub fn new(resource: &Resource, scope: &InstrumentationScope, max_bytes: usize) -> Packer<R> {
+    pub(crate) fn new(
+        resource: &Resource,
+        scope: &InstrumentationScope,
+        max_bytes: usize,
+    ) -> Packer<R> {
         let (mut of_group, mut of_scope) = (Vec::new(), Vec::new());
         message::encode(FIRST, resource, &mut of_group);
         message::encode(FIRST, scope, &mut of_scope);
@@ -104,7 +108,7 @@ impl<R: Request> Packer<R> {
     }
 
     /// Adds records. Returns the size of all records so far, in bytes.
-    pub fn push(&mut self, fields: &Fields<R>) -> u64 {
+    pub(crate) fn push(&mut self, fields: &Fields<R>) -> u64 {
         let mut start = 0;
         for &end in &fields.ends {
             let full = self.request_len(self.records() + end - start) > self.max_bytes;
@@ -122,7 +126,7 @@ impl<R: Request> Packer<R> {
         self.packed.bytes
     }
 
-    pub fn finish(mut self) -> Packed {
+    pub(crate) fn finish(mut self) -> Packed {
         if self.records() > 0 {
             self.close();
         }
@@ -166,7 +170,7 @@ impl<R: Request> Packer<R> {
 
 /// Splits an encoded request that was refused for its size into two halves. `None` if it has a
 /// single record, or is not a request of taskspan.
-pub fn halve(signal: Signal, encoded: &[u8]) -> Option<(Bytes, Bytes)> {
+pub(crate) fn halve(signal: Signal, encoded: &[u8]) -> Option<(Bytes, Bytes)> {
     match signal {
         Signal::Traces => halved::<Traces>(encoded),
         Signal::Logs => halved::<Logs>(encoded),
@@ -186,7 +190,7 @@ fn halved<R: Request>(encoded: &[u8]) -> Option<(Bytes, Bytes)> {
 
 /// Counts the records of an encoded request. Both signals nest alike, so this skips over the fields
 /// without decoding them.
-pub fn count(encoded: &[u8]) -> u64 {
+pub(crate) fn count(encoded: &[u8]) -> u64 {
     /// Field numbers: groups in a request, scope groups in a group, records in a scope group.
     const PATH: [u32; 3] = [1, 2, 2];
     fn walk(mut buffer: &[u8], path: &[u32]) -> Option<u64> {

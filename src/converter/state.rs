@@ -11,7 +11,7 @@ use crate::base::text::hex;
 use crate::fs::task_state::TaskState;
 
 /// Returns the state of every span in a trace.
-pub fn states(requests: &[Traces]) -> Vec<TaskState> {
+pub(crate) fn states(requests: &[Traces]) -> Vec<TaskState> {
     let groups = requests.iter().flat_map(|request| &request.resource_spans);
     groups.flat_map(|group| &group.scope_spans).flat_map(|scope| &scope.spans).map(state).collect()
 }

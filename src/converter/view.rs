@@ -13,14 +13,21 @@ use crate::base::text::hex;
 /// A span with its children.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SpanView {
+    /// The trace id, in hex.
     pub trace_id: String,
+    /// The span id, in hex.
     pub span_id: String,
+    /// The name of the span.
     pub name: String,
+    /// Whether the status of the span is OK.
     pub is_ok: bool,
+    /// Attributes as JSON, in the order of the span.
     pub attributes: Map<String, Value>,
     /// The task ids that this span depends on, from its links.
     pub links: Vec<String>,
+    /// Names of the events.
     pub events: Vec<String>,
+    /// Spans below this one, in the order of their times.
     pub children: Vec<SpanView>,
 }
 
@@ -30,6 +37,7 @@ impl SpanView {
         self.attributes.get(key).and_then(Value::as_str).unwrap_or_default()
     }
 
+    /// Returns an attribute that is a number. 0 if there is none.
     pub fn number(&self, key: &str) -> i64 {
         self.attributes.get(key).and_then(Value::as_i64).unwrap_or_default()
     }

@@ -21,7 +21,7 @@ use crate::base::text::one_line;
 
 /// A classified answer. It decides whether the request is sent again.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Reply {
+pub(crate) enum Reply {
     Accepted,
     /// Accepted except for `rejected` records; must not be sent again. If `rejected` is 0,
     /// `message` is only a warning.
@@ -47,15 +47,15 @@ pub enum Reply {
 
 /// The result of sending one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
-    pub reply: Reply,
+pub(crate) struct Answer {
+    pub(crate) reply: Reply,
     /// The status as the protocol spells it (`OK`, `UNAVAILABLE`, `503`), or `timeout`,
     /// [`NOT_CONNECTED`] or `malformed`. `OK` or `FAILED` for an exporter without network.
-    pub code: Cow<'static, str>,
+    pub(crate) code: Cow<'static, str>,
 }
 
 /// Returns the name of a gRPC status as in the gRPC specification.
-pub fn grpc_name(code: Code) -> &'static str {
+pub(crate) fn grpc_name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
         Code::Cancelled => "CANCELLED",
@@ -79,7 +79,7 @@ pub fn grpc_name(code: Code) -> &'static str {
 
 /// Whether an unacknowledged request may have arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Delivery {
+pub(crate) enum Delivery {
     /// The server reported that it did not accept the request, or was never reached.
     NotDelivered,
     /// The server may have accepted the request: no answer arrived, or only a gateway answered.
@@ -87,14 +87,14 @@ pub enum Delivery {
 }
 
 /// The [`Answer::code`] of a request that reached no server, or whose connection broke.
-pub const NOT_CONNECTED: &str = "connection";
+pub(crate) const NOT_CONNECTED: &str = "connection";
 
 /// Upper limit for the pause in a server's answer. Longer pauses are shortened to it.
-pub const MAX_SERVER_WAIT: Duration = Duration::from_secs(600);
+pub(crate) const MAX_SERVER_WAIT: Duration = Duration::from_secs(600);
 
 /// Classifies a gRPC status other than OK. `from_transport` is true if tonic created the status
 /// because the connection broke, false if the server sent it.
-pub fn grpc(
+pub(crate) fn grpc(
     code: Code,
     message: &str,
     retry_info: Option<Duration>,
@@ -137,7 +137,12 @@ pub fn grpc(
 }
 
 /// Classifies an HTTP status other than 2xx. `body` is the server's message.
-pub fn http(signal: Signal, status: u16, body: &str, retry_after: Option<Duration>) -> Reply {
+pub(crate) fn http(
+    signal: Signal,
+    status: u16,
+    body: &str,
+    retry_after: Option<Duration>,
+) -> Reply {
     let reason = match body.trim() {
         "" => format!("HTTP {status}"),
         text => format!("HTTP {status}: {text}"),
@@ -174,7 +179,7 @@ pub fn http(signal: Signal, status: u16, body: &str, retry_after: Option<Duratio
 ///
 /// A body that is not OTLP does not come from an OTLP receiver; it may be a login page. If it
 /// counted as an acknowledgement, the id of a trace that does not exist would be written back.
-pub fn acknowledgement(body: &[u8]) -> Reply {
+pub(crate) fn acknowledgement(body: &[u8]) -> Reply {
     let Ok(response) = ExportTraceServiceResponse::decode(body) else {
         let reason = "the server said OK, but its answer is not OTLP; is this the right endpoint?";
         return Reply::Refused { reason: reason.to_owned() };
@@ -193,7 +198,7 @@ pub fn acknowledgement(body: &[u8]) -> Reply {
 
 /// Parses `Retry-After`, which is a number of seconds or an HTTP date. Returns at most
 /// [`MAX_SERVER_WAIT`], zero for a date in the past, and `None` for other text.
-pub fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
+pub(crate) fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
     let value = value.trim();
     if let Ok(seconds) = value.parse::<u64>() {
         return Some(clamp(Duration::from_secs(seconds)));
@@ -204,7 +209,7 @@ pub fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
 
 /// Returns the delay of the RetryInfo in the details of a gRPC status, at most [`MAX_SERVER_WAIT`].
 /// `None` if there is no valid one.
-pub fn retry_info(details: &[u8]) -> Option<Duration> {
+pub(crate) fn retry_info(details: &[u8]) -> Option<Duration> {
     let status = RpcStatus::decode(details).ok()?;
     let info = status.details.iter().find(|any| any.type_url.ends_with("/google.rpc.RetryInfo"))?;
     let delay = RetryInfo::decode(info.value.as_slice()).ok()?.retry_delay?;

@@ -16,7 +16,7 @@ use std::time::Duration;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-pub use super::endpoint::Protocol;
+pub(crate) use super::endpoint::Protocol;
 use super::endpoint::{Endpoint, EndpointError, serialize_redacted, serialize_redacted_option};
 use super::sending_queue::QueueConfig;
 use crate::base::signal::Signal;
@@ -25,7 +25,7 @@ use crate::base::units::{HumanDuration, Secret};
 /// An exporter of any kind.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
-pub enum ExporterConfig {
+pub(crate) enum ExporterConfig {
     OtlpGrpc(OtlpConfig),
     OtlpHttp(OtlpConfig),
     File(FileConfig),
@@ -36,54 +36,54 @@ pub enum ExporterConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
-pub struct OtlpConfig {
+pub(crate) struct OtlpConfig {
     /// `http://host:4317` for gRPC, `http://host:4318` for HTTP, where `/v1/traces` or `/v1/logs`
     /// is appended. `https://` means TLS. Default: not set.
     #[serde(serialize_with = "serialize_redacted_option")]
-    pub endpoint: Option<String>,
+    pub(crate) endpoint: Option<String>,
     /// Used for traces instead of `endpoint`, without appending a path. Default: not set.
     #[serde(serialize_with = "serialize_redacted_option")]
-    pub traces_endpoint: Option<String>,
+    pub(crate) traces_endpoint: Option<String>,
     /// Used for logs instead of `endpoint`, without appending a path. Default: not set.
     #[serde(serialize_with = "serialize_redacted_option")]
-    pub logs_endpoint: Option<String>,
+    pub(crate) logs_endpoint: Option<String>,
     /// Headers of every request. Default: none.
-    pub headers: IndexMap<String, Secret>,
+    pub(crate) headers: IndexMap<String, Secret>,
     /// `gzip` or `none`. Default: gzip.
-    pub compression: Compression,
+    pub(crate) compression: Compression,
     /// Time limit for one request. More than 0. Default: 10s.
-    pub timeout: HumanDuration,
-    pub tls: TlsConfig,
-    pub retry_on_failure: RetryConfig,
-    pub sending_queue: QueueConfig,
+    pub(crate) timeout: HumanDuration,
+    pub(crate) tls: TlsConfig,
+    pub(crate) retry_on_failure: RetryConfig,
+    pub(crate) sending_queue: QueueConfig,
     /// Whether `task_trace_id` is written only after this exporter has delivered. Default true.
-    pub required: bool,
+    pub(crate) required: bool,
     /// Whether and how taskspan verifies that the backend has every span. Default: not verified.
-    pub verify: Option<VerifyConfig>,
+    pub(crate) verify: Option<VerifyConfig>,
 }
 
 /// Reads a trace back over Tempo's HTTP API after the last acknowledgement.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
-pub struct VerifyConfig {
+pub(crate) struct VerifyConfig {
     /// Base URL of Tempo's HTTP API, for example `http://tempo:3200`.
     #[serde(serialize_with = "serialize_redacted")]
-    pub endpoint: String,
+    pub(crate) endpoint: String,
     /// Time to wait until every span is found, and again after missing spans were resent. More than
     /// 0. Default 60s.
     #[serde(default = "verify_timeout")]
-    pub timeout: HumanDuration,
+    pub(crate) timeout: HumanDuration,
     /// Verify again this long after every span was found, before the id is written. Default: not
     /// set. A Tempo that is killed within seconds can lose spans that it already returned, unless
     /// its WAL is flushed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub after: Option<HumanDuration>,
+    pub(crate) after: Option<HumanDuration>,
 }
 
 impl VerifyConfig {
     /// Returns the longest time until a verification is decided, if the backend answers.
-    pub fn longest(&self) -> Duration {
+    pub(crate) fn longest(&self) -> Duration {
         // Once for the first delivery, and once after missing spans were resent.
         let again = self.after.map_or(Duration::ZERO, |after| after.0 + self.timeout.0);
         (self.timeout.0 + again) * 2
@@ -91,14 +91,14 @@ impl VerifyConfig {
 }
 
 /// The default of `verify.timeout`.
-pub fn verify_timeout() -> HumanDuration {
+pub(crate) fn verify_timeout() -> HumanDuration {
     HumanDuration::from_secs(60)
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
-pub enum Compression {
+pub(crate) enum Compression {
     #[default]
     Gzip,
     None,
@@ -120,51 +120,51 @@ impl FromStr for Compression {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
-pub struct TlsConfig {
+pub(crate) struct TlsConfig {
     /// For an endpoint without a scheme: use plain text instead of TLS. Default: false.
-    pub insecure: bool,
+    pub(crate) insecure: bool,
     /// PEM file with the certificate authorities to trust instead of the system's. Default: not
     /// set.
-    pub ca_file: Option<PathBuf>,
+    pub(crate) ca_file: Option<PathBuf>,
     /// PEM file with the client certificate; requires `key_file`. Default: not set.
-    pub cert_file: Option<PathBuf>,
+    pub(crate) cert_file: Option<PathBuf>,
     /// PEM file with the key of `cert_file`. Default: not set.
-    pub key_file: Option<PathBuf>,
+    pub(crate) key_file: Option<PathBuf>,
     /// Name to expect in the server's certificate. Default: the endpoint's host.
-    pub server_name_override: Option<String>,
+    pub(crate) server_name_override: Option<String>,
 }
 
 /// How failed requests are retried.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
-pub struct RetryConfig {
+pub(crate) struct RetryConfig {
     /// Whether to retry. Default: true.
-    pub enabled: bool,
+    pub(crate) enabled: bool,
     /// Wait before the first retry. More than 0. Default: 1s.
-    pub initial_interval: HumanDuration,
+    pub(crate) initial_interval: HumanDuration,
     /// Factor by which each wait grows. 1 or more. Default: 1.5.
     #[cfg_attr(test, schemars(range(min = 1)))]
-    pub multiplier: f64,
+    pub(crate) multiplier: f64,
     /// Random variation of each wait, as a fraction of it. 0 to 1. Default: 0.5.
     #[cfg_attr(test, schemars(range(min = 0, max = 1)))]
-    pub randomization_factor: f64,
+    pub(crate) randomization_factor: f64,
     /// Upper limit of the wait; not below `initial_interval`. Default: 30s.
-    pub max_interval: HumanDuration,
+    pub(crate) max_interval: HumanDuration,
     /// When to give up; 0 means never. Default: 0s.
-    pub max_elapsed_time: HumanDuration,
+    pub(crate) max_elapsed_time: HumanDuration,
 }
 
 /// Writes OTLP as JSON, one request per line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
-pub struct FileConfig {
+pub(crate) struct FileConfig {
     /// The file to append to. Required.
     #[cfg_attr(test, schemars(length(min = 1)))]
-    pub path: PathBuf,
+    pub(crate) path: PathBuf,
     /// Whether `task_trace_id` is written only after this exporter has delivered. Default true.
-    pub required: bool,
+    pub(crate) required: bool,
 }
 
 impl Default for FileConfig {
@@ -177,15 +177,15 @@ impl Default for FileConfig {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
-pub struct DebugConfig {
+pub(crate) struct DebugConfig {
     /// `basic` (one line per request), `normal` (one line per span) or `detailed`. Default: basic.
-    pub verbosity: Verbosity,
+    pub(crate) verbosity: Verbosity,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
-pub enum Verbosity {
+pub(crate) enum Verbosity {
     #[default]
     Basic,
     Normal,
@@ -228,7 +228,7 @@ impl OtlpConfig {
     ///
     /// # Errors
     /// Returns an error if the configured text is not an endpoint of this protocol.
-    pub fn endpoint_for(
+    pub(crate) fn endpoint_for(
         &self,
         protocol: Protocol,
         signal: Signal,
@@ -264,7 +264,7 @@ impl OtlpConfig {
     }
 
     /// Reports each value that is out of range: key path, message.
-    pub fn check(&self, protocol: Protocol, at: &mut dyn FnMut(&str, String)) {
+    pub(crate) fn check(&self, protocol: Protocol, at: &mut dyn FnMut(&str, String)) {
         for (key, endpoint) in [
             ("endpoint", &self.endpoint),
             ("traces_endpoint", &self.traces_endpoint),
@@ -341,7 +341,7 @@ impl RetryConfig {
 
 impl FileConfig {
     /// Reports each value that is out of range: key path, message.
-    pub fn check(&self, at: &mut dyn FnMut(&str, String)) {
+    pub(crate) fn check(&self, at: &mut dyn FnMut(&str, String)) {
         if self.path.as_os_str().is_empty() {
             at("path", "name the file to write".into());
         }

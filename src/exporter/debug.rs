@@ -12,19 +12,19 @@ use crate::base::signal::Signal;
 
 /// An exporter that logs requests.
 #[derive(Debug)]
-pub struct Debug {
+pub(crate) struct Debug {
     signal: Signal,
     verbosity: Verbosity,
 }
 
 impl Debug {
     /// Creates the exporter.
-    pub fn new(config: &DebugConfig, signal: Signal) -> Debug {
+    pub(crate) fn new(config: &DebugConfig, signal: Signal) -> Debug {
         Debug { signal, verbosity: config.verbosity }
     }
 
     /// Logs a request. `Refused` if it cannot be decoded.
-    pub fn send(&self, request: &[u8]) -> Reply {
+    pub(crate) fn send(&self, request: &[u8]) -> Reply {
         match self.signal {
             Signal::Traces => self.traces(request),
             Signal::Logs => self.logs(request),

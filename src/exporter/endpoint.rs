@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize, Serializer};
 /// The OTLP protocols.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub enum Protocol {
+pub(crate) enum Protocol {
     #[serde(rename = "grpc")]
     Grpc,
     #[serde(rename = "http/protobuf")]
@@ -37,14 +37,14 @@ impl FromStr for Protocol {
 
 /// A complete `http` or `https` URL: it has a host, a port, and no user or password.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Endpoint {
+pub(crate) struct Endpoint {
     uri: Uri,
     port: u16,
 }
 
 /// Why a text is not an endpoint. The message never contains the text, which may hold a password.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum EndpointError {
+pub(crate) enum EndpointError {
     #[error("must start with http:// or https://")]
     NoScheme,
     #[error("must start with http:// or https://, or be host:port")]
@@ -71,7 +71,7 @@ impl Endpoint {
     ///
     /// # Errors
     /// Returns an error if `text` is neither, or has a path or a query.
-    pub fn grpc(text: &str, insecure: bool) -> Result<Endpoint, EndpointError> {
+    pub(crate) fn grpc(text: &str, insecure: bool) -> Result<Endpoint, EndpointError> {
         let text = text.trim();
         let endpoint = if text.contains("://") {
             Endpoint::parse(text).map_err(|error| match error {
@@ -92,7 +92,7 @@ impl Endpoint {
     ///
     /// # Errors
     /// Returns an error if `text` is not an `http` or `https` URL.
-    pub fn http(text: &str) -> Result<Endpoint, EndpointError> {
+    pub(crate) fn http(text: &str) -> Result<Endpoint, EndpointError> {
         Endpoint::parse(text.trim())
     }
 
@@ -100,7 +100,7 @@ impl Endpoint {
     ///
     /// # Errors
     /// Returns an error if `text` is not an `http` or `https` URL, or has a query.
-    pub fn base(text: &str) -> Result<Endpoint, EndpointError> {
+    pub(crate) fn base(text: &str) -> Result<Endpoint, EndpointError> {
         let endpoint = Endpoint::http(text)?;
         match endpoint.uri.query() {
             None => Ok(endpoint),
@@ -144,34 +144,34 @@ impl Endpoint {
     ///
     /// # Errors
     /// Returns an error if the result is not a URL.
-    pub fn join(&self, path: &str) -> Result<Endpoint, EndpointError> {
+    pub(crate) fn join(&self, path: &str) -> Result<Endpoint, EndpointError> {
         let query = self.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
         Endpoint::parse(&format!("{self}{path}{query}"))
     }
 
     /// The URI to connect to.
-    pub fn uri(&self) -> &Uri {
+    pub(crate) fn uri(&self) -> &Uri {
         &self.uri
     }
 
     /// Whether connections use TLS.
-    pub fn is_tls(&self) -> bool {
+    pub(crate) fn is_tls(&self) -> bool {
         self.uri.scheme_str() == Some("https")
     }
 
     /// The host and port to connect to, the port being that of the scheme unless the URL has one.
-    pub fn address(&self) -> String {
+    pub(crate) fn address(&self) -> String {
         format!("{}:{}", self.uri.host().unwrap_or_default(), self.port)
     }
 
     /// The port of the URL, or of its scheme.
-    pub fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
     /// Why the endpoint is probably not what the user meant: the port or the path belongs to the
     /// other protocol.
-    pub fn doubt(&self, protocol: Protocol) -> Option<&'static str> {
+    pub(crate) fn doubt(&self, protocol: Protocol) -> Option<&'static str> {
         match (protocol, self.port) {
             (Protocol::Grpc, 4318) => {
                 return Some("4318 is usually the port of OTLP/HTTP, but this exporter uses gRPC");
@@ -207,7 +207,7 @@ impl fmt::Debug for Endpoint {
 ///
 /// # Errors
 /// Fails only if `to` does.
-pub fn serialize_redacted<S: Serializer>(url: &str, to: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn serialize_redacted<S: Serializer>(url: &str, to: S) -> Result<S::Ok, S::Error> {
     to.serialize_str(&redacted(url))
 }
 
@@ -215,7 +215,7 @@ pub fn serialize_redacted<S: Serializer>(url: &str, to: S) -> Result<S::Ok, S::E
 ///
 /// # Errors
 /// Fails only if `to` does.
-pub fn serialize_redacted_option<S: Serializer>(
+pub(crate) fn serialize_redacted_option<S: Serializer>(
     url: &Option<String>,
     to: S,
 ) -> Result<S::Ok, S::Error> {
@@ -225,7 +225,7 @@ pub fn serialize_redacted_option<S: Serializer>(
 /// Removes what may be secret from a text that need not be a URL: user info and query. Everything
 /// before the last `@` counts as user info, because a password that is not percent-encoded may
 /// contain any character.
-pub fn redacted(url: &str) -> String {
+pub(crate) fn redacted(url: &str) -> String {
     let is_scheme = |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric());
     let (scheme, rest) = match url.split_once("://") {
         Some((scheme, rest)) if is_scheme(scheme) => (format!("{scheme}://"), rest),

@@ -20,25 +20,25 @@ use crate::base::signal::Signal;
 
 /// An exporter that appends to a file.
 #[derive(Debug)]
-pub struct File {
+pub(crate) struct File {
     signal: Signal,
     path: PathBuf,
 }
 
 impl File {
     /// Creates the exporter. The file is opened by each `send`.
-    pub fn new(config: &FileConfig, signal: Signal) -> File {
+    pub(crate) fn new(config: &FileConfig, signal: Signal) -> File {
         File { signal, path: config.path.clone() }
     }
 
     /// Returns the path of the file.
-    pub fn destination(&self) -> String {
+    pub(crate) fn destination(&self) -> String {
         self.path.display().to_string()
     }
 
     /// Appends the request as one line, and returns `Accepted` once the line is synced to disk.
     /// `Refused` if the request cannot be decoded, `Retry` if the file cannot be written.
-    pub async fn send(&self, request: &[u8]) -> Reply {
+    pub(crate) async fn send(&self, request: &[u8]) -> Reply {
         let line = match self.signal {
             Signal::Traces => json_line::<ExportTraceServiceRequest>(request),
             Signal::Logs => json_line::<ExportLogsServiceRequest>(request),

@@ -27,7 +27,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
 /// An OTLP/gRPC client for one signal.
 #[derive(Debug)]
-pub struct Grpc {
+pub(crate) struct Grpc {
     client: tonic::client::Grpc<Channel>,
     method: PathAndQuery,
     metadata: MetadataMap,
@@ -37,7 +37,7 @@ pub struct Grpc {
 
 impl Grpc {
     /// Builds the client without connecting; the first request connects.
-    pub fn build(config: &OtlpConfig, signal: Signal) -> Result<Grpc, BuildError> {
+    pub(crate) fn build(config: &OtlpConfig, signal: Signal) -> Result<Grpc, BuildError> {
         let endpoint = config.endpoint_for(Protocol::Grpc, signal)?;
         let endpoint = endpoint.ok_or(BuildError::NoEndpoint)?;
         let bad = |error: tonic::transport::Error| BuildError::BadEndpoint(chain(&error));
@@ -63,12 +63,12 @@ impl Grpc {
     }
 
     /// Returns the endpoint that requests are sent to.
-    pub fn endpoint(&self) -> &Endpoint {
+    pub(crate) fn endpoint(&self) -> &Endpoint {
         &self.endpoint
     }
 
     /// Sends one encoded request, once, and classifies the answer.
-    pub async fn send(&self, body: Bytes) -> Answer {
+    pub(crate) async fn send(&self, body: Bytes) -> Answer {
         // The request's own timeout does not cover `ready`, which would wait forever for a peer
         // that accepts the connection but never speaks HTTP/2.
         match tokio::time::timeout(self.timeout, self.call(body)).await {

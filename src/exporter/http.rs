@@ -32,7 +32,7 @@ pub(super) type Client<B> = legacy::Client<HttpsConnector<HttpConnector>, B>;
 
 /// An OTLP/HTTP client for one signal.
 #[derive(Debug)]
-pub struct Http {
+pub(crate) struct Http {
     client: Client<Full<Bytes>>,
     signal: Signal,
     endpoint: Endpoint,
@@ -43,7 +43,7 @@ pub struct Http {
 
 impl Http {
     /// Builds the client without connecting.
-    pub fn build(config: &OtlpConfig, signal: Signal) -> Result<Http, BuildError> {
+    pub(crate) fn build(config: &OtlpConfig, signal: Signal) -> Result<Http, BuildError> {
         let endpoint = config.endpoint_for(Protocol::HttpProtobuf, signal)?;
         let endpoint = endpoint.ok_or(BuildError::NoEndpoint)?;
         let gzip = config.compression == Compression::Gzip;
@@ -58,12 +58,12 @@ impl Http {
     }
 
     /// Returns the endpoint that requests are posted to.
-    pub fn endpoint(&self) -> &Endpoint {
+    pub(crate) fn endpoint(&self) -> &Endpoint {
         &self.endpoint
     }
 
     /// Sends one encoded request, once, and classifies the answer.
-    pub async fn send(&self, body: Bytes) -> Answer {
+    pub(crate) async fn send(&self, body: Bytes) -> Answer {
         let sent = tokio::time::timeout(self.timeout, self.post(body)).await;
         sent.unwrap_or_else(|_| Answer {
             reply: Reply::Retry {

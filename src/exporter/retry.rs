@@ -14,7 +14,7 @@ use super::config::RetryConfig;
 
 /// The waits between failed attempts of one exporter.
 #[derive(Debug)]
-pub struct Retry {
+pub(crate) struct Retry {
     /// `None` if `retry_on_failure.enabled` is false.
     backoff: Option<ExponentialBackoff>,
     /// How long one request is retried. `None` means without limit.
@@ -23,7 +23,7 @@ pub struct Retry {
 
 impl Retry {
     /// Creates the backoff of one exporter, at its initial interval.
-    pub fn new(config: &RetryConfig) -> Retry {
+    pub(crate) fn new(config: &RetryConfig) -> Retry {
         let cap = config.max_elapsed_time.0;
         let backoff = ExponentialBackoffBuilder::new()
             .with_initial_interval(config.initial_interval.0)
@@ -37,7 +37,7 @@ impl Retry {
     }
 
     /// Resets the backoff to its initial interval, for an endpoint that has answered.
-    pub fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         if let Some(backoff) = &mut self.backoff {
             backoff.reset();
         }
@@ -46,14 +46,18 @@ impl Retry {
     /// Returns the wait before the next attempt of a request that has failed for `failing_for`: the
     /// longer of the backoff and `asked`, the pause in the server's answer. `None` if the request
     /// must not be retried.
-    pub fn next(&mut self, asked: Option<Duration>, failing_for: Duration) -> Option<Duration> {
+    pub(crate) fn next(
+        &mut self,
+        asked: Option<Duration>,
+        failing_for: Duration,
+    ) -> Option<Duration> {
         let wait = self.backoff.as_mut()?.next_backoff()?;
         self.within_limits(wait, asked, failing_for)
     }
 
     /// Like [`Retry::next`], for a request that fails while others succeed and that was deferred
     /// `deferrals` times. The wait depends on that number, so other requests do not reset it.
-    pub fn of_one(
+    pub(crate) fn of_one(
         &self,
         deferrals: u32,
         asked: Option<Duration>,

@@ -8,14 +8,14 @@ use crate::base::units::{ByteSize, ComponentId};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
-pub struct QueueConfig {
+pub(crate) struct QueueConfig {
     /// Whether the queue is kept on disk. Default: true.
-    pub enabled: bool,
+    pub(crate) enabled: bool,
     /// If this much is queued, no more exports are read until there is room. At least 1MiB.
     /// Default: 512MiB.
-    pub queue_size: ByteSize,
+    pub(crate) queue_size: ByteSize,
     /// The `file_storage` extension that sets the queue's directory. Default: not set.
-    pub storage: Option<ComponentId>,
+    pub(crate) storage: Option<ComponentId>,
 }
 
 impl Default for QueueConfig {
@@ -26,7 +26,7 @@ impl Default for QueueConfig {
 
 impl QueueConfig {
     /// Calls `at` with the key path and a message for each value that is out of range.
-    pub fn check(&self, at: &mut dyn FnMut(&str, String)) {
+    pub(crate) fn check(&self, at: &mut dyn FnMut(&str, String)) {
         if self.queue_size < ByteSize::mib(1) {
             at("queue_size", "has to be 1MiB or more".into());
         }

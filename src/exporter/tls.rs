@@ -21,7 +21,7 @@ use super::config::TlsConfig;
 /// # Errors
 /// Returns a [`BuildError`] if a file cannot be read or is not valid PEM. The configuration must be
 /// corrected.
-pub fn grpc(config: &TlsConfig) -> Result<ClientTlsConfig, BuildError> {
+pub(crate) fn grpc(config: &TlsConfig) -> Result<ClientTlsConfig, BuildError> {
     // tonic reports an invalid file only when it connects, so the files are checked here first.
     client_config(config, true)?;
     let mut tls = ClientTlsConfig::new();
@@ -44,7 +44,7 @@ pub fn grpc(config: &TlsConfig) -> Result<ClientTlsConfig, BuildError> {
 /// # Errors
 /// Returns a [`BuildError`] if a file cannot be read or is not valid PEM, or if there are no root
 /// certificates. The configuration must be corrected.
-pub fn client_config(config: &TlsConfig, is_used: bool) -> Result<ClientConfig, BuildError> {
+pub(crate) fn client_config(config: &TlsConfig, is_used: bool) -> Result<ClientConfig, BuildError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -69,7 +69,7 @@ pub fn client_config(config: &TlsConfig, is_used: bool) -> Result<ClientConfig, 
 ///
 /// # Errors
 /// Returns a [`BuildError`] if the configured name is not a server name.
-pub fn server_name(config: &TlsConfig) -> Result<Option<ServerName<'static>>, BuildError> {
+pub(crate) fn server_name(config: &TlsConfig) -> Result<Option<ServerName<'static>>, BuildError> {
     let parse = |name: &String| {
         ServerName::try_from(name.clone())
             .map_err(|_| BuildError::Tls(format!("`{name}` is not a server name")))

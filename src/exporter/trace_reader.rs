@@ -34,20 +34,20 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A client for one backend's trace API.
 #[derive(Debug)]
-pub struct TraceReader {
+pub(crate) struct TraceReader {
     client: Client<Empty<Bytes>>,
     base: Endpoint,
     headers: HeaderMap,
     /// Maximum wait until every span is found.
-    pub timeout: Duration,
+    pub(crate) timeout: Duration,
     /// Delay before spans that were all found are verified a second time. `None` for one
     /// verification.
-    pub after: Option<Duration>,
+    pub(crate) after: Option<Duration>,
 }
 
 /// Why the backend did not return a trace.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NoAnswer {
+pub(crate) enum NoAnswer {
     /// The backend is unreachable, overloaded or refuses the credentials. It may still have the
     /// trace.
     Silent(String),
@@ -73,7 +73,7 @@ impl TraceReader {
     /// # Errors
     /// Returns a [`BuildError`] if the endpoint, the tenant header or the TLS settings are invalid.
     /// The configuration must be corrected.
-    pub fn build(config: &OtlpConfig) -> Result<Option<TraceReader>, BuildError> {
+    pub(crate) fn build(config: &OtlpConfig) -> Result<Option<TraceReader>, BuildError> {
         let Some(verify) = &config.verify else {
             return Ok(None);
         };
@@ -97,7 +97,7 @@ impl TraceReader {
     }
 
     /// Returns the base URL of the backend's API.
-    pub fn endpoint(&self) -> &Endpoint {
+    pub(crate) fn endpoint(&self) -> &Endpoint {
         &self.base
     }
 
@@ -107,7 +107,10 @@ impl TraceReader {
     /// # Errors
     /// Returns a [`NoAnswer`] if the backend did not return a trace or a 404. The caller should
     /// retry, because even `Refused` can be caused by overload.
-    pub async fn stored_spans(&self, trace_id: TraceId) -> Result<HashSet<Vec<u8>>, NoAnswer> {
+    pub(crate) async fn stored_spans(
+        &self,
+        trace_id: TraceId,
+    ) -> Result<HashSet<Vec<u8>>, NoAnswer> {
         let v2 = format!("/api/v2/traces/{trace_id}");
         let v1 = format!("/api/traces/{trace_id}");
         // An old Tempo has no v2 API and answers 404, as for an unknown trace.

@@ -29,11 +29,11 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// The file system did not answer in time. Try again later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the file system does not answer; is a mount hanging?")]
-pub struct Unresponsive;
+pub(crate) struct Unresponsive;
 
 /// Runs the file system calls of one receiver.
 #[derive(Clone, Debug)]
-pub struct BlockingFs {
+pub(crate) struct BlockingFs {
     permits: Arc<Semaphore>,
     timeout: Duration,
 }
@@ -54,7 +54,7 @@ impl BlockingFs {
     ///
     /// # Panics
     /// Panics if the call panicked.
-    pub async fn run<T: Send + 'static>(
+    pub(crate) async fn run<T: Send + 'static>(
         &self,
         call: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Unresponsive> {
@@ -85,7 +85,7 @@ impl BlockingFs {
 
 /// The file system access of all receivers.
 #[derive(Clone, Debug, Default)]
-pub struct FsByReceiver {
+pub(crate) struct FsByReceiver {
     receivers: Arc<HashMap<String, ReceiverFs>>,
     /// For entries whose receiver is no longer configured.
     other: BlockingFs,
@@ -93,14 +93,16 @@ pub struct FsByReceiver {
 
 /// The directories of one receiver, and the access to them.
 #[derive(Clone, Debug)]
-pub struct ReceiverFs {
-    pub roots: Roots,
-    pub calls: BlockingFs,
+pub(crate) struct ReceiverFs {
+    pub(crate) roots: Roots,
+    pub(crate) calls: BlockingFs,
 }
 
 impl FsByReceiver {
     /// Creates the file system access of each receiver, from its id and directories.
-    pub fn new<'a>(receivers: impl IntoIterator<Item = (&'a str, &'a [PathBuf])>) -> FsByReceiver {
+    pub(crate) fn new<'a>(
+        receivers: impl IntoIterator<Item = (&'a str, &'a [PathBuf])>,
+    ) -> FsByReceiver {
         let fs = |(id, directories): (&str, &[PathBuf])| {
             let (roots, calls) = (Roots::new(directories), BlockingFs::default());
             (id.to_owned(), ReceiverFs { roots, calls })
@@ -110,7 +112,7 @@ impl FsByReceiver {
     }
 
     /// Returns the file system access of a receiver. An unknown receiver has no directories.
-    pub fn get(&self, receiver: &str) -> ReceiverFs {
+    pub(crate) fn get(&self, receiver: &str) -> ReceiverFs {
         let unknown = || ReceiverFs { roots: Roots::default(), calls: self.other.clone() };
         self.receivers.get(receiver).cloned().unwrap_or_else(unknown)
     }
@@ -119,7 +121,7 @@ impl FsByReceiver {
     /// does not name its receiver, and the configuration may have changed since. In these cases,
     /// this returns the access of any receiver that watches the path, or else a new one for the
     /// file's directory.
-    pub fn of_file(&self, receiver: &str, path: &Path) -> ReceiverFs {
+    pub(crate) fn of_file(&self, receiver: &str, path: &Path) -> ReceiverFs {
         let named = self.receivers.get(receiver).filter(|fs| fs.roots.contain(path));
         let found = named.or_else(|| self.receivers.values().find(|fs| fs.roots.contain(path)));
         found.cloned().unwrap_or_else(|| {

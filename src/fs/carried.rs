@@ -31,11 +31,11 @@ pub enum WriteBackMode {
 }
 
 /// Key of the trace id.
-pub const TRACE_ID: &str = "task_trace_id";
+pub(crate) const TRACE_ID: &str = "task_trace_id";
 /// Key of the time when the last span was accepted.
-pub const EMITTED_AT: &str = "task_emission_timestamp";
+pub(crate) const EMITTED_AT: &str = "task_emission_timestamp";
 /// Key of the checksum of the export that the id belongs to.
-pub const CHECKSUM: &str = "metadata_sha256";
+pub(crate) const CHECKSUM: &str = "metadata_sha256";
 
 const ENDING: &str = ".task.json";
 
@@ -43,12 +43,12 @@ const ENDING: &str = ".task.json";
 const MAX_BYTES: u64 = 64 * 1024;
 
 /// Whether a file name is that of a file next to an export.
-pub fn is_beside_name(name: &OsStr) -> bool {
+pub(crate) fn is_beside_name(name: &OsStr) -> bool {
     name.as_encoded_bytes().ends_with(ENDING.as_bytes())
 }
 
 /// Returns the name of the file next to the export with this name.
-pub fn beside_name(name: &OsStr) -> PathBuf {
+pub(crate) fn beside_name(name: &OsStr) -> PathBuf {
     let mut beside = Path::new(name).with_extension("").into_os_string();
     beside.push(ENDING);
     beside.into()
@@ -56,7 +56,7 @@ pub fn beside_name(name: &OsStr) -> PathBuf {
 
 /// Returns the trace id in the file next to an export, whatever version it belongs to. Blocks on
 /// the disk.
-pub fn id_beside(export: &Located) -> Option<String> {
+pub(crate) fn id_beside(export: &Located) -> Option<String> {
     existing(&load_beside(export)?.bytes, TRACE_ID)
 }
 
@@ -66,14 +66,14 @@ fn load_beside(export: &Located) -> Option<Loaded> {
 
 /// Returns the trace id in the file next to an export, if it belongs to the version with this
 /// checksum. Blocks on the disk.
-pub fn id_beside_of(export: &Located, sha256: &[u8; 32]) -> Option<String> {
+pub(crate) fn id_beside_of(export: &Located, sha256: &[u8; 32]) -> Option<String> {
     let loaded = load_beside(export)?;
     let checksum = existing(&loaded.bytes, CHECKSUM)?;
     existing(&loaded.bytes, TRACE_ID).filter(|_| checksum.eq_ignore_ascii_case(&hex(sha256)))
 }
 
 /// Whether the export, or the file next to it, has this trace id. Blocks on the disk.
-pub fn carries(
+pub(crate) fn carries(
     export: &Located,
     source: &FileVersion,
     trace_id: TraceId,
@@ -86,7 +86,7 @@ pub fn carries(
 }
 
 /// Like [`carries`], but reads the content instead of trusting size and times. Blocks on the disk.
-pub fn carries_by_content(
+pub(crate) fn carries_by_content(
     export: &Located,
     source: &FileVersion,
     trace_id: TraceId,
@@ -111,13 +111,17 @@ fn id_within(export: &Located, max_bytes: u64) -> Option<String> {
 
 /// Returns the trace id that the file would get as a new export. `None` if the file cannot be read
 /// or does not carry this `task_trace_id`. Blocks on the disk.
-pub fn version_with(export: &Located, task_trace_id: &str, max_bytes: u64) -> Option<TraceId> {
+pub(crate) fn version_with(
+    export: &Located,
+    task_trace_id: &str,
+    max_bytes: u64,
+) -> Option<TraceId> {
     let Loaded { source, bytes } = export.load(max_bytes).ok()?;
     let ours = existing(&bytes, TRACE_ID).as_deref() == Some(task_trace_id);
     ours.then(|| TraceId::of_export(source.canonical(), source.mtime_ns, &bytes))
 }
 
 /// Whether the export carries any `task_trace_id`. Blocks on the disk.
-pub fn carries_any(export: &Located, max_bytes: u64) -> bool {
+pub(crate) fn carries_any(export: &Located, max_bytes: u64) -> bool {
     id_within(export, max_bytes).is_some()
 }

@@ -243,7 +243,7 @@ fn is_linked(path: &Path, fd: &OwnedFd) -> bool {
 
 /// A file, identified by its open directory and its name.
 #[derive(Debug)]
-pub struct Located {
+pub(crate) struct Located {
     pub(crate) dir: Directory,
     pub(crate) name: PathBuf,
     /// The path under which the file was found.
@@ -257,7 +257,7 @@ impl Located {
     }
 
     /// Returns the path under which the file was found.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
@@ -278,7 +278,7 @@ impl Located {
     /// # Errors
     /// Fails if the file cannot be read completely. Retry later if the error
     /// [is transient](SourceError::is_transient).
-    pub fn load(&self, max_bytes: u64) -> Result<Loaded, SourceError> {
+    pub(crate) fn load(&self, max_bytes: u64) -> Result<Loaded, SourceError> {
         let (mut loaded, _) = self.dir.load(&self.name, max_bytes)?;
         if loaded.source.path != self.path {
             let canonical = std::mem::replace(&mut loaded.source.path, self.path.clone());
@@ -293,7 +293,7 @@ impl Located {
     }
 
     /// Whether the name still leads to the file that was read, unchanged.
-    pub fn is_untouched(&self, source: &FileVersion) -> bool {
+    pub(crate) fn is_untouched(&self, source: &FileVersion) -> bool {
         self.canonical() == source.canonical()
             && source.ctime_ns.is_some()
             && statat(&self.dir.fd, &self.name, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|stat| {

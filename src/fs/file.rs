@@ -17,31 +17,31 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileVersion {
     /// The path under which the file was found.
-    pub path: PathBuf,
+    pub(crate) path: PathBuf,
     /// The path without links, if it differs from `path`.
     #[serde(rename = "canonical", default, skip_serializing_if = "Option::is_none")]
     pub(crate) elsewhere: Option<PathBuf>,
-    pub device: u64,
-    pub inode: u64,
-    pub size: u64,
-    pub mtime_ns: i128,
+    pub(crate) device: u64,
+    pub(crate) inode: u64,
+    pub(crate) size: u64,
+    pub(crate) mtime_ns: i128,
     /// Time of the last change to the inode before the file was read. Programs cannot set this
     /// time. `None` on file systems with a resolution of seconds, where two changes may have the
     /// same time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) ctime_ns: Option<NonZeroI64>,
-    pub sha256: [u8; 32],
+    pub(crate) sha256: [u8; 32],
 }
 
 impl FileVersion {
     /// Returns the path without links, for opening the file again.
-    pub fn canonical(&self) -> &Path {
+    pub(crate) fn canonical(&self) -> &Path {
         self.elsewhere.as_deref().unwrap_or(&self.path)
     }
 
     /// Whether both are the same version of an export. Compares the data that the trace id is
     /// computed from, and not the inode.
-    pub fn same_version(&self, other: &FileVersion) -> bool {
+    pub(crate) fn same_version(&self, other: &FileVersion) -> bool {
         let looks = |it: &FileVersion| (it.size, it.mtime_ns);
         looks(self) == looks(other) && self.sha256 == other.sha256
     }
@@ -95,7 +95,7 @@ pub(crate) fn ctime_ns(stat: &Stat) -> Option<NonZeroI64> {
 #[derive(Debug)]
 pub struct Loaded {
     pub source: FileVersion,
-    pub bytes: Vec<u8>,
+    pub(crate) bytes: Vec<u8>,
 }
 
 /// The reason why a file cannot be read.
@@ -117,12 +117,12 @@ pub enum SourceError {
 
 impl SourceError {
     /// Whether there is no such file.
-    pub fn is_missing(&self) -> bool {
+    pub(crate) fn is_missing(&self) -> bool {
         matches!(self, SourceError::Missing { .. })
     }
 
     /// Whether the same call may succeed soon without an action by the user.
-    pub fn is_transient(&self) -> bool {
+    pub(crate) fn is_transient(&self) -> bool {
         const PASSING: [Errno; 8] = [
             Errno::INTR,
             Errno::AGAIN,

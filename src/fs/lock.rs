@@ -29,7 +29,7 @@ const LOOKS: usize = 8;
 
 /// The result of [`try_lock`].
 #[derive(Debug)]
-pub enum LockAttempt {
+pub(crate) enum LockAttempt {
     /// This process may work on the export. The lock is held until this is dropped. `None` if there
     /// is nothing to lock.
     Acquired(Option<File>),
@@ -42,7 +42,7 @@ pub enum LockAttempt {
 }
 
 /// Tries to lock the export for this process. Performs blocking I/O; never waits for the lock.
-pub fn try_lock(
+pub(crate) fn try_lock(
     roots: &Roots,
     source: &FileVersion,
     trace_id: TraceId,

@@ -10,18 +10,18 @@ use serde_json::value::RawValue;
 
 /// The members, with unescaped keys and values as they are written.
 #[derive(Debug)]
-pub struct Members<'a>(pub Vec<(Cow<'a, str>, &'a RawValue)>);
+pub(crate) struct Members<'a>(pub Vec<(Cow<'a, str>, &'a RawValue)>);
 
 impl<'a> Members<'a> {
     /// Returns the value of a key. If the key occurs several times, the last value counts, as in
     /// Python.
-    pub fn get(&self, key: &str) -> Option<&'a RawValue> {
+    pub(crate) fn get(&self, key: &str) -> Option<&'a RawValue> {
         self.0.iter().rev().find(|(known, _)| known == key).map(|(_, value)| *value)
     }
 
     /// Returns the string value of a key. `None` if the key is missing or its value is not a
     /// string.
-    pub fn text(&self, key: &str) -> Option<String> {
+    pub(crate) fn text(&self, key: &str) -> Option<String> {
         serde_json::from_str(self.get(key)?.get()).ok()
     }
 }
@@ -37,7 +37,7 @@ pub fn existing(original: &[u8], key: &str) -> Option<String> {
 ///
 /// # Errors
 /// Returns an error if the text is not a JSON object, or is nested too deeply.
-pub fn parse(original: &[u8]) -> Result<Members<'_>, serde_json::Error> {
+pub(crate) fn parse(original: &[u8]) -> Result<Members<'_>, serde_json::Error> {
     const BOM: &[u8] = b"\xef\xbb\xbf";
     serde_json::from_slice(original.strip_prefix(BOM).unwrap_or(original))
 }

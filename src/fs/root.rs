@@ -58,7 +58,7 @@ impl Roots {
     ///
     /// # Errors
     /// Returns [`SourceError::Escapes`] if the path leads out of the root, or is not below a root.
-    pub fn locate(&self, path: &Path) -> Result<Located, SourceError> {
+    pub(crate) fn locate(&self, path: &Path) -> Result<Located, SourceError> {
         let directory = || SourceError::NotRegular { path: path.to_owned(), what: DIRECTORY };
         let name = path.file_name().ok_or_else(directory)?;
         let parent = path.parent().unwrap_or(Path::new(""));
@@ -69,7 +69,7 @@ impl Roots {
     ///
     /// # Errors
     /// Returns [`SourceError::Missing`] if the path leads to another directory now.
-    pub fn locate_version(&self, source: &FileVersion) -> Result<Located, SourceError> {
+    pub(crate) fn locate_version(&self, source: &FileVersion) -> Result<Located, SourceError> {
         let located = self.locate(&source.path)?;
         match located.canonical() == source.canonical() {
             true => Ok(located),
@@ -82,14 +82,14 @@ impl Roots {
     /// # Errors
     /// Fails if the directory cannot be read. Retry later if the error
     /// [is transient](SourceError::is_transient).
-    pub fn files_of(&self, directory: &Path) -> Result<Vec<OsString>, SourceError> {
+    pub(crate) fn files_of(&self, directory: &Path) -> Result<Vec<OsString>, SourceError> {
         let entries = self.open(directory)?.entries()?.into_iter();
         let files = entries.filter(|(_, kind)| *kind != FileType::Directory);
         Ok(files.map(|(name, _)| name).collect())
     }
 
     /// Whether a path is below a root.
-    pub fn contain(&self, path: &Path) -> bool {
+    pub(crate) fn contain(&self, path: &Path) -> bool {
         self.roots.iter().any(|root| path.starts_with(&root.path))
     }
 
@@ -173,8 +173,7 @@ impl Root {
 /// Reads a file that the user named. The file itself must not be a link; its directory may be.
 ///
 /// # Errors
-/// Fails if the file cannot be read completely. Retry later if the error
-/// [is transient](SourceError::is_transient).
+/// Fails if the file cannot be read completely.
 pub fn load(path: &Path, max_bytes: u64) -> Result<Loaded, SourceError> {
     Roots::of_file(path).locate(path)?.load(max_bytes)
 }

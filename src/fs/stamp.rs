@@ -34,13 +34,13 @@ pub enum IdOrigin {
 
 /// Returns the timestamp for a trace id: UTC with an offset, which every version of Python can
 /// parse.
-pub fn emission_timestamp(trace_id: TraceId, at: UnixNanos) -> String {
+pub(crate) fn emission_timestamp(trace_id: TraceId, at: UnixNanos) -> String {
     let millis = at.0 / 1_000_000;
     UnixNanos(millis * 1_000_000 + check(trace_id, millis) * 1_000).iso()
 }
 
 /// Determines who wrote the id into the file with these bytes.
-pub fn origin(source: &FileVersion, bytes: &[u8], task_trace_id: &str) -> IdOrigin {
+pub(crate) fn origin(source: &FileVersion, bytes: &[u8], task_trace_id: &str) -> IdOrigin {
     let timestamp = existing(bytes, EMITTED_AT).unwrap_or_default();
     let Some(at) = UnixNanos::parse(&timestamp) else { return IdOrigin::Foreign };
     if i128::from(at.0) == source.mtime_ns {
@@ -54,7 +54,7 @@ pub fn origin(source: &FileVersion, bytes: &[u8], task_trace_id: &str) -> IdOrig
 
 /// Returns the modification time to set on the file that a timestamp is written into. `None` if the
 /// timestamp is invalid.
-pub fn time_of(timestamp: &str) -> Option<Timespec> {
+pub(crate) fn time_of(timestamp: &str) -> Option<Timespec> {
     let UnixNanos(nanos) = UnixNanos::parse(timestamp)?;
     let (seconds, rest) = (nanos / 1_000_000_000, nanos % 1_000_000_000);
     let (tv_sec, tv_nsec) = (i64::try_from(seconds).ok()?, i64::try_from(rest).ok()?);

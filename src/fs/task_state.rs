@@ -32,22 +32,22 @@ use super::temp::TempFile;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
-pub struct TaskStateConfig {
+pub(crate) struct TaskStateConfig {
     /// The directory with the tracker's state.
     #[cfg_attr(test, schemars(length(min = 1)))]
-    pub directory: PathBuf,
+    pub(crate) directory: PathBuf,
 }
 
 /// The state of one task, story or epic.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct TaskState {
-    pub project_id: String,
-    pub task_id: String,
+pub(crate) struct TaskState {
+    pub(crate) project_id: String,
+    pub(crate) task_id: String,
     /// The id that a later phase uses for the task.
-    pub mapped_id: Option<String>,
+    pub(crate) mapped_id: Option<String>,
     /// Whether the task is closed: its artifact exists, or is not wanted.
-    pub is_closed: bool,
-    pub document: Value,
+    pub(crate) is_closed: bool,
+    pub(crate) document: Value,
 }
 
 const COMPLETED: &str = "completed";
@@ -61,7 +61,7 @@ const MAX_NAME_BYTES: usize = 200;
 
 /// Why state files cannot be written.
 #[derive(Debug, thiserror::Error)]
-pub enum TaskStateError {
+pub(crate) enum TaskStateError {
     #[error("the id `{id}` cannot be the name of a state file (task_state): {reason}")]
     Name { id: String, reason: &'static str },
     #[error("{}: {source}", path.display())]
@@ -78,7 +78,7 @@ pub enum TaskStateError {
 ///
 /// # Errors
 /// Returns the first state whose id cannot be a file name in the directory.
-pub fn encode(states: &[TaskState]) -> Result<Vec<u8>, TaskStateError> {
+pub(crate) fn encode(states: &[TaskState]) -> Result<Vec<u8>, TaskStateError> {
     check(states)?;
     Ok(serde_json::to_vec(states)?)
 }
@@ -107,7 +107,7 @@ fn unfit(id: &str) -> Option<&'static str> {
 ///
 /// # Errors
 /// Returns the first failure, after it has tried to write all other files.
-pub fn write(config: &TaskStateConfig, encoded: &[u8]) -> Result<(), TaskStateError> {
+pub(crate) fn write(config: &TaskStateConfig, encoded: &[u8]) -> Result<(), TaskStateError> {
     let states: Vec<TaskState> = serde_json::from_slice(encoded)?;
     check(&states)?;
     let mut failure = None;

@@ -21,7 +21,7 @@ use super::file::Stamp;
 
 /// A temp file. Dropping it removes the file, if it is disposable.
 #[derive(Debug)]
-pub struct TempFile<'a> {
+pub(crate) struct TempFile<'a> {
     dir: &'a Directory,
     pub(crate) name: PathBuf,
     /// Whether the file may be removed.

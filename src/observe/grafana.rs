@@ -8,20 +8,20 @@ use crate::config::Service;
 
 /// A Grafana with a Tempo data source.
 #[derive(Clone, Debug)]
-pub struct Grafana {
-    pub url: String,
-    pub datasource: String,
+pub(crate) struct Grafana {
+    pub(crate) url: String,
+    pub(crate) datasource: String,
 }
 
 impl Grafana {
     /// Returns the configured Grafana, if any.
-    pub fn of(service: &Service) -> Option<Grafana> {
+    pub(crate) fn of(service: &Service) -> Option<Grafana> {
         let url = service.grafana_url.clone()?;
         Some(Grafana { url, datasource: service.grafana_datasource.clone() })
     }
 
     /// Returns the link to the trace in Grafana's Explore.
-    pub fn link(&self, trace_id: TraceId) -> String {
+    pub(crate) fn link(&self, trace_id: TraceId) -> String {
         let Grafana { url, datasource } = self;
         let panes = json!({"taskspan": {
             "datasource": datasource,

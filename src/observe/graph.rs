@@ -25,7 +25,7 @@ const MARGIN: usize = 10;
 const MAX_LABEL: usize = 30;
 
 /// Returns the drawing, or the reason why there is none.
-pub fn svg(plan: &Plan) -> String {
+pub(crate) fn svg(plan: &Plan) -> String {
     let count = plan.artifacts.len();
     if count == 0 {
         return "<p>Nothing to draw.</p>".to_owned();

@@ -11,26 +11,26 @@ use crate::queue::Health;
 
 /// The facts that health is judged by.
 #[derive(Clone, Debug)]
-pub struct Facts {
+pub(crate) struct Facts {
     /// How long the oldest export has been waiting for its delivery.
-    pub undelivered: Option<Duration>,
+    pub(crate) undelivered: Option<Duration>,
     /// How long the oldest delivered export has been waiting for its write-back, and why.
-    pub unwritten: Option<(Duration, String)>,
+    pub(crate) unwritten: Option<(Duration, String)>,
     /// Number of dead letters.
-    pub refused: usize,
-    pub queue: Health,
+    pub(crate) refused: usize,
+    pub(crate) queue: Health,
     /// Watched directories that cannot be read.
-    pub unreadable: BTreeSet<PathBuf>,
+    pub(crate) unreadable: BTreeSet<PathBuf>,
     /// Duration of the scan in progress, if any.
-    pub looking: Option<Duration>,
+    pub(crate) looking: Option<Duration>,
     /// Whether every receiver has finished a scan.
-    pub has_looked: bool,
-    pub is_stopping: bool,
+    pub(crate) has_looked: bool,
+    pub(crate) is_stopping: bool,
 }
 
 impl Facts {
     /// Returns the reasons for which the program is unhealthy. Empty if it is healthy.
-    pub fn unhealthy(&self, unhealthy_after: Duration) -> Vec<String> {
+    pub(crate) fn unhealthy(&self, unhealthy_after: Duration) -> Vec<String> {
         let mut reasons = Vec::new();
         if self.refused > 0 {
             let refused = self.refused;
@@ -63,7 +63,7 @@ impl Facts {
     }
 
     /// Returns the reasons for which the program is not ready. Empty if it is ready.
-    pub fn unready(&self) -> Vec<String> {
+    pub(crate) fn unready(&self) -> Vec<String> {
         let mut reasons = Vec::new();
         if self.is_stopping {
             reasons.push("it is stopping".to_owned());
@@ -84,7 +84,7 @@ fn seconds(age: Duration) -> humantime::FormattedDuration {
 }
 
 /// Formats the answer like the Collector's extension, with the reasons added.
-pub fn body(reasons: &[String], uptime: Duration) -> Value {
+pub(crate) fn body(reasons: &[String], uptime: Duration) -> Value {
     if reasons.is_empty() {
         let now = UnixNanos::now().0;
         let since = now.saturating_sub(u64::try_from(uptime.as_nanos()).unwrap_or(now));

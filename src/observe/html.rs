@@ -1,7 +1,7 @@
 //! Text in HTML.
 
 /// Escapes text for an element or an attribute.
-pub fn escaped(text: &str) -> String {
+pub(crate) fn escaped(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for c in text.chars() {
         match c {

@@ -29,7 +29,7 @@ const STATES: [&str; 6] =
     ["accepted", "delivering", "delivered", "written_back", "incomplete", "rejected"];
 
 #[derive(Debug)]
-pub struct Metrics {
+pub(crate) struct Metrics {
     registry: Registry,
     started: Instant,
     accepted_exports: IntCounter,
@@ -199,7 +199,7 @@ impl Default for Metrics {
 
 impl Metrics {
     /// Updates the metrics with an event.
-    pub fn observe(&self, event: &Event) {
+    pub(crate) fn observe(&self, event: &Event) {
         match event {
             Event::Accepted { spans, conversion, .. } => {
                 self.accepted_exports.inc();
@@ -242,12 +242,12 @@ impl Metrics {
     }
 
     /// Returns how long the program has been running.
-    pub fn uptime(&self) -> Duration {
+    pub(crate) fn uptime(&self) -> Duration {
         self.started.elapsed()
     }
 
     /// Returns all metrics in the text format.
-    pub fn text<'a>(
+    pub(crate) fn text<'a>(
         &self,
         queue: &Queue,
         watching: impl Iterator<Item = &'a ReceiverStatus>,

@@ -15,7 +15,7 @@ use crate::plan::Plan;
 use crate::queue::LaneFigures;
 
 /// Content security policy: only the page's own style.
-pub const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; \
+pub(crate) const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; \
                           form-action 'none'; frame-ancestors 'none'";
 
 /// Plans with more tasks show their stories collapsed.
@@ -25,17 +25,17 @@ const STYLE: &str = include_str!("page.css");
 
 /// The contents of the overview page.
 #[derive(Debug)]
-pub struct Overview<'a> {
-    pub exports: &'a [Known],
-    pub lanes: &'a [LaneFigures],
+pub(crate) struct Overview<'a> {
+    pub(crate) exports: &'a [Known],
+    pub(crate) lanes: &'a [LaneFigures],
     /// The reasons for which the program is unhealthy. Empty if it is healthy.
-    pub reasons: &'a [String],
-    pub grafana: Option<&'a Grafana>,
-    pub now: UnixNanos,
+    pub(crate) reasons: &'a [String],
+    pub(crate) grafana: Option<&'a Grafana>,
+    pub(crate) now: UnixNanos,
 }
 
 /// Makes the page with all exports and the queue.
-pub fn overview(overview: &Overview<'_>) -> String {
+pub(crate) fn overview(overview: &Overview<'_>) -> String {
     let Overview { exports, lanes, reasons, now, .. } = overview;
     let mut body = String::new();
     let well = if reasons.is_empty() { "all is well" } else { "needs a look" };
@@ -138,7 +138,7 @@ fn bar(plan: &Plan) -> String {
 }
 
 /// Makes the page of one export: stories, tasks and dependencies.
-pub fn plan(
+pub(crate) fn plan(
     known: &Known,
     plan: &Plan,
     converter: &Converter,

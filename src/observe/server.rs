@@ -32,41 +32,41 @@ const AFTER_ERROR: Duration = Duration::from_secs(1);
 
 /// A response.
 #[derive(Clone, Debug)]
-pub struct Page {
+pub(crate) struct Page {
     status: u16,
     content_type: &'static str,
     body: String,
 }
 
 impl Page {
-    pub fn new(status: u16, content_type: &'static str, body: String) -> Page {
+    pub(crate) fn new(status: u16, content_type: &'static str, body: String) -> Page {
         Page { status, content_type, body }
     }
 
-    pub fn json(status: u16, body: &Value) -> Page {
+    pub(crate) fn json(status: u16, body: &Value) -> Page {
         Page::new(status, "application/json", format!("{body}\n"))
     }
 
-    pub fn html(body: String) -> Page {
+    pub(crate) fn html(body: String) -> Page {
         Page::new(200, "text/html; charset=utf-8", body)
     }
 
     /// The response while a scan of all files is in progress.
-    pub fn busy() -> Page {
+    pub(crate) fn busy() -> Page {
         let text = "another request is being answered; try again in a moment\n";
         Page::new(503, "text/plain; charset=utf-8", text.to_owned())
     }
 
-    pub fn not_found() -> Page {
+    pub(crate) fn not_found() -> Page {
         Page::new(404, "text/plain; charset=utf-8", "not found\n".to_owned())
     }
 }
 
 /// Maps a path to a response. May block briefly.
-pub type Answer = Arc<dyn Fn(&str) -> Page + Send + Sync>;
+pub(crate) type Answer = Arc<dyn Fn(&str) -> Page + Send + Sync>;
 
 /// Serves until `stop` is cancelled.
-pub async fn serve(listener: TcpListener, answer: Answer, stop: CancellationToken) {
+pub(crate) async fn serve(listener: TcpListener, answer: Answer, stop: CancellationToken) {
     let is_local = listener.local_addr().is_ok_and(|address| address.ip().is_loopback());
     let mut connections = JoinSet::new();
     loop {

@@ -21,10 +21,10 @@ use crate::queue::{Enqueued, Location, NewEntry, OpenError, Queue};
 
 /// The requests of one addition, all of one trace.
 #[derive(Clone, Debug, Default)]
-pub struct Addition {
-    pub traces: Vec<Bytes>,
-    pub logs: Vec<Bytes>,
-    pub spans: usize,
+pub(crate) struct Addition {
+    pub(crate) traces: Vec<Bytes>,
+    pub(crate) logs: Vec<Bytes>,
+    pub(crate) spans: usize,
 }
 
 impl Pipelines {
@@ -42,7 +42,7 @@ impl Pipelines {
     ///
     /// # Errors
     /// See [`NotEmitted`].
-    pub fn emitted(&self, metadata: &Path) -> Result<Emitted, NotEmitted> {
+    pub(crate) fn emitted(&self, metadata: &Path) -> Result<Emitted, NotEmitted> {
         let unwatched = ExportDirConfig::default();
         let config = self.source_of(metadata).map_or(&unwatched, |source| &source.config);
         read_emitted(
@@ -58,7 +58,7 @@ impl Pipelines {
     ///
     /// # Errors
     /// Returns the errors of `make` and `make_logs`.
-    pub fn addition<E>(
+    pub(crate) fn addition<E>(
         &self,
         metadata: &Path,
         emitted: &Emitted,
@@ -83,7 +83,7 @@ impl Pipelines {
     ///
     /// # Errors
     /// Returns an error if a stage ended on its own.
-    pub async fn send(
+    pub(crate) async fn send(
         mut self,
         metadata: &Path,
         emitted: Emitted,
@@ -120,7 +120,7 @@ impl Pipelines {
 
 /// Why an addition could not be sent.
 #[derive(Debug, thiserror::Error)]
-pub enum SendError {
+pub(crate) enum SendError {
     #[error(transparent)]
     Queue(#[from] OpenError),
     #[error(transparent)]

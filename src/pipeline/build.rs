@@ -21,7 +21,7 @@ use crate::receiver::config::WatchConfig;
 
 /// A component that cannot be built.
 #[derive(Debug, thiserror::Error)]
-pub enum PipelineError {
+pub(crate) enum PipelineError {
     #[error("exporter `{id}`: {source}")]
     Exporter { id: ComponentId, source: BuildError },
     #[error("processor `{id}`: {source}")]
@@ -55,7 +55,7 @@ impl Pipelines {
     ///
     /// # Errors
     /// Returns every component that cannot be built, not only the first.
-    pub fn build(config: &Config, otel: &OtelEnv) -> Result<Pipelines, Vec<PipelineError>> {
+    pub(crate) fn build(config: &Config, otel: &OtelEnv) -> Result<Pipelines, Vec<PipelineError>> {
         let mut errors = faults_of_wiring(config);
         let mut exporters = Exporters::default();
         let (mut sources, mut gates) = (Vec::new(), Vec::new());
@@ -115,7 +115,7 @@ impl Pipelines {
     }
 
     /// Returns the settings of every receiver that feeds a pipeline.
-    pub fn receivers(config: &Config) -> Vec<ExportDirConfig> {
+    pub(crate) fn receivers(config: &Config) -> Vec<ExportDirConfig> {
         export_dirs(config).map(|(_, dir)| with_absolute_directories(dir)).collect()
     }
 
@@ -124,7 +124,7 @@ impl Pipelines {
     ///
     /// # Errors
     /// Returns every processor that cannot be built.
-    pub fn converters(
+    pub(crate) fn converters(
         config: &Config,
         otel: &OtelEnv,
     ) -> Result<Vec<(ExportDirConfig, Converter)>, Vec<PipelineError>> {

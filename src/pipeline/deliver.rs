@@ -44,7 +44,7 @@ const MAX_LOCKING: usize = 256;
 /// Maximum number of entries that are being verified.
 const MAX_VERIFYING: usize = 64;
 
-pub struct Deliverer {
+pub(crate) struct Deliverer {
     sender: Sender,
     queue: Queue,
     observer: Observer,
@@ -105,7 +105,7 @@ impl Deliverer {
         }
     }
 
-    pub async fn run(mut self) -> Result<(), StageDied> {
+    pub(crate) async fn run(mut self) -> Result<(), StageDied> {
         loop {
             match self.next().await? {
                 Next::Leased(lease) => self.lock(lease),

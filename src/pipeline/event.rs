@@ -11,10 +11,10 @@ use crate::base::text::escape_control;
 use crate::queue::Health;
 
 /// Receives every event. Called from any thread, also concurrently.
-pub type Observer = Arc<dyn Fn(&Event) + Send + Sync>;
+pub(crate) type Observer = Arc<dyn Fn(&Event) + Send + Sync>;
 
 #[derive(Clone, Debug)]
-pub enum Event {
+pub(crate) enum Event {
     /// The export already has an id. `foreign` means that taskspan did not write it.
     AlreadyEmitted { path: PathBuf, foreign: bool },
     /// The file is not a valid export.
@@ -85,7 +85,7 @@ pub enum Event {
 
 /// The outcome of a request, for metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SendOutcome {
+pub(crate) enum SendOutcome {
     Accepted,
     /// Accepted except for this many records (OTLP partial success).
     Partial(u64),
@@ -97,7 +97,7 @@ pub enum SendOutcome {
 
 impl Event {
     /// Logs the event. INFO: one line per export. WARN: nothing was lost. ERROR: a person must act.
-    pub fn log(&self) {
+    pub(crate) fn log(&self) {
         match self {
             Event::AlreadyEmitted { path, foreign: true } => {
                 tracing::warn!(
@@ -196,30 +196,30 @@ impl Event {
 
 /// Counts of a run's outcomes, for the exit code and the summary.
 #[derive(Clone, Debug, Default)]
-pub struct Tally {
+pub(crate) struct Tally {
     counts: Arc<Mutex<Counts>>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    pub already_emitted: usize,
-    pub accepted: usize,
-    pub done: usize,
+pub(crate) struct Counts {
+    pub(crate) already_emitted: usize,
+    pub(crate) accepted: usize,
+    pub(crate) done: usize,
     /// Additions to the traces of emitted exports.
-    pub added: usize,
-    pub spans: usize,
+    pub(crate) added: usize,
+    pub(crate) spans: usize,
     /// Invalid, or rejected permanently by a server.
-    pub refused: usize,
+    pub(crate) refused: usize,
     /// Delivered, but the id could not be written.
-    pub not_written: usize,
+    pub(crate) not_written: usize,
     /// Neither delivered nor rejected by the end of the run.
-    pub undelivered: usize,
+    pub(crate) undelivered: usize,
     /// Not retried any more, after too many attempts.
-    pub given_up: usize,
+    pub(crate) given_up: usize,
 }
 
 impl Tally {
-    pub fn count(&self, event: &Event) {
+    pub(crate) fn count(&self, event: &Event) {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         match event {
             Event::AlreadyEmitted { .. } => counts.already_emitted += 1,
@@ -250,7 +250,7 @@ impl Tally {
         }
     }
 
-    pub fn counts(&self) -> Counts {
+    pub(crate) fn counts(&self) -> Counts {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

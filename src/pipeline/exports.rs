@@ -52,7 +52,7 @@ pub(super) struct Converted {
 }
 
 impl Exports {
-    pub fn new(pipeline: ReceiverPipeline, fs: ReceiverFs, common: &RunContext) -> Exports {
+    pub(crate) fn new(pipeline: ReceiverPipeline, fs: ReceiverFs, common: &RunContext) -> Exports {
         let ReceiverPipeline { id, config, converter, logs, destinations, .. } = pipeline;
         let RunContext { queue, locks, observer, mode, .. } = common.clone();
         Exports {

@@ -42,7 +42,7 @@ const LARGE: u64 = 1 << 20;
 /// Pause before a failed write-back is retried, if the receiver has no `rescan_interval`.
 const RETRY_INTERVAL: Duration = Duration::from_secs(30);
 
-pub struct Finalizer {
+pub(crate) struct Finalizer {
     locks: LockRegistry,
     fs: FsByReceiver,
     queue: Queue,

@@ -58,7 +58,7 @@ struct Addition {
 }
 
 impl GateResults {
-    pub fn new(
+    pub(crate) fn new(
         (receiver, roots, max_bytes): (String, Roots, u64),
         traces: Arc<Traces>,
         destinations: Vec<Destination>,

@@ -15,7 +15,7 @@ use crate::receiver::stability::ContentVersion;
 /// The refused file versions that were reported. Each version is reported once, however many events
 /// it causes.
 #[derive(Debug, Default)]
-pub struct Refusals {
+pub(crate) struct Refusals {
     reported: Mutex<HashMap<PathBuf, (Option<ContentVersion>, String)>>,
 }
 
@@ -25,7 +25,12 @@ impl Refusals {
     const MAX: usize = 1_024;
 
     /// Records a refusal. Returns whether it has not been reported yet for this file version.
-    pub fn is_new(&self, path: &Path, version: Option<ContentVersion>, reason: &str) -> bool {
+    pub(crate) fn is_new(
+        &self,
+        path: &Path,
+        version: Option<ContentVersion>,
+        reason: &str,
+    ) -> bool {
         let refusal = (version, reason.to_owned());
         let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
         if reported.get(path) == Some(&refusal) {
@@ -41,7 +46,7 @@ impl Refusals {
 
 /// The paths that are being ingested.
 #[derive(Debug, Default)]
-pub struct InFlight {
+pub(crate) struct InFlight {
     /// `true` means that the file changed since ingestion began, and must be ingested again.
     paths: Mutex<HashMap<PathBuf, bool>>,
 }
@@ -49,7 +54,7 @@ pub struct InFlight {
 impl InFlight {
     /// Runs `ingest` for each candidate that passes `prefilter`, at most `at_a_time` concurrently,
     /// until the channel is closed. Filtering and ingestion run concurrently.
-    pub async fn process_all<P, W>(
+    pub(crate) async fn process_all<P, W>(
         &self,
         mut candidates: mpsc::Receiver<Candidate>,
         at_a_time: usize,
@@ -104,7 +109,7 @@ impl InFlight {
 
     /// Removes a path. Returns `false` if the file changed during ingestion, so that it must be
     /// ingested again.
-    pub fn is_done(&self, path: &Path) -> bool {
+    pub(crate) fn is_done(&self, path: &Path) -> bool {
         let mut in_flight = self.paths.lock().unwrap_or_else(PoisonError::into_inner);
         match in_flight.get_mut(path) {
             Some(again) if *again => {

@@ -100,7 +100,7 @@ pub(super) struct Ingester<K> {
 }
 
 impl<K: Ingest> Ingester<K> {
-    pub fn new(
+    pub(crate) fn new(
         kind: K,
         (config, at_a_time): (&WatchConfig, usize),
         fs: BlockingFs,
@@ -124,7 +124,7 @@ impl<K: Ingest> Ingester<K> {
     }
 
     /// Ingests candidates until the channel is closed, or until stopped.
-    pub async fn run(
+    pub(crate) async fn run(
         self,
         candidates: mpsc::Receiver<Candidate>,
         stop: CancellationToken,

@@ -25,7 +25,7 @@ const MAX_DOUBLINGS: u32 = 2;
 
 /// The state of one exporter between requests.
 #[derive(Debug)]
-pub struct Lane {
+pub(crate) struct Lane {
     retry: Retry,
     /// Time of the last accepted request.
     last_accepted: Option<Instant>,
@@ -38,23 +38,23 @@ pub struct Lane {
 
 /// A failed request that may be retried.
 #[derive(Debug)]
-pub struct Failure<'a> {
+pub(crate) struct Failure<'a> {
     /// The earlier failures of the request.
-    pub before: &'a Failures,
+    pub(crate) before: &'a Failures,
     /// Number of consecutive failures since the export was leased.
-    pub in_a_row: u32,
+    pub(crate) in_a_row: u32,
     /// Whether the endpoint answered. If not even a connection succeeds, all exports fail alike.
-    pub is_answered: bool,
+    pub(crate) is_answered: bool,
     /// Whether the request may have arrived.
-    pub in_doubt: bool,
+    pub(crate) in_doubt: bool,
     /// The pause that the server asked for.
-    pub after: Option<Duration>,
+    pub(crate) after: Option<Duration>,
     /// Whether other exports wait for the exporter.
-    pub has_others: bool,
+    pub(crate) has_others: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Next {
+pub(crate) enum Next {
     /// The configuration allows no further attempt.
     GiveUp,
     /// Retry the same export after this time.
@@ -69,12 +69,12 @@ pub enum Next {
 }
 
 impl Lane {
-    pub fn new(retry: Retry) -> Lane {
+    pub(crate) fn new(retry: Retry) -> Lane {
         Lane { retry, last_accepted: None, failing_exports: 0, has_own_fault: false }
     }
 
     /// Records that a request was accepted, so the endpoint works.
-    pub fn accepted(&mut self, now: Instant) {
+    pub(crate) fn accepted(&mut self, now: Instant) {
         self.retry.reset();
         self.last_accepted = Some(now);
         self.failing_exports = 0;
@@ -83,14 +83,14 @@ impl Lane {
 
     /// Whether the failure is this export's own fault: the endpoint accepted other exports since
     /// this one failed last, and no other export has failed since.
-    pub fn is_own_fault(&self, failure: &Failure<'_>) -> bool {
+    pub(crate) fn is_own_fault(&self, failure: &Failure<'_>) -> bool {
         let before = failure.before.last;
         failure.is_answered
             && !self.has_own_fault
             && before.is_some_and(|failed| self.last_accepted > Some(failed))
     }
 
-    pub fn failed(&mut self, failure: &Failure<'_>, now: Instant) -> Next {
+    pub(crate) fn failed(&mut self, failure: &Failure<'_>, now: Instant) -> Next {
         let &Failure { before, in_a_row, is_answered, in_doubt, after, has_others } = failure;
         let failing_for = before.since.map(|since| now - since).unwrap_or_default();
         if self.is_own_fault(failure) {

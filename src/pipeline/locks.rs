@@ -18,7 +18,7 @@ use crate::queue::record::Head;
 const MAX_HELD: usize = 256;
 
 #[derive(Clone, Debug)]
-pub struct LockRegistry {
+pub(crate) struct LockRegistry {
     held: Arc<Mutex<Held>>,
     fs: FsByReceiver,
 }
@@ -32,7 +32,7 @@ struct Held {
 
 /// The outcome of locking an export.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ownership {
+pub(crate) enum Ownership {
     Acquired,
     /// Another process works on it.
     HeldElsewhere,
@@ -41,12 +41,12 @@ pub enum Ownership {
 }
 
 impl LockRegistry {
-    pub fn new(fs: FsByReceiver) -> LockRegistry {
+    pub(crate) fn new(fs: FsByReceiver) -> LockRegistry {
         LockRegistry { held: Arc::default(), fs }
     }
 
     /// Tries to lock the export of an entry before it is sent.
-    pub async fn lock(&self, head: &Head) -> Ownership {
+    pub(crate) async fn lock(&self, head: &Head) -> Ownership {
         let trace_id = head.trace_id;
         // The file of an addition carries no id of it. Its spans have the same ids in every
         // process, so sending it twice is harmless.
@@ -65,7 +65,7 @@ impl LockRegistry {
     }
 
     /// Tries to lock an export that was just read. Blocks on the disk.
-    pub fn lock_blocking(
+    pub(crate) fn lock_blocking(
         &self,
         roots: &Roots,
         source: &FileVersion,
@@ -95,14 +95,14 @@ impl LockRegistry {
     }
 
     /// Releases the lock of a finished entry. An addition has none.
-    pub fn release(&self, head: &Head) {
+    pub(crate) fn release(&self, head: &Head) {
         if head.addition.is_none() {
             self.release_export(head.trace_id);
         }
     }
 
     /// Releases the lock of an export that is not in the queue.
-    pub fn release_export(&self, trace_id: TraceId) {
+    pub(crate) fn release_export(&self, trace_id: TraceId) {
         let mut held = self.held();
         held.locks.remove(&trace_id);
         held.elsewhere.remove(&trace_id);

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::event::{Event, Observer};
 use crate::queue::Queue;
 
-pub struct Reachability {
+pub(crate) struct Reachability {
     exporter: String,
     destination: String,
     queue: Queue,
@@ -18,7 +18,7 @@ pub struct Reachability {
 }
 
 impl Reachability {
-    pub fn new(
+    pub(crate) fn new(
         exporter: &str,
         destination: String,
         queue: Queue,
@@ -28,7 +28,7 @@ impl Reachability {
         Reachability { exporter, destination, queue, observer, down_since: Mutex::default() }
     }
 
-    pub fn report_down(&self, reason: &str) {
+    pub(crate) fn report_down(&self, reason: &str) {
         let mut since = self.down_since.lock().unwrap_or_else(PoisonError::into_inner);
         if since.is_none() {
             *since = Some(Instant::now());
@@ -41,7 +41,7 @@ impl Reachability {
         }
     }
 
-    pub fn report_up(&self) {
+    pub(crate) fn report_up(&self) {
         let since = self.down_since.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(since) = since {
             (self.observer)(&Event::Up {

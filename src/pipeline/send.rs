@@ -29,7 +29,7 @@ use crate::queue::{EntryGone, Lease, Rejection, RejectionKind};
 const STALE: Duration = Duration::from_secs(60);
 
 /// Why a delivery attempt ended without a delivery.
-pub enum Interruption {
+pub(crate) enum Interruption {
     Rejected(Rejection),
     /// The program is stopping, or an operator command needs the entry. Not a failure.
     Interrupted,
@@ -39,13 +39,13 @@ pub enum Interruption {
 }
 
 /// When a deferred entry may be retried.
-pub struct Deferral {
+pub(crate) struct Deferral {
     /// Earliest time for this entry.
-    pub entry_not_before: Instant,
+    pub(crate) entry_not_before: Instant,
     /// Earliest time for any entry.
-    pub lane_not_before: Instant,
+    pub(crate) lane_not_before: Instant,
     /// Whether the log reports that this entry fails while others are delivered.
-    pub is_reported: bool,
+    pub(crate) is_reported: bool,
 }
 
 impl From<EntryGone> for Interruption {
@@ -60,8 +60,8 @@ impl From<Stopped> for Interruption {
     }
 }
 
-pub struct Sender {
-    pub exporter: Exporter,
+pub(crate) struct Sender {
+    pub(crate) exporter: Exporter,
     observer: Observer,
     shutdown: Shutdown,
     reach: Reachability,
@@ -71,7 +71,7 @@ pub struct Sender {
 }
 
 impl Sender {
-    pub fn new(exporter: Exporter, common: &RunContext, verifies: bool) -> Sender {
+    pub(crate) fn new(exporter: Exporter, common: &RunContext, verifies: bool) -> Sender {
         let RunContext { queue, observer, shutdown, .. } = common.clone();
         let destination = exporter.destination();
         let reach = Reachability::new(&exporter.id, destination, queue, observer.clone());
@@ -81,7 +81,7 @@ impl Sender {
 
     /// Sends every pending request. The last acknowledgement may be recorded later, together with
     /// the delivery.
-    pub async fn send(&mut self, lease: &mut Lease) -> Result<(), Interruption> {
+    pub(crate) async fn send(&mut self, lease: &mut Lease) -> Result<(), Interruption> {
         self.send_all(lease).await?;
         match &lease.item().rejected_spans {
             // The trace is incomplete, so no id may point to it, unless verification finds every

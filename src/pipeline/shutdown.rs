@@ -10,7 +10,7 @@ use super::RunControl;
 /// A stage ended on its own, which is a bug.
 #[derive(Debug, thiserror::Error)]
 #[error("a stage of the pipeline died ({0}); nothing was lost, start again")]
-pub struct StageDied(String);
+pub(crate) struct StageDied(String);
 
 impl From<JoinError> for StageDied {
     fn from(error: JoinError) -> StageDied {
@@ -19,7 +19,7 @@ impl From<JoinError> for StageDied {
 }
 
 /// Runs a stage, and stops all others if it ends on its own.
-pub async fn guarded(
+pub(crate) async fn guarded(
     stage: impl Future<Output = Result<(), StageDied>>,
     stop: CancellationToken,
 ) -> Result<(), StageDied> {
@@ -39,7 +39,7 @@ const ABORT_GRACE: Duration = Duration::from_secs(1);
 ///
 /// A stage that blocks on a disk or a mount after an abort is abandoned. Its exports are in the
 /// queue, or are files without an id.
-pub async fn join_all(
+pub(crate) async fn join_all(
     mut stages: JoinSet<Result<(), StageDied>>,
     shutdown: &Shutdown,
 ) -> Result<(), StageDied> {
@@ -71,26 +71,26 @@ pub async fn join_all(
 
 /// The steps of a shutdown.
 #[derive(Clone, Debug)]
-pub struct Shutdown {
+pub(crate) struct Shutdown {
     /// Start no new request. Verifications in progress continue.
-    pub deadline: CancellationToken,
+    pub(crate) deadline: CancellationToken,
     /// Start nothing new: cancelled by `stop` and by `deadline`.
-    pub closing: CancellationToken,
+    pub(crate) closing: CancellationToken,
     /// Start nothing new, and end every wait.
-    pub stop: CancellationToken,
+    pub(crate) stop: CancellationToken,
     /// Abort requests in flight.
-    pub abort: CancellationToken,
+    pub(crate) abort: CancellationToken,
     /// Nothing is left to wait for.
-    pub finished: CancellationToken,
+    pub(crate) finished: CancellationToken,
 }
 
 /// A wait ended early because the program is stopping.
 #[derive(Clone, Copy, Debug)]
-pub struct Stopped;
+pub(crate) struct Stopped;
 
 impl Shutdown {
     /// Sleeps. Ends early if the program is stopping.
-    pub async fn sleep(&self, wait: Duration) -> Result<(), Stopped> {
+    pub(crate) async fn sleep(&self, wait: Duration) -> Result<(), Stopped> {
         tokio::select! {
             biased;
             () = self.stop.cancelled() => Err(Stopped),
@@ -99,7 +99,7 @@ impl Shutdown {
     }
 
     /// `timeout` is how long requests in flight may take to finish after `stop`.
-    pub fn new(orders: &RunControl, timeout: Duration) -> Shutdown {
+    pub(crate) fn new(orders: &RunControl, timeout: Duration) -> Shutdown {
         let RunControl { stop, abort, deadline, .. } = orders.clone();
         let (closing, finished) = (stop.child_token(), CancellationToken::new());
         let shutdown = Shutdown { deadline, closing, stop, abort, finished };

@@ -24,7 +24,7 @@ use crate::receiver::scan::Scanner;
 /// The delivery state of an export.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum State {
+pub(crate) enum State {
     /// Not in the queue yet.
     Waiting,
     /// Not a valid export.
@@ -48,7 +48,7 @@ pub enum State {
 }
 
 impl State {
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             State::Waiting => "waiting",
             State::Invalid => "invalid",
@@ -65,23 +65,23 @@ impl State {
 }
 
 #[derive(Debug, Serialize)]
-pub struct Known {
-    pub path: String,
-    pub state: State,
-    pub reason: Option<String>,
+pub(crate) struct Known {
+    pub(crate) path: String,
+    pub(crate) state: State,
+    pub(crate) reason: Option<String>,
     /// The trace id that it has or will get.
-    pub trace_id: Option<String>,
+    pub(crate) trace_id: Option<String>,
     /// The plan, if the export can be read.
     #[serde(skip)]
-    pub plan: Option<Plan>,
+    pub(crate) plan: Option<Plan>,
     /// Index of the receiver that found it, in the order of the configuration.
     #[serde(skip)]
-    pub receiver: usize,
+    pub(crate) receiver: usize,
 }
 
 /// An export on disk.
 #[derive(Debug)]
-pub struct Found {
+pub(crate) struct Found {
     path: PathBuf,
     roots: Roots,
     export: Result<Box<Fresh>, PlanError>,
@@ -93,7 +93,7 @@ pub struct Found {
 
 /// The path of an export, and how it is read.
 #[derive(Debug)]
-pub struct Place {
+pub(crate) struct Place {
     path: PathBuf,
     roots: Roots,
     read: ReadOptions,
@@ -103,7 +103,7 @@ pub struct Place {
 }
 
 /// Returns every export that these receivers find. Blocks on the disk.
-pub fn paths(receivers: &[ExportDirConfig]) -> Vec<Place> {
+pub(crate) fn paths(receivers: &[ExportDirConfig]) -> Vec<Place> {
     let of_receiver = |(receiver, config): (usize, &ExportDirConfig)| {
         let read = ReadOptions { emit_existing: true, ..config.read_options() };
         let exports = Scanner::new(super::selection(&config.watching())).scan_all().exports;
@@ -124,12 +124,12 @@ pub fn paths(receivers: &[ExportDirConfig]) -> Vec<Place> {
 }
 
 /// Returns every export, and reads it. Blocks on the disk.
-pub fn find(receivers: &[ExportDirConfig]) -> Vec<Found> {
+pub(crate) fn find(receivers: &[ExportDirConfig]) -> Vec<Found> {
     paths(receivers).into_iter().map(Place::read).collect()
 }
 
 impl Place {
-    pub fn read(self) -> Found {
+    pub(crate) fn read(self) -> Found {
         let Place { path, roots, read, mode, is_done_by_id, receiver } = self;
         let export = match plan::read(&roots, &path, &read) {
             Ok(Export::Fresh(fresh)) => Ok(fresh),
@@ -146,18 +146,18 @@ impl Place {
 
 /// The entries of the queue. Empty if there is no queue.
 #[derive(Debug, Default)]
-pub struct Held {
+pub(crate) struct Held {
     listed: Vec<Listed>,
     /// Exports that were delivered or dropped, and are not in the queue.
     done: Vec<TraceId>,
 }
 
 impl Held {
-    pub fn new(listed: Vec<Listed>, done: Vec<TraceId>) -> Held {
+    pub(crate) fn new(listed: Vec<Listed>, done: Vec<TraceId>) -> Held {
         Held { listed, done }
     }
 
-    pub fn add_done(&mut self, done: Vec<TraceId>) {
+    pub(crate) fn add_done(&mut self, done: Vec<TraceId>) {
         self.done.extend(done);
     }
 
@@ -168,11 +168,11 @@ impl Held {
 
 impl Found {
     /// The key of this version in the queue.
-    pub fn version(&self) -> Option<TraceId> {
+    pub(crate) fn version(&self) -> Option<TraceId> {
         self.export.as_ref().ok().map(|fresh| fresh.trace_id)
     }
 
-    pub fn known(self, held: &Held) -> Known {
+    pub(crate) fn known(self, held: &Held) -> Known {
         let Found { path, roots, export, mode, is_done_by_id, receiver } = self;
         let (verdict, plan) = match export {
             Ok(fresh) => {

@@ -28,22 +28,22 @@ const SLOWEST_LOOK: Duration = Duration::from_secs(5);
 const TEMPO_TRACE_BYTES: u64 = 5_000_000;
 
 /// The outcome of a verification.
-pub enum VerifyOutcome {
+pub(crate) enum VerifyOutcome {
     Arrived,
     /// The backend does not have the spans of these requests.
     Missing(Vec<Bytes>),
 }
 
 /// Everything that verification needs, other than the export.
-pub struct Verifier {
-    pub trace_reader: TraceReader,
-    pub reach: Reachability,
-    pub shutdown: Shutdown,
+pub(crate) struct Verifier {
+    pub(crate) trace_reader: TraceReader,
+    pub(crate) reach: Reachability,
+    pub(crate) shutdown: Shutdown,
 }
 
 impl Verifier {
     /// Verifies that the backend has every span of an export.
-    pub async fn verify(&self, lease: &mut Lease) -> Result<VerifyOutcome, Interruption> {
+    pub(crate) async fn verify(&self, lease: &mut Lease) -> Result<VerifyOutcome, Interruption> {
         let requests = lease.all_requests().await?;
         let sent: HashSet<Vec<u8>> =
             requests.iter().flat_map(|request| rewrite::span_ids(request)).collect();

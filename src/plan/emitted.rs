@@ -13,18 +13,18 @@ use crate::fs::root::Roots;
 use crate::fs::stamp::IdOrigin;
 
 #[derive(Clone, Debug)]
-pub struct Emitted {
-    pub source: FileVersion,
+pub(crate) struct Emitted {
+    pub(crate) source: FileVersion,
     /// The trace id in the metadata file, or in the file next to it.
-    pub trace_id: TraceId,
-    pub plan: Plan,
+    pub(crate) trace_id: TraceId,
+    pub(crate) plan: Plan,
     /// Why the plan may differ from the one that was emitted.
-    pub doubt: Option<String>,
+    pub(crate) doubt: Option<String>,
 }
 
 /// Why there is no trace to add to.
 #[derive(Debug, thiserror::Error)]
-pub enum NotEmitted {
+pub(crate) enum NotEmitted {
     #[error(transparent)]
     Unreadable(#[from] PlanError),
     #[error(
@@ -48,7 +48,7 @@ pub enum NotEmitted {
 ///
 /// # Errors
 /// Returns an error if the export cannot be read, or has no id.
-pub fn read_emitted(
+pub(crate) fn read_emitted(
     roots: &Roots,
     path: &Path,
     options: &ReadOptions,
@@ -92,7 +92,7 @@ pub fn read_emitted(
 ///
 /// # Errors
 /// Returns an error if the export has no id.
-pub fn trace_of(
+pub(crate) fn trace_of(
     metadata: &Located,
     fresh: &Fresh,
     options: &ReadOptions,

@@ -23,25 +23,27 @@ use crate::base::ids::{TaskId, TraceId};
 #[derive(Clone, Debug, PartialEq)]
 pub struct GateFile {
     /// Only in a report.
-    pub project_id: Option<String>,
+    pub(crate) project_id: Option<String>,
     /// Only in a report: the directory that was checked, as it was passed to the checker.
-    pub output_dir: Option<PathBuf>,
+    pub(crate) output_dir: Option<PathBuf>,
+    /// In the order of the file.
     pub results: Vec<GateResult>,
     /// Problems with the file. Every result is sent in spite of them.
-    pub warnings: Vec<String>,
+    pub(crate) warnings: Vec<String>,
 }
 
 /// The outcome of one gate.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GateResult {
+    /// The id of the gate.
     pub gate_id: String,
-    pub phase: Phase,
-    pub outcome: GateOutcome,
-    pub severity: Severity,
-    pub blocking: bool,
-    pub reason: Option<String>,
-    pub task_id: Option<TaskId>,
-    pub trace_id: Option<TraceId>,
+    pub(crate) phase: Phase,
+    pub(crate) outcome: GateOutcome,
+    pub(crate) severity: Severity,
+    pub(crate) blocking: bool,
+    pub(crate) reason: Option<String>,
+    pub(crate) task_id: Option<TaskId>,
+    pub(crate) trace_id: Option<TraceId>,
     /// The whole result, valid against the schema of a GateResult v1.
     pub whole: Map<String, Value>,
 }

@@ -12,29 +12,29 @@ use super::{Rule, json};
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Manifest {
     /// `metadata.projectId`
-    pub project_id: Option<String>,
+    pub(crate) project_id: Option<String>,
     /// `projectContext.name`
-    pub project_name: Option<String>,
+    pub(crate) project_name: Option<String>,
     /// `metadata.generatedFrom`: the file that was exported.
-    pub generated_from: Option<String>,
-    pub artifacts: Vec<Entry>,
+    pub(crate) generated_from: Option<String>,
+    pub(crate) artifacts: Vec<Entry>,
 }
 
 /// An artifact in the manifest. Fields that are missing or invalid are `None`; the metadata may
 /// have them.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Entry {
-    pub id: Option<String>,
-    pub kind: Option<String>,
-    pub name: Option<String>,
-    pub target: Option<String>,
-    pub priority: Option<String>,
-    pub status: Option<String>,
-    pub parameters: Map<String, Value>,
-    pub derived_from: Vec<Rule>,
-    pub depends_on: Vec<String>,
-    pub output_path: Option<String>,
-    pub existing_path: Option<String>,
+pub(crate) struct Entry {
+    pub(crate) id: Option<String>,
+    pub(crate) kind: Option<String>,
+    pub(crate) name: Option<String>,
+    pub(crate) target: Option<String>,
+    pub(crate) priority: Option<String>,
+    pub(crate) status: Option<String>,
+    pub(crate) parameters: Map<String, Value>,
+    pub(crate) derived_from: Vec<Rule>,
+    pub(crate) depends_on: Vec<String>,
+    pub(crate) output_path: Option<String>,
+    pub(crate) existing_path: Option<String>,
 }
 
 impl Manifest {

@@ -15,33 +15,33 @@ use super::{Coverage, Warning, json};
 /// The part of the metadata file that taskspan uses.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Onboarding {
-    pub project_id: Option<String>,
-    pub artifact_manifest_path: Option<String>,
-    pub project_context_path: Option<String>,
-    pub artifact_manifest_checksum: Option<String>,
-    pub project_context_checksum: Option<String>,
-    pub source_checksum: Option<String>,
-    pub generated_at: Option<String>,
-    pub schema_version: Option<String>,
-    pub generation_profile: Option<String>,
-    pub coverage: Coverage,
+    pub(crate) project_id: Option<String>,
+    pub(crate) artifact_manifest_path: Option<String>,
+    pub(crate) project_context_path: Option<String>,
+    pub(crate) artifact_manifest_checksum: Option<String>,
+    pub(crate) project_context_checksum: Option<String>,
+    pub(crate) source_checksum: Option<String>,
+    pub(crate) generated_at: Option<String>,
+    pub(crate) schema_version: Option<String>,
+    pub(crate) generation_profile: Option<String>,
+    pub(crate) coverage: Coverage,
     /// The entries of `coverage.gaps`, without empty ids.
-    pub gaps: Vec<String>,
+    pub(crate) gaps: Vec<String>,
     /// `coverage.byTarget[]`: each target with its gaps.
-    pub by_target: Vec<(String, Vec<String>)>,
-    pub graph: IndexMap<String, Vec<String>>,
-    pub parameters: IndexMap<String, Map<String, Value>>,
-    pub contracts: Map<String, Value>,
-    pub rules: Map<String, Value>,
-    pub artifact_types: Map<String, Value>,
-    pub task_mapping: Map<String, Value>,
+    pub(crate) by_target: Vec<(String, Vec<String>)>,
+    pub(crate) graph: IndexMap<String, Vec<String>>,
+    pub(crate) parameters: IndexMap<String, Map<String, Value>>,
+    pub(crate) contracts: Map<String, Value>,
+    pub(crate) rules: Map<String, Value>,
+    pub(crate) artifact_types: Map<String, Value>,
+    pub(crate) task_mapping: Map<String, Value>,
     /// The parameters that `parameter_resolvability` calls unresolved, by artifact id.
-    pub unresolved: IndexMap<String, Vec<String>>,
+    pub(crate) unresolved: IndexMap<String, Vec<String>>,
     /// Output path and type, by artifact id, from `file_ownership`.
-    pub ownership: IndexMap<String, (String, Option<String>)>,
-    pub warnings: Vec<Warning>,
+    pub(crate) ownership: IndexMap<String, (String, Option<String>)>,
+    pub(crate) warnings: Vec<Warning>,
     /// The `task_trace_id` of an export that was emitted before.
-    pub task_trace_id: Option<String>,
+    pub(crate) task_trace_id: Option<String>,
 }
 
 /// Why a metadata file is refused.
@@ -84,7 +84,7 @@ struct Raw<T> {
 
 /// A metadata file whose sections are still text, so that the manifest can be read while the
 /// sections are parsed.
-pub struct Sections<'a> {
+pub(crate) struct Sections<'a> {
     text: &'a str,
     raw: Raw<&'a RawValue>,
 }
@@ -94,7 +94,7 @@ impl<'a> Sections<'a> {
     ///
     /// # Errors
     /// Returns an error if the bytes are not JSON (with line and column), or not an object.
-    pub fn of(bytes: &'a [u8]) -> Result<Sections<'a>, OnboardingError> {
+    pub(crate) fn of(bytes: &'a [u8]) -> Result<Sections<'a>, OnboardingError> {
         let bytes = json::without_bom(bytes);
         // ASCII text in UTF-16 is valid UTF-8, but JSON text never starts with a zero byte.
         let is_utf16 = bytes.iter().take(2).any(|byte| *byte == 0);
@@ -109,15 +109,15 @@ impl<'a> Sections<'a> {
 
     // An invalid id is reported by `read`.
 
-    pub fn task_trace_id(&self) -> Option<String> {
+    pub(crate) fn task_trace_id(&self) -> Option<String> {
         self.text(self.raw.task_trace_id).ok()?
     }
 
-    pub fn artifact_manifest_path(&self) -> Option<String> {
+    pub(crate) fn artifact_manifest_path(&self) -> Option<String> {
         self.text(self.raw.artifact_manifest_path).ok()?
     }
 
-    pub fn artifact_manifest_checksum(&self) -> Option<String> {
+    pub(crate) fn artifact_manifest_checksum(&self) -> Option<String> {
         self.text(self.raw.artifact_manifest_checksum).ok()?
     }
 
@@ -126,7 +126,7 @@ impl<'a> Sections<'a> {
     /// # Errors
     /// Returns an error if a value is invalid (with line and column), or if `coverage.gaps` is
     /// missing.
-    pub fn read(&self) -> Result<Onboarding, OnboardingError> {
+    pub(crate) fn read(&self) -> Result<Onboarding, OnboardingError> {
         self.read_each().map_err(|error| whole_fault(self.text).unwrap_or(error))
     }
 

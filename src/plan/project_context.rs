@@ -6,13 +6,13 @@ use super::json;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ProjectContext {
     /// `spec.project.name`
-    pub name: Option<String>,
+    pub(crate) name: Option<String>,
     /// `metadata.name`, the name of the Kubernetes resource.
-    pub resource_name: Option<String>,
+    pub(crate) resource_name: Option<String>,
     /// `spec.business.owner`
-    pub owner: Option<String>,
+    pub(crate) owner: Option<String>,
     /// `spec.project.epic`
-    pub epic: Option<String>,
+    pub(crate) epic: Option<String>,
 }
 
 impl ProjectContext {

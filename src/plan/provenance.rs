@@ -11,7 +11,7 @@ use super::json;
 use crate::base::text::hex;
 
 /// The file that every export run writes next to the metadata.
-pub const FILE: &str = "run-provenance.json";
+pub(crate) const FILE: &str = "run-provenance.json";
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
@@ -29,7 +29,7 @@ struct File {
 
 /// The record belongs to another version of the metadata file.
 #[derive(Debug, PartialEq, Eq)]
-pub struct OtherVersion;
+pub(crate) struct OtherVersion;
 
 impl File {
     fn is_named(&self, name: &str) -> bool {
@@ -46,7 +46,7 @@ impl File {
 /// # Errors
 /// Returns an error if the record belongs to another version of the metadata file: either the last
 /// run failed before it wrote its record, or a program changed the metadata file afterwards.
-pub fn source_checksum(
+pub(crate) fn source_checksum(
     record: &[u8],
     metadata: (&str, &[u8; 32]),
     generated_from: Option<&str>,

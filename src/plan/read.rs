@@ -51,17 +51,22 @@ pub enum Export {
 /// The `task_trace_id` in an export.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CarriedId {
+    /// The id, as the file has it.
     pub text: String,
+    /// Whether taskspan wrote the id.
     pub origin: IdOrigin,
 }
 
 /// An export that has not been emitted yet.
 #[derive(Clone, Debug)]
 pub struct Fresh {
+    /// The version of the metadata file that was read.
     pub source: FileVersion,
+    /// The trace id of this version.
     pub trace_id: TraceId,
     /// The `task_trace_id` that it carries in spite of that.
     pub carries: Option<CarriedId>,
+    /// What the export says.
     pub plan: Plan,
     /// The manifest that was used.
     pub manifest: Option<PathBuf>,
@@ -77,14 +82,20 @@ pub struct Fresh {
 /// Why an export cannot be emitted.
 #[derive(Debug)]
 pub enum PlanError {
+    /// The file could not be read.
     Source(SourceError),
+    /// The file is no metadata of an export.
     Onboarding {
+        /// The metadata file.
         path: PathBuf,
+        /// What is wrong with it.
         error: OnboardingError,
     },
     /// The export needs another configuration.
     Unfit {
+        /// The metadata file.
         path: PathBuf,
+        /// What does not fit.
         reason: String,
     },
 }

@@ -40,33 +40,33 @@ impl Drop for Revocation<'_> {
 
 /// One entry, for the output of commands.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Listed {
+pub(crate) struct Listed {
     /// Its number, in order of arrival.
-    pub id: u64,
-    pub trace_id: String,
+    pub(crate) id: u64,
+    pub(crate) trace_id: String,
     /// Whether it is an addition to the trace of an export.
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]
-    pub is_addition: bool,
-    pub project_id: String,
-    pub path: PathBuf,
-    pub state: ListedState,
-    pub spans: usize,
-    pub bytes: u64,
-    pub first_seen: String,
-    pub written_back: bool,
+    pub(crate) is_addition: bool,
+    pub(crate) project_id: String,
+    pub(crate) path: PathBuf,
+    pub(crate) state: ListedState,
+    pub(crate) spans: usize,
+    pub(crate) bytes: u64,
+    pub(crate) first_seen: String,
+    pub(crate) written_back: bool,
     /// Why its id could not be written, if it could not.
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub not_written: Option<String>,
+    pub(crate) not_written: Option<String>,
     /// The exporters that it waits for, each with its last error.
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub waits_for: Option<String>,
-    pub exporters: Vec<ListedItem>,
+    pub(crate) waits_for: Option<String>,
+    pub(crate) exporters: Vec<ListedItem>,
 }
 
 /// The state of an entry or of an item, for the output of commands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum ListedState {
+pub(crate) enum ListedState {
     Accepted,
     Delivering,
     /// Delivered by every required exporter; the id is not written yet.
@@ -79,12 +79,12 @@ pub enum ListedState {
 
 impl ListedState {
     /// Whether the entry is a dead letter.
-    pub fn is_refusal(self) -> bool {
+    pub(crate) fn is_refusal(self) -> bool {
         matches!(self, ListedState::Rejected | ListedState::Incomplete)
     }
 
     /// Returns the name in JSON and in metrics.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             ListedState::Accepted => "accepted",
             ListedState::Delivering => "delivering",
@@ -98,19 +98,19 @@ impl ListedState {
 
 /// The part of an entry for one exporter.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ListedItem {
-    pub exporter: String,
-    pub required: bool,
-    pub state: ListedState,
-    pub requests_waiting: usize,
-    pub attempts: u32,
+pub(crate) struct ListedItem {
+    pub(crate) exporter: String,
+    pub(crate) required: bool,
+    pub(crate) state: ListedState,
+    pub(crate) requests_waiting: usize,
+    pub(crate) attempts: u32,
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub last_error: Option<String>,
+    pub(crate) last_error: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub next_attempt: Option<String>,
+    pub(crate) next_attempt: Option<String>,
     /// Number of deferrals: other entries were tried first, because this one failed.
     #[serde(skip_serializing_if = "is_zero", default)]
-    pub deferrals: u32,
+    pub(crate) deferrals: u32,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
@@ -120,17 +120,17 @@ fn is_zero(number: &u32) -> bool {
 
 /// The result of reading every entry back.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Verified {
-    pub exports: usize,
-    pub requests: usize,
-    pub bytes: u64,
+pub(crate) struct Verified {
+    pub(crate) exports: usize,
+    pub(crate) requests: usize,
+    pub(crate) bytes: u64,
     /// Requests that are listed but not in the store.
-    pub missing: Vec<String>,
+    pub(crate) missing: Vec<String>,
 }
 
 impl Queue {
     /// Returns every entry, in order of arrival.
-    pub fn list(&self) -> Vec<Listed> {
+    pub(crate) fn list(&self) -> Vec<Listed> {
         let index = self.index();
         index
             .iter()
@@ -156,7 +156,7 @@ impl Queue {
     }
 
     /// Counts the entries in each state, without making a list of them.
-    pub fn count_by_state(&self) -> BTreeMap<&'static str, u64> {
+    pub(crate) fn count_by_state(&self) -> BTreeMap<&'static str, u64> {
         let mut counts = BTreeMap::new();
         for (_, entry) in self.index().iter() {
             *counts.entry(overall(&entry.record).as_str()).or_default() += 1;
@@ -168,7 +168,7 @@ impl Queue {
     ///
     /// # Errors
     /// Returns the store's error; the entry is unchanged.
-    pub async fn retry(&self, id: u64) -> Result<bool, String> {
+    pub(crate) async fn retry(&self, id: u64) -> Result<bool, String> {
         self.retry_items(id, Retry::All).await
     }
 
@@ -177,7 +177,7 @@ impl Queue {
     ///
     /// # Errors
     /// Returns the store's error; the entry is unchanged.
-    pub async fn retry_required(&self, id: u64) -> Result<bool, String> {
+    pub(crate) async fn retry_required(&self, id: u64) -> Result<bool, String> {
         self.retry_items(id, Retry::Required).await
     }
 
@@ -200,7 +200,12 @@ impl Queue {
     ///
     /// # Errors
     /// Returns the store's error if the disk failed; the entry stays.
-    pub async fn drop_entry(&self, id: u64, force: bool, until: Instant) -> Result<bool, String> {
+    pub(crate) async fn drop_entry(
+        &self,
+        id: u64,
+        force: bool,
+        until: Instant,
+    ) -> Result<bool, String> {
         let seq = Seq(id);
         let _alone = self.shared.admin.lock().await;
         let may_go = |entry: &mut Entry| {
@@ -238,7 +243,7 @@ impl Queue {
     ///
     /// # Errors
     /// Returns the store's error if the disk failed.
-    pub async fn verify(&self) -> Result<Verified, String> {
+    pub(crate) async fn verify(&self) -> Result<Verified, String> {
         let mut verified = Verified::default();
         let listed: Vec<_> = {
             let index = self.index();

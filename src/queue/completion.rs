@@ -21,20 +21,20 @@ use crate::base::ids::TraceId;
 /// An entry that every required exporter has delivered, or that one has rejected.
 #[derive(Debug)]
 #[must_use = "a completion that is dropped comes again"]
-pub struct Completion {
+pub(crate) struct Completion {
     queue: Queue,
     seq: Seq,
     epoch: Epoch,
-    pub head: Head,
-    pub outcome: Outcome,
+    pub(crate) head: Head,
+    pub(crate) outcome: Outcome,
     /// Whether a write-back failed before, in this process.
-    pub is_retry: bool,
+    pub(crate) is_retry: bool,
 }
 
 impl Queue {
     /// Waits for the next entry that can be finalized. `None` if the queue is closed and no other
     /// entry will follow.
-    pub async fn completion(&self) -> Option<Completion> {
+    pub(crate) async fn completion(&self) -> Option<Completion> {
         loop {
             // Register before the check, so that a change in between is not missed.
             let mut changed = std::pin::pin!(self.shared.changed.notified());
@@ -68,7 +68,7 @@ impl Completion {
     ///
     /// # Errors
     /// Returns [`EntryGone`] if the entry left the queue; nothing is left to finalize then.
-    pub async fn state_files(&self) -> Result<Option<Bytes>, EntryGone> {
+    pub(crate) async fn state_files(&self) -> Result<Option<Bytes>, EntryGone> {
         if !self.head.has_state_files {
             return Ok(None);
         }
@@ -77,7 +77,12 @@ impl Completion {
 
     /// Records why the id could not be written. The entry is offered again at `not_before`, or,
     /// after the `final_try`, in the next process.
-    pub async fn write_back_failed(mut self, reason: &str, not_before: Instant, final_try: bool) {
+    pub(crate) async fn write_back_failed(
+        mut self,
+        reason: &str,
+        not_before: Instant,
+        final_try: bool,
+    ) {
         if self.head.not_written.as_deref() != Some(reason) {
             self.head.not_written = Some(reason.to_owned());
             // The reason is informational, and the next attempt writes it again.
@@ -91,13 +96,13 @@ impl Completion {
 
     /// Records that the file has the id, must not get it, or is gone. `tombstone` is the trace id
     /// of a file version that must not be read as a new export.
-    pub async fn written_back(self, tombstone: Option<TraceId>) {
+    pub(crate) async fn written_back(self, tombstone: Option<TraceId>) {
         // If this write is lost, the next start finds the id in the file.
         self.transit(Transition::WrittenBack { tombstone }).await;
     }
 
     /// Records that the rejection was reported. It is not offered again in this process.
-    pub fn reported(self) {
+    pub(crate) fn reported(self) {
         let mut index = self.queue.index();
         // An operator may have retried it in the meantime.
         let is_current = index

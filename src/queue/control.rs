@@ -44,7 +44,7 @@ const AFTER_ERROR: Duration = Duration::from_secs(1);
 /// An operator command for a queue.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case")]
-pub enum Question {
+pub(crate) enum Question {
     List,
     Retry {
         ids: Vec<u64>,
@@ -63,7 +63,7 @@ pub enum Question {
 /// The answer to a [`Question`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Answer {
+pub(crate) enum Answer {
     Listed(Vec<Listed>),
     /// The ids for which the command succeeded.
     Done(Vec<u64>),
@@ -73,7 +73,7 @@ pub enum Answer {
 }
 
 /// Executes a question on a queue that this process has opened.
-pub async fn answer(queue: &Queue, question: Question) -> Answer {
+pub(crate) async fn answer(queue: &Queue, question: Question) -> Answer {
     let mut done = Vec::new();
     match question {
         Question::List => return Answer::Listed(queue.list()),
@@ -110,7 +110,7 @@ pub async fn answer(queue: &Queue, question: Question) -> Answer {
 /// # Errors
 /// Returns an error if the process does not answer within 30 s, or its answer is invalid. The
 /// command may have been executed.
-pub async fn ask(directory: &Path, question: &Question) -> io::Result<Option<Answer>> {
+pub(crate) async fn ask(directory: &Path, question: &Question) -> io::Result<Option<Answer>> {
     let stream = match UnixStream::connect(directory.join(FILE)).await {
         Ok(stream) => stream,
         // There is no socket, or a killed process left it.
@@ -132,7 +132,7 @@ pub async fn ask(directory: &Path, question: &Question) -> io::Result<Option<Ans
 
 /// The socket of a running process. Dropping this removes the file.
 #[derive(Debug)]
-pub struct Server {
+pub(crate) struct Server {
     listener: UnixListener,
     path: PathBuf,
 }
@@ -142,7 +142,7 @@ impl Server {
     ///
     /// # Errors
     /// Returns an error if the socket cannot be created.
-    pub fn bind(directory: &Path) -> io::Result<Server> {
+    pub(crate) fn bind(directory: &Path) -> io::Result<Server> {
         let path = directory.join(FILE);
         // This process holds the store, so the process that listened here is gone.
         match std::fs::remove_file(&path) {
@@ -156,7 +156,7 @@ impl Server {
 
     /// Answers questions until `stop` is cancelled. Serves several connections at a time, so that a
     /// silent client does not block others.
-    pub async fn run(self, queue: Queue, stop: CancellationToken) {
+    pub(crate) async fn run(self, queue: Queue, stop: CancellationToken) {
         let mut served = JoinSet::new();
         loop {
             let accepted = tokio::select! {

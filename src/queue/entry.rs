@@ -13,13 +13,17 @@ use crate::fs::file::FileVersion;
 /// An export, or an addition to a trace, to be enqueued.
 #[derive(Clone, Debug)]
 pub struct NewEntry {
+    /// The trace id of the export.
     pub trace_id: TraceId,
     /// The id of an addition. `None` for the export itself.
     pub addition: Option<TraceId>,
     /// The id of the receiver that found the file. Empty for an addition that a command sends.
     pub receiver: String,
+    /// The version of the metadata file.
     pub source: FileVersion,
+    /// The project of the export.
     pub project_id: String,
+    /// Number of spans in all requests.
     pub span_count: usize,
     /// The time that the timestamps of the spans are based on.
     pub made_at: UnixNanos,
@@ -36,12 +40,12 @@ pub struct NewEntry {
 impl NewEntry {
     /// Returns the id of the addition, or else the trace id. It identifies an entry, unless an
     /// older entry for exporters that are no longer configured has the same key.
-    pub fn key(&self) -> TraceId {
+    pub(crate) fn key(&self) -> TraceId {
         self.addition.unwrap_or(self.trace_id)
     }
 
     /// Returns the size of all requests of one signal, in bytes.
-    pub fn bytes_of(&self, signal: Signal) -> u64 {
+    pub(crate) fn bytes_of(&self, signal: Signal) -> u64 {
         let requests = match signal {
             Signal::Traces => &self.requests,
             Signal::Logs => &self.logs,
@@ -53,7 +57,9 @@ impl NewEntry {
 /// An exporter that must deliver an entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Destination {
+    /// The id of the exporter.
     pub exporter: String,
+    /// What the requests are of.
     pub signal: Signal,
     /// Whether the write-back waits for this exporter.
     pub required: bool,
@@ -65,6 +71,7 @@ pub type Exporters = HashMap<String, u64>;
 /// The result of enqueuing an entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Enqueued {
+    /// The export was not in the queue.
     New,
     /// Duplicate: the trace is queued, or an operator dropped it.
     Known,
@@ -72,8 +79,11 @@ pub enum Enqueued {
     Delivered,
     /// The same trace is a dead letter.
     DeadLetter {
+        /// The number of the entry.
         id: u64,
+        /// Why the endpoint refused the export.
         reason: String,
+        /// Whether a retry could succeed.
         may_be_retried: bool,
     },
     /// The queue is closed: the program is stopping.

@@ -4,7 +4,7 @@ use crate::base::clock::UnixNanos;
 
 /// Whether the queue accepts new entries.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Health {
+pub(crate) enum Health {
     Good,
     /// `queue_size` is reached. The text describes the exporter's backlog. Exports stay in their
     /// directories.
@@ -15,24 +15,24 @@ pub enum Health {
 
 /// Conditions that an operator may have to act on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct HealthFacts {
+pub(crate) struct HealthFacts {
     /// When the oldest undelivered entry was enqueued, among those of exporters that count for
     /// health.
-    pub undelivered: Option<UnixNanos>,
+    pub(crate) undelivered: Option<UnixNanos>,
     /// When the oldest delivered entry was enqueued whose id cannot be written, and why.
-    pub unwritten: Option<(UnixNanos, String)>,
+    pub(crate) unwritten: Option<(UnixNanos, String)>,
     /// Number of entries that exporters which count for health refused.
-    pub refused: usize,
+    pub(crate) refused: usize,
 }
 
 /// The backlog of one exporter.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LaneFigures {
-    pub exporter: String,
+pub(crate) struct LaneFigures {
+    pub(crate) exporter: String,
     /// Number of entries that wait for the exporter.
-    pub items: usize,
+    pub(crate) items: usize,
     /// Size of the requests that wait for it or that it refused, in bytes.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
     /// The exporter's `queue_size`, in bytes.
-    pub capacity: u64,
+    pub(crate) capacity: u64,
 }

@@ -42,14 +42,14 @@ pub(super) struct Shared {
 pub struct Ready {
     pub queue: Queue,
     /// Number of entries from an earlier run, without dead letters.
-    pub waiting: usize,
+    pub(crate) waiting: usize,
     /// Number of dead letters.
-    pub dead_letters: usize,
+    pub(crate) dead_letters: usize,
     /// Number of entries that wait for an exporter that is no longer configured, until it is
     /// configured again.
-    pub orphaned: usize,
+    pub(crate) orphaned: usize,
     /// Where a corrupt store was moved to, and what was wrong with it.
-    pub quarantined: Option<(PathBuf, String)>,
+    pub(crate) quarantined: Option<(PathBuf, String)>,
     /// Ends when everything is on disk, after the last handle is dropped.
     pub thread: std::thread::JoinHandle<()>,
 }
@@ -189,51 +189,51 @@ impl Queue {
     }
 
     /// Stops accepting entries. Entries in the queue are still delivered.
-    pub fn close(&self) {
+    pub(crate) fn close(&self) {
         self.index().closed = true;
         self.shared.changed.notify_waiters();
     }
 
     /// Returns the files of the exports that wait for delivery or for their write-back.
-    pub fn waiting(&self) -> Vec<PathBuf> {
+    pub(crate) fn waiting(&self) -> Vec<PathBuf> {
         self.index().waiting(&[]).into_iter().map(|(path, _)| path).collect()
     }
 
     /// Sets the exporters whose backlog counts for health. They include exporters of logs, for
     /// which the write-back does not wait.
-    pub fn expect(&self, exporters: &[String]) {
+    pub(crate) fn expect(&self, exporters: &[String]) {
         self.index().expected = exporters.iter().cloned().collect();
     }
 
     /// Returns conditions that an operator may have to act on.
-    pub fn health_facts(&self) -> HealthFacts {
+    pub(crate) fn health_facts(&self) -> HealthFacts {
         self.index().health_facts()
     }
 
     /// Returns the backlog of each exporter.
-    pub fn lanes(&self) -> Vec<LaneFigures> {
+    pub(crate) fn lanes(&self) -> Vec<LaneFigures> {
         self.index().lanes()
     }
 
     /// Returns the files that wait for their write-back or for one of these exporters, each with
     /// what it waits for.
-    pub fn waiting_for(&self, exporters: &[String]) -> Vec<(PathBuf, Option<String>)> {
+    pub(crate) fn waiting_for(&self, exporters: &[String]) -> Vec<(PathBuf, Option<String>)> {
         self.index().waiting(exporters)
     }
 
     /// Whether the id of this trace is about to be written, or was written and is not recorded yet.
-    pub fn is_to_write(&self, trace_id: TraceId) -> bool {
+    pub(crate) fn is_to_write(&self, trace_id: TraceId) -> bool {
         self.index().is_to_write(trace_id)
     }
 
     /// Returns those of these traces that were delivered recently or have a tombstone.
-    pub fn are_done(&self, trace_ids: &[TraceId]) -> Vec<TraceId> {
+    pub(crate) fn are_done(&self, trace_ids: &[TraceId]) -> Vec<TraceId> {
         let index = self.index();
         trace_ids.iter().copied().filter(|id| index.is_done_with(*id)).collect()
     }
 
     /// Adds a tombstone: this key must not be enqueued.
-    pub async fn note_done(&self, key: TraceId) {
+    pub(crate) async fn note_done(&self, key: TraceId) {
         let epoch = self.epoch();
         self.index().tombstones.insert(key);
         // If this write is lost, the work is repeated after the next start.
@@ -241,22 +241,22 @@ impl Queue {
     }
 
     /// Whether an entry with this key is queued, in any state, or is being enqueued.
-    pub fn holds(&self, trace_id: TraceId) -> bool {
+    pub(crate) fn holds(&self, trace_id: TraceId) -> bool {
         self.index().holds(trace_id)
     }
 
     /// Returns the export that was read from this file and is neither written back nor refused.
-    pub fn waiting_from(&self, path: &Path) -> Option<Head> {
+    pub(crate) fn waiting_from(&self, path: &Path) -> Option<Head> {
         self.index().waiting_from(path).cloned()
     }
 
     /// Watches whether the queue accepts entries.
-    pub fn health(&self) -> watch::Receiver<Health> {
+    pub(crate) fn health(&self) -> watch::Receiver<Health> {
         self.shared.health.subscribe()
     }
 
     /// Changes when the store was replaced. Every export without an id must then be read again.
-    pub fn store_resets(&self) -> watch::Receiver<u64> {
+    pub(crate) fn store_resets(&self) -> watch::Receiver<u64> {
         self.shared.store_resets.subscribe()
     }
 

@@ -27,7 +27,7 @@ const REMEMBERED: usize = 256;
 
 /// All entries, and the state of the queue that is not stored on disk.
 #[derive(Debug, Default)]
-pub struct Index {
+pub(crate) struct Index {
     /// In order of arrival.
     entries: BTreeMap<Seq, Entry>,
     by_key: HashMap<TraceId, Seq>,
@@ -46,15 +46,15 @@ pub struct Index {
     /// Keys of the last delivered entries, newest first.
     delivered: VecDeque<TraceId>,
     /// The exporters whose backlog counts for health.
-    pub expected: HashSet<String>,
+    pub(crate) expected: HashSet<String>,
     /// Keys that must not be enqueued again: dropped by an operator, or done.
-    pub tombstones: HashSet<TraceId>,
+    pub(crate) tombstones: HashSet<TraceId>,
     /// The files of entries that were lost with a corrupt store and were not enqueued again.
-    pub lost: Vec<PathBuf>,
-    pub epoch: Epoch,
-    pub next_seq: u64,
+    pub(crate) lost: Vec<PathBuf>,
+    pub(crate) epoch: Epoch,
+    pub(crate) next_seq: u64,
     deferrals: u64,
-    pub closed: bool,
+    pub(crate) closed: bool,
 }
 
 /// The backlog of one exporter.
@@ -74,44 +74,44 @@ struct Lane {
 
 /// An entry, with the state that is not stored on disk.
 #[derive(Debug)]
-pub struct Entry {
+pub(crate) struct Entry {
     /// Boxed: the map also allocates its empty slots.
-    pub record: Box<Record>,
+    pub(crate) record: Box<Record>,
     /// The epoch of the store that has the entry.
-    pub epoch: Epoch,
+    pub(crate) epoch: Epoch,
     /// The indices of leased items.
-    pub leased: BTreeSet<usize>,
+    pub(crate) leased: BTreeSet<usize>,
     /// Whether an operator command needs the entry: holders of leases must return it.
-    pub revoked: bool,
+    pub(crate) revoked: bool,
     /// Whether a completion is held.
-    pub completing: bool,
+    pub(crate) completing: bool,
     /// Earliest time of the next write-back, after a failed one.
-    pub finalize_not_before: Option<Instant>,
+    pub(crate) finalize_not_before: Option<Instant>,
     /// Whether the rejection, or the last failed write-back, was reported to the operator.
-    pub reported: bool,
+    pub(crate) reported: bool,
 }
 
 /// The data for a lease.
 #[derive(Debug)]
-pub struct Leased {
-    pub seq: Seq,
-    pub index: usize,
-    pub epoch: Epoch,
-    pub head: Head,
-    pub item: Item,
+pub(crate) struct Leased {
+    pub(crate) seq: Seq,
+    pub(crate) index: usize,
+    pub(crate) epoch: Epoch,
+    pub(crate) head: Head,
+    pub(crate) item: Item,
     /// Whether no request of the entry was acknowledged or in doubt, and no item was finished.
-    pub nothing_sent: bool,
+    pub(crate) nothing_sent: bool,
 }
 
 /// The data for a completion.
 #[derive(Debug)]
-pub struct Completing {
-    pub seq: Seq,
-    pub epoch: Epoch,
-    pub head: Head,
-    pub outcome: Outcome,
+pub(crate) struct Completing {
+    pub(crate) seq: Seq,
+    pub(crate) epoch: Epoch,
+    pub(crate) head: Head,
+    pub(crate) outcome: Outcome,
     /// Whether the write-back failed before.
-    pub is_retry: bool,
+    pub(crate) is_retry: bool,
 }
 
 /// What an entry contributes to the lanes and indices.
@@ -134,24 +134,24 @@ impl Index {
     /// Creates an index without entries. See [`Queue::open`] for `scope`.
     ///
     /// [`Queue::open`]: super::Queue::open
-    pub fn new(exporters: &Exporters, scope: Option<Vec<PathBuf>>) -> Index {
+    pub(crate) fn new(exporters: &Exporters, scope: Option<Vec<PathBuf>>) -> Index {
         let lane = |capacity: &u64| Lane { capacity: *capacity, ..Lane::default() };
         let lanes = exporters.iter().map(|(id, capacity)| (id.clone(), lane(capacity)));
         Index { lanes: lanes.collect(), scope, ..Index::default() }
     }
 
     /// Iterates over all entries in order of arrival.
-    pub fn iter(&self) -> impl Iterator<Item = (Seq, &Entry)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Seq, &Entry)> {
         self.entries.iter().map(|(seq, entry)| (*seq, entry))
     }
 
     /// Returns the entry with this number, if there is one.
-    pub fn get(&self, seq: Seq) -> Option<&Entry> {
+    pub(crate) fn get(&self, seq: Seq) -> Option<&Entry> {
         self.entries.get(&seq)
     }
 
     /// Adds a stored entry.
-    pub fn insert(&mut self, seq: Seq, record: Box<Record>, epoch: Epoch) {
+    pub(crate) fn insert(&mut self, seq: Seq, record: Box<Record>, epoch: Epoch) {
         // An entry whose exporters are all unconfigured must not block a new one of the same trace.
         if self.knows_an_exporter_of(&record) {
             self.by_key.insert(record.head.key(), seq);
@@ -177,7 +177,11 @@ impl Index {
     }
 
     /// Changes an entry. All changes go through this function. `None` if there is no such entry.
-    pub fn change<T>(&mut self, seq: Seq, change: impl FnOnce(&mut Entry) -> T) -> Option<T> {
+    pub(crate) fn change<T>(
+        &mut self,
+        seq: Seq,
+        change: impl FnOnce(&mut Entry) -> T,
+    ) -> Option<T> {
         let mut entry = self.entries.remove(&seq)?;
         self.mark(seq, &self.marks(seq, &entry), false);
         let result = change(&mut entry);
@@ -187,7 +191,7 @@ impl Index {
     }
 
     /// Removes an entry. `None` if there is no such entry.
-    pub fn remove(&mut self, seq: Seq) -> Option<Entry> {
+    pub(crate) fn remove(&mut self, seq: Seq) -> Option<Entry> {
         let entry = self.entries.remove(&seq)?;
         self.mark(seq, &self.marks(seq, &entry), false);
         if self.by_key.get(&entry.record.head.key()) == Some(&seq) {
@@ -201,7 +205,7 @@ impl Index {
     }
 
     /// Removes the entries of earlier epochs, which were lost with their store.
-    pub fn begin_anew(&mut self, epoch: Epoch) {
+    pub(crate) fn begin_anew(&mut self, epoch: Epoch) {
         let gone = self.entries.iter().filter(|(_, entry)| entry.epoch < epoch);
         for seq in gone.map(|(seq, _)| *seq).collect::<Vec<_>>() {
             let lost = self.remove(seq).filter(|entry| !entry.is_finalized());
@@ -212,7 +216,7 @@ impl Index {
     }
 
     /// Leases the first item of this exporter that can be sent now. `None` if there is none.
-    pub fn lease(&mut self, exporter: &str, now: Instant) -> Option<Leased> {
+    pub(crate) fn lease(&mut self, exporter: &str, now: Instant) -> Option<Leased> {
         let waiting = &self.lanes.get(exporter)?.to_lease;
         let may_be_tried = |(place, seq): &&(Place, Seq)| {
             self.not_before(exporter, *place, *seq).is_none_or(|at| at <= now)
@@ -236,7 +240,7 @@ impl Index {
 
     /// Returns when the first deferred item of this exporter can be leased. `None` if no item is
     /// deferred.
-    pub fn next_try(&self, exporter: &str) -> Option<Instant> {
+    pub(crate) fn next_try(&self, exporter: &str) -> Option<Instant> {
         let waiting = &self.lanes.get(exporter)?.to_lease;
         waiting.iter().filter_map(|(place, seq)| self.not_before(exporter, *place, *seq)).min()
     }
@@ -248,24 +252,24 @@ impl Index {
     }
 
     /// Whether items without a lease wait for this exporter.
-    pub fn has_waiting(&self, exporter: &str) -> bool {
+    pub(crate) fn has_waiting(&self, exporter: &str) -> bool {
         self.lanes.get(exporter).is_some_and(|lane| !lane.to_lease.is_empty())
     }
 
     /// Returns the position of an item that is deferred now.
-    pub fn place_of_deferred(&mut self) -> Place {
+    pub(crate) fn place_of_deferred(&mut self) -> Place {
         self.deferrals += 1;
         Place::deferred(self.next_seq, self.deferrals)
     }
 
     /// Whether this exporter has delivered or rejected every item.
-    pub fn is_done(&self, exporter: &str) -> bool {
+    pub(crate) fn is_done(&self, exporter: &str) -> bool {
         self.lanes.get(exporter).is_none_or(|lane| lane.unfinished == 0)
     }
 
     /// Marks the oldest entry that can be finalized now as completing, and returns it. `None` if
     /// there is none.
-    pub fn complete(&mut self, now: Instant) -> Option<Completing> {
+    pub(crate) fn complete(&mut self, now: Instant) -> Option<Completing> {
         let is_due = |seq: &&Seq| self.finalize_not_before(**seq).is_none_or(|at| at <= now);
         let seq = *self.to_finalize.iter().find(is_due)?;
         let outcome = self.outcome(&self.entries.get(&seq)?.record)?;
@@ -278,7 +282,7 @@ impl Index {
     }
 
     /// Returns when the first failed write-back can be retried. `None` if none failed.
-    pub fn next_completion(&self) -> Option<Instant> {
+    pub(crate) fn next_completion(&self) -> Option<Instant> {
         self.to_finalize.iter().filter_map(|seq| self.finalize_not_before(*seq)).min()
     }
 
@@ -290,7 +294,7 @@ impl Index {
     ///
     /// # Errors
     /// Returns [`NotApplicable`] if the entry is gone, or is not in a state for the transition.
-    pub fn prepare(
+    pub(crate) fn prepare(
         &self,
         seq: Seq,
         transition: &Transition,
@@ -305,7 +309,11 @@ impl Index {
     ///
     /// # Errors
     /// Returns [`NotApplicable`] if the entry is gone, or is not in a state for the transition.
-    pub fn apply(&mut self, seq: Seq, transition: &Transition) -> Result<bool, NotApplicable> {
+    pub(crate) fn apply(
+        &mut self,
+        seq: Seq,
+        transition: &Transition,
+    ) -> Result<bool, NotApplicable> {
         let changes = self.change(seq, |entry| {
             let changes = entry.record.apply(transition)?;
             entry.reported &= !matches!(transition, Transition::Retry(_));
@@ -330,14 +338,14 @@ impl Index {
     }
 
     /// Whether no entry is left to finalize and none is being enqueued.
-    pub fn is_finalized(&self) -> bool {
+    pub(crate) fn is_finalized(&self) -> bool {
         self.unfinalized == 0 && self.accepting.is_empty()
     }
 
     /// Returns the files of exports that wait for their write-back or for one of these exporters,
     /// each with a description of what it waits for. Includes exports that were lost with their
     /// store.
-    pub fn waiting(&self, exporters: &[String]) -> Vec<(PathBuf, Option<String>)> {
+    pub(crate) fn waiting(&self, exporters: &[String]) -> Vec<(PathBuf, Option<String>)> {
         let open = |item: &Item| !item.is_finished() && exporters.contains(&item.exporter);
         let waits = |entry: &&Entry| {
             (!entry.is_finalized() || entry.record.items.iter().any(open))
@@ -355,7 +363,7 @@ impl Index {
     }
 
     /// Returns the conditions that an operator may have to act on.
-    pub fn health_facts(&self) -> HealthFacts {
+    pub(crate) fn health_facts(&self) -> HealthFacts {
         let mut health_facts = HealthFacts::default();
         let counts = |item: &Item| {
             (item.required || self.expected.contains(&item.exporter))
@@ -387,7 +395,7 @@ impl Index {
     }
 
     /// Returns the backlog of each exporter.
-    pub fn lanes(&self) -> Vec<LaneFigures> {
+    pub(crate) fn lanes(&self) -> Vec<LaneFigures> {
         let figures = |(exporter, lane): (&String, &Lane)| LaneFigures {
             exporter: exporter.clone(),
             items: lane.unfinished,
@@ -399,7 +407,7 @@ impl Index {
 
     /// Describes the first exporter whose backlog leaves no room for `entry`. `None` if there is
     /// room. With `slack`, 1/`slack` of the capacity must stay free as well.
-    pub fn is_full_for(
+    pub(crate) fn is_full_for(
         &self,
         entry: &NewEntry,
         destinations: &[Destination],
@@ -423,7 +431,7 @@ impl Index {
     }
 
     /// Reserves room and a number for an entry that is being written.
-    pub fn reserve(&mut self, entry: &NewEntry, destinations: &[Destination]) -> Seq {
+    pub(crate) fn reserve(&mut self, entry: &NewEntry, destinations: &[Destination]) -> Seq {
         self.accepting.insert(entry.key());
         for to in destinations {
             if let Some(lane) = self.lanes.get_mut(&to.exporter) {
@@ -436,7 +444,7 @@ impl Index {
     }
 
     /// Frees the reserved room.
-    pub fn release(&mut self, entry: &NewEntry, destinations: &[Destination]) {
+    pub(crate) fn release(&mut self, entry: &NewEntry, destinations: &[Destination]) {
         self.accepting.remove(&entry.key());
         for to in destinations {
             if let Some(lane) = self.lanes.get_mut(&to.exporter) {
@@ -446,7 +454,7 @@ impl Index {
     }
 
     /// Returns why this key must not be enqueued. `None` if it may be.
-    pub fn known(&self, trace_id: TraceId) -> Option<Enqueued> {
+    pub(crate) fn known(&self, trace_id: TraceId) -> Option<Enqueued> {
         if self.delivered.contains(&trace_id) {
             return Some(Enqueued::Delivered);
         }
@@ -467,24 +475,24 @@ impl Index {
     }
 
     /// Whether the queue has an entry with this key whose write-back is not finished.
-    pub fn is_to_write(&self, trace_id: TraceId) -> bool {
+    pub(crate) fn is_to_write(&self, trace_id: TraceId) -> bool {
         let seq = self.by_key.get(&trace_id);
         seq.and_then(|seq| self.entries.get(seq)).is_some_and(|entry| !entry.record.head.written)
     }
 
     /// Whether this key has a tombstone or was delivered recently.
-    pub fn is_done_with(&self, trace_id: TraceId) -> bool {
+    pub(crate) fn is_done_with(&self, trace_id: TraceId) -> bool {
         self.tombstones.contains(&trace_id) || self.delivered.contains(&trace_id)
     }
 
     /// Whether an entry with this key is queued or is being enqueued.
-    pub fn holds(&self, trace_id: TraceId) -> bool {
+    pub(crate) fn holds(&self, trace_id: TraceId) -> bool {
         self.accepting.contains(&trace_id) || self.by_key.contains_key(&trace_id)
     }
 
     /// Returns the last export that was read from this file, if it waits for an exporter or for its
     /// write-back. A refused export waits for nothing.
-    pub fn waiting_from(&self, path: &Path) -> Option<&Head> {
+    pub(crate) fn waiting_from(&self, path: &Path) -> Option<&Head> {
         let record = &self.entries.get(self.by_path.get(path)?)?.record;
         let is_refused = matches!(self.outcome(record), Some(Outcome::Rejected { .. }));
         let head = &record.head;
@@ -497,7 +505,7 @@ impl Index {
     }
 
     /// Whether any exporter of the entry is configured.
-    pub fn knows_an_exporter_of(&self, record: &Record) -> bool {
+    pub(crate) fn knows_an_exporter_of(&self, record: &Record) -> bool {
         record.items.iter().any(|item| self.lanes.contains_key(&item.exporter))
     }
 
@@ -510,7 +518,7 @@ impl Index {
     }
 
     /// Returns the outcome of an entry for the configured exporters.
-    pub fn outcome(&self, record: &Record) -> Option<Outcome> {
+    pub(crate) fn outcome(&self, record: &Record) -> Option<Outcome> {
         record.outcome(|exporter| self.lanes.contains_key(exporter))
     }
 
@@ -566,7 +574,7 @@ impl Index {
 
 impl Entry {
     /// Whether the write-back is finished, or the rejection was reported.
-    pub fn is_finalized(&self) -> bool {
+    pub(crate) fn is_finalized(&self) -> bool {
         self.record.head.written || self.reported
     }
 }

@@ -60,19 +60,19 @@ impl Queue {
 
 impl Lease {
     /// Returns the part of the entry that all exporters share.
-    pub fn head(&self) -> &Head {
+    pub(crate) fn head(&self) -> &Head {
         &self.leased.head
     }
 
     /// Returns the item, as of the last call that changed it.
-    pub fn item(&self) -> &Item {
+    pub(crate) fn item(&self) -> &Item {
         &self.leased.item
     }
 
     /// Whether an id in the file means that nothing is left to do, because another process has
     /// delivered the export. False for an optional exporter if a request of the entry may have
     /// arrived when the lease began: the id can then come from this queue.
-    pub fn ends_with_the_id(&self) -> bool {
+    pub(crate) fn ends_with_the_id(&self) -> bool {
         self.leased.item.required || self.leased.nothing_sent
     }
 
@@ -80,7 +80,7 @@ impl Lease {
     ///
     /// # Errors
     /// Returns [`EntryGone`] if the entry left the queue; drop the lease.
-    pub async fn next_request(&mut self) -> Result<Option<Bytes>, EntryGone> {
+    pub(crate) async fn next_request(&mut self) -> Result<Option<Bytes>, EntryGone> {
         match self.leased.item.pending.first() {
             Some(&blob) => self.read(blob).await.map(Some),
             None => Ok(None),
@@ -91,7 +91,7 @@ impl Lease {
     ///
     /// # Errors
     /// Returns [`EntryGone`] if the entry left the queue; drop the lease.
-    pub async fn pending_requests(&mut self) -> Result<Vec<Bytes>, EntryGone> {
+    pub(crate) async fn pending_requests(&mut self) -> Result<Vec<Bytes>, EntryGone> {
         self.read_all(self.leased.item.pending.clone()).await
     }
 
@@ -99,30 +99,30 @@ impl Lease {
     ///
     /// # Errors
     /// Returns [`EntryGone`] if the entry left the queue; drop the lease.
-    pub async fn all_requests(&mut self) -> Result<Vec<Bytes>, EntryGone> {
+    pub(crate) async fn all_requests(&mut self) -> Result<Vec<Bytes>, EntryGone> {
         self.read_all(self.leased.head.blobs(self.leased.item.signal)).await
     }
 
     /// Waits until an operator command needs the entry, or the entry is gone. The holder must then
     /// drop the lease.
-    pub fn revocation(&self) -> impl Future<Output = ()> + Send + use<> {
+    pub(crate) fn revocation(&self) -> impl Future<Output = ()> + Send + use<> {
         let (queue, seq) = (self.queue.clone(), self.leased.seq);
         async move { queue.when(|index| is_revoked(index, seq).then_some(())).await }
     }
 
     /// Whether an operator command needs the entry, or the entry is gone.
-    pub fn is_revoked(&self) -> bool {
+    pub(crate) fn is_revoked(&self) -> bool {
         is_revoked(&self.queue.index(), self.leased.seq)
     }
 
     /// Whether other entries wait for the same exporter.
-    pub fn has_others(&self) -> bool {
+    pub(crate) fn has_others(&self) -> bool {
         self.queue.index().has_waiting(&self.leased.item.exporter)
     }
 
     /// Returns the item to the queue, after all others that wait for the same exporter. It is not
     /// leased again before `not_before`. `is_reported` marks it as reported in the log.
-    pub fn defer(self, not_before: Instant, is_reported: bool) {
+    pub(crate) fn defer(self, not_before: Instant, is_reported: bool) {
         let (seq, at) = (self.leased.seq, self.leased.index);
         let mut index = self.queue.index();
         let place = index.place_of_deferred();
@@ -151,7 +151,7 @@ impl Lease {
     ///
     /// # Errors
     /// Returns [`EntryGone`] if the entry left the queue; drop the lease.
-    pub async fn acknowledge(&mut self, rejected: Option<String>) -> Result<(), EntryGone> {
+    pub(crate) async fn acknowledge(&mut self, rejected: Option<String>) -> Result<(), EntryGone> {
         self.transit(ItemTransition::Acknowledge { rejected }).await
     }
 
@@ -174,7 +174,11 @@ impl Lease {
     ///
     /// # Errors
     /// Returns [`EntryGone`] if the entry left the queue; drop the lease.
-    pub async fn split_next(&mut self, first: Bytes, second: Bytes) -> Result<(), EntryGone> {
+    pub(crate) async fn split_next(
+        &mut self,
+        first: Bytes,
+        second: Bytes,
+    ) -> Result<(), EntryGone> {
         self.transit(ItemTransition::Split([first, second])).await
     }
 
@@ -183,7 +187,7 @@ impl Lease {
     ///
     /// # Errors
     /// Returns [`EntryGone`] if the entry left the queue; drop the lease.
-    pub async fn replace_pending(
+    pub(crate) async fn replace_pending(
         &mut self,
         requests: Vec<Bytes>,
         made_at: UnixNanos,
@@ -195,23 +199,23 @@ impl Lease {
     ///
     /// # Errors
     /// Returns [`EntryGone`] if the entry left the queue; drop the lease.
-    pub async fn resend(&mut self, requests: Vec<Bytes>) -> Result<(), EntryGone> {
+    pub(crate) async fn resend(&mut self, requests: Vec<Bytes>) -> Result<(), EntryGone> {
         self.transit(ItemTransition::Resend(requests)).await
     }
 
     /// Submits that every request was acknowledged, the last one at `at`. The acknowledgement of
     /// the last request is recorded with it.
-    pub async fn complete(self, at: UnixNanos) -> Ack {
+    pub(crate) async fn complete(self, at: UnixNanos) -> Ack {
         self.end(ItemTransition::Deliver { at }).await
     }
 
     /// Submits that the item is a dead letter.
-    pub async fn dead_letter(self, rejection: Rejection) -> Ack {
+    pub(crate) async fn dead_letter(self, rejection: Rejection) -> Ack {
         self.end(ItemTransition::Reject(rejection)).await
     }
 
     /// Sets the last error, for `status`. It is not written to disk.
-    pub fn note(&mut self, reason: &str) {
+    pub(crate) fn note(&mut self, reason: &str) {
         let (seq, at) = self.place();
         self.queue.index().change(seq, |entry| {
             if let Some(item) = entry.record.items.get_mut(at) {
@@ -282,7 +286,7 @@ fn is_revoked(index: &Index, seq: Seq) -> bool {
 /// durable yet.
 #[derive(Debug)]
 #[must_use = "the outcome is not visible until it is durable"]
-pub struct Ack {
+pub(crate) struct Ack {
     /// The item stays leased until the outcome is visible.
     _lease: Lease,
     submitted: Result<Submitted, EntryGone>,
@@ -293,7 +297,7 @@ impl Ack {
     ///
     /// # Errors
     /// Returns [`EntryGone`] if the entry left the queue.
-    pub async fn durable(self) -> Result<(), EntryGone> {
+    pub(crate) async fn durable(self) -> Result<(), EntryGone> {
         self.submitted?.durable().await
     }
 }

@@ -22,65 +22,65 @@ use crate::fs::file::FileVersion;
 /// entry can be reused after a restart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Seq(pub u64);
+pub(crate) struct Seq(pub u64);
 
 /// The number of one encoded request, or of the state files, within an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Blob(pub u32);
+pub(crate) struct Blob(pub u32);
 
 /// One entry, with an item per exporter.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Record {
-    pub head: Head,
-    pub items: Vec<Item>,
+pub(crate) struct Record {
+    pub(crate) head: Head,
+    pub(crate) items: Vec<Item>,
 }
 
 /// The data of an entry that all exporters share.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Head {
-    pub trace_id: TraceId,
+pub(crate) struct Head {
+    pub(crate) trace_id: TraceId,
     /// The id of an addition to the trace of an export. `None` for the export itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub addition: Option<TraceId>,
+    pub(crate) addition: Option<TraceId>,
     /// The id of the receiver that found the file. Empty in entries of version 0.1.
     #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub receiver: String,
-    pub source: FileVersion,
-    pub project_id: String,
-    pub span_count: usize,
+    pub(crate) receiver: String,
+    pub(crate) source: FileVersion,
+    pub(crate) project_id: String,
+    pub(crate) span_count: usize,
     /// Number of requests of spans when it was enqueued.
-    pub requests: u32,
+    pub(crate) requests: u32,
     /// Size of these requests, in bytes.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
     /// Number of requests of log records, which come after those of spans.
     #[serde(default)]
-    pub log_requests: u32,
+    pub(crate) log_requests: u32,
     /// Size of these requests, in bytes.
     #[serde(default)]
-    pub log_bytes: u64,
-    pub first_seen: UnixNanos,
+    pub(crate) log_bytes: u64,
+    pub(crate) first_seen: UnixNanos,
     /// Whether the file has the id, must not get it, or is gone.
-    pub written: bool,
+    pub(crate) written: bool,
     /// The write-back mode of its directory when it was enqueued.
     #[serde(default)]
-    pub write_back: WriteBackMode,
+    pub(crate) write_back: WriteBackMode,
     /// Whether state files must be written. They are the blob [`STATE_FILES`].
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub has_state_files: bool,
+    pub(crate) has_state_files: bool,
     /// Why its id could not be written, if it could not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub not_written: Option<String>,
+    pub(crate) not_written: Option<String>,
 }
 
 impl Head {
     /// Returns the key of the entry, as [`NewEntry::key`].
-    pub fn key(&self) -> TraceId {
+    pub(crate) fn key(&self) -> TraceId {
         self.addition.unwrap_or(self.trace_id)
     }
 
     /// Returns the requests of one signal, as they were enqueued.
-    pub fn blobs(&self, signal: Signal) -> impl Iterator<Item = Blob> + use<> {
+    pub(crate) fn blobs(&self, signal: Signal) -> impl Iterator<Item = Blob> + use<> {
         let range = match signal {
             Signal::Traces => 0..self.requests,
             Signal::Logs => self.requests..self.requests.saturating_add(self.log_requests),
@@ -89,7 +89,7 @@ impl Head {
     }
 
     /// Returns the size of these requests, in bytes.
-    pub fn bytes_of(&self, signal: Signal) -> u64 {
+    pub(crate) fn bytes_of(&self, signal: Signal) -> u64 {
         match signal {
             Signal::Traces => self.bytes,
             Signal::Logs => self.log_bytes,
@@ -99,60 +99,60 @@ impl Head {
 
 /// The part of an entry for one exporter.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Item {
-    pub exporter: String,
+pub(crate) struct Item {
+    pub(crate) exporter: String,
     /// The signal that the exporter receives.
     #[serde(default)]
-    pub signal: Signal,
+    pub(crate) signal: Signal,
     /// Whether the write-back waits for it.
-    pub required: bool,
+    pub(crate) required: bool,
     /// Requests that are not acknowledged, in order.
-    pub pending: Vec<Blob>,
+    pub(crate) pending: Vec<Blob>,
     /// The next number for a request that only this exporter needs.
-    pub next_blob: u32,
+    pub(crate) next_blob: u32,
     /// The time that the timestamps of the spans are based on.
-    pub made_at: UnixNanos,
-    pub state: ItemState,
+    pub(crate) made_at: UnixNanos,
+    pub(crate) state: ItemState,
     /// Whether a request was acknowledged or may have arrived. If so, the spans must not change any
     /// more.
     #[serde(rename = "touched")]
-    pub may_have_arrived: bool,
+    pub(crate) may_have_arrived: bool,
     /// Whether spans that the backend lost were sent again, which is done only once. Also set if
     /// the server rejected spans, because these are never sent again.
     #[serde(rename = "resent")]
-    pub retransmitted: bool,
-    pub attempts: u32,
-    pub last_error: Option<String>,
-    pub next_attempt: Option<UnixNanos>,
+    pub(crate) retransmitted: bool,
+    pub(crate) attempts: u32,
+    pub(crate) last_error: Option<String>,
+    pub(crate) next_attempt: Option<UnixNanos>,
     /// How many spans the server rejected in requests that it accepted, and its message. For an
     /// item that is retried after a failed verification, the reason of that failure.
     #[serde(rename = "lost_spans")]
-    pub rejected_spans: Option<String>,
+    pub(crate) rejected_spans: Option<String>,
     #[serde(skip)]
-    pub failures: Failures,
+    pub(crate) failures: Failures,
 }
 
 /// The failures of an item since its last acknowledged request. Empty after a restart.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Failures {
+pub(crate) struct Failures {
     /// When the request first failed.
-    pub since: Option<Instant>,
+    pub(crate) since: Option<Instant>,
     /// When the request last failed.
-    pub last: Option<Instant>,
+    pub(crate) last: Option<Instant>,
     /// Number of deferrals.
-    pub deferrals: u32,
+    pub(crate) deferrals: u32,
     /// The position in the lane after the last deferral.
-    pub place: Option<Place>,
+    pub(crate) place: Option<Place>,
     /// Earliest time of the next lease.
-    pub not_before: Option<Instant>,
+    pub(crate) not_before: Option<Instant>,
     /// Whether the log reports that the item fails while others are delivered.
-    pub is_reported: bool,
+    pub(crate) is_reported: bool,
 }
 
 /// The position of an item in its lane. Items are ordered by arrival, but a deferred item comes
 /// after all items that waited when it was deferred.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
+pub(crate) struct Place {
     arrival: u64,
     /// Orders items of the same `arrival`: deferred ones first, in the order of their deferrals.
     deferral: u64,
@@ -160,12 +160,12 @@ pub struct Place {
 
 impl Place {
     /// Returns the position of an item that was never deferred.
-    pub fn by_arrival(seq: Seq) -> Place {
+    pub(crate) fn by_arrival(seq: Seq) -> Place {
         Place { arrival: seq.0, deferral: u64::MAX }
     }
 
     /// Returns the position of the `deferral`-th deferral, before the entry that gets `next_seq`.
-    pub fn deferred(next_seq: u64, deferral: u64) -> Place {
+    pub(crate) fn deferred(next_seq: u64, deferral: u64) -> Place {
         Place { arrival: next_seq, deferral }
     }
 }
@@ -173,7 +173,7 @@ impl Place {
 /// The delivery state of an item.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "is")]
-pub enum ItemState {
+pub(crate) enum ItemState {
     #[serde(rename = "accepted")]
     Waiting,
     /// A request may have been sent and is not acknowledged.
@@ -187,15 +187,15 @@ pub enum ItemState {
 
 /// Why an item became a dead letter.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Rejection {
-    pub reason: String,
-    pub kind: RejectionKind,
+pub(crate) struct Rejection {
+    pub(crate) reason: String,
+    pub(crate) kind: RejectionKind,
 }
 
 /// The kind of a [`Rejection`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum RejectionKind {
+pub(crate) enum RejectionKind {
     /// The server refused it permanently.
     Refused,
     /// The configured number or time of retries was exceeded.
@@ -206,7 +206,7 @@ pub enum RejectionKind {
 
 /// A change of the stored rows of an entry.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Change {
+pub(crate) enum Change {
     Head,
     Item(usize),
     PutBlob(Blob, Bytes),
@@ -220,7 +220,7 @@ pub enum Change {
 
 impl Change {
     /// Returns the key of the tombstone that this change adds, if it adds one.
-    pub fn tombstone(&self) -> Option<TraceId> {
+    pub(crate) fn tombstone(&self) -> Option<TraceId> {
         match self {
             Change::Tombstone(trace_id) => Some(*trace_id),
             _ => None,
@@ -230,7 +230,7 @@ impl Change {
 
 /// The delivery outcome of a whole entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// Every required exporter has delivered the entry, the last one at `at`.
     Delivered {
         at: UnixNanos,
@@ -242,7 +242,7 @@ pub enum Outcome {
 }
 
 /// The blob with an entry's state files. Its number is above those of all requests.
-pub const STATE_FILES: Blob = Blob(u32::MAX);
+pub(crate) const STATE_FILES: Blob = Blob(u32::MAX);
 
 /// How many blob numbers each exporter has for rewritten requests.
 const OWN_BLOBS: u32 = 1 << 24;
@@ -250,7 +250,7 @@ const OWN_BLOBS: u32 = 1 << 24;
 impl Item {
     /// Makes the item of the `index`-th exporter. Exporters of one signal share the original
     /// requests.
-    pub fn new(to: &Destination, index: usize, head: &Head) -> Item {
+    pub(crate) fn new(to: &Destination, index: usize, head: &Head) -> Item {
         // Requests rewritten for one exporter (split, times shifted) get numbers from that
         // exporter's range.
         let own = u32::try_from(index).unwrap_or(u32::MAX).saturating_add(1);
@@ -273,32 +273,32 @@ impl Item {
     }
 
     /// Returns the item's position in its lane.
-    pub fn place(&self, seq: Seq) -> Place {
+    pub(crate) fn place(&self, seq: Seq) -> Place {
         self.failures.place.unwrap_or(Place::by_arrival(seq))
     }
 
     /// Whether the request was rewritten for one exporter, so that no other exporter needs it.
-    pub fn owns(&self, blob: Blob) -> bool {
+    pub(crate) fn owns(&self, blob: Blob) -> bool {
         blob.0 >= OWN_BLOBS
     }
 
     /// Returns whether the item is delivered or rejected.
-    pub fn is_finished(&self) -> bool {
+    pub(crate) fn is_finished(&self) -> bool {
         self.is_delivered() || self.is_rejected()
     }
 
     /// Returns whether the exporter has delivered every request.
-    pub fn is_delivered(&self) -> bool {
+    pub(crate) fn is_delivered(&self) -> bool {
         matches!(self.state, ItemState::Delivered { .. })
     }
 
     /// Returns whether the item is a dead letter.
-    pub fn is_rejected(&self) -> bool {
+    pub(crate) fn is_rejected(&self) -> bool {
         matches!(self.state, ItemState::Rejected(_))
     }
 
     /// Returns a dead letter as an item that waits again, with the requests to send.
-    pub fn again(&self, head: &Head) -> Item {
+    pub(crate) fn again(&self, head: &Head) -> Item {
         let (rejected_spans, pending) = match (&self.state, &self.rejected_spans) {
             // Keep the reason until the missing spans are read back.
             (ItemState::Rejected(rejection), _) if rejection.kind == RejectionKind::Incomplete => {
@@ -320,7 +320,7 @@ impl Item {
     }
 
     /// Makes an item in flight wait again, in doubt, because its request may have arrived.
-    pub fn recover(&mut self) {
+    pub(crate) fn recover(&mut self) {
         if self.state == ItemState::InFlight {
             self.state = ItemState::Waiting;
             self.may_have_arrived = true;
@@ -332,7 +332,7 @@ impl Record {
     /// Returns `None` until every required exporter is finished, or if there is none. One rejection
     /// then makes the outcome `Rejected`. An exporter that is not `present` is no longer configured
     /// and is ignored; its item waits until it is configured again.
-    pub fn outcome(&self, present: impl Fn(&str) -> bool) -> Option<Outcome> {
+    pub(crate) fn outcome(&self, present: impl Fn(&str) -> bool) -> Option<Outcome> {
         let mut last = None;
         let mut rejected = None;
         for item in self.items.iter().filter(|item| item.required && present(&item.exporter)) {
@@ -350,7 +350,7 @@ impl Record {
 
     /// Describes the exporters that the entry waits for, each with its last error. `None` if it
     /// waits for none.
-    pub fn waits_for(&self) -> Option<String> {
+    pub(crate) fn waits_for(&self) -> Option<String> {
         let open = self.items.iter().filter(|item| !item.is_finished());
         let open = open.map(|item| {
             let place = if item.failures.deferrals > 0 { " (deferred)" } else { "" };
@@ -363,23 +363,23 @@ impl Record {
     }
 
     /// Whether every exporter has delivered the entry, so its requests are no longer needed.
-    pub fn is_delivered(&self) -> bool {
+    pub(crate) fn is_delivered(&self) -> bool {
         self.items.iter().all(Item::is_delivered)
     }
 
     /// Whether the entry can be removed. A record without items remains from a removal that was
     /// interrupted in version 0.1.
-    pub fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         (self.head.written && self.is_delivered()) || self.items.is_empty()
     }
 
     /// Whether an exporter rejected the entry.
-    pub fn is_dead_letter(&self) -> bool {
+    pub(crate) fn is_dead_letter(&self) -> bool {
         self.items.iter().any(Item::is_rejected)
     }
 
     /// Makes the record of a new entry, and the rows to write.
-    pub fn of_new(entry: &NewEntry, destinations: &[Destination]) -> (Record, Vec<Change>) {
+    pub(crate) fn of_new(entry: &NewEntry, destinations: &[Destination]) -> (Record, Vec<Change>) {
         let count = |requests: &[Bytes]| u32::try_from(requests.len()).unwrap_or(u32::MAX);
         let head = Head {
             trace_id: entry.trace_id,

@@ -32,9 +32,9 @@ use serde::de::DeserializeOwned;
 use super::record::{Blob, Change, Head, Item, Record, STATE_FILES, Seq};
 use crate::base::ids::TraceId;
 use error::Refusal;
-pub use error::{OpenError, StoreError};
+pub(crate) use error::{OpenError, StoreError};
 pub(super) use files::Files;
-pub use files::is_there;
+pub(crate) use files::is_there;
 use packed::{packed, unpacked};
 
 const HEADS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("heads");
@@ -58,7 +58,7 @@ pub enum Location {
 
 /// One write to the store. Several writes form a transaction.
 #[derive(Clone, Debug)]
-pub enum Op {
+pub(crate) enum Op {
     PutHead {
         seq: Seq,
         json: Vec<u8>,
@@ -96,7 +96,11 @@ impl Op {
     ///
     /// # Errors
     /// Returns [`StoreError::Encoding`] if a path is not UTF-8; the entry cannot be recorded then.
-    pub fn of(seq: Seq, record: &Record, changes: Vec<Change>) -> Result<Vec<Op>, StoreError> {
+    pub(crate) fn of(
+        seq: Seq,
+        record: &Record,
+        changes: Vec<Change>,
+    ) -> Result<Vec<Op>, StoreError> {
         let op = |change| {
             Ok(match change {
                 Change::Head => Op::PutHead { seq, json: encode(&record.head)? },
@@ -127,7 +131,7 @@ fn item_key(index: usize) -> u32 {
 type Open = Box<dyn FnMut() -> Result<Database, DatabaseError> + Send>;
 
 /// An opened store. All its functions block.
-pub struct Store {
+pub(crate) struct Store {
     /// `None` for a store in memory.
     files: Option<Files>,
     open: Open,
@@ -139,13 +143,13 @@ pub struct Store {
 
 /// A store and its contents.
 #[derive(Debug)]
-pub struct Opened {
-    pub store: Store,
-    pub records: Vec<(Seq, Box<Record>)>,
+pub(crate) struct Opened {
+    pub(crate) store: Store,
+    pub(crate) records: Vec<(Seq, Box<Record>)>,
     /// Keys that must not be enqueued again.
-    pub tombstones: Vec<TraceId>,
+    pub(crate) tombstones: Vec<TraceId>,
     /// Where a corrupt file was moved to, and what was wrong with it.
-    pub quarantined: Option<(PathBuf, String)>,
+    pub(crate) quarantined: Option<(PathBuf, String)>,
 }
 
 impl Store {
@@ -153,7 +157,7 @@ impl Store {
     ///
     /// # Errors
     /// Returns an error if the directory cannot be used, or if another process holds the store.
-    pub fn open(location: Location) -> Result<Opened, OpenError> {
+    pub(crate) fn open(location: Location) -> Result<Opened, OpenError> {
         match location {
             Location::Directory(directory) => Store::open_or_make(&directory),
             Location::Existing(directory) => {
@@ -231,7 +235,7 @@ impl Store {
     ///
     /// # Errors
     /// Returns an error if the store still cannot be opened; call again later.
-    pub fn reopen(&mut self) -> Result<(), StoreError> {
+    pub(crate) fn reopen(&mut self) -> Result<(), StoreError> {
         self.database = None;
         self.database = Some((self.open)().map_err(redb::Error::from)?);
         Ok(())
@@ -242,7 +246,7 @@ impl Store {
     ///
     /// # Errors
     /// Returns an error if the disk fails; call again later.
-    pub fn start_over(&mut self) -> Result<Option<PathBuf>, StoreError> {
+    pub(crate) fn start_over(&mut self) -> Result<Option<PathBuf>, StoreError> {
         // Closing a corrupt database may panic or block, so it is leaked together with its file.
         std::mem::forget(self.database.take());
         let aside = self.files.as_ref().map(Files::quarantined).transpose();
@@ -255,7 +259,7 @@ impl Store {
     ///
     /// # Errors
     /// Returns an error if there is no room for it, even after compaction. Try again later.
-    pub fn ensure_reserve_space(&mut self) -> Result<(), StoreError> {
+    pub(crate) fn ensure_reserve_space(&mut self) -> Result<(), StoreError> {
         let Some(files) = &mut self.files else { return Ok(()) };
         let no_room = |error: io::Error| StoreError::Failing(format!("no room is left: {error}"));
         match files.ensure_reserve_space() {
@@ -272,7 +276,7 @@ impl Store {
     }
 
     /// Frees the reserved space. Returns false if there is none.
-    pub fn release_reserve(&mut self) -> bool {
+    pub(crate) fn release_reserve(&mut self) -> bool {
         self.files.as_mut().is_some_and(Files::release_reserve)
     }
 
@@ -284,7 +288,7 @@ impl Store {
     ///
     /// # Errors
     /// Returns an error if the disk failed. Nothing was changed.
-    pub fn apply(&mut self, ops: &[Op]) -> Result<(), StoreError> {
+    pub(crate) fn apply(&mut self, ops: &[Op]) -> Result<(), StoreError> {
         let transaction = self.database()?.begin_write().map_err(redb::Error::from)?;
         {
             let mut heads = transaction.open_table(HEADS).map_err(redb::Error::from)?;
@@ -333,7 +337,7 @@ impl Store {
     ///
     /// # Errors
     /// Returns an error if the disk failed or the request is damaged.
-    pub fn blob(&self, seq: Seq, blob: Blob) -> Result<Option<Bytes>, StoreError> {
+    pub(crate) fn blob(&self, seq: Seq, blob: Blob) -> Result<Option<Bytes>, StoreError> {
         let transaction = self.database()?.begin_read().map_err(redb::Error::from)?;
         let blobs = match transaction.open_table(BLOBS) {
             Ok(blobs) => blobs,

@@ -25,7 +25,7 @@ use crate::base::ids::TraceId;
 
 /// A transition of one entry.
 #[derive(Clone, Debug)]
-pub enum Transition {
+pub(crate) enum Transition {
     /// A transition of the item with this index.
     Item(usize, ItemTransition),
     /// The trace id could not be written, for this reason.
@@ -41,7 +41,7 @@ pub enum Transition {
 
 /// A transition of the part for one exporter.
 #[derive(Clone, Debug)]
-pub enum ItemTransition {
+pub(crate) enum ItemTransition {
     /// A request is about to be sent.
     MarkInFlight,
     /// The first pending request was acknowledged. `rejected` describes the spans that the server
@@ -63,7 +63,7 @@ pub enum ItemTransition {
 
 /// Which rejected items are retried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Retry {
+pub(crate) enum Retry {
     All,
     /// Those of required exporters. A request that an optional exporter refused may have been
     /// stored in part.
@@ -72,7 +72,7 @@ pub enum Retry {
 
 /// The transition does not apply in this state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NotApplicable;
+pub(crate) struct NotApplicable;
 
 impl Record {
     /// Changes the record, and returns the rows that changed, in the order in which they must be
@@ -81,7 +81,7 @@ impl Record {
     /// # Errors
     /// Returns [`NotApplicable`], and changes nothing, if the entry is not in a state for this
     /// transition.
-    pub fn apply(&mut self, transition: &Transition) -> Result<Vec<Change>, NotApplicable> {
+    pub(crate) fn apply(&mut self, transition: &Transition) -> Result<Vec<Change>, NotApplicable> {
         let mut changes = match transition {
             Transition::Item(index, change) => self.apply_to_item(*index, change)?,
             Transition::WriteBackFailed(reason) => {

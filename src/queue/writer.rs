@@ -20,7 +20,7 @@ use super::store::{Op, Store, StoreError};
 /// One life of the store. After a corrupt store is replaced, writes that were meant for it are
 /// refused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Epoch(u64);
+pub(crate) struct Epoch(u64);
 
 /// Capacity of the command channel, and the largest number of commands in one transaction.
 const MAX_WAITING: usize = 256;
@@ -55,7 +55,7 @@ enum Command {
 /// A handle to the thread. When the last one is dropped, the thread writes its remaining commands
 /// and ends.
 #[derive(Clone, Debug)]
-pub struct StoreWriter {
+pub(crate) struct StoreWriter {
     commands: mpsc::Sender<Command>,
 }
 
@@ -64,7 +64,7 @@ impl StoreWriter {
     ///
     /// # Errors
     /// Returns an error if the system cannot start a thread.
-    pub fn start(store: Store) -> io::Result<(StoreWriter, JoinHandle<()>)> {
+    pub(crate) fn start(store: Store) -> io::Result<(StoreWriter, JoinHandle<()>)> {
         let (commands, incoming) = mpsc::channel(MAX_WAITING);
         let thread = std::thread::Builder::new()
             .name("queue".to_owned())
@@ -74,7 +74,7 @@ impl StoreWriter {
 
     /// Submits changes, all of which are made durable, or none. Changes are written in the order in
     /// which these calls return; a call waits only for room in the channel.
-    pub async fn submit(&self, ops: Vec<Op>, of: Epoch) -> Ack {
+    pub(crate) async fn submit(&self, ops: Vec<Op>, of: Epoch) -> Ack {
         let (done, answer) = oneshot::channel();
         let sent = self.commands.send(Command::Write { ops, of, done }).await;
         Ack { answer: sent.is_ok().then_some(answer) }
@@ -84,7 +84,7 @@ impl StoreWriter {
     ///
     /// # Errors
     /// Returns an error if the disk failed or the epoch is over. Nothing was changed.
-    pub async fn write(&self, ops: Vec<Op>, of: Epoch) -> Result<(), StoreError> {
+    pub(crate) async fn write(&self, ops: Vec<Op>, of: Epoch) -> Result<(), StoreError> {
         self.submit(ops, of).await.durable().await
     }
 
@@ -92,7 +92,7 @@ impl StoreWriter {
     ///
     /// # Errors
     /// Returns an error if the disk failed or has no room for new entries. Try again later.
-    pub async fn enqueue(&self, ops: Vec<Op>) -> Result<Epoch, StoreError> {
+    pub(crate) async fn enqueue(&self, ops: Vec<Op>) -> Result<Epoch, StoreError> {
         self.command(|done| Command::Enqueue { ops, done }).await
     }
 
@@ -100,7 +100,7 @@ impl StoreWriter {
     ///
     /// # Errors
     /// Returns an error if the disk failed, if the request is missing, or if the epoch is over.
-    pub async fn read(&self, seq: Seq, blob: Blob, of: Epoch) -> Result<Bytes, StoreError> {
+    pub(crate) async fn read(&self, seq: Seq, blob: Blob, of: Epoch) -> Result<Bytes, StoreError> {
         self.command(|done| Command::Read { seq, blob, of, done }).await
     }
 
@@ -109,7 +109,10 @@ impl StoreWriter {
     ///
     /// # Errors
     /// Returns an error if the disk failed, or if the store was replaced already.
-    pub async fn start_over(&self, corrupt: Epoch) -> Result<(Epoch, Option<PathBuf>), StoreError> {
+    pub(crate) async fn start_over(
+        &self,
+        corrupt: Epoch,
+    ) -> Result<(Epoch, Option<PathBuf>), StoreError> {
         self.command(|done| Command::StartOver { corrupt, done }).await
     }
 
@@ -126,7 +129,7 @@ impl StoreWriter {
 /// The pending acknowledgement of submitted changes.
 #[derive(Debug)]
 #[must_use = "submitted changes are not durable yet"]
-pub struct Ack {
+pub(crate) struct Ack {
     /// `None` if the thread has ended.
     answer: Option<oneshot::Receiver<Result<Epoch, StoreError>>>,
 }
@@ -136,7 +139,7 @@ impl Ack {
     ///
     /// # Errors
     /// Returns an error if the disk failed or the epoch is over. Nothing was changed.
-    pub async fn durable(self) -> Result<(), StoreError> {
+    pub(crate) async fn durable(self) -> Result<(), StoreError> {
         let Some(answer) = self.answer else { return Err(StoreError::Closed) };
         answer.await.unwrap_or(Err(StoreError::Closed)).map(drop)
     }

@@ -12,24 +12,24 @@ use super::select::Selection;
 
 /// The version of every file that a receiver finds at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Baseline {
+pub(crate) struct Baseline {
     files: BTreeMap<PathBuf, Stamp>,
 }
 
 impl Baseline {
     /// Scans now. Blocks on the disk.
-    pub fn take(selection: Selection) -> Baseline {
+    pub(crate) fn take(selection: Selection) -> Baseline {
         Baseline { files: Scanner::new(selection).scan_all().exports }
     }
 
     /// Returns the files of a later baseline that are new or have another version.
-    pub fn written_since<'a>(&self, later: &'a Baseline) -> Vec<&'a Path> {
+    pub(crate) fn written_since<'a>(&self, later: &'a Baseline) -> Vec<&'a Path> {
         let is_new = |(path, stamp): &(&PathBuf, &Stamp)| self.files.get(*path) != Some(stamp);
         later.files.iter().filter(is_new).map(|(path, _)| path.as_path()).collect()
     }
 
     /// Returns the files that still have this version. Blocks on the disk.
-    pub fn unchanged(&self) -> Vec<&Path> {
+    pub(crate) fn unchanged(&self) -> Vec<&Path> {
         let is_same = |(path, stamp): &(&PathBuf, &Stamp)| {
             fs::symlink_metadata(path).is_ok_and(|it| Stamp::from(&it) == **stamp)
         };
@@ -38,7 +38,7 @@ impl Baseline {
 
     /// Removes the files for which `is_known` holds.
     #[must_use]
-    pub fn without(mut self, is_known: impl Fn(&Path) -> bool) -> Baseline {
+    pub(crate) fn without(mut self, is_known: impl Fn(&Path) -> bool) -> Baseline {
         self.files.retain(|path, _| !is_known(path));
         self
     }

@@ -7,29 +7,29 @@ use crate::base::units::{ByteSize, HumanDuration};
 
 /// The settings that all receivers have. The defaults are those of `export_dir`.
 #[derive(Clone, Debug, PartialEq)]
-pub struct WatchConfig {
+pub(crate) struct WatchConfig {
     /// Directories with exports; at least one. A directory need not exist yet.
-    pub directories: Vec<PathBuf>,
+    pub(crate) directories: Vec<PathBuf>,
     /// Whether sub-directories are searched. Default: true.
-    pub recursive: bool,
+    pub(crate) recursive: bool,
     /// Patterns for paths below a directory. Default: `**/onboarding-metadata.json`.
-    pub include: Vec<String>,
+    pub(crate) include: Vec<String>,
     /// Patterns for paths to ignore, with everything below them. Default: `**/.git`,
     /// `**/node_modules`, `**/target`.
-    pub exclude: Vec<String>,
+    pub(crate) exclude: Vec<String>,
     /// How long a file must stay unchanged to be stable. More than 0, at most `settle_timeout`.
     /// Default: 100ms.
-    pub settle: HumanDuration,
+    pub(crate) settle: HumanDuration,
     /// A file that keeps changing, or stays incomplete, for this long is given up. Default: 10s.
-    pub settle_timeout: HumanDuration,
+    pub(crate) settle_timeout: HumanDuration,
     /// Interval of full scans, in addition to file notifications. At least 1s. Default: 30s.
-    pub rescan_interval: HumanDuration,
+    pub(crate) rescan_interval: HumanDuration,
     /// Poll at this interval instead of using file notifications. More than 0. Default: not set.
-    pub poll_interval: Option<HumanDuration>,
+    pub(crate) poll_interval: Option<HumanDuration>,
     /// Larger files are refused. 1KiB to 1GiB. Default: 64MiB.
-    pub max_file_size: ByteSize,
+    pub(crate) max_file_size: ByteSize,
     /// Ignore a file that `directories` names. Default: false.
-    pub only_directories: bool,
+    pub(crate) only_directories: bool,
 }
 
 impl Default for WatchConfig {
@@ -51,7 +51,7 @@ impl Default for WatchConfig {
 
 impl WatchConfig {
     /// Reports each value that is out of range: key path, message.
-    pub fn check(&self, at: &mut dyn FnMut(&str, String)) {
+    pub(crate) fn check(&self, at: &mut dyn FnMut(&str, String)) {
         if self.directories.is_empty() {
             at("directories", "name at least one directory to watch".into());
         }

@@ -23,7 +23,7 @@ const WITHOUT_EVENTS: [(u32, &str); 12] = [
 /// Returns the name of a file system that sends no events, or not all. `None` for one that does, or
 /// if it is unknown.
 #[cfg(target_os = "linux")]
-pub fn without_events(path: &Path) -> Option<&'static str> {
+pub(crate) fn without_events(path: &Path) -> Option<&'static str> {
     // The width of the field differs between platforms; the numbers have 32 bits.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::unnecessary_cast)]
     let magic = rustix::fs::statfs(path).ok()?.f_type as u32;
@@ -36,7 +36,7 @@ fn kind(magic: u32) -> Option<&'static str> {
 }
 
 #[cfg(not(target_os = "linux"))]
-pub fn without_events(_: &Path) -> Option<&'static str> {
+pub(crate) fn without_events(_: &Path) -> Option<&'static str> {
     None
 }
 

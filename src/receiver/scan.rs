@@ -22,7 +22,7 @@ use crate::fs::root::Roots;
 /// Distinguishes versions of a file without reading it. The change time is part of it, so that a
 /// `chmod` that makes a file readable counts as a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stamp {
+pub(crate) struct Stamp {
     device: u64,
     inode: u64,
     size: u64,
@@ -58,10 +58,10 @@ impl From<&Metadata> for Stamp {
 
 /// The result of a scan.
 #[derive(Debug, Default)]
-pub struct Found {
-    pub exports: BTreeMap<PathBuf, Stamp>,
+pub(crate) struct Found {
+    pub(crate) exports: BTreeMap<PathBuf, Stamp>,
     /// The directories that were scanned, including everything below them.
-    pub scanned: Vec<PathBuf>,
+    pub(crate) scanned: Vec<PathBuf>,
 }
 
 /// A directory to scan. Its parent is open, unless it is a root.
@@ -71,7 +71,7 @@ struct Pending {
 }
 
 /// Scans the directories, and keeps watches on them.
-pub struct Scanner {
+pub(crate) struct Scanner {
     selection: Arc<Selection>,
     roots: Roots,
     watcher: Option<Watcher>,
@@ -86,15 +86,15 @@ pub struct Scanner {
 
 /// Removes files that a killed run left behind.
 #[derive(Clone)]
-pub struct Tidy {
-    pub is_leftover: fn(&OsStr) -> bool,
+pub(crate) struct Tidy {
+    pub(crate) is_leftover: fn(&OsStr) -> bool,
     /// Called with a directory that has such files.
-    pub tidy: Arc<dyn Fn(&Path) + Send + Sync>,
+    pub(crate) tidy: Arc<dyn Fn(&Path) + Send + Sync>,
 }
 
 impl Scanner {
     /// Makes a scanner without watches.
-    pub fn new(selection: Selection) -> Scanner {
+    pub(crate) fn new(selection: Selection) -> Scanner {
         Scanner::watching(Arc::new(selection), None, None)
     }
 
@@ -110,17 +110,17 @@ impl Scanner {
     }
 
     /// Whether every directory sends events.
-    pub fn hears_all(&self) -> bool {
+    pub(crate) fn hears_all(&self) -> bool {
         self.watcher.is_some() && !self.has_silent
     }
 
     /// Returns the directories that could not be read.
-    pub fn closed(&self) -> &BTreeSet<PathBuf> {
+    pub(crate) fn closed(&self) -> &BTreeSet<PathBuf> {
         &self.closed
     }
 
     /// Scans all directories.
-    pub fn scan_all(&mut self) -> Found {
+    pub(crate) fn scan_all(&mut self) -> Found {
         self.scan(&Hint::Everything)
     }
 

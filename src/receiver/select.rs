@@ -19,7 +19,7 @@ const OPTIONS: MatchOptions = MatchOptions {
 
 /// The compiled patterns of a receiver.
 #[derive(Clone, Debug)]
-pub struct Selection {
+pub(crate) struct Selection {
     roots: Vec<PathBuf>,
     include: Vec<Pattern>,
     exclude: Vec<Pattern>,
@@ -31,7 +31,7 @@ pub struct Selection {
 
 impl Selection {
     /// Compiles the patterns. An invalid pattern matches nothing; the configuration refuses it.
-    pub fn new(config: &WatchConfig, never: fn(&std::ffi::OsStr) -> bool) -> Selection {
+    pub(crate) fn new(config: &WatchConfig, never: fn(&std::ffi::OsStr) -> bool) -> Selection {
         let compiled = |patterns: &[String]| {
             patterns.iter().filter_map(|pattern| Pattern::new(pattern).ok()).collect()
         };
@@ -45,12 +45,12 @@ impl Selection {
         }
     }
 
-    pub fn roots(&self) -> &[PathBuf] {
+    pub(crate) fn roots(&self) -> &[PathBuf] {
         &self.roots
     }
 
     /// Whether a path is an export. A file that the user watches directly always is.
-    pub fn is_export(&self, path: &Path) -> bool {
+    pub(crate) fn is_export(&self, path: &Path) -> bool {
         let selected = |relative: &Path| {
             (relative.as_os_str().is_empty() && !self.only_directories)
                 || (self.include.iter().any(|it| it.matches_path_with(relative, OPTIONS))
@@ -62,7 +62,7 @@ impl Selection {
     }
 
     /// Whether a directory is scanned.
-    pub fn is_entered(&self, path: &Path) -> bool {
+    pub(crate) fn is_entered(&self, path: &Path) -> bool {
         self.roots.iter().any(|root| {
             path.strip_prefix(root).is_ok_and(|relative| {
                 relative.as_os_str().is_empty() || (self.recursive && !self.is_excluded(relative))

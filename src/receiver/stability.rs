@@ -19,16 +19,16 @@ const SECOND_LOOKS: u32 = 4;
 
 /// The times to wait, from the configuration.
 #[derive(Clone, Copy, Debug)]
-pub struct StabilityPolicy {
+pub(crate) struct StabilityPolicy {
     /// A file that is unchanged for this long is read.
-    pub settle: Duration,
+    pub(crate) settle: Duration,
     /// An incomplete file that is unchanged for this long is given up.
-    pub timeout: Duration,
+    pub(crate) timeout: Duration,
 }
 
 /// Why a file must be read again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum IncompleteReason {
+pub(crate) enum IncompleteReason {
     /// The text ends in the middle: a writer is writing it, or died.
     Unfinished,
     /// Complete, but its siblings do not match: they may still be being written.
@@ -39,7 +39,7 @@ impl StabilityPolicy {
     /// Returns how long to wait before the file is read. `quiet` is the time since its last change,
     /// and `waited` the time since it was found. A file that keeps changing is delayed for
     /// `timeout` at most.
-    pub fn before_reading(&self, quiet: Duration, waited: Duration) -> Option<Duration> {
+    pub(crate) fn before_reading(&self, quiet: Duration, waited: Duration) -> Option<Duration> {
         if waited >= self.timeout {
             return None;
         }
@@ -48,7 +48,7 @@ impl StabilityPolicy {
 
     /// Returns how long to wait before an incomplete file is read again. `None` means that the next
     /// read is the last one. `looks` is the number of reads so far.
-    pub fn before_next_look(
+    pub(crate) fn before_next_look(
         &self,
         reason: IncompleteReason,
         looks: u32,
@@ -70,7 +70,7 @@ impl StabilityPolicy {
 /// Measures how long a file has been unchanged: from its times, and from what was observed, because
 /// times can be wrong.
 #[derive(Debug)]
-pub struct StabilityProbe {
+pub(crate) struct StabilityProbe {
     path: PathBuf,
     since: Instant,
     changes: Vec<SystemTime>,
@@ -80,7 +80,7 @@ pub struct StabilityProbe {
 }
 
 impl StabilityProbe {
-    pub fn new(path: &Path) -> StabilityProbe {
+    pub(crate) fn new(path: &Path) -> StabilityProbe {
         let now = Instant::now();
         StabilityProbe {
             path: path.to_owned(),
@@ -95,7 +95,7 @@ impl StabilityProbe {
     /// Queries the file. Returns how long to wait before it may be read, or `None` if it is stable.
     /// Blocks on the disk.
     #[expect(clippy::disallowed_methods, reason = "callers run it through `fs::blocking`")]
-    pub fn observe(&mut self, policy: &StabilityPolicy) -> Option<Duration> {
+    pub(crate) fn observe(&mut self, policy: &StabilityPolicy) -> Option<Duration> {
         let metadata = |path: &Path| fs::symlink_metadata(path).ok();
         let (file, directory) = (metadata(&self.path), self.path.parent().and_then(metadata));
         let found = [&file, &directory].into_iter().flatten();
@@ -111,13 +111,13 @@ impl StabilityProbe {
     }
 
     /// Returns how long the file had been unchanged at the last observation.
-    pub fn quiet(&self) -> Duration {
+    pub(crate) fn quiet(&self) -> Duration {
         self.quiet
     }
 
     /// Returns the version of the file's content at the last observation. `None` if there was no
     /// file.
-    pub fn version(&self) -> Option<ContentVersion> {
+    pub(crate) fn version(&self) -> Option<ContentVersion> {
         self.version
     }
 }
@@ -125,7 +125,7 @@ impl StabilityProbe {
 /// Distinguishes versions of a file's content, so that each is reported once. A `chmod` makes no
 /// new version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ContentVersion {
+pub(crate) struct ContentVersion {
     modified: Option<SystemTime>,
     size: u64,
 }
@@ -137,7 +137,7 @@ impl From<&Metadata> for ContentVersion {
 }
 
 /// Returns the time since the last of these changes. A change in the future counts as now.
-pub fn quiet_since(changes: &[SystemTime], now: SystemTime) -> Duration {
+pub(crate) fn quiet_since(changes: &[SystemTime], now: SystemTime) -> Duration {
     let last = changes.iter().max();
     last.map_or(Duration::MAX, |last| now.duration_since(*last).unwrap_or_default())
 }

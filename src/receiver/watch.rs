@@ -21,13 +21,13 @@ const MAX_WAITING: usize = 1_024;
 
 /// What to scan.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Hint {
+pub(crate) enum Hint {
     Everything,
     Directories(BTreeSet<PathBuf>),
 }
 
 /// The sending half, fed by notify's thread.
-pub struct Sender {
+pub(crate) struct Sender {
     directories: mpsc::Sender<PathBuf>,
     /// Whether a hint was dropped, or the kernel lost events.
     overflow: Arc<AtomicBool>,
@@ -35,12 +35,12 @@ pub struct Sender {
 }
 
 /// The receiving half.
-pub struct Hints {
+pub(crate) struct Hints {
     directories: mpsc::Receiver<PathBuf>,
     overflow: Arc<AtomicBool>,
 }
 
-pub fn channel(selection: Arc<Selection>) -> (Sender, Hints) {
+pub(crate) fn channel(selection: Arc<Selection>) -> (Sender, Hints) {
     let (sender, receiver) = mpsc::channel(MAX_WAITING);
     let overflow = Arc::new(AtomicBool::new(false));
     (
@@ -51,7 +51,7 @@ pub fn channel(selection: Arc<Selection>) -> (Sender, Hints) {
 
 impl Hints {
     /// Waits for hints, and returns all of them as one. Pending forever if there is no watcher.
-    pub async fn next(&mut self) -> Hint {
+    pub(crate) async fn next(&mut self) -> Hint {
         let Some(first) = self.directories.recv().await else {
             return std::future::pending().await;
         };
@@ -128,7 +128,7 @@ fn concerned(event: &Event, selection: &Selection) -> Vec<PathBuf> {
 
 /// The outcome of watching a directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Watched {
+pub(crate) enum Watched {
     New,
     Before,
     Missing,
@@ -136,7 +136,7 @@ pub enum Watched {
 
 /// The watches on single directories.
 #[derive(Debug)]
-pub struct Watcher {
+pub(crate) struct Watcher {
     inner: RecommendedWatcher,
     /// Device and inode of each directory when it was watched, to detect a directory that was
     /// replaced.
@@ -148,14 +148,14 @@ impl Watcher {
     ///
     /// # Errors
     /// Returns an error if the system cannot send file events.
-    pub fn new(hints: Sender) -> Result<Watcher, WatchError> {
+    pub(crate) fn new(hints: Sender) -> Result<Watcher, WatchError> {
         let handler = move |event| hints.take(event);
         let inner = RecommendedWatcher::new(handler, Config::default()).map_err(WatchError)?;
         Ok(Watcher { inner, watched: HashMap::new() })
     }
 
     /// Forgets directories that no longer exist.
-    pub fn forget_what_is_gone(&mut self) {
+    pub(crate) fn forget_what_is_gone(&mut self) {
         let gone: Vec<PathBuf> =
             self.watched.keys().filter(|directory| !directory.exists()).cloned().collect();
         for directory in gone {
@@ -170,7 +170,7 @@ impl Watcher {
     /// # Errors
     /// Returns an error if a limit of the system was reached. There will be no events from this
     /// directory.
-    pub fn watch(&mut self, directory: &Path) -> Result<Watched, WatchError> {
+    pub(crate) fn watch(&mut self, directory: &Path) -> Result<Watched, WatchError> {
         let Ok(metadata) = fs::metadata(directory) else {
             if self.watched.remove(directory).is_some() {
                 let _ = self.inner.unwatch(directory);
@@ -208,7 +208,7 @@ fn is_gone(error: &notify::Error) -> bool {
 
 /// The system sends no events. Contains advice for the user.
 #[derive(Debug)]
-pub struct WatchError(notify::Error);
+pub(crate) struct WatchError(notify::Error);
 
 impl std::fmt::Display for WatchError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

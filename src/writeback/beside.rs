@@ -25,7 +25,7 @@ use crate::fs::root::Roots;
 
 /// Writes the two keys into the file next to the export that `source` identifies, if the export is
 /// still there.
-pub fn write_beside(
+pub(crate) fn write_beside(
     roots: &Roots,
     source: &FileVersion,
     task_trace_id: &str,

@@ -8,7 +8,7 @@ use crate::fs::carried::WriteBackMode;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
-pub struct WriteBackConfig {
+pub(crate) struct WriteBackConfig {
     /// `in_place`, `beside` or `off`. Default: in_place.
-    pub mode: WriteBackMode,
+    pub(crate) mode: WriteBackMode,
 }

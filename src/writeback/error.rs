@@ -9,7 +9,7 @@ use super::splice::SpliceError;
 use crate::fs::file::SourceError;
 
 #[derive(Debug, thiserror::Error)]
-pub enum WriteBackError {
+pub(crate) enum WriteBackError {
     #[error(transparent)]
     Source(#[from] SourceError),
     #[error("{}: {source}", path.display())]

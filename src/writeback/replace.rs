@@ -69,7 +69,7 @@ use crate::fs::stamp;
 use crate::fs::temp::TempFile;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// The file has the trace id, from now or from an interrupted attempt.
     Written,
     /// Another version is in place, and was left unchanged.
@@ -82,7 +82,7 @@ pub enum Outcome {
 const GRACE: Duration = Duration::from_millis(10);
 
 /// Adds `task_trace_id` and `task_emission_timestamp` to the export that `source` identifies.
-pub fn write_back(
+pub(crate) fn write_back(
     roots: &Roots,
     source: &FileVersion,
     task_trace_id: &str,

@@ -24,7 +24,11 @@ const STALE: Duration = Duration::from_secs(5);
 
 /// Cleans up what earlier runs left in `dir`, and returns the number of files. Files younger than
 /// five seconds, and files that cannot be read, are left for the next time.
-pub fn remove_stale(roots: &Roots, dir: &Path, max_bytes: u64) -> Result<usize, WriteBackError> {
+pub(crate) fn remove_stale(
+    roots: &Roots,
+    dir: &Path,
+    max_bytes: u64,
+) -> Result<usize, WriteBackError> {
     remove_stale_at(SystemTime::now(), &roots.open(dir)?, max_bytes)
 }
 

@@ -27,7 +27,7 @@ use crate::fs::file::Stamp;
 use crate::fs::temp::TempFile;
 
 /// Whether a name is that of a temp file. The receiver skips such files.
-pub fn is_temp_name(name: impl AsRef<OsStr>) -> bool {
+pub(crate) fn is_temp_name(name: impl AsRef<OsStr>) -> bool {
     TempName::parse(name.as_ref()).is_some()
 }
 

@@ -6,7 +6,7 @@
 #[path = "../../examples/generate/export.rs"]
 mod export;
 
-use taskspan::fs::root::Roots;
+use taskspan::internals::Roots;
 use taskspan::plan::{self, Export as Read, ManifestUse, ReadOptions};
 use tempfile::TempDir;
 

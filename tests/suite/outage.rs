@@ -21,10 +21,10 @@ use taskspan::base::clock::UnixNanos;
 use taskspan::converter::limits::SpanLimits;
 use taskspan::converter::options::{ResourceConfig, SpanOptions};
 use taskspan::converter::{Converter, Redaction};
-use taskspan::fs::carried::WriteBackMode;
-use taskspan::fs::root::Roots;
+use taskspan::internals::Roots;
+use taskspan::internals::WriteBackMode;
+use taskspan::internals::{Destination, Exporters, Location, NewEntry, Queue};
 use taskspan::plan::{self, Export, ReadOptions};
-use taskspan::queue::{Destination, Exporters, Location, NewEntry, Queue};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 
@@ -466,7 +466,7 @@ async fn accepted_two_hours_ago(outage: &Outage, snapshot: &Snapshot, in_doubt: 
     let ready = Queue::open(Location::Directory(directory), &exporters, None).unwrap();
     let destination = Destination {
         exporter: EXPORTER.to_owned(),
-        signal: taskspan::base::signal::Signal::Traces,
+        signal: taskspan::internals::Signal::Traces,
         required: true,
     };
     ready.queue.enqueue(&delivery, &[destination]).await;

@@ -13,7 +13,7 @@ use taskspan::base::ids::TraceId;
 use taskspan::converter::limits::SpanLimits;
 use taskspan::converter::options::{GroupBy, RedactionConfig, ResourceConfig, SpanOptions};
 use taskspan::converter::{Converter, Redaction};
-use taskspan::fs::root::Roots;
+use taskspan::internals::Roots;
 use taskspan::plan::{self, Export, ReadOptions};
 
 const T0: UnixNanos = UnixNanos(1_795_414_500_000_000_000);

@@ -29,6 +29,11 @@ pub struct OtlpReceiver {
 }
 
 impl OtlpReceiver {
+    /// Starts a receiver on a free port of the loopback interface.
+    ///
+    /// # Errors
+    ///
+    /// If no port can be opened.
     pub async fn start() -> std::io::Result<OtlpReceiver> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?;
@@ -47,6 +52,7 @@ impl OtlpReceiver {
         Ok(OtlpReceiver { address, received, server })
     }
 
+    /// Returns the receiver's URL.
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.address)
     }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::Previewed;
 use crate::converter::view::SpanView;
 
-pub fn document(preview: &Previewed) -> Value {
+pub(crate) fn document(preview: &Previewed) -> Value {
     let trees = preview.trees();
     let spans: Vec<&SpanView> = trees.iter().flat_map(SpanView::walk).collect();
     let of_type = |task_type: &str| -> Vec<Value> {

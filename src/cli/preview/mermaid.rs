@@ -7,7 +7,7 @@ use std::fmt::Write;
 use crate::base::ids::TaskId;
 use crate::plan::{Plan, Status};
 
-pub fn graph(plan: &Plan) -> String {
+pub(crate) fn graph(plan: &Plan) -> String {
     let mut text = String::from("flowchart LR\n");
     let mut nodes: HashMap<&TaskId, usize> = HashMap::new();
     // Ids may contain any character, so nodes are numbered and the ids are their labels.

@@ -19,7 +19,7 @@ use crate::receiver::scan::Scanner;
 use crate::receiver::select::Selection;
 
 /// How exports are found, read and converted.
-pub struct Traces {
+pub(crate) struct Traces {
     sources: Vec<Exports>,
 }
 
@@ -38,17 +38,17 @@ impl Exports {
 }
 
 /// An export, and the converter that made its trace.
-pub type Found<'a> = (Emitted, &'a Converter);
+pub(crate) type Found<'a> = (Emitted, &'a Converter);
 
 /// Why no export was found.
-pub enum NotFound {
+pub(crate) enum NotFound {
     /// The export may come later.
     Later(String),
     Never(String),
 }
 
 impl Traces {
-    pub fn of(pipelines: &[ReceiverPipeline], fs: &FsByReceiver) -> Arc<Traces> {
+    pub(crate) fn of(pipelines: &[ReceiverPipeline], fs: &FsByReceiver) -> Arc<Traces> {
         let exports = |ReceiverPipeline { id, config, converter, .. }: &ReceiverPipeline| Exports {
             roots: fs.get(id).roots,
             selection: selection(&config.watching()),
@@ -61,7 +61,7 @@ impl Traces {
 
     /// Finds the export for one result of a file, in the first of `directories` that has any.
     /// Blocks on the disk.
-    pub fn find(
+    pub(crate) fn find(
         &self,
         directories: &[PathBuf],
         project_id: Option<&str>,
@@ -153,7 +153,7 @@ impl Traces {
 /// Returns the directories in which the export of a report may be: the directory that was checked,
 /// and the directory of the report. The checked directory is relative to the checker's working
 /// directory, where the report usually is. Only exports that a receiver watches are found in them.
-pub fn directories_of(report: &Path, output_dir: Option<&Path>) -> Vec<PathBuf> {
+pub(crate) fn directories_of(report: &Path, output_dir: Option<&Path>) -> Vec<PathBuf> {
     let is_plain = |path: &&Path| !path.components().any(|it| it == Component::ParentDir);
     let checked = output_dir.filter(is_plain).map(|checked| report.join(checked));
     checked.into_iter().chain([report.to_owned()]).collect()

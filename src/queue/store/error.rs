@@ -7,7 +7,7 @@ use redb::DatabaseError;
 
 /// Why an operation of an open store failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum StoreError {
+pub(crate) enum StoreError {
     /// The disk is full or broken. A later attempt may succeed.
     #[error("the queue's store failed: {0}")]
     Failing(String),
@@ -44,7 +44,7 @@ pub enum OpenError {
 
 /// Why a file cannot be opened. Only a corrupt file is quarantined.
 #[derive(Debug)]
-pub enum Refusal {
+pub(crate) enum Refusal {
     Locked,
     Corrupt(String),
     Other(String),
@@ -52,7 +52,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// Returns the error to report for the store at `path`.
-    pub fn into_error(self, path: &Path) -> OpenError {
+    pub(crate) fn into_error(self, path: &Path) -> OpenError {
         let path = path.to_owned();
         match self {
             Refusal::Locked => OpenError::Locked { path },

@@ -30,7 +30,7 @@ const RESERVE_BYTES: u64 = 1 << 20;
 
 /// The queue's directory, locked by this process.
 #[derive(Debug)]
-pub struct Files {
+pub(crate) struct Files {
     directory: PathBuf,
     /// Released when the file is closed. `None` if there is no lock file.
     _lock: Option<File>,
@@ -42,7 +42,7 @@ impl Files {
     ///
     /// # Errors
     /// Returns an error if the directory cannot be used, or another process holds it.
-    pub fn take(directory: &Path) -> Result<Files, OpenError> {
+    pub(crate) fn take(directory: &Path) -> Result<Files, OpenError> {
         let unusable = |source| OpenError::Directory { path: directory.to_owned(), source };
         // Queued exports may be confidential.
         let mut builder = fs::DirBuilder::new();
@@ -54,7 +54,7 @@ impl Files {
     ///
     /// # Errors
     /// Returns an error if the directory cannot be used, or another process holds it.
-    pub fn look_at(directory: &Path) -> Result<Files, OpenError> {
+    pub(crate) fn look_at(directory: &Path) -> Result<Files, OpenError> {
         Files::lock(directory, OpenOptions::new().read(true).write(true))
     }
 
@@ -80,7 +80,7 @@ impl Files {
     }
 
     /// Returns the path of the store.
-    pub fn store(&self) -> PathBuf {
+    pub(crate) fn store(&self) -> PathBuf {
         self.directory.join(STORE)
     }
 
@@ -88,7 +88,7 @@ impl Files {
     ///
     /// # Errors
     /// Returns an error if the file cannot be renamed.
-    pub fn quarantined(&self) -> io::Result<PathBuf> {
+    pub(crate) fn quarantined(&self) -> io::Result<PathBuf> {
         let name = format!("{STORE}.corrupt-{}", UnixNanos::now().compact());
         let mut aside = self.directory.join(&name);
         let mut number = 1;
@@ -104,7 +104,7 @@ impl Files {
     ///
     /// # Errors
     /// Returns an error if there is no room for it.
-    pub fn ensure_reserve_space(&mut self) -> io::Result<()> {
+    pub(crate) fn ensure_reserve_space(&mut self) -> io::Result<()> {
         if self.has_reserve {
             return Ok(());
         }
@@ -125,24 +125,24 @@ impl Files {
     }
 
     /// Removes the reserve of an earlier run. Returns false if there is none.
-    pub fn release_stale_reserve(&self) -> bool {
+    pub(crate) fn release_stale_reserve(&self) -> bool {
         fs::remove_file(self.directory.join(RESERVE)).is_ok()
     }
 
     /// Removes the reserve. Returns false if there is none.
-    pub fn release_reserve(&mut self) -> bool {
+    pub(crate) fn release_reserve(&mut self) -> bool {
         let had = std::mem::take(&mut self.has_reserve);
         had && fs::remove_file(self.directory.join(RESERVE)).is_ok()
     }
 }
 
 /// Whether this directory has a store.
-pub fn is_there(directory: &Path) -> bool {
+pub(crate) fn is_there(directory: &Path) -> bool {
     directory.join(STORE).exists()
 }
 
 /// Returns options for a file that only this user can read, and that is created if missing.
-pub fn private() -> OpenOptions {
+pub(crate) fn private() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(0o600);
     options

@@ -8,7 +8,7 @@ use lz4_flex::block::{compress_prepend_size, decompress, uncompressed_size};
 const PACKED: u8 = 0;
 
 /// Compresses a request.
-pub fn packed(request: &[u8]) -> Vec<u8> {
+pub(crate) fn packed(request: &[u8]) -> Vec<u8> {
     let mut packed = vec![PACKED];
     packed.append(&mut compress_prepend_size(request));
     packed
@@ -19,7 +19,7 @@ pub fn packed(request: &[u8]) -> Vec<u8> {
 /// # Errors
 /// Returns a description of the damage. A length that no text of this size can expand to is refused
 /// before memory is allocated for it.
-pub fn unpacked(stored: &[u8]) -> Result<Bytes, String> {
+pub(crate) fn unpacked(stored: &[u8]) -> Result<Bytes, String> {
     const MAX_RATIO: usize = 255;
     let Some((&PACKED, packed)) = stored.split_first() else {
         return Ok(Bytes::copy_from_slice(stored));

@@ -11,7 +11,7 @@ use crate::queue::store::{Files, Opened, Store};
 
 /// A disk in memory that survives closing.
 #[derive(Clone, Debug, Default)]
-pub struct Disk {
+pub(crate) struct Disk {
     bytes: Arc<Mutex<Vec<u8>>>,
     /// The contents after a crash: everything up to the last fsync.
     synced: Arc<Mutex<Vec<u8>>>,
@@ -38,21 +38,21 @@ impl Disk {
     }
 
     /// Returns the disk as it is after a power failure.
-    pub fn after_a_crash(&self) -> Disk {
+    pub(crate) fn after_a_crash(&self) -> Disk {
         let synced = self.synced.lock().expect("no panic under the lock").clone();
         let bytes = Arc::new(Mutex::new(synced.clone()));
         Disk { bytes, synced: Arc::new(Mutex::new(synced)), ..Disk::default() }
     }
 
     /// Opens a store on this disk.
-    pub fn open(&self, files: Option<Files>) -> Opened {
+    pub(crate) fn open(&self, files: Option<Files>) -> Opened {
         let backend = self.clone();
         let open = move || Builder::new().create_with_backend(backend.clone());
         Store::open_with(files, Box::new(open)).map_err(|(refusal, _)| refusal).expect("a store")
     }
 
     /// Opens a queue on this disk, with exporters of unlimited capacity.
-    pub fn queue(&self) -> Ready {
+    pub(crate) fn queue(&self) -> Ready {
         Queue::from_opened(self.open(None), &exporters(u64::MAX), None).expect("a queue")
     }
 }
