@@ -33,7 +33,7 @@ use classify::Delivery;
 pub(crate) use classify::{Answer, Reply};
 use config::{ExporterConfig, RetryConfig};
 use endpoint::EndpointError;
-pub(crate) use trace_reader::{NoAnswer, TraceReader};
+pub(crate) use trace_reader::{TraceReadError, TraceReader};
 
 /// The user agent, in the form that the OTLP specification recommends.
 const USER_AGENT: &str = concat!("OTel-OTLP-Exporter-taskspan/", env!("CARGO_PKG_VERSION"));

@@ -31,7 +31,7 @@ use crate::config::{Config, HealthCheckConfig};
 use crate::converter::Converter;
 use crate::observe::grafana::Grafana;
 use crate::pipeline::event::Event;
-use crate::pipeline::status::{self, Held, Known};
+use crate::pipeline::status::{self, ExportStatus, QueueSnapshot};
 use crate::queue::Queue;
 use crate::receiver::ReceiverStatus;
 use health::Facts;
@@ -196,19 +196,19 @@ impl Subject {
 
     /// Returns every export. Only the export with the id `whole` has its plan, the others have
     /// figures only, which bounds memory to one plan.
-    fn known(&self, whole: Option<&str>) -> Vec<Known> {
-        let mut held = Held::new(self.queue.list(), Vec::new());
+    fn statuses(&self, whole: Option<&str>) -> Vec<ExportStatus> {
+        let mut queue = QueueSnapshot::new(self.queue.list(), Vec::new());
         let paths = status::paths(&self.exports.receivers);
         let read = paths.into_iter().map(|path| {
             let found = path.read();
-            held.add_done(self.queue.are_done(found.version().as_slice()));
-            let mut known = found.known(&held);
-            let is_whole = whole.is_some() && known.trace_id.as_deref() == whole;
-            if let Some(plan) = known.plan.as_mut().filter(|_| !is_whole) {
+            queue.add_done(self.queue.are_done(found.version().as_slice()));
+            let mut status = found.status(&queue);
+            let is_whole = whole.is_some() && status.trace_id.as_deref() == whole;
+            if let Some(plan) = status.plan.as_mut().filter(|_| !is_whole) {
                 plan.artifacts = Vec::new();
                 plan.types = IndexMap::new();
             }
-            known
+            status
         });
         read.collect()
     }
@@ -216,7 +216,7 @@ impl Subject {
     fn overview(&self) -> Page {
         let Ok(_alone) = self.exports.looking.try_lock() else { return Page::busy() };
         Page::html(page::overview(&page::Overview {
-            exports: &self.known(None),
+            exports: &self.statuses(None),
             lanes: &self.queue.lanes(),
             reasons: &self.facts().unhealthy(self.exports.unhealthy_after),
             grafana: self.exports.grafana.as_ref(),
@@ -226,11 +226,12 @@ impl Subject {
 
     fn plan(&self, id: &str) -> Page {
         let Ok(_alone) = self.exports.looking.try_lock() else { return Page::busy() };
-        let known = self.known(Some(id)).into_iter().find(|it| it.trace_id.as_deref() == Some(id));
-        let shown = known.as_ref().and_then(|known| {
-            let converter = self.exports.converters.get(known.receiver)?;
+        let status =
+            self.statuses(Some(id)).into_iter().find(|it| it.trace_id.as_deref() == Some(id));
+        let shown = status.as_ref().and_then(|status| {
+            let converter = self.exports.converters.get(status.receiver)?;
             let grafana = self.exports.grafana.as_ref();
-            Some(page::plan(known, known.plan.as_ref()?, converter, grafana))
+            Some(page::plan(status, status.plan.as_ref()?, converter, grafana))
         });
         shown.map_or_else(Page::not_found, Page::html)
     }

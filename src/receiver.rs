@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 use baseline::Baseline;
 use config::WatchConfig;
-use scan::{Found, Scanner, Stamp, Tidy};
+use scan::{ScanResult, Scanner, Stamp, Tidy};
 use select::Selection;
 use watch::{Hint, Watcher};
 
@@ -196,7 +196,7 @@ impl Receiver {
     }
 
     /// Forgets removed files: one that is created again is new, whatever its times are.
-    fn forget_what_is_gone(&mut self, found: &Found) {
+    fn forget_what_is_gone(&mut self, found: &ScanResult) {
         self.seen.retain(|path, _| {
             found.exports.contains_key(path)
                 || !found.scanned.iter().any(|directory| path.starts_with(directory))
@@ -222,7 +222,7 @@ mod tests {
 
     /// A scan that blocks, as on a dead mount, must be visible while it lasts.
     #[tokio::test]
-    async fn a_look_that_hangs_shows() {
+    async fn a_scan_that_hangs_is_reported() {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("left-behind"), "").unwrap();
         let (reached, is_reached) = std_mpsc::channel();

@@ -70,7 +70,7 @@ fn once(artifacts: usize, language: Language, receiver: &Receiver) -> Measured {
     let home = TempDir::new().unwrap();
     let export = home.path().join("exports");
     let path = Export::new(artifacts, 1, language).write_into(&export).unwrap();
-    let_it_settle(&export);
+    backdate(&export);
     let before = receiver.seen().len();
     let mut command = taskspan(home.path());
     let measured =
@@ -81,7 +81,7 @@ fn once(artifacts: usize, language: Language, receiver: &Receiver) -> Measured {
 }
 
 /// Sets all times back by one second. Otherwise `once` would wait for `settle`.
-fn let_it_settle(export: &std::path::Path) {
+fn backdate(export: &std::path::Path) {
     let then = SystemTime::now() - Duration::from_secs(1);
     let entries = std::fs::read_dir(export).unwrap().map(|entry| entry.unwrap().path());
     for path in entries.chain([export.to_owned()]) {
@@ -162,7 +162,7 @@ fn taken<T>(work: impl FnOnce() -> T) -> Duration {
 /// Measures 1,000 to 100,000 artifacts. Time must grow linearly, and memory must stay in proportion
 /// to the input.
 pub fn scale() -> Vec<Row> {
-    let receiver = Receiver::that_looks_at_sizes();
+    let receiver = Receiver::that_measures_sizes();
     let limit = usize::try_from(SpanOptions::default().max_request_bytes.0).unwrap();
     let sizes = [1_000, 10_000, 100_000];
     let runs = sizes.map(|artifacts| {

@@ -54,7 +54,7 @@ impl Receiver {
 
     /// Starts an endpoint that measures the size of each decompressed message. Decompression takes
     /// time, so only `scale` uses it, which compares its times with each other.
-    pub fn that_looks_at_sizes() -> Receiver {
+    pub fn that_measures_sizes() -> Receiver {
         Self::with(Arrivals { sizes: true, ..Arrivals::default() })
     }
 

@@ -34,7 +34,7 @@ use writer::Writer;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Every n-th process finds the endpoint down. After it, a new endpoint is started.
-const PROCESSES_AN_ENDPOINT: usize = 8;
+const PROCESSES_PER_ENDPOINT: usize = 8;
 
 /// In bytes. The sidecar's first requests can be larger, so that some must be split.
 const MESSAGE_LIMIT: usize = 12_000;
@@ -81,7 +81,7 @@ pub async fn run(options: &Options) -> Report {
     let began = Instant::now();
     let (mut kills, mut terms, mut number) = (0, 0, 0);
     while kills < options.kills {
-        if number % PROCESSES_AN_ENDPOINT == 0 {
+        if number % PROCESSES_PER_ENDPOINT == 0 {
             soak.stop_endpoint();
         } else if soak.server.is_none() {
             soak.start_endpoint().await;
@@ -131,7 +131,7 @@ impl Soak {
         let pipeline = json!({
             "receivers": {"export_dir": {
                 "directories": [root.join("exports")],
-                "settle": "10ms",
+                "check_finished": "10ms",
                 // The minimum, so that few exports make many requests.
                 "spans": {"max_request_bytes": "16KiB"},
             }},
@@ -295,7 +295,7 @@ impl Soak {
         self.expect_success(&mut child, "the last process").await;
         let in_place: Vec<_> = self.writer.in_place().cloned().collect();
         for snapshot in &in_place {
-            self.writer.settle(snapshot, &self.ledger, self.server.as_ref());
+            self.writer.check_finished(snapshot, &self.ledger, self.server.as_ref());
         }
         // A further run must not send anything.
         let attempts = self.server.as_ref().unwrap().attempts().len();
@@ -354,9 +354,9 @@ impl fmt::Display for Report {
         writeln!(
             f,
             "{:>8} exports written, {} replaced before they had an id",
-            exports.written, exports.overtaken
+            exports.written, exports.overwritten
         )?;
-        writeln!(f, "{:>8} exports found whole, with their id", exports.settled)?;
+        writeln!(f, "{:>8} exports found whole, with their id", exports.finished)?;
         writeln!(
             f,
             "{:>8} requests: {} acknowledged, {} refused for now, {} reset, {} stalled",

@@ -32,10 +32,10 @@ pub struct Writer {
 pub struct Counts {
     pub written: usize,
     /// Exports that have their id, and whose spans were all acknowledged.
-    pub settled: usize,
+    pub finished: usize,
     /// Exports that were overwritten before they had an id. They may have been delivered all the
     /// same.
-    pub overtaken: usize,
+    pub overwritten: usize,
 }
 
 impl Writer {
@@ -64,15 +64,15 @@ impl Writer {
         let dir = self.root.join(format!("exports/job-{place:02}/output"));
         if let Some(before) = self.in_place[place].take() {
             if before.written_trace_id().is_some() {
-                self.settle(&before, ledger, server);
+                self.check_finished(&before, ledger, server);
                 if random.one_in(2) {
                     // Replace the directory by a new one. It is moved and not deleted, because the
                     // sidecar may still be working in it.
-                    let gone = self.root.join(format!("gone/{}", self.counts.settled));
+                    let gone = self.root.join(format!("gone/{}", self.counts.finished));
                     fs::rename(dir.parent().unwrap(), gone).unwrap();
                 }
             } else if random.one_in(3) {
-                self.counts.overtaken += 1;
+                self.counts.overwritten += 1;
             } else {
                 self.in_place[place] = Some(before);
                 return;
@@ -86,7 +86,12 @@ impl Writer {
 
     /// Checks an export that has its id: every span was acknowledged, and the write-back changed
     /// nothing else.
-    pub fn settle(&mut self, snapshot: &Snapshot, ledger: &Ledger, server: Option<&FakeOtlp>) {
+    pub fn check_finished(
+        &mut self,
+        snapshot: &Snapshot,
+        ledger: &Ledger,
+        server: Option<&FakeOtlp>,
+    ) {
         let trace_id = snapshot.trace_id();
         let just_now = server.map(FakeOtlp::accepted).unwrap_or_default();
         let mut faults = snapshot.check(&ledger.of_trace(&trace_id, &just_now));
@@ -95,7 +100,7 @@ impl Writer {
         faults.extend(snapshot.check_written_back());
         let of_this = |fault| format!("{} ({trace_id}): {fault}", snapshot.path.display());
         self.faults.extend(faults.into_iter().map(of_this));
-        self.counts.settled += 1;
+        self.counts.finished += 1;
     }
 
     /// Returns an export that differs from all earlier ones.

@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_word_of_the_contract_is_refused_with_the_list() {
+    fn a_value_outside_of_the_contract_is_refused_with_the_list() {
         for word in Phase::WORDS {
             assert_eq!(word.parse::<Phase>().map(Phase::as_str), Ok(*word));
         }

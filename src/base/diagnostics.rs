@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_slip_is_recognised_and_a_stranger_is_not() {
+    fn a_typo_is_recognised_and_an_unrelated_word_is_not() {
         let known = ["endpoint", "timeout", "tls"];
         assert_eq!(nearest("endpiont", &known), Some("endpoint"));
         assert_eq!(nearest("tmieout", &known), Some("timeout"));

@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn who_wants_no_more_gets_no_more() {
+    fn production_stops_when_the_consumer_stops() {
         let (made, mut taken) = (AtomicUsize::new(0), 0);
         in_order(
             10_000,
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn both_are_done() {
+    fn both_halves_run() {
         for worth in [false, true] {
             let mut text = String::new();
             let sum = both(worth, || 1 + 1, || text.push('x'));

@@ -11,7 +11,7 @@ use super::setup::Setup;
 use super::{ConfigArgs, Exit, Global};
 use crate::base::text::escape_control;
 use crate::pipeline::Pipelines;
-use crate::pipeline::status::{Found, Held, Known, find};
+use crate::pipeline::status::{ExportOnDisk, ExportStatus, QueueSnapshot, find};
 use crate::queue::control::{Answer, Question};
 use crate::queue::is_there;
 
@@ -34,8 +34,8 @@ impl Status {
         let setup = Setup::load(&self.config, &self.directories)?;
         setup.start_logging(global);
         let found = find(&Pipelines::receivers(&setup.config));
-        let held = held_by(&setup, &found).await?;
-        let all: Vec<Known> = found.into_iter().map(|found| found.known(&held)).collect();
+        let queue = queue_of(&setup, &found).await?;
+        let all: Vec<ExportStatus> = found.into_iter().map(|found| found.status(&queue)).collect();
         let text = match self.format {
             Format::Table => table(&all),
             Format::Json => {
@@ -49,25 +49,25 @@ impl Status {
 }
 
 /// Returns the entries of the queue, from this process or from a running taskspan.
-async fn held_by(setup: &Setup, found: &[Found]) -> Result<Held, Failure> {
+async fn queue_of(setup: &Setup, found: &[ExportOnDisk]) -> Result<QueueSnapshot, Failure> {
     let Some(directory) = setup.queue_directory().filter(|it| is_there(it)) else {
-        return Ok(Held::default());
+        return Ok(QueueSnapshot::default());
     };
     let source = Source::find(&directory).await?;
-    let trace_ids = found.iter().filter_map(Found::version).collect();
+    let trace_ids = found.iter().filter_map(ExportOnDisk::version).collect();
     let listed = source.ask(Question::List).await?;
     match (listed, source.ask(Question::AreDone { trace_ids }).await?) {
-        (Answer::Listed(listed), Answer::AreDone(done)) => Ok(Held::new(listed, done)),
+        (Answer::Listed(listed), Answer::AreDone(done)) => Ok(QueueSnapshot::new(listed, done)),
         other => Err(anyhow!("an unexpected answer: {other:?}").into()),
     }
 }
 
-fn table(all: &[Known]) -> String {
+fn table(all: &[ExportStatus]) -> String {
     if all.is_empty() {
         return "there are no exports\n".to_owned();
     }
     let mut text = format!("{:<11}  {:<32}  PATH\n", "STATE", "TRACE");
-    for Known { path, state, reason, trace_id, .. } in all {
+    for ExportStatus { path, state, reason, trace_id, .. } in all {
         let trace = trace_id.as_deref().unwrap_or("-");
         text.push_str(&format!("{:<11}  {trace:<32}  {}\n", state.as_str(), escape_control(path)));
         if let Some(reason) = reason {

@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn values_know_their_place() {
+    fn values_have_their_position() {
         let (node, faults) = parse("a:\n  b: [1, 'x']\n  c.d: {e: 2}\n  f:\n");
         let node = node.unwrap();
         assert_eq!(faults, "");

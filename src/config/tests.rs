@@ -135,7 +135,7 @@ fn no_pipeline_is_a_fault() {
 }
 
 #[test]
-fn what_is_odd_is_a_warning() {
+fn an_unusual_value_is_a_warning() {
     let yaml = GOOD.replace("service:\n", "  debug:\nservice:\n  extensions: [health_check]\n")
         + "extensions: {health_check: , file_storage/x: {directory: d}}\n";
     let (config, warnings) = load(&yaml).unwrap();
@@ -182,7 +182,7 @@ fn a_configuration_without_a_file_is_complete() {
 }
 
 #[test]
-fn the_shipped_file_loads_without_a_word() {
+fn the_shipped_file_loads_without_a_warning() {
     let (config, warnings) = load(SHIPPED).unwrap();
     assert_eq!(warnings, "");
     let mut expected = without_file();

@@ -342,7 +342,7 @@ mod tests {
         }
 
         #[test]
-        fn whatever_is_shrunk_fits(depth in 1_usize..6, text in "[\"a\\\\é\n]{0,900}", max in 80_usize..400) {
+        fn whatever_is_shrunk_is_within_the_limit(depth in 1_usize..6, text in "[\"a\\\\é\n]{0,900}", max in 80_usize..400) {
             let mut value = json!([text.clone(), (0..90).collect::<Vec<_>>()]);
             for _ in 0..depth {
                 value = json!({"k": value, "t": text.clone()});

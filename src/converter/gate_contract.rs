@@ -162,7 +162,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn reason_and_evidence_are_whole_and_every_piece_is_a_result(
+        fn reason_and_evidence_are_complete_in_every_part(
             reason in "\\PC{0,4000}",
             refs in proptest::collection::vec("[a-z\"\\\\é]{0,300}", 0..40),
             max_bytes in 1_024_usize..4_096,
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn small_limits_cut_no_word_of_the_schema() {
+    fn small_limits_cut_no_schema_value() {
         let result = result(&"why ".repeat(1_000), &[file("x")]);
         for max_bytes in [64, 140, 200, 513, 650] {
             let pieces = pieces(&result, max_bytes);
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_spread_is_cut_and_marked() {
+    fn what_cannot_be_split_is_cut_and_marked() {
         let mut long = result("", &[file(&"r".repeat(9_000)), file("short")]);
         long.insert("gate_id".to_owned(), json!("i".repeat(9_000)));
         let pieces = pieces(&long, 2_048);

@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn stories_whose_ids_would_meet_are_told_apart() {
+    fn stories_with_equal_ids_are_told_apart() {
         let artifacts = [artifact("1", "b", "a"), artifact("2", "c", "a-b")];
         let artifacts: Vec<&Artifact> = artifacts.iter().collect();
         let stories = hierarchy("p", &artifacts, GroupBy::TargetType).stories;

@@ -245,7 +245,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn keeps_every_span_in_order_and_stays_under_the_limit(
+        fn requests_keep_every_span_in_order_and_stay_under_the_limit(
             sizes in prop::collection::vec(0_usize..3_000, 0..60),
             max in 4_000_usize..20_000,
             service in ".{0,40}",

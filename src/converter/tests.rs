@@ -211,7 +211,7 @@ fn steps_of(conversion: &Conversion) -> Vec<String> {
 }
 
 #[test]
-fn each_step_leaves_more_to_the_story_and_says_so() {
+fn each_step_moves_more_to_the_story_and_is_recorded() {
     let ladder = ladder(&large_plan(60));
     let names = ["shared", "contracts", "parameters", "bare"];
     for (step, conversion) in ladder.iter().enumerate() {

@@ -57,7 +57,7 @@ impl Retry {
 
     /// Like [`Retry::next`], for a request that fails while others succeed and that was deferred
     /// `deferrals` times. The wait depends on that number, so other requests do not reset it.
-    pub(crate) fn of_one(
+    pub(crate) fn for_item(
         &self,
         deferrals: u32,
         asked: Option<Duration>,
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn the_servers_word_counts_when_it_is_longer() {
+    fn the_wait_of_the_server_is_used_if_it_is_longer() {
         let mut retry = Retry::new(&steady());
         assert_eq!(
             retry.next(Some(Duration::from_secs(5)), Duration::ZERO),
@@ -138,14 +138,14 @@ mod tests {
     #[test]
     fn one_request_has_waits_of_its_own() {
         let mut retry = Retry::new(&steady());
-        let own = |retry: &Retry, deferrals| retry.of_one(deferrals, None, Duration::ZERO);
+        let own = |retry: &Retry, deferrals| retry.for_item(deferrals, None, Duration::ZERO);
         assert_eq!(own(&retry, 0), Some(Duration::from_secs(1)));
         assert_eq!(own(&retry, 2), Some(Duration::from_millis(2_250)));
         assert_eq!(own(&retry, u32::MAX), Some(Duration::from_secs(30)));
         retry.next(None, Duration::ZERO);
         assert_eq!(own(&retry, 0), Some(Duration::from_secs(1)));
         let asked = Some(Duration::from_secs(50));
-        assert_eq!(retry.of_one(0, asked, Duration::ZERO), asked);
+        assert_eq!(retry.for_item(0, asked, Duration::ZERO), asked);
     }
 
     #[test]

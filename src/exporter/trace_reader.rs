@@ -47,21 +47,21 @@ pub(crate) struct TraceReader {
 
 /// Why the backend did not return a trace.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum NoAnswer {
+pub(crate) enum TraceReadError {
     /// The backend is unreachable, overloaded or refuses the credentials. It may still have the
     /// trace.
-    Silent(String),
+    Unavailable(String),
     /// The backend refuses this trace, for example because it is too large to read.
     Refused(String),
 }
 
-impl NoAnswer {
-    fn of(status: StatusCode) -> NoAnswer {
+impl TraceReadError {
+    fn of(status: StatusCode) -> TraceReadError {
         let reason = format!("HTTP {}", status.as_u16());
         match status.as_u16() {
             // 401, 403 and 407 concern the credentials, so they do not mean that the trace is lost.
-            401 | 403 | 407 | 408 | 429 | 502..=504 => NoAnswer::Silent(reason),
-            _ => NoAnswer::Refused(reason),
+            401 | 403 | 407 | 408 | 429 | 502..=504 => TraceReadError::Unavailable(reason),
+            _ => TraceReadError::Refused(reason),
         }
     }
 }
@@ -105,12 +105,12 @@ impl TraceReader {
     /// trace.
     ///
     /// # Errors
-    /// Returns a [`NoAnswer`] if the backend did not return a trace or a 404. The caller should
+    /// Returns a [`TraceReadError`] if the backend did not return a trace or a 404. The caller should
     /// retry, because even `Refused` can be caused by overload.
     pub(crate) async fn stored_spans(
         &self,
         trace_id: TraceId,
-    ) -> Result<HashSet<Vec<u8>>, NoAnswer> {
+    ) -> Result<HashSet<Vec<u8>>, TraceReadError> {
         let v2 = format!("/api/v2/traces/{trace_id}");
         let v1 = format!("/api/traces/{trace_id}");
         // An old Tempo has no v2 API and answers 404, as for an unknown trace.
@@ -120,28 +120,29 @@ impl TraceReader {
         }
     }
 
-    async fn get(&self, path: &str) -> Result<Option<Value>, NoAnswer> {
+    async fn get(&self, path: &str) -> Result<Option<Value>, TraceReadError> {
         let answer = tokio::time::timeout(REQUEST_TIMEOUT, self.fetch(path)).await;
-        let late = || NoAnswer::Silent(format!("no answer within {REQUEST_TIMEOUT:?}"));
+        let late = || TraceReadError::Unavailable(format!("no answer within {REQUEST_TIMEOUT:?}"));
         answer.unwrap_or_else(|_| Err(late()))
     }
 
-    async fn fetch(&self, path: &str) -> Result<Option<Value>, NoAnswer> {
+    async fn fetch(&self, path: &str) -> Result<Option<Value>, TraceReadError> {
         let mut request = Request::new(Empty::new());
-        let silent = |reason: String| NoAnswer::Silent(reason);
-        let url = self.base.join(path).map_err(|error| silent(error.to_string()))?;
+        let unavailable = |reason: String| TraceReadError::Unavailable(reason);
+        let url = self.base.join(path).map_err(|error| unavailable(error.to_string()))?;
         *request.uri_mut() = url.uri().clone();
         *request.headers_mut() = self.headers.clone();
-        let response = self.client.request(request).await.map_err(|error| silent(chain(&error)))?;
+        let response =
+            self.client.request(request).await.map_err(|error| unavailable(chain(&error)))?;
         match response.status() {
             StatusCode::NOT_FOUND => return Ok(None),
-            status if !status.is_success() => return Err(NoAnswer::of(status)),
+            status if !status.is_success() => return Err(TraceReadError::of(status)),
             _ => {}
         }
         let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await;
-        let body = body.map_err(|error| silent(error.to_string()))?.to_bytes();
+        let body = body.map_err(|error| unavailable(error.to_string()))?.to_bytes();
         let json = serde_json::from_slice(&body);
-        json.map(Some).map_err(|error| NoAnswer::Refused(format!("not JSON: {error}")))
+        json.map(Some).map_err(|error| TraceReadError::Refused(format!("not JSON: {error}")))
     }
 }
 

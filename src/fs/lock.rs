@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn one_at_a_time_until_the_id_is_there() {
+    fn a_lock_is_held_by_one_until_the_id_is_there() {
         for mode in [WriteBackMode::InPlace, WriteBackMode::Beside] {
             let (_dir, source, trace_id) = export();
             let roots = Roots::of_file(&source.path);
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn another_version_is_not_there_to_be_locked() {
+    fn another_version_cannot_be_locked() {
         let (_dir, source, trace_id) = export();
         fs::write(&source.path, "{ }").unwrap();
         let roots = Roots::of_file(&source.path);

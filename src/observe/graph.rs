@@ -146,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_needed_stands_on_the_left() {
+    fn dependencies_are_on_the_left() {
         assert_eq!(layers(&[vec![1], vec![2], vec![]]), [2, 1, 0]);
         assert_eq!(layers(&[vec![0], vec![]]), [0, 0], "a thing that needs itself");
         assert_eq!(layers(&[]), [0; 0]);
@@ -163,7 +163,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_graph_has_a_place_for_everyone(
+        fn every_graph_places_every_task(
             edges in prop::collection::vec((0_usize..20, 0_usize..20), 0..60),
         ) {
             let mut needs = vec![Vec::new(); 20];

@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn each_reason_is_told() {
+    fn each_reason_is_reported() {
         assert!(well().unhealthy(LIMIT).is_empty() && well().unready().is_empty());
         let young = Facts { undelivered: Some(LIMIT), ..well() };
         assert!(young.unhealthy(LIMIT).is_empty());

@@ -254,7 +254,7 @@ impl Metrics {
     ) -> String {
         // One scrape at a time, because a scrape resets gauges before it sets them.
         let mut last = self.receivers.lock().unwrap_or_else(PoisonError::into_inner);
-        self.look_at(queue);
+        self.update_queue(queue);
         let (mut modes, mut scans, mut overflows) = ([0_u64; 2], 0, 0);
         for receiver in watching {
             modes[usize::from(receiver.is_polling.load(Ordering::Relaxed))] += 1;
@@ -277,7 +277,7 @@ impl Metrics {
         String::from_utf8(text).unwrap_or_default()
     }
 
-    fn look_at(&self, queue: &Queue) {
+    fn update_queue(&self, queue: &Queue) {
         let counts = queue.count_by_state();
         for state in STATES {
             let count = counts.get(state).copied().unwrap_or_default();

@@ -10,7 +10,7 @@ use crate::base::ids::TraceId;
 use crate::converter::Converter;
 use crate::converter::view::SpanView;
 use crate::observe::grafana::Grafana;
-use crate::pipeline::status::Known;
+use crate::pipeline::status::ExportStatus;
 use crate::plan::Plan;
 use crate::queue::LaneFigures;
 
@@ -26,7 +26,7 @@ const STYLE: &str = include_str!("page.css");
 /// The contents of the overview page.
 #[derive(Debug)]
 pub(crate) struct Overview<'a> {
-    pub(crate) exports: &'a [Known],
+    pub(crate) exports: &'a [ExportStatus],
     pub(crate) lanes: &'a [LaneFigures],
     /// The reasons for which the program is unhealthy. Empty if it is healthy.
     pub(crate) reasons: &'a [String],
@@ -69,8 +69,8 @@ fn exports_table(body: &mut String, overview: &Overview<'_>) {
         "<table><thead><tr><th>State</th><th>Project</th><th>Coverage</th><th>Trace</th>\
          <th>File</th></tr></thead><tbody>",
     );
-    for known in overview.exports {
-        let Known { path, state, reason, trace_id, plan, .. } = known;
+    for status in overview.exports {
+        let ExportStatus { path, state, reason, trace_id, plan, .. } = status;
         let state = state.as_str();
         let _ = write!(
             body,
@@ -139,12 +139,12 @@ fn bar(plan: &Plan) -> String {
 
 /// Makes the page of one export: stories, tasks and dependencies.
 pub(crate) fn plan(
-    known: &Known,
+    status: &ExportStatus,
     plan: &Plan,
     converter: &Converter,
     grafana: Option<&Grafana>,
 ) -> String {
-    let id = known.trace_id.as_deref().unwrap_or_default();
+    let id = status.trace_id.as_deref().unwrap_or_default();
     let trace_id = TraceId::from_hex(id);
     let trees = trace_id.map(|id| converter.outline(plan, id));
     let mut body = format!(
@@ -154,7 +154,7 @@ pub(crate) fn plan(
         bar(plan),
         escaped(id),
         link(grafana, id),
-        escaped(&known.path),
+        escaped(&status.path),
     );
     for epic in trees.iter().flatten() {
         let open = plan.artifacts.len() <= MAX_OPEN;
@@ -209,7 +209,7 @@ mod tests {
     #[test]
     fn nothing_in_a_name_is_markup() {
         assert_eq!(escaped("<b a='\"'>&\n"), "&lt;b a=&#39;&quot;&#39;&gt;&amp;\\u{a}");
-        let known = Known {
+        let status = ExportStatus {
             path: "/<script>alert(1)</script>".into(),
             state: State::Invalid,
             reason: Some("\"><img src=x>".into()),
@@ -218,7 +218,7 @@ mod tests {
             receiver: 0,
         };
         let page = overview(&Overview {
-            exports: &[known],
+            exports: &[status],
             lanes: &[],
             reasons: &["<i>".into()],
             grafana: None,

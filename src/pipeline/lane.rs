@@ -95,7 +95,7 @@ impl Lane {
         let failing_for = before.since.map(|since| now - since).unwrap_or_default();
         if self.is_own_fault(failure) {
             self.has_own_fault = true;
-            return match self.retry.of_one(before.deferrals, after, failing_for) {
+            return match self.retry.for_item(before.deferrals, after, failing_for) {
                 Some(export) => Next::Defer { export, lane: Duration::ZERO },
                 None => Next::GiveUp,
             };

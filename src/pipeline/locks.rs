@@ -19,12 +19,12 @@ const MAX_HELD: usize = 256;
 
 #[derive(Clone, Debug)]
 pub(crate) struct LockRegistry {
-    held: Arc<Mutex<Held>>,
+    held: Arc<Mutex<HeldLocks>>,
     fs: FsByReceiver,
 }
 
 #[derive(Debug, Default)]
-struct Held {
+struct HeldLocks {
     locks: HashMap<TraceId, Option<File>>,
     /// Exports that another process was seen to work on.
     elsewhere: HashSet<TraceId>,
@@ -108,12 +108,12 @@ impl LockRegistry {
         held.elsewhere.remove(&trace_id);
     }
 
-    fn held(&self) -> MutexGuard<'_, Held> {
+    fn held(&self) -> MutexGuard<'_, HeldLocks> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Held {
+impl HeldLocks {
     fn insert(&mut self, trace_id: TraceId, lock: Option<File>) {
         if self.locks.len() < MAX_HELD {
             self.locks.insert(trace_id, lock);

@@ -2,8 +2,8 @@
 //! it.
 //!
 //! ```text
-//! directories ─scan, read─▶ Found ─┐
-//! queue ─list, done──────▶ Held ───┴─▶ Known: state, reason, trace id, plan
+//! directories ─scan, read─▶ ExportOnDisk ─┐
+//! queue ─list, done──────▶ QueueSnapshot ───┴─▶ ExportStatus: state, reason, trace id, plan
 //! ```
 
 use std::path::PathBuf;
@@ -65,7 +65,7 @@ impl State {
 }
 
 #[derive(Debug, Serialize)]
-pub(crate) struct Known {
+pub(crate) struct ExportStatus {
     pub(crate) path: String,
     pub(crate) state: State,
     pub(crate) reason: Option<String>,
@@ -81,7 +81,7 @@ pub(crate) struct Known {
 
 /// An export on disk.
 #[derive(Debug)]
-pub(crate) struct Found {
+pub(crate) struct ExportOnDisk {
     path: PathBuf,
     roots: Roots,
     export: Result<Box<Fresh>, PlanError>,
@@ -93,7 +93,7 @@ pub(crate) struct Found {
 
 /// The path of an export, and how it is read.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct ExportPath {
     path: PathBuf,
     roots: Roots,
     read: ReadOptions,
@@ -103,14 +103,14 @@ pub(crate) struct Place {
 }
 
 /// Returns every export that these receivers find. Blocks on the disk.
-pub(crate) fn paths(receivers: &[ExportDirConfig]) -> Vec<Place> {
+pub(crate) fn paths(receivers: &[ExportDirConfig]) -> Vec<ExportPath> {
     let of_receiver = |(receiver, config): (usize, &ExportDirConfig)| {
         let read = ReadOptions { emit_existing: true, ..config.read_options() };
         let exports = Scanner::new(super::selection(&config.watching())).scan_all().exports;
         let mode = config.write_back.mode;
         let is_done_by_id = config.on_existing_trace_id == ExistingTraceId::Skip;
         let roots = Roots::new(&config.directories);
-        let place = move |path| Place {
+        let place = move |path| ExportPath {
             path,
             roots: roots.clone(),
             read: read.clone(),
@@ -124,13 +124,13 @@ pub(crate) fn paths(receivers: &[ExportDirConfig]) -> Vec<Place> {
 }
 
 /// Returns every export, and reads it. Blocks on the disk.
-pub(crate) fn find(receivers: &[ExportDirConfig]) -> Vec<Found> {
-    paths(receivers).into_iter().map(Place::read).collect()
+pub(crate) fn find(receivers: &[ExportDirConfig]) -> Vec<ExportOnDisk> {
+    paths(receivers).into_iter().map(ExportPath::read).collect()
 }
 
-impl Place {
-    pub(crate) fn read(self) -> Found {
-        let Place { path, roots, read, mode, is_done_by_id, receiver } = self;
+impl ExportPath {
+    pub(crate) fn read(self) -> ExportOnDisk {
+        let ExportPath { path, roots, read, mode, is_done_by_id, receiver } = self;
         let export = match plan::read(&roots, &path, &read) {
             Ok(Export::Fresh(fresh)) => Ok(fresh),
             // The options ask for an export with an id to be returned as `Fresh`.
@@ -140,21 +140,21 @@ impl Place {
             }),
             Err(error) => Err(error),
         };
-        Found { path, roots, export, mode, is_done_by_id, receiver }
+        ExportOnDisk { path, roots, export, mode, is_done_by_id, receiver }
     }
 }
 
 /// The entries of the queue. Empty if there is no queue.
 #[derive(Debug, Default)]
-pub(crate) struct Held {
+pub(crate) struct QueueSnapshot {
     listed: Vec<Listed>,
     /// Exports that were delivered or dropped, and are not in the queue.
     done: Vec<TraceId>,
 }
 
-impl Held {
-    pub(crate) fn new(listed: Vec<Listed>, done: Vec<TraceId>) -> Held {
-        Held { listed, done }
+impl QueueSnapshot {
+    pub(crate) fn new(listed: Vec<Listed>, done: Vec<TraceId>) -> QueueSnapshot {
+        QueueSnapshot { listed, done }
     }
 
     pub(crate) fn add_done(&mut self, done: Vec<TraceId>) {
@@ -166,22 +166,22 @@ impl Held {
     }
 }
 
-impl Found {
+impl ExportOnDisk {
     /// The key of this version in the queue.
     pub(crate) fn version(&self) -> Option<TraceId> {
         self.export.as_ref().ok().map(|fresh| fresh.trace_id)
     }
 
-    pub(crate) fn known(self, held: &Held) -> Known {
-        let Found { path, roots, export, mode, is_done_by_id, receiver } = self;
+    pub(crate) fn status(self, queue: &QueueSnapshot) -> ExportStatus {
+        let ExportOnDisk { path, roots, export, mode, is_done_by_id, receiver } = self;
         let (verdict, plan) = match export {
             Ok(fresh) => {
                 let verdict = match fresh.carries.clone().filter(|_| is_done_by_id) {
                     Some(CarriedId { text, origin: IdOrigin::Foreign }) => foreign(&text),
-                    Some(CarriedId { text, .. }) => by_id(text, held),
+                    Some(CarriedId { text, .. }) => by_id(text, queue),
                     None => {
                         let export = roots.locate(&path).ok();
-                        by_queue(export.as_ref(), &fresh, mode, held)
+                        by_queue(export.as_ref(), &fresh, mode, queue)
                     }
                 };
                 (verdict, Some(fresh.plan))
@@ -192,15 +192,22 @@ impl Found {
             Err(error) => ((State::Invalid, Some(error.to_string()), None), None),
         };
         let (state, reason, trace_id) = verdict;
-        Known { path: path.to_string_lossy().into_owned(), state, reason, trace_id, plan, receiver }
+        ExportStatus {
+            path: path.to_string_lossy().into_owned(),
+            state,
+            reason,
+            trace_id,
+            plan,
+            receiver,
+        }
     }
 }
 
 type Verdict = (State, Option<String>, Option<String>);
 
 /// The verdict for an export that carries an id. Optional exporters may still be delivering it.
-fn by_id(id: String, held: &Held) -> Verdict {
-    (State::Written, held.find(&id).and_then(|it| it.waits_for.clone()), Some(id))
+fn by_id(id: String, queue: &QueueSnapshot) -> Verdict {
+    (State::Written, queue.find(&id).and_then(|it| it.waits_for.clone()), Some(id))
 }
 
 /// The verdict for an id of another program. It is not shown as a trace id, because there may be no
@@ -213,17 +220,22 @@ fn foreign(text: &str) -> Verdict {
     (State::Foreign, Some(reason), None)
 }
 
-fn by_queue(export: Option<&Located>, fresh: &Fresh, mode: WriteBackMode, held: &Held) -> Verdict {
+fn by_queue(
+    export: Option<&Located>,
+    fresh: &Fresh,
+    mode: WriteBackMode,
+    queue: &QueueSnapshot,
+) -> Verdict {
     let id = fresh.trace_id.to_string();
-    let Some(listed) = held.find(&id) else {
+    let Some(listed) = queue.find(&id) else {
         let own = fresh.own_id().map(str::to_owned);
         let beside = || export.and_then(carried::id_beside).filter(|beside| *beside == id);
         let written = own.or_else(|| beside().filter(|_| mode == WriteBackMode::Beside));
         return match written {
-            Some(id) => by_id(id, held),
+            Some(id) => by_id(id, queue),
             // Delivered with the write-back off, or dropped by an operator: only the queue records
             // it.
-            None if held.done.contains(&fresh.trace_id) => {
+            None if queue.done.contains(&fresh.trace_id) => {
                 let reason = "not held any more, and no id is written for it";
                 (State::Delivered, Some(reason.to_owned()), Some(id))
             }

@@ -17,7 +17,7 @@ use super::send::Interruption;
 use super::shutdown::Shutdown;
 use crate::base::signal::Signal;
 use crate::converter::rewrite;
-use crate::exporter::{NoAnswer, TraceReader};
+use crate::exporter::{TraceReadError, TraceReader};
 use crate::queue::{Lease, Rejection, RejectionKind};
 
 /// Pause before the second attempt to find a trace. It doubles.
@@ -97,13 +97,13 @@ impl Verifier {
                 }
                 // The backend will hardly show a trace that it refuses to show, but it may be
                 // overloaded.
-                Err(NoAnswer::Refused(reason)) if Instant::now() >= deadline => {
+                Err(TraceReadError::Refused(reason)) if Instant::now() >= deadline => {
                     return Err(Interruption::Rejected(unreadable(&reason)));
                 }
-                Err(NoAnswer::Refused(reason)) => {
+                Err(TraceReadError::Refused(reason)) => {
                     lease.note(&format!("the backend does not show the trace: {reason}"));
                 }
-                Err(NoAnswer::Silent(reason)) => {
+                Err(TraceReadError::Unavailable(reason)) => {
                     let reason = format!("cannot read the trace back (verify.endpoint): {reason}");
                     self.reach.report_down(&reason);
                     lease.note(&reason);

@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn the_list_may_stand_anywhere_and_be_written_in_any_way() {
+    fn the_list_is_found_anywhere_and_in_any_style() {
         for yaml in [
             "artifacts: [{id: a}, {id: b}]\nmetadata: {projectId: p}\n",
             "metadata: {projectId: p}\nartifacts: &x\n- id: a\n- {id: b}\nagain: *x\n",
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn odd_fields_cost_nothing_but_themselves() {
+    fn malformed_fields_lose_only_themselves() {
         let yaml = "artifacts:\n- {id: a, parameters: [], dependsOn: x, status: exists}\n- null\n\
                     - {id: 7, name: [], parameters: {d: .inf}}\n";
         let manifest = Manifest::parse("m.yaml", yaml.as_bytes()).expect("a manifest");
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn faults_say_where() {
+    fn faults_have_a_position() {
         let yaml = Manifest::parse("m.yaml", b"artifacts:\n  - id: [\n").expect_err("not YAML");
         assert!(yaml.contains("line"), "{yaml}");
         let json = Manifest::parse("m.json", b"{\n  \"artifacts\": [}").expect_err("not JSON");

@@ -34,9 +34,9 @@ const MAX_QUESTION_BYTES: u64 = 64 * 1024;
 /// Size limit of an answer, in bytes: a list of very many entries.
 const MAX_ANSWER_BYTES: u64 = 256 << 20;
 /// How long exporters may take to return an entry that an operator drops.
-const HANDED_BACK: Duration = Duration::from_secs(2);
+const HANDOVER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time limit for one question and its answer.
-const PATIENCE: Duration = Duration::from_secs(30);
+const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_CONNECTIONS: usize = 8;
 /// Pause after an error while accepting a connection.
 const AFTER_ERROR: Duration = Duration::from_secs(1);
@@ -92,7 +92,7 @@ pub(crate) async fn answer(queue: &Queue, question: Question) -> Answer {
             }
         }
         Question::Drop { ids, force } => {
-            let until = Instant::now() + HANDED_BACK;
+            let until = Instant::now() + HANDOVER_TIMEOUT;
             for id in ids {
                 match queue.drop_entry(id, force, until).await {
                     Ok(true) => done.push(id),
@@ -125,7 +125,7 @@ pub(crate) async fn ask(directory: &Path, question: &Question) -> io::Result<Opt
         BufReader::new(reader.take(MAX_ANSWER_BYTES)).read_line(&mut answer).await?;
         Ok(Some(serde_json::from_str(&answer)?))
     };
-    tokio::time::timeout(PATIENCE, exchange).await.unwrap_or_else(|_| {
+    tokio::time::timeout(EXCHANGE_TIMEOUT, exchange).await.unwrap_or_else(|_| {
         Err(io::Error::new(io::ErrorKind::TimedOut, "the running taskspan does not answer"))
     })
 }
@@ -168,7 +168,7 @@ impl Server {
             match accepted {
                 Ok((stream, _)) => {
                     let queue = queue.clone();
-                    served.spawn(tokio::time::timeout(PATIENCE, async move {
+                    served.spawn(tokio::time::timeout(EXCHANGE_TIMEOUT, async move {
                         if let Err(error) = serve(&queue, stream).await {
                             tracing::debug!(%error, "a question on the control socket was not answered");
                         }

@@ -267,8 +267,8 @@ impl Queue {
     }
 
     /// Begins the next epoch, after a corrupt store was replaced.
-    pub(super) fn begin_anew(&self, epoch: Epoch) {
-        self.index().begin_anew(epoch);
+    pub(super) fn start_epoch(&self, epoch: Epoch) {
+        self.index().start_epoch(epoch);
         self.shared.store_resets.send_modify(|count| *count += 1);
         self.shared.changed.notify_waiters();
     }

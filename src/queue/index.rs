@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::entry::{Destination, Enqueued, Exporters, NewEntry};
 use super::figures::{HealthFacts, LaneFigures};
-use super::record::{Change, Head, Item, ItemState, Outcome, Place, Record, Seq};
+use super::record::{Change, Head, Item, ItemState, LanePosition, Outcome, Record, Seq};
 use super::transition::{NotApplicable, Transition};
 use super::writer::Epoch;
 use crate::base::clock::UnixNanos;
@@ -61,7 +61,7 @@ pub(crate) struct Index {
 #[derive(Debug, Default)]
 struct Lane {
     /// In the order in which they are leased. Some cannot be leased yet.
-    to_lease: BTreeSet<(Place, Seq)>,
+    to_lease: BTreeSet<(LanePosition, Seq)>,
     unfinished: usize,
     /// Size of the requests that wait for the exporter or that it refused, in bytes. Includes
     /// reservations.
@@ -124,7 +124,7 @@ struct Marks {
 struct LaneMark {
     exporter: String,
     /// Its position, if it can be leased.
-    to_lease: Option<Place>,
+    to_lease: Option<LanePosition>,
     unfinished: bool,
     bytes: u64,
     dead: u64,
@@ -153,7 +153,7 @@ impl Index {
     /// Adds a stored entry.
     pub(crate) fn insert(&mut self, seq: Seq, record: Box<Record>, epoch: Epoch) {
         // An entry whose exporters are all unconfigured must not block a new one of the same trace.
-        if self.knows_an_exporter_of(&record) {
+        if self.has_known_exporter(&record) {
             self.by_key.insert(record.head.key(), seq);
             if record.head.addition.is_none() {
                 self.by_path.insert(record.head.source.path.clone(), seq);
@@ -205,7 +205,7 @@ impl Index {
     }
 
     /// Removes the entries of earlier epochs, which were lost with their store.
-    pub(crate) fn begin_anew(&mut self, epoch: Epoch) {
+    pub(crate) fn start_epoch(&mut self, epoch: Epoch) {
         let gone = self.entries.iter().filter(|(_, entry)| entry.epoch < epoch);
         for seq in gone.map(|(seq, _)| *seq).collect::<Vec<_>>() {
             let lost = self.remove(seq).filter(|entry| !entry.is_finalized());
@@ -218,7 +218,7 @@ impl Index {
     /// Leases the first item of this exporter that can be sent now. `None` if there is none.
     pub(crate) fn lease(&mut self, exporter: &str, now: Instant) -> Option<Leased> {
         let waiting = &self.lanes.get(exporter)?.to_lease;
-        let may_be_tried = |(place, seq): &&(Place, Seq)| {
+        let may_be_tried = |(place, seq): &&(LanePosition, Seq)| {
             self.not_before(exporter, *place, *seq).is_none_or(|at| at <= now)
         };
         let (place, seq) = *waiting.iter().find(may_be_tried)?;
@@ -245,7 +245,7 @@ impl Index {
         waiting.iter().filter_map(|(place, seq)| self.not_before(exporter, *place, *seq)).min()
     }
 
-    fn not_before(&self, exporter: &str, place: Place, seq: Seq) -> Option<Instant> {
+    fn not_before(&self, exporter: &str, place: LanePosition, seq: Seq) -> Option<Instant> {
         let items = &self.entries.get(&seq)?.record.items;
         let mut at = items.iter().filter(|it| it.exporter == exporter && it.place(seq) == place);
         at.next()?.failures.not_before
@@ -257,9 +257,9 @@ impl Index {
     }
 
     /// Returns the position of an item that is deferred now.
-    pub(crate) fn place_of_deferred(&mut self) -> Place {
+    pub(crate) fn position_of_deferred(&mut self) -> LanePosition {
         self.deferrals += 1;
-        Place::deferred(self.next_seq, self.deferrals)
+        LanePosition::deferred(self.next_seq, self.deferrals)
     }
 
     /// Whether this exporter has delivered or rejected every item.
@@ -505,7 +505,7 @@ impl Index {
     }
 
     /// Whether any exporter of the entry is configured.
-    pub(crate) fn knows_an_exporter_of(&self, record: &Record) -> bool {
+    pub(crate) fn has_known_exporter(&self, record: &Record) -> bool {
         record.items.iter().any(|item| self.lanes.contains_key(&item.exporter))
     }
 
@@ -514,7 +514,7 @@ impl Index {
     fn is_affected_by(&self, record: &Record) -> bool {
         let path = &record.head.source.path;
         let within = |scope: &Vec<PathBuf>| scope.iter().any(|it| path.starts_with(it));
-        self.knows_an_exporter_of(record) && self.scope.as_ref().is_none_or(within)
+        self.has_known_exporter(record) && self.scope.as_ref().is_none_or(within)
     }
 
     /// Returns the outcome of an entry for the configured exporters.

@@ -125,7 +125,7 @@ impl Lease {
     pub(crate) fn defer(self, not_before: Instant, is_reported: bool) {
         let (seq, at) = (self.leased.seq, self.leased.index);
         let mut index = self.queue.index();
-        let place = index.place_of_deferred();
+        let place = index.position_of_deferred();
         index.change(seq, |entry| {
             if let Some(Item { failures, .. }) = entry.record.items.get_mut(at) {
                 failures.deferrals = failures.deferrals.saturating_add(1);

@@ -161,7 +161,7 @@ impl Store {
         match location {
             Location::Directory(directory) => Store::open_or_make(&directory),
             Location::Existing(directory) => {
-                let files = Files::look_at(&directory)?;
+                let files = Files::open_existing(&directory)?;
                 let path = files.store();
                 let file = path.clone();
                 Store::open_with(Some(files), Box::new(move || checked().open(&file)))

@@ -104,7 +104,7 @@ impl Queue {
                 tracing::error!("the queue's store is corrupt ({reason}); setting it aside");
                 match self.shared.writer.start_over(epoch).await {
                     Ok((begun, aside)) => {
-                        self.begin_anew(begun);
+                        self.start_epoch(begun);
                         let aside = aside.map(|path| path.display().to_string());
                         tracing::error!(
                             aside,

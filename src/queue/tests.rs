@@ -263,7 +263,7 @@ async fn a_closed_queue_is_worked_off() {
 }
 
 #[tokio::test]
-async fn requests_that_one_exporter_splits_or_renews_stay_whole_for_the_others() {
+async fn requests_that_one_exporter_splits_or_rewrites_are_unchanged_for_the_others() {
     let queue = in_memory(100);
     queue.enqueue(&delivery(1, &["xy", "z"]), &to(&["a", "b"])).await;
     let mut lease = queue.lease("a").await.expect("waiting");
@@ -371,7 +371,7 @@ async fn what_is_delivered_takes_up_no_room_though_its_id_is_not_written() {
 }
 
 #[tokio::test]
-async fn one_exporter_that_is_full_is_named_and_offers_together_stay_within_the_bound() {
+async fn a_full_exporter_is_named_and_concurrent_offers_stay_within_the_bound() {
     let queue = in_memory(4);
     queue.enqueue(&delivery(1, &["xyz"]), &to(&["b"])).await;
     // There is room for one of them, whichever comes first.
@@ -465,7 +465,7 @@ async fn only_what_was_marked_in_flight_is_in_doubt_after_a_restart() {
 }
 
 #[tokio::test]
-async fn a_corrupt_store_is_set_aside_and_a_new_one_begun() {
+async fn a_corrupt_store_is_set_aside_and_replaced() {
     let directory = tempfile::tempdir().expect("a directory");
     let ready = at(directory.path());
     ready.queue.enqueue(&delivery(1, &["x"]), &to(&["a"])).await;

@@ -58,7 +58,7 @@ impl From<&Metadata> for Stamp {
 
 /// The result of a scan.
 #[derive(Debug, Default)]
-pub(crate) struct Found {
+pub(crate) struct ScanResult {
     pub(crate) exports: BTreeMap<PathBuf, Stamp>,
     /// The directories that were scanned, including everything below them.
     pub(crate) scanned: Vec<PathBuf>,
@@ -120,12 +120,12 @@ impl Scanner {
     }
 
     /// Scans all directories.
-    pub(crate) fn scan_all(&mut self) -> Found {
+    pub(crate) fn scan_all(&mut self) -> ScanResult {
         self.scan(&Hint::Everything)
     }
 
-    pub(super) fn scan(&mut self, hint: &Hint) -> Found {
-        let mut found = Found::default();
+    pub(super) fn scan(&mut self, hint: &Hint) -> ScanResult {
+        let mut found = ScanResult::default();
         let selection = Arc::clone(&self.selection);
         let roots = selection.roots();
         match hint {
@@ -160,13 +160,13 @@ impl Scanner {
 
     /// Scans a root. If it does not exist, the nearest existing parent is watched. The parent is
     /// always watched, because only its events show that a root was replaced.
-    fn scan_root(&mut self, root: &Path, found: &mut Found) {
+    fn scan_root(&mut self, root: &Path, found: &mut ScanResult) {
         let above = root.ancestors().skip(1).find(|above| above.is_dir());
         self.watch(above.filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new(".")));
         self.scan_tree(root, found);
     }
 
-    fn scan_tree(&mut self, top: &Path, found: &mut Found) {
+    fn scan_tree(&mut self, top: &Path, found: &mut ScanResult) {
         // The user may watch a file instead of a directory.
         if let Ok(metadata) = fs::symlink_metadata(top)
             && metadata.is_file()

@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn waits_for_quiet() {
+    fn a_changing_file_is_not_stable() {
         let cases = [
             // quiet, waited, left
             (ms(0), ms(0), Some(ms(100))),
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn an_inconsistent_export_has_a_few_more_looks() {
+    fn an_inconsistent_export_is_read_a_few_more_times() {
         let next =
             |looks, quiet| POLICY.before_next_look(IncompleteReason::Inconsistent, looks, quiet);
         assert_eq!(next(1, ms(100)), Some(ms(100)));

@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_the_kernel_or_the_channel_could_not_hold_is_a_look_at_everything() {
+    async fn an_overflow_of_events_scans_everything() {
         let (sender, mut hints) = both();
         sender.take(Ok(Event::new(EventKind::Other).set_flag(Flag::Rescan)));
         assert_eq!(hints.next().await, Hint::Everything);

@@ -80,7 +80,7 @@ mod tests {
     const ID: &str = "0af7651916cd43dd8448eb211c80319c";
 
     #[test]
-    fn the_export_stays_as_it_is() {
+    fn the_export_is_unchanged() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("onboarding-metadata.json");
         fs::write(&path, "{}").unwrap();
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn another_version_gets_none() {
+    fn another_version_gets_no_lock() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("o.json");
         fs::write(&path, "{}").unwrap();

@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_leftover_is_told_by_its_name_and_content() {
+    fn a_leftover_is_recognised_by_its_name_and_content() {
         for (target, temp, kept) in [
             (OLD, PREPARED, OLD),                  // cut short before the exchange
             (OLD, r#"{"a": 1, "ta"#, OLD),         // and before that, while writing

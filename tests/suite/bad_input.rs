@@ -30,7 +30,7 @@ async fn refused(bytes: &[u8], words: &[&str]) -> Output {
     let server = FakeOtlp::builder().start().await;
     let output = workspace.once(&server, Protocol::Grpc).run().expect_code(3);
     let path = bad.path.to_str().unwrap();
-    let output = output.expect_said(&[path]).expect_said(words);
+    let output = output.expect_log(&[path]).expect_log(words);
     assert!(bad.is_untouched(), "a refused export was changed");
     assert_eq!(good.check(&server.accepted()), [""; 0]);
     assert_eq!(good.check_written_back(), [""; 0]);
@@ -56,7 +56,7 @@ async fn malformed_json() {
 }
 
 #[tokio::test]
-async fn half_a_file() {
+async fn a_partial_file() {
     let whole = presets::one().metadata();
     let half = &whole[..whole.len() / 2];
     let line = half.split(|&byte| byte == b'\n').count();
@@ -74,7 +74,7 @@ async fn not_even_an_object() {
 }
 
 #[tokio::test]
-async fn nested_beyond_reason() {
+async fn nested_too_deeply() {
     let deep = format!("{{\"coverage\": {}", "[".repeat(200_000));
     refused(deep.as_bytes(), &[]).await;
     let deep = format!("{{\"a\": {}{}}}", "[".repeat(100_000), "]".repeat(100_000));
@@ -100,28 +100,28 @@ async fn too_large_a_file() {
     let mut pipeline = workspace.pipeline(server.endpoint(), Protocol::Grpc, Value::Null);
     pipeline["receivers"]["export_dir"]["max_file_size"] = json!("16KiB");
     let output = workspace.configured("once", &pipeline).run().expect_code(3);
-    output.expect_said(&[snapshot.path.to_str().unwrap(), "max_file_size"]);
+    output.expect_log(&[snapshot.path.to_str().unwrap(), "max_file_size"]);
     assert!(snapshot.is_untouched() && server.attempts().is_empty());
 }
 
 #[tokio::test]
-async fn a_wrong_checksum_is_said_and_the_export_sent_without_its_manifest() {
+async fn a_wrong_checksum_is_logged_and_the_export_sent_without_its_manifest() {
     let workspace = Workspace::new();
     let written = workspace.export("a", &presets::typical().checksum(Checksum::Wrong));
     let server = FakeOtlp::builder().start().await;
     let output = workspace.once(&server, Protocol::Grpc).run().expect_code(0);
-    output.expect_said(&["shop-artifact-manifest.yaml", "checksum"]);
+    output.expect_log(&["shop-artifact-manifest.yaml", "checksum"]);
     assert_eq!(written.snapshot.check(&server.accepted()), [""; 0]);
 }
 
 #[tokio::test]
-async fn a_broken_manifest_is_said_with_its_position() {
+async fn a_malformed_manifest_is_reported_with_its_position() {
     let workspace = Workspace::new();
     let written = workspace.export("a", &presets::one().checksum(Checksum::Absent));
     fs::write(written.manifest.unwrap(), "artifacts:\n- id: a\n   type: [\n").unwrap();
     let server = FakeOtlp::builder().start().await;
     let output = workspace.once(&server, Protocol::Grpc).run().expect_code(0);
-    output.expect_said(&["one-artifact-manifest.yaml"]);
+    output.expect_log(&["one-artifact-manifest.yaml"]);
     assert_eq!(written.snapshot.check(&server.accepted()), [""; 0]);
 }
 
@@ -145,7 +145,7 @@ async fn paths_that_leave_the_directory_are_never_read() {
 
             let server = FakeOtlp::builder().start().await;
             let output = workspace.once(&server, Protocol::Grpc).run().expect_code(0);
-            output.expect_said(&[path]);
+            output.expect_log(&[path]);
             assert!(server.spans().iter().all(|span| span.name != "stolen"), "{key}, {form}");
             assert_eq!(snapshot.check(&server.accepted()), [""; 0], "{key}, {form}");
         }
@@ -170,7 +170,7 @@ fn no_endpoint_names_the_ways_to_give_one() {
     let workspace = Workspace::new();
     let snapshot = workspace.export("a", &presets::one()).snapshot;
     let output = workspace.program("once").arg(workspace.exports()).run().expect_code(2);
-    output.expect_said(&["--endpoint", "OTEL_EXPORTER_OTLP_ENDPOINT", "exporters"]);
+    output.expect_log(&["--endpoint", "OTEL_EXPORTER_OTLP_ENDPOINT", "exporters"]);
     assert!(snapshot.is_untouched());
 }
 
@@ -185,7 +185,7 @@ fn faults_of_the_configuration_come_all_at_once_with_their_places() {
     );
     for command in ["once", "run", "validate"] {
         let output = workspace.program(command).arg("-c").arg(&path).run().expect_code(2);
-        let output = output.expect_said(&[path.to_str().unwrap(), "setle", "timeout"]);
+        let output = output.expect_log(&[path.to_str().unwrap(), "setle", "timeout"]);
         said_position(&output, 4, 5);
         said_position(&output, 8, 14);
         assert!(output.stderr.contains(":13:"), "{}", output.stderr);
@@ -201,7 +201,7 @@ fn wrong_usage_exits_2() {
     }
     let missing = workspace.root().join("none.yaml");
     let output = workspace.program("once").arg("-c").arg(&missing).run().expect_code(2);
-    output.expect_said(&[missing.to_str().unwrap()]);
+    output.expect_log(&[missing.to_str().unwrap()]);
 }
 
 #[tokio::test]
@@ -213,7 +213,7 @@ async fn what_is_not_delivered_in_time_exits_1_and_stays() {
     let run = workspace.once(&server, Protocol::Grpc).args(&["--timeout", "2s"]);
     server.stop();
     let run = run.deadline(Duration::from_secs(20));
-    run.run().expect_code(1).expect_said(&[snapshot.path.to_str().unwrap()]);
+    run.run().expect_code(1).expect_log(&[snapshot.path.to_str().unwrap()]);
     assert!(snapshot.is_untouched());
 
     // The queue on disk has the export; the next run delivers it.

@@ -85,10 +85,10 @@ async fn the_checkers_report_is_accepted_from_a_file_and_from_standard_input() {
 #[tokio::test]
 async fn the_checkers_report_of_another_project_sends_nothing() {
     let emitted = Emitted::new().await;
-    emitted.gate(&report("other")).expect_code(3).expect_said(&["`other`", "`shop`"]);
+    emitted.gate(&report("other")).expect_code(3).expect_log(&["`other`", "`shop`"]);
     let mut unknown = report("shop");
     unknown["gates"][1]["phase"] = json!("DESIGN");
-    emitted.gate(&unknown).expect_code(3).expect_said(&["gates[1].phase", "`DESIGN`"]);
+    emitted.gate(&unknown).expect_code(3).expect_log(&["gates[1].phase", "`DESIGN`"]);
     assert_eq!(emitted.added(), []);
 }
 
@@ -190,13 +190,13 @@ async fn found_by_the_receiver(report_at: &str) {
 }
 
 #[tokio::test]
-async fn a_trace_id_that_is_none_is_a_warning() {
+async fn an_invalid_trace_id_is_a_warning() {
     let emitted = Emitted::new().await;
     let mut file = report("shop");
     file["gates"][0]["trace_id"] = json!("trace-of-the-pilot");
     file["gates"][0]["task_id"] = Value::Null;
     let run = emitted.gate(&file).expect_code(0);
-    run.expect_said(&["no trace id: 1 (`trace-of-the-pilot`)"]);
+    run.expect_log(&["no trace id: 1 (`trace-of-the-pilot`)"]);
     assert_report(&emitted.added(), &emitted.of_export(EPIC));
 }
 
@@ -260,10 +260,10 @@ async fn an_id_that_two_artifacts_are_mapped_to_is_refused() {
     let emitted = Emitted::of(&export, Protocol::Grpc).await;
     let said = ["PI-007", "cart-dashboard", "payment-dashboard"];
     let update = ["--id", MAPPED_TO, "--status", "done"];
-    emitted.command("task").args(&update).run().expect_code(3).expect_said(&said);
+    emitted.command("task").args(&update).run().expect_code(3).expect_log(&said);
     let mut file = report("shop");
     file["gates"][0]["task_id"] = json!(MAPPED_TO);
-    emitted.gate(&file).expect_code(3).expect_said(&said);
+    emitted.gate(&file).expect_code(3).expect_log(&said);
     let beside = emitted.snapshot.path.with_file_name("gate-report.json");
     write(&beside, &file);
     let running = watching(&emitted.workspace, &emitted.server);
@@ -307,7 +307,7 @@ async fn what_the_exporter_writes_becomes_attributes() {
     let server = FakeOtlp::builder().start().await;
     let snapshot = workspace.export("out", &presets::as_contextcore_writes()).snapshot;
     let run = workspace.once(&server, Protocol::Grpc).run().expect_code(0);
-    let run = run.expect_said(&[
+    let run = run.expect_log(&[
         "artifact ids with several manifest entries: 1 (api-rules)",
         "artifacts with an unknown status: 2 (api-slo: `existing`, api-runbook: `existing`)",
         "empty ids in coverage.gaps: 1",
@@ -364,15 +364,14 @@ async fn an_id_of_another_program_is_foreign() {
     let mut pipeline = workspace.pipeline(server.endpoint(), Protocol::Grpc, Value::Null);
     let outputs = workspace.root().join("outputs");
     let once = workspace.configured("once", &pipeline).env("GITHUB_OUTPUT", &outputs);
-    once.run().expect_code(0).expect_said(&[
-        "a task_trace_id that taskspan did not write",
-        "on_existing_trace_id: emit",
-    ]);
+    once.run()
+        .expect_code(0)
+        .expect_log(&["a task_trace_id that taskspan did not write", "on_existing_trace_id: emit"]);
     assert!(snapshot.is_untouched());
     assert_eq!(fs::read_to_string(&outputs).unwrap(), "");
     assert_eq!(states(&workspace, &pipeline), [("foreign".to_owned(), None)]);
     let preview = workspace.configured("preview", &pipeline).run().expect_code(0);
-    preview.expect_said(&["a task_trace_id that taskspan did not write"]);
+    preview.expect_log(&["a task_trace_id that taskspan did not write"]);
 
     pipeline["receivers"]["export_dir"]["on_existing_trace_id"] = json!("emit");
     for _ in 0..2 {

@@ -122,27 +122,27 @@ async fn what_may_work_later_is_tried_again_with_the_same_ids() {
 async fn what_will_never_work_is_refused_at_once() {
     for protocol in Protocol::BOTH {
         for fault in permanent(protocol) {
-            let delivery = Delivery::new(protocol, [fault.saying("no entry")]).await;
-            let output = delivery.once().expect_said(&["no entry"]);
+            let delivery = Delivery::new(protocol, [fault.with_message("no entry")]).await;
+            let output = delivery.once().expect_log(&["no entry"]);
             delivery.assert_refused_for_good(output);
         }
     }
 }
 
 #[tokio::test]
-async fn a_partial_success_is_said_and_not_sent_again() {
+async fn a_partial_success_is_logged_and_not_sent_again() {
     for protocol in Protocol::BOTH {
         let delivery = Delivery::new(protocol, [Fault::partial(2, "too many of them")]).await;
-        let output = delivery.once().expect_said(&["too many of them", "2"]);
+        let output = delivery.once().expect_log(&["too many of them", "2"]);
         delivery.assert_refused_for_good(output);
     }
 }
 
 #[tokio::test]
-async fn a_warning_in_a_success_is_said_and_changes_nothing() {
+async fn a_warning_in_a_success_is_logged_and_changes_nothing() {
     for protocol in Protocol::BOTH {
         let delivery = Delivery::new(protocol, [Fault::partial(0, "mind the gap")]).await;
-        delivery.once().expect_code(0).expect_said(&["mind the gap"]);
+        delivery.once().expect_code(0).expect_log(&["mind the gap"]);
         delivery.assert_delivered_once();
     }
 }

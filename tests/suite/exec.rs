@@ -94,11 +94,11 @@ async fn the_code_is_the_jobs_whatever_it_is() {
 }
 
 #[tokio::test]
-async fn an_endpoint_that_is_away_costs_the_timeout_and_changes_no_file() {
+async fn an_endpoint_that_is_down_costs_the_timeout_and_changes_no_file() {
     let job = Job::new(FakeOtlp::builder().forever(Fault::Stall)).await;
     let script = job.export_and("exit 3");
     let run = job.exec().args(&["--timeout", "500ms", "--", "sh", "-c", &script]).run();
-    run.expect_code(3).expect_said(&["1 export not delivered"]);
+    run.expect_code(3).expect_log(&["1 export not delivered"]);
     assert!(job.snapshot().is_untouched());
     let names = fs::read_dir(job.target()).unwrap().count();
     let template = fs::read_dir(job.workspace.root().join("template")).unwrap().count();
@@ -113,11 +113,11 @@ async fn a_configuration_that_is_wrong_does_not_stop_the_job() {
     let script = job.export_and("exit 5");
     let config = ["-c", wrong.to_str().unwrap()];
     let run = job.workspace.program("exec").args(&config).args(&["--", "sh", "-c", &script]).run();
-    run.expect_code(5).expect_said(&["unknown exporter `unheard_of`", "the job runs without it"]);
+    run.expect_code(5).expect_log(&["unknown exporter `unheard_of`", "the job runs without it"]);
     // There is no endpoint at all.
     let watch = ["--watch", &job.target(), "--", "sh", "-c", "exit 6"];
     let run = job.workspace.program("exec").args(&watch).run();
-    run.expect_code(6).expect_said(&["--endpoint", "the job runs without it"]);
+    run.expect_code(6).expect_log(&["--endpoint", "the job runs without it"]);
     assert_eq!(job.id(), None);
 }
 
@@ -350,7 +350,7 @@ async fn a_job_that_writes_ids_itself_has_ended_before_anything_is_read() {
     let run = job.exec().args(&["--", "sh", "-c", &script, "job", "--emit-tasks"]).run();
     let run = run.expect_code(0);
     let said = ["a task_trace_id that taskspan did not write", "0 exports emitted"];
-    let run = run.expect_said(&said);
+    let run = run.expect_log(&said);
     assert_eq!(job.server.attempts().len(), 0, "{}", run.stderr);
 }
 
@@ -377,7 +377,7 @@ async fn what_was_there_before_the_job_stays_as_it_is() {
     let path = older.path.display();
     let again = format!("cp -p '{path}' '{path}.new' && mv '{path}.new' '{path}'");
     let run = job.exec().args(&["--", "sh", "-c", &again]).run().expect_code(0);
-    run.expect_said(&["1 export emitted"]);
+    run.expect_log(&["1 export emitted"]);
     assert_eq!(Snapshot::of(&older.path).written_trace_id(), Some(older.trace_id()));
 
     // No export is left without an id, so none is mentioned.
@@ -392,7 +392,7 @@ async fn what_an_earlier_job_left_in_the_queue_is_delivered() {
     let to = ["--watch", &job.target(), "--endpoint", away.endpoint(), "--timeout", "300ms"];
     let script = job.export_and("true");
     let exec = job.workspace.program("exec").args(&to).args(&["--", "sh", "-c", &script]);
-    exec.run().expect_code(0).expect_said(&["1 export not delivered"]);
+    exec.run().expect_code(0).expect_log(&["1 export not delivered"]);
     let run = job.exec().args(&["--", "true"]).run().expect_code(0);
     assert!(!run.stderr.contains("left alone"), "{}", run.stderr);
     assert!(job.id().is_some());
@@ -410,7 +410,7 @@ async fn without_a_directory_it_is_the_jobs_own() {
         let exec = job.workspace.program("exec").current_dir(job.workspace.root());
         let exec = exec.args(&["--endpoint", job.server.endpoint(), "--"]).arg(&program);
         let exec = exec.args(&output.split(' ').collect::<Vec<_>>()).arg("--emit-tasks");
-        let run = exec.run().expect_code(0).expect_said(&[
+        let run = exec.run().expect_code(0).expect_log(&[
             "watching made/by/the/job, the job's output directory",
             "the job itself has --emit-tasks",
             "1 export emitted",
@@ -457,5 +457,5 @@ async fn a_dry_run_runs_the_job_and_sends_nothing() {
     assert!(older.is_untouched() && job.id().is_none());
     assert_eq!(job.server.attempts().len(), 0);
     let run = job.exec().args(&["--dry-run", "--", "true"]).run().expect_code(0);
-    run.expect_said(&["the job wrote no export"]);
+    run.expect_log(&["the job wrote no export"]);
 }

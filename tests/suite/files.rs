@@ -80,7 +80,7 @@ fn terminate(mut running: Running) {
 /// With `write_back: beside` the export is unchanged, the id is in the file next to it, another run
 /// sends nothing, and a new export gets an id of its own.
 #[tokio::test]
-async fn beside_leaves_the_export_alone() {
+async fn beside_does_not_change_the_export() {
     let place = Place::new(json!({"write_back": {"mode": "beside"}})).await;
     let beside = place.workspace.exports().join("a/onboarding-metadata.task.json");
     for sent in 1..=2 {
@@ -113,7 +113,7 @@ async fn off_writes_nothing_and_remembers_what_was_sent() {
 /// An exporter carries the keys of the last export over. `skip` treats it as done by another
 /// program. `emit` makes a new trace and replaces the value, and treats its own write as done.
 #[tokio::test]
-async fn an_id_that_was_carried_along_is_done_or_replaced() {
+async fn an_id_copied_from_another_export_is_done_or_replaced() {
     const OLD: &str = "0af7651916cd43dd8448eb211c80319c";
     let carrying = presets::one().with("task_trace_id", json!(OLD));
     let place = Place::new(json!({})).await;
@@ -176,7 +176,7 @@ async fn patterns_say_what_is_an_export() {
 /// a whole. Each version is emitted once, as soon as it exists, in any directory below the watched
 /// one.
 #[tokio::test]
-async fn a_volume_that_is_swapped_gives_an_export_each_time() {
+async fn each_swap_of_a_volume_gives_an_export() {
     for recursive in [true, false] {
         let place = Place::new(json!({"recursive": recursive, "rescan_interval": "1h"})).await;
         let volume = place.workspace.exports();
@@ -201,7 +201,7 @@ async fn a_volume_that_is_swapped_gives_an_export_each_time() {
 /// Files, links, sockets and directories with the name of an export are refused with path and
 /// reason, and not opened or changed. The valid export next to them gets its id.
 #[tokio::test]
-async fn whatever_has_the_name_of_an_export_harms_nobody() {
+async fn no_file_with_the_name_of_an_export_delays_others() {
     let place = Place::new(json!({})).await;
     let good = place.export("good", &presets::one());
     let directory = |name: &str| {
@@ -294,7 +294,8 @@ async fn status_says_how_far_an_export_is() {
 
     // A server that refuses permanently, and one that is busy, next to a sidecar that holds the
     // queue.
-    let refusing = FakeOtlp::builder().forever(Fault::invalid(Protocol::Grpc).saying("no")).start();
+    let refusing =
+        FakeOtlp::builder().forever(Fault::invalid(Protocol::Grpc).with_message("no")).start();
     let place = Place::at(refusing.await, json!({}));
     place.export("a", &presets::one());
     place.once().expect_code(3);
@@ -335,7 +336,7 @@ impl Foreign {
             fs::create_dir(&state).unwrap();
             allow(&state, 0o777);
         }
-        Program::as_nobody(command, root)
+        Program::as_unprivileged(command, root)
             .arg("-c")
             .arg(config)
             .arg("--state-dir")
@@ -378,7 +379,7 @@ async fn an_id_that_cannot_be_written_is_kept_and_written_later() {
 /// An export that the sidecar may not read is reported once, with its owner, and is ingested as
 /// soon as it can be read.
 #[tokio::test]
-async fn an_export_that_may_not_be_read_is_taken_when_it_may() {
+async fn an_unreadable_export_is_read_once_it_is_readable() {
     let foreign = Foreign::new().await;
     allow(&foreign.snapshot.path, 0o000);
     let running = foreign.program("run").spawn();
@@ -393,7 +394,7 @@ async fn an_export_that_may_not_be_read_is_taken_when_it_may() {
 /// A file that never becomes valid JSON is reported once, however often it is scanned, and again
 /// when it changes.
 #[tokio::test]
-async fn what_is_broken_is_said_once_and_again_when_it_changes() {
+async fn a_broken_file_is_reported_once_and_again_when_it_changes() {
     let place = Place::new(json!({"settle_timeout": "100ms", "poll_interval": "20ms"})).await;
     let running = place.run();
     let broken = write_metadata(&place.workspace.exports(), b"{\n  \"project_id\": ").path;
@@ -451,7 +452,7 @@ async fn a_thousand_directories_are_watched() {
 /// A copy with the old times replaces an export that has its id, as by `cp -p` and `rsync -a`. It
 /// is the same export: it is not sent again, and gets the same id.
 #[tokio::test]
-async fn a_copy_with_the_old_times_gets_the_same_id() {
+async fn a_copy_with_the_original_times_gets_the_same_id() {
     let place = Place::new(json!({})).await;
     let running = place.run();
     let snapshot = place.export("a", &presets::one());
@@ -489,7 +490,7 @@ async fn a_file_that_becomes_huge_while_its_export_waits_is_not_read() {
 /// A directory below a watched one is replaced, and stays empty for a while. A later export is
 /// found at once, and not by the next full scan.
 #[tokio::test]
-async fn a_sub_directory_that_is_made_anew_is_watched_again() {
+async fn a_recreated_subdirectory_is_watched_again() {
     let place = Place::new(json!({"rescan_interval": "1h"})).await;
     let running = place.run();
     let out = place.workspace.exports().join("out");

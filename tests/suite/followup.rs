@@ -130,7 +130,7 @@ pub fn assert_added(span: &Span, parent: &Span, link_type: &str) {
 const TASK: &str = "cart-rules";
 
 #[tokio::test]
-async fn a_gate_stands_below_the_task_that_it_judged() {
+async fn a_gate_result_is_below_its_task() {
     for protocol in Protocol::BOTH {
         let emitted = Emitted::by(protocol).await;
         let task = TASK;
@@ -167,14 +167,14 @@ async fn a_report_of_the_project_is_taken_and_one_of_another_is_not() {
         entry.as_object_mut().unwrap().remove(key);
     }
     let report = |project: &str| json!({"project_id": project, "gates": [entry]});
-    emitted.gate(&report("elsewhere")).expect_code(3).expect_said(&["`elsewhere`", "`shop`"]);
+    emitted.gate(&report("elsewhere")).expect_code(3).expect_log(&["`elsewhere`", "`shop`"]);
     assert_eq!(emitted.added(), []);
     emitted.gate(&report("shop")).expect_code(0);
     assert_eq!(text(&emitted.added()[0].attributes, "gate.severity"), "info");
 
     let mut other = gate("g");
     other["trace_id"] = json!("0af7651916cd43dd8448eb211c80319c");
-    emitted.gate(&other).expect_code(3).expect_said(&["0af7651916cd43dd8448eb211c80319c"]);
+    emitted.gate(&other).expect_code(3).expect_log(&["0af7651916cd43dd8448eb211c80319c"]);
     assert_eq!(emitted.added().len(), 1);
 }
 
@@ -191,14 +191,14 @@ async fn gate_files_that_are_none_send_nothing() {
         let bad = emitted.workspace.root().join("bad.json");
         fs::write(&bad, content).unwrap();
         let run = emitted.command("gate").arg(&good).arg(&bad).run();
-        run.expect_code(3).expect_said(&["bad.json", words]);
+        run.expect_code(3).expect_log(&["bad.json", words]);
     }
-    emitted.command("gate").arg("missing.json").run().expect_code(3).expect_said(&["missing.json"]);
+    emitted.command("gate").arg("missing.json").run().expect_code(3).expect_log(&["missing.json"]);
     assert_eq!(emitted.added(), []);
 }
 
 #[tokio::test]
-async fn a_task_goes_through_its_life() {
+async fn a_task_has_each_status_in_turn() {
     let emitted = Emitted::new().await;
     let id = TASK;
     let update = |args: &[&str]| {
@@ -288,12 +288,12 @@ async fn what_no_contract_knows_is_refused_with_what_there_is() {
     let id = TASK;
     let task = |args: &[&str]| emitted.command("task").args(args).run();
     let run = task(&["--id", id, "--status", "finished"]).expect_code(2);
-    run.expect_said(&["not_started", "in_progress", "blocked", "completed", "failed"]);
+    run.expect_log(&["not_started", "in_progress", "blocked", "completed", "failed"]);
     let run = task(&["--id", id, "--status", "failed", "--phase", "DESIGN"]).expect_code(2);
-    run.expect_said(&["ARTISAN_DESIGN", "FINALIZE_VERIFY"]);
+    run.expect_log(&["ARTISAN_DESIGN", "FINALIZE_VERIFY"]);
     let near = format!("{}x", &id[..id.len() - 1]);
     let run = task(&["--id", &near, "--status", "failed"]).expect_code(3);
-    run.expect_said(&["no task", id]);
+    run.expect_log(&["no task", id]);
     assert_eq!(emitted.added(), []);
 }
 
@@ -309,14 +309,14 @@ async fn an_export_without_an_id_has_no_trace_to_add_to() {
         if command == "task" {
             program = program.args(&["--id", "x", "--status", "failed"]);
         }
-        program.run().expect_code(3).expect_said(&["not emitted yet: ", "taskspan once "]);
+        program.run().expect_code(3).expect_log(&["not emitted yet: ", "taskspan once "]);
     }
     assert_eq!(server.attempts().len(), 0);
     assert!(snapshot.is_untouched());
 }
 
 #[tokio::test]
-async fn an_endpoint_that_is_away_costs_the_timeout_and_keeps_nothing() {
+async fn an_endpoint_that_is_down_costs_the_timeout_and_keeps_nothing() {
     let emitted = Emitted::new().await;
     let dead = FakeOtlp::builder().forever(Fault::http(503)).start().await;
     let onto = ["--metadata", emitted.snapshot.path.to_str().unwrap()];
@@ -325,7 +325,7 @@ async fn an_endpoint_that_is_away_costs_the_timeout_and_keeps_nothing() {
     };
     let program = emitted.workspace.program("task");
     let update = run(program.args(&["--id", TASK, "--status", "failed"]));
-    update.expect_code(1).expect_said(&["run it again"]);
+    update.expect_code(1).expect_log(&["run it again"]);
     let listed = emitted.workspace.program("queue").arg("list").run().expect_code(0);
     assert!(!listed.stdout.contains("shop"), "{}", listed.stdout);
     assert_eq!(emitted.snapshot.check_written_back(), [""; 0]);
@@ -386,7 +386,7 @@ async fn results_wait_for_their_export_and_are_sent_once() {
 }
 
 #[tokio::test]
-async fn results_that_are_half_written_or_of_others_are_told_and_harm_nothing() {
+async fn partial_and_foreign_results_are_reported_and_change_nothing() {
     let workspace = Workspace::new();
     let server = FakeOtlp::builder().start().await;
     let running = watching(&workspace, &server);
@@ -439,7 +439,7 @@ async fn a_report_that_grows_sends_each_result_once() {
 }
 
 #[tokio::test]
-async fn a_verdict_stays_with_the_export_that_it_judged() {
+async fn a_verdict_stays_with_its_export() {
     let workspace = Workspace::new();
     let server = FakeOtlp::builder().start().await;
     let out = workspace.exports().join("out");
@@ -468,7 +468,7 @@ async fn a_verdict_stays_with_the_export_that_it_judged() {
 }
 
 #[tokio::test]
-async fn with_two_exports_beside_it_a_result_waits_for_the_right_one() {
+async fn a_result_between_two_exports_waits_for_the_right_one() {
     let workspace = Workspace::new();
     let server = FakeOtlp::builder().start().await;
     let out = workspace.exports().join("out");
@@ -486,18 +486,18 @@ async fn with_two_exports_beside_it_a_result_waits_for_the_right_one() {
     });
     pipeline["service"]["pipelines"]["traces"]["receivers"] = json!(["export_dir", "gate_results"]);
     let run = workspace.configured("once", &pipeline).run().expect_code(3);
-    run.expect_said(&["several exports are beside it"]);
+    run.expect_log(&["several exports are beside it"]);
     assert_eq!(gates(&server.spans()), Vec::<String>::new());
     let mut named = json!({"project_id": "elsewhere", "gates": [gate("x")]});
     named["gates"][0]["trace_id"] =
         json!(Snapshot::of(&out.join("onboarding-metadata.json")).written_trace_id());
     write(&out.join("plain-gate.json"), &named);
     let run = workspace.configured("once", &pipeline).run().expect_code(3);
-    run.expect_said(&["the report is of project `elsewhere`"]);
+    run.expect_log(&["the report is of project `elsewhere`"]);
 }
 
 #[tokio::test]
-async fn results_that_were_refused_are_told_and_tried_again() {
+async fn refused_results_are_reported_and_tried_again() {
     let emitted = Emitted::new().await;
     let refusal = Fault::grpc(tonic::Code::Unauthenticated);
     let refusing = FakeOtlp::builder().forever(refusal).start().await;
@@ -520,11 +520,11 @@ async fn a_result_without_an_export_is_no_success() {
     write(&workspace.exports().join("gate-report.json"), &gate("a"));
     once_with_gates(&workspace, &server).args(&["--timeout", "200ms"]).run().expect_code(1);
     let run = once_with_gates(&workspace, &server).run().expect_code(3);
-    run.expect_said(&["gate results refused", "no export is beside it"]);
+    run.expect_log(&["gate results refused", "no export is beside it"]);
 }
 
 #[tokio::test]
-async fn where_the_id_stands_beside_it_a_copy_has_its_trace_as_well() {
+async fn with_the_id_in_another_file_a_copy_has_the_same_trace() {
     let workspace = Workspace::new();
     let server = FakeOtlp::builder().start().await;
     let snapshot = workspace.export("out", &presets::typical()).snapshot;
@@ -549,7 +549,7 @@ async fn where_the_id_stands_beside_it_a_copy_has_its_trace_as_well() {
     pipeline["receivers"]["gate_results"] = json!({"directories": [workspace.exports()]});
     pipeline["service"]["pipelines"]["traces"]["receivers"] = json!(["export_dir", "gate_results"]);
     let run = workspace.configured("validate", &pipeline).run().expect_code(2);
-    run.expect_said(&["`write_back: {mode: off}` nothing says which trace"]);
+    run.expect_log(&["`write_back: {mode: off}` nothing says which trace"]);
 }
 
 #[tokio::test]
@@ -564,6 +564,6 @@ async fn an_update_whose_log_records_are_refused_is_made_all_the_same() {
     let onto = ["--metadata", emitted.snapshot.path.to_str().unwrap()];
     let update = ["--id", TASK, "--status", "failed", "--timeout", "500ms"];
     let run = emitted.workspace.configured("task", &pipeline).args(&onto).args(&update).run();
-    run.expect_code(0).expect_said(&["the span is delivered, its log records are not"]);
+    run.expect_code(0).expect_log(&["the span is delivered, its log records are not"]);
     assert_eq!(emitted.added().len(), 1);
 }

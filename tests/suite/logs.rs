@@ -164,14 +164,14 @@ async fn a_loki_that_says_no_content_has_them() {
 }
 
 #[tokio::test]
-async fn logs_that_cannot_be_delivered_hold_nothing_back_and_come_later() {
+async fn undeliverable_logs_delay_nothing_and_arrive_later() {
     let workspace = Workspace::new();
     let tempo = FakeOtlp::builder().start().await;
     let loki = FakeOtlp::builder().log_forever(Fault::http(503)).start().await;
     let snapshot = workspace.export("out", &presets::typical()).snapshot;
     let first = pipeline(&workspace, &tempo, &loki);
     let run = workspace.configured("once", &first).args(&["--timeout", "1s"]).run();
-    run.expect_code(1).expect_said(&["otlp_http/loki (logs)", "not everything was delivered"]);
+    run.expect_code(1).expect_log(&["otlp_http/loki (logs)", "not everything was delivered"]);
     assert_eq!(snapshot.written_trace_id(), Some(snapshot.trace_id()), "nobody waits for logs");
     assert!(loki.state().logs.is_empty() && loki.state().log_attempts > 1);
 
@@ -183,7 +183,7 @@ async fn logs_that_cannot_be_delivered_hold_nothing_back_and_come_later() {
 }
 
 #[tokio::test]
-async fn logs_that_nobody_requires_cost_a_moment_and_no_failure() {
+async fn optional_logs_cost_a_moment_and_no_failure() {
     let workspace = Workspace::new();
     let tempo = FakeOtlp::builder().start().await;
     let loki = FakeOtlp::builder().log_forever(Fault::http(503)).start().await;
@@ -197,12 +197,12 @@ async fn logs_that_nobody_requires_cost_a_moment_and_no_failure() {
 async fn what_loki_refuses_in_part_is_never_sent_again() {
     let workspace = Workspace::new();
     let tempo = FakeOtlp::builder().start().await;
-    let refusal = Fault::http(400).saying("entry too large: the rest was stored");
+    let refusal = Fault::http(400).with_message("entry too large: the rest was stored");
     let loki = FakeOtlp::builder().log_forever(refusal).start().await;
     let snapshot = workspace.export("out", &presets::typical()).snapshot;
     let pipeline = pipeline(&workspace, &tempo, &loki);
     let run = workspace.configured("once", &pipeline).run();
-    run.expect_code(3).expect_said(&["otlp_http/loki (logs)", "entry too large"]);
+    run.expect_code(3).expect_log(&["otlp_http/loki (logs)", "entry too large"]);
     assert_eq!(loki.state().log_attempts, 1);
     assert_eq!(snapshot.written_trace_id(), Some(snapshot.trace_id()));
     let listed = workspace.program("queue").args(&["show", "0"]).run().expect_code(0);
@@ -235,5 +235,5 @@ fn logs_without_traces_are_a_fault() {
     let traces = pipelines.remove("traces").unwrap();
     pipelines.insert("logs".to_owned(), traces);
     let run = workspace.configured("validate", &pipeline).run().expect_code(2);
-    run.expect_said(&["`export_dir` feeds a logs pipeline and no traces pipeline"]);
+    run.expect_log(&["`export_dir` feeds a logs pipeline and no traces pipeline"]);
 }

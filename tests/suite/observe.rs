@@ -165,7 +165,7 @@ async fn health_tells_the_truth_through_an_outage() {
     workspace.program("healthcheck").args(&url).run().expect_code(1);
     for url in ["nonsense", "https://localhost", "/path", ""] {
         let run = workspace.program("healthcheck").args(&["--url", url]).run().expect_code(2);
-        run.expect_said(&["must be of the form http://host:port/path"]);
+        run.expect_log(&["must be of the form http://host:port/path"]);
     }
 }
 
@@ -180,7 +180,7 @@ async fn a_directory_that_cannot_be_read_is_unhealthy() {
     fs::set_permissions(&closed, fs::Permissions::from_mode(0o000)).unwrap();
     fs::set_permissions(workspace.root(), fs::Permissions::from_mode(0o755)).unwrap();
     let config = workspace.config("pipeline.yaml", &pipeline.to_string());
-    let program = Program::as_nobody("run", workspace.root()).arg("-c").arg(config);
+    let program = Program::as_unprivileged("run", workspace.root()).arg("-c").arg(config);
     let sidecar = Sidecar::start(program);
     let body = sidecar.wait_for_health(503);
     assert!(body["reasons"][0].as_str().unwrap().contains("closed: cannot be looked into"));
@@ -251,7 +251,7 @@ async fn an_address_that_is_taken_is_a_fault() {
     let mut pipeline = observed(&workspace, &server);
     pipeline["extensions"]["health_check"]["endpoint"] = json!(server.address().to_string());
     let run = workspace.configured("run", &pipeline).run();
-    run.expect_code(2).expect_said(&["health_check cannot listen on"]);
+    run.expect_code(2).expect_log(&["health_check cannot listen on"]);
 }
 
 #[tokio::test]
@@ -298,7 +298,7 @@ async fn the_page_shows_what_is_known() {
 }
 
 #[tokio::test]
-async fn the_page_bears_many_exports_and_a_large_one() {
+async fn the_page_is_bounded_for_many_exports_and_a_large_one() {
     use crate::support::exports::{Artifact, ExportBuilder};
     let workspace = Workspace::new();
     let server = FakeOtlp::builder().start().await;

@@ -150,7 +150,7 @@ async fn fifty_exports_wait_out_an_outage() {
 /// The endpoint closes each connection at once. Connections are as far apart as the backoff
 /// requires.
 #[tokio::test]
-async fn an_endpoint_that_hangs_up_is_not_hammered() {
+async fn an_endpoint_that_closes_connections_is_retried_with_backoff() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     let workspace = Workspace::new();
@@ -214,7 +214,7 @@ fn add_second_exporter(outage: &mut Outage, server: &FakeOtlp, dead_is_required:
 /// Two required exporters, of which one is down for a whole run. The other one receives everything
 /// once, and no id is written before both have delivered.
 #[tokio::test]
-async fn a_required_exporter_that_is_away_holds_back_the_id_and_nobody_else() {
+async fn a_required_exporter_that_is_down_delays_only_the_id() {
     let mut outage = Outage::new().await;
     let alive = FakeOtlp::builder().start().await;
     add_second_exporter(&mut outage, &alive, true);
@@ -412,7 +412,7 @@ async fn a_queue_has_one_process() {
     watched.wait_for_trace_id(PATIENCE).await;
 
     let second = on_it(workspace.configured("run", &pipeline)).run();
-    second.expect_code(2).expect_said(&["another taskspan holds this queue", "--state-dir"]);
+    second.expect_code(2).expect_log(&["another taskspan holds this queue", "--state-dir"]);
 
     let elsewhere = workspace.root().join("elsewhere");
     let snapshot = presets::one().write_into(&elsewhere).snapshot;
@@ -515,7 +515,7 @@ async fn what_waited_long_is_sent_as_of_now_unless_it_may_have_arrived() {
 async fn one_export_that_keeps_failing_does_not_hold_up_the_others() {
     for protocol in Protocol::BOTH {
         let workspace = Workspace::new();
-        let fault = Fault::unavailable(protocol).saying("this one makes me dizzy");
+        let fault = Fault::unavailable(protocol).with_message("this one makes me dizzy");
         let server = FakeOtlp::builder().of_project("poison", fault).start().await;
         let pipeline = workspace.pipeline(server.endpoint(), protocol, Value::Null);
         let poison = |n: u32| {

@@ -36,7 +36,7 @@ struct Held {
 impl Held {
     async fn new(sidecar: Sidecar) -> Self {
         let workspace = Workspace::new();
-        let refusal = Fault::invalid(Protocol::Grpc).saying(REASON);
+        let refusal = Fault::invalid(Protocol::Grpc).with_message(REASON);
         let server = FakeOtlp::builder().forever(refusal).start().await;
         let pipeline = workspace.pipeline(server.endpoint(), Protocol::Grpc, Value::Null);
         let running = workspace.configured("run", &pipeline).spawn();
@@ -102,7 +102,7 @@ const EITHER_WAY: [Sidecar; 2] = [Sidecar::Running, Sidecar::Stopped];
 
 /// `list` has every export in order of arrival, with its state, as a table and as JSON.
 #[tokio::test]
-async fn list_tells_what_is_held() {
+async fn list_shows_every_entry() {
     for sidecar in EITHER_WAY {
         let held = Held::new(sidecar).await;
         let traces = [held.refused.trace_id(), held.waiting.trace_id()];
@@ -131,7 +131,7 @@ async fn list_tells_what_is_held() {
 
 /// `show` accepts a number or the start of a trace id, and has the server's exact reason.
 #[tokio::test]
-async fn show_tells_why() {
+async fn show_gives_the_reason() {
     for sidecar in EITHER_WAY {
         let held = Held::new(sidecar).await;
         let number = held.json(&["list"])[0]["id"].to_string();
@@ -196,7 +196,7 @@ async fn a_retried_dead_letter_is_delivered() {
 
 /// `drop` forgets a refused export. Its file is unchanged, and waiting exports are not affected.
 #[tokio::test]
-async fn a_dropped_dead_letter_leaves_its_file_as_it_is() {
+async fn a_dropped_dead_letter_leaves_its_file_unchanged() {
     for sidecar in EITHER_WAY {
         let held = Held::new(sidecar).await;
         let dropped = held.json(&["drop", &held.refused.trace_id()]);
@@ -238,23 +238,23 @@ async fn what_waits_can_be_dropped_by_force() {
 /// An unknown number, an export that was not refused, and a directory without a queue are errors
 /// with exit code 1. Nothing is changed.
 #[tokio::test]
-async fn what_cannot_be_done_is_an_error() {
+async fn an_impossible_command_is_an_error() {
     for sidecar in EITHER_WAY {
         let held = Held::new(sidecar).await;
         let before = held.states();
         for action in ["show", "retry", "drop"] {
             let output = held.queue(&[action, "4711"]).expect_code(1);
-            output.expect_said(&["no export `4711`"]);
+            output.expect_log(&["no export `4711`"]);
         }
         for action in ["retry", "drop"] {
             let output = held.queue(&[action, &held.waiting.trace_id()]);
-            output.expect_code(1).expect_said(&["was not refused"]);
+            output.expect_code(1).expect_log(&["was not refused"]);
         }
         assert_eq!(before.len(), held.states().len());
 
         let nowhere = held.workspace.root().join("nowhere");
         let output = held.queue(&["list", "--state-dir", nowhere.to_str().unwrap()]);
-        output.expect_code(1).expect_said(&["no queue here"]);
+        output.expect_code(1).expect_log(&["no queue here"]);
         assert!(!nowhere.exists());
     }
 }
@@ -291,5 +291,5 @@ async fn a_corrupt_store_is_not_an_empty_queue() {
     let store = held.workspace.root().join("state/taskspan/queue.redb");
     fs::write(&store, b"this is no store").unwrap();
     let output = held.queue(&["list"]);
-    output.expect_said(&["corrupt"]);
+    output.expect_log(&["corrupt"]);
 }

@@ -104,7 +104,7 @@ fn strays(directory: &Path) -> Vec<PathBuf> {
 /// A job writes thousands of exports into one place, faster than they can be sent. No older export
 /// stays, no partial file is seen, the last export gets its own id, and no temp file is left.
 #[tokio::test]
-async fn an_export_that_is_replaced_all_the_time_ends_with_its_own_id() {
+async fn an_export_that_is_replaced_continually_ends_with_its_own_id() {
     for in_place in [false, true] {
         let workspace = Workspace::new();
         let server = FakeOtlp::builder().start().await;
@@ -120,7 +120,7 @@ async fn an_export_that_is_replaced_all_the_time_ends_with_its_own_id() {
 
 /// The same with two sidecars and a sequence of `once`. In addition, the last export is sent once.
 #[tokio::test]
-async fn several_at_work_change_nothing_about_that() {
+async fn several_processes_give_each_export_one_id() {
     let workspace = Workspace::new();
     let server = FakeOtlp::builder().start().await;
     let sidecars = ["state-a", "state-b"].map(|name| sidecar(&workspace, &server, name).spawn());
@@ -189,7 +189,7 @@ async fn an_export_that_another_process_holds_keeps_no_other_waiting() {
 /// `rm -rf out && mkdir out && export`, a hundred times in a row, under two sidecars: a hundred
 /// ids, each of a trace that was sent once.
 #[tokio::test]
-async fn a_directory_that_is_made_anew_a_hundred_times_gives_a_hundred_ids() {
+async fn a_directory_recreated_a_hundred_times_gives_a_hundred_ids() {
     let workspace = Workspace::new();
     let server = FakeOtlp::builder().start().await;
     let mut pipeline = workspace.pipeline(server.endpoint(), Protocol::Grpc, Value::Null);

@@ -90,17 +90,17 @@ async fn validate_shows_what_is_in_effect_and_connects_when_asked() {
     let run = workspace.configured("validate", &tokens).arg("--print").run();
     assert!(!run.stdout.contains("hunter2") && !run.stderr.contains("hunter2"), "{run:?}");
 
-    validate("--connect").expect_code(0).expect_said(&["takes connections"]);
+    validate("--connect").expect_code(0).expect_log(&["takes connections"]);
     server.stop();
     validate("--connect").expect_code(1);
 
     let mut file = pipeline.clone();
     file["exporters"]["file"] = json!({"path": workspace.root().join("none/x.jsonl")});
     let run = workspace.configured("validate", &file).run().expect_code(2);
-    run.expect_said(&["exporter `file`", "no such directory"]);
+    run.expect_log(&["exporter `file`", "no such directory"]);
     file["exporters"]["file"] = json!({"path": workspace.root()});
     let run = workspace.configured("validate", &file).run().expect_code(2);
-    run.expect_said(&["exporter `file`", "is a directory"]);
+    run.expect_log(&["exporter `file`", "is a directory"]);
 }
 
 /// Traces and logs may have different destinations.
@@ -152,22 +152,22 @@ async fn validate_tries_what_run_will_need() {
     fs::write(&file, "").unwrap();
     let queue = file.join("queue");
     let run = validate(&plain).arg("--state-dir").arg(&queue).run().expect_code(0);
-    run.expect_said(&["the queue cannot be in", "is no directory to write to"]);
+    run.expect_log(&["the queue cannot be in", "is no directory to write to"]);
     assert!(!queue.exists());
 
     let mut listening = plain.clone();
     let taken = server.address().to_string();
     listening["service"]["telemetry"] = json!({"metrics": {"address": taken}});
-    validate(&listening).run().expect_code(0).expect_said(&["is in use at this moment"]);
+    validate(&listening).run().expect_code(0).expect_log(&["is in use at this moment"]);
     listening["service"]["telemetry"] = json!({"metrics": {"address": ":0"}});
     validate(&listening).run().expect_code(0);
     listening["service"]["telemetry"] = json!({"metrics": {"address": "192.0.2.1:8888"}});
     let run = validate(&listening).run().expect_code(0);
-    run.expect_said(&["service.telemetry.metrics cannot listen on 192.0.2.1:8888 here"]);
+    run.expect_log(&["service.telemetry.metrics cannot listen on 192.0.2.1:8888 here"]);
     listening["service"]["telemetry"] =
         json!({"metrics": {"address": "no-such-host.invalid:8888"}});
     let run = validate(&listening).run().expect_code(2);
-    run.expect_said(&["service.telemetry.metrics cannot listen on no-such-host.invalid:8888"]);
+    run.expect_log(&["service.telemetry.metrics cannot listen on no-such-host.invalid:8888"]);
 
     // Both addresses in one file are the same, written in two ways.
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -176,12 +176,12 @@ async fn validate_tries_what_run_will_need() {
     same["service"]["extensions"] = json!(["health_check"]);
     same["service"]["telemetry"] = json!({"metrics": {"address": format!(":{free}")}});
     let run = validate(&same).run().expect_code(2);
-    run.expect_said(&["service.telemetry.metrics cannot listen on"]);
+    run.expect_log(&["service.telemetry.metrics cannot listen on"]);
 
     let mut twice = plain.clone();
     twice["extensions"] = json!({"health_check/a": null, "health_check/b": null});
     twice["service"]["extensions"] = json!(["health_check/a", "health_check/b"]);
-    validate(&twice).run().expect_code(2).expect_said(&["a second health_check"]);
+    validate(&twice).run().expect_code(2).expect_log(&["a second health_check"]);
 }
 
 /// The new configuration needs an address that is in use. The old configuration stays, every time.

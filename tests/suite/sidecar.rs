@@ -115,7 +115,7 @@ async fn a_directory_may_appear_later_and_again() {
 }
 
 #[tokio::test]
-async fn half_a_file_is_waited_out() {
+async fn a_partial_file_is_read_when_it_is_complete() {
     let workspace = Workspace::new();
     let server = FakeOtlp::builder().start().await;
     let mut pipeline = workspace.pipeline(server.endpoint(), Protocol::Grpc, Value::Null);

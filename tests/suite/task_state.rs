@@ -98,7 +98,7 @@ async fn an_id_that_is_no_file_name_is_refused_and_nothing_is_sent() {
     let export = ExportBuilder::new("p").artifact(Artifact::new("../../escape", "dashboard"));
     let snapshot = workspace.export("out", &export).snapshot;
     let run = workspace.configured("once", &pipeline(&workspace, &server)).run();
-    run.expect_code(3).expect_said(&["../../escape", "path separator", "onboarding-metadata.json"]);
+    run.expect_code(3).expect_log(&["../../escape", "path separator", "onboarding-metadata.json"]);
     assert_eq!(server.attempts().len(), 0);
     assert!(snapshot.is_untouched());
     assert!(!workspace.root().join("tracker").exists());
@@ -110,13 +110,13 @@ async fn an_id_that_is_no_file_name_is_refused_and_nothing_is_sent() {
 }
 
 #[tokio::test]
-async fn a_directory_that_cannot_be_written_costs_a_word() {
+async fn a_directory_that_cannot_be_written_is_an_error_message() {
     let workspace = Workspace::new();
     let server = FakeOtlp::builder().start().await;
     let snapshot = workspace.export("out", &presets::typical()).snapshot;
     fs::write(workspace.root().join("tracker"), "a file").unwrap();
     let run = workspace.configured("once", &pipeline(&workspace, &server)).run();
-    run.expect_code(0).expect_said(&["no state files"]);
+    run.expect_code(0).expect_log(&["no state files"]);
     assert_eq!(snapshot.check_written_back(), [""; 0]);
 }
 

@@ -76,7 +76,7 @@ async fn what_is_there_gets_its_id() {
         proof.once().expect_code(0);
         proof.assert_written_back();
         assert_eq!(proof.snapshot.check(&proof.otlp.accepted()), [""; 0]);
-        let paths: Vec<String> = proof.tempo.asked().into_iter().map(|it| it.path).collect();
+        let paths: Vec<String> = proof.tempo.queries().into_iter().map(|it| it.path).collect();
         let trace_id = proof.snapshot.trace_id();
         let v2 = format!("/api/v2/traces/{trace_id}");
         let v1 = format!("/api/traces/{trace_id}");
@@ -101,7 +101,7 @@ async fn what_was_lost_after_the_ok_gets_no_id() {
         let sent = span_ids(&requests[0]);
         assert_eq!(span_ids(&requests[1]), sent[..3]);
         let numbers = format!("{} of {}", sent.len() - 3, sent.len());
-        output.expect_said(&[numbers.as_str()]);
+        output.expect_log(&[numbers.as_str()]);
         let listed = proof.listed();
         assert_eq!(listed[0]["state"], "incomplete");
         let error = listed[0]["exporters"][0]["last_error"].as_str().unwrap();
@@ -112,10 +112,10 @@ async fn what_was_lost_after_the_ok_gets_no_id() {
 /// The backend lost the whole trace, or is the wrong one. The trace is sent once more, and is then
 /// incomplete, with a hint at the URL.
 #[tokio::test]
-async fn what_was_lost_as_a_whole_is_sent_once_more_as_a_whole() {
+async fn a_trace_that_was_lost_completely_is_sent_once_more() {
     let proof = Proof::new(Protocol::Grpc, Api::V2, Storage::Loses(usize::MAX)).await;
     let output = proof.once().expect_code(3);
-    output.expect_said(&["is it the right address and tenant?"]);
+    output.expect_log(&["is it the right address and tenant?"]);
     assert!(proof.snapshot.is_untouched());
     let requests = proof.otlp.accepted();
     assert_eq!(requests.len(), 2);
@@ -124,7 +124,7 @@ async fn what_was_lost_as_a_whole_is_sent_once_more_as_a_whole() {
 
 /// Spans are lost the first time only. They alone are sent again, once, and then the id is written.
 #[tokio::test]
-async fn what_was_lost_once_is_sent_once_more() {
+async fn spans_that_were_lost_once_are_sent_once_more() {
     for protocol in Protocol::BOTH {
         let proof = Proof::new(protocol, Api::V2, Storage::LosesAtFirst(2)).await;
         proof.once().expect_code(0);
@@ -142,7 +142,7 @@ async fn what_was_lost_once_is_sent_once_more() {
 /// An operator repairs the backend and retries an incomplete export. It is verified again, not sent
 /// again, and gets its id.
 #[tokio::test]
-async fn an_incomplete_export_can_be_looked_for_again() {
+async fn an_incomplete_export_can_be_read_again() {
     let proof = Proof::new(Protocol::Grpc, Api::V2, Storage::Loses(1)).await;
     proof.once().expect_code(3);
     let sent = proof.otlp.accepted().len();
@@ -164,9 +164,9 @@ async fn only_the_tenant_is_passed_on() {
     proof.once().expect_code(0);
     let sent = &proof.otlp.attempts()[0].headers;
     assert_eq!(sent["authorization"], "Bearer hunter2");
-    for asked in proof.tempo.asked() {
-        assert_eq!(asked.headers["x-scope-orgid"], "shop");
-        let names: Vec<&str> = asked.headers.keys().map(String::as_str).collect();
+    for query in proof.tempo.queries() {
+        assert_eq!(query.headers["x-scope-orgid"], "shop");
+        let names: Vec<&str> = query.headers.keys().map(String::as_str).collect();
         assert_eq!(names, ["accept", "host", "user-agent", "x-scope-orgid"]);
     }
 }
@@ -175,7 +175,7 @@ async fn only_the_tenant_is_passed_on() {
 /// killed meanwhile. There is no id and no resend; the id is written as soon as the backend
 /// answers.
 #[tokio::test]
-async fn a_backend_that_cannot_be_asked_has_lost_nothing_yet() {
+async fn an_unreachable_backend_has_lost_nothing_yet() {
     for signal in [Signal::TERM, Signal::KILL] {
         let mut proof = Proof::new(Protocol::Grpc, Api::V2, Storage::All).await;
         // A server that closes connections, so that the attempts can be counted.
@@ -212,7 +212,7 @@ async fn once_takes_the_address_as_a_flag() {
     let once = proof.workspace.once(&proof.otlp, Protocol::Grpc);
     once.args(&["--verify", &proof.tempo.endpoint()]).run().expect_code(0);
     proof.assert_written_back();
-    assert_eq!(proof.tempo.asked().len(), 1);
+    assert_eq!(proof.tempo.queries().len(), 1);
 }
 
 /// The flag overrides the URL in the configuration. The configured time limit stays, and a loss
@@ -229,7 +229,7 @@ async fn the_flag_beats_the_file() {
 /// Of two exports, the backend lost spans of the first. The second one is sent, verified and
 /// written back meanwhile.
 #[tokio::test]
-async fn looking_for_one_export_holds_up_no_other() {
+async fn a_search_for_one_export_delays_no_other() {
     let mut proof = Proof::new(Protocol::Grpc, Api::V2, Storage::LosesOfFirstTrace).await;
     proof.pipeline["exporters"]["otlp_grpc"]["verify"]["timeout"] = json!("10m");
     let running = proof.workspace.configured("run", &proof.pipeline).spawn();
@@ -247,7 +247,7 @@ async fn verification_has_its_own_time() {
     let proof = Proof::new(Protocol::Grpc, Api::V2, Storage::Loses(3)).await;
     let once = proof.workspace.configured("once", &proof.pipeline);
     let run = once.args(&["--timeout", "500ms"]).run().expect_code(3);
-    run.expect_said(&["the backend has 7 of 10, after the missing ones were sent again"]);
+    run.expect_log(&["the backend has 7 of 10, after the missing ones were sent again"]);
 }
 
 /// One of two endpoints is down, and verification may take ten minutes. `once --timeout` limits the
@@ -274,19 +274,19 @@ async fn the_reason_of_the_last_look_is_in_the_result() {
         json!({"endpoint": "http://127.0.0.1:1", "timeout": "200ms"});
     let once = proof.workspace.configured("once", &proof.pipeline);
     let run = once.args(&["--timeout", "300ms"]).run().expect_code(1);
-    run.expect_said(&["export still pending (waits for otlp_grpc: cannot read the trace back"]);
+    run.expect_log(&["export still pending (waits for otlp_grpc: cannot read the trace back"]);
     assert!(proof.snapshot.is_untouched());
 }
 
 /// The backend shows every span, and loses one a moment later. With `verify.after` the second
 /// attempt finds this, and no id is written.
 #[tokio::test]
-async fn a_second_look_finds_what_was_lost_since() {
+async fn a_second_verification_finds_what_was_lost_since() {
     let mut proof = Proof::new(Protocol::Grpc, Api::V2, Storage::All).await;
     proof.pipeline["exporters"]["otlp_grpc"]["verify"]["after"] = json!("1s");
     let mut running = proof.workspace.configured("once", &proof.pipeline).spawn();
     let deadline = Instant::now() + PATIENCE;
-    while proof.tempo.asked().is_empty() {
+    while proof.tempo.queries().is_empty() {
         assert!(Instant::now() < deadline, "nothing was looked for");
         tokio::task::yield_now().await;
     }

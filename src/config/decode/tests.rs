@@ -63,7 +63,7 @@ any: [1, 1.5, yes, true, '1', ~, {a: 0}, .inf, 1_000]
 }
 
 #[test]
-fn nothing_behind_a_key_means_the_default() {
+fn an_empty_value_means_the_default() {
     let (value, faults) = run("name:\ncount: ~\ntags:\nkind: null\n");
     assert_eq!((value, faults), (Some(Sample::default()), String::new()));
 }
@@ -103,7 +103,7 @@ unknown_thing:
 }
 
 #[test]
-fn what_cannot_be_mended_is_none() {
+fn a_value_of_another_type_is_a_fault() {
     let (value, faults) = run("[1]");
     assert_eq!((value, faults.as_str()), (None, "p:1:1: expected a map, found a list"));
 }

@@ -9,7 +9,7 @@ fn run(vars: &[(&str, &str)]) -> (OtelEnv, String) {
 }
 
 #[test]
-fn nothing_set_is_nothing_said() {
+fn nothing_configured_gives_no_message() {
     let expected = (OtelEnv::default(), String::new());
     assert_eq!(run(&[]), expected);
     let empty = ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_SDK_DISABLED", "OTEL_SPAN_LINK_COUNT_LIMIT"];
@@ -17,7 +17,7 @@ fn nothing_set_is_nothing_said() {
 }
 
 #[test]
-fn all_of_it() {
+fn every_feature_together() {
     let (otel, warnings) = run(&[
         ("OTEL_SDK_DISABLED", "TRUE"),
         ("OTEL_SERVICE_NAME", "exporter"),
@@ -103,7 +103,7 @@ fn what_is_meant_for_one_signal_is_not_for_the_other() {
 }
 
 #[test]
-fn nonsense_is_named_and_ignored() {
+fn invalid_values_are_reported_and_ignored() {
     for (name, value, warning) in [
         ("OTEL_SDK_DISABLED", "1", "OTEL_SDK_DISABLED has to be true or false; it is ignored"),
         ("OTEL_EXPORTER_OTLP_TIMEOUT", "10s", "OTEL_EXPORTER_OTLP_TIMEOUT has to be a number"),

@@ -107,7 +107,7 @@ fn a_file_that_a_moved_directory_took_along_is_not_where_it_was() {
 }
 
 #[test]
-fn a_bare_file_name_is_one_in_the_current_directory() {
+fn a_bare_file_name_is_in_the_current_directory() {
     let source = load(Path::new("Cargo.toml"), 1 << 20).unwrap().source;
     assert_eq!(source.canonical(), Path::new("Cargo.toml").canonicalize().unwrap());
     assert!(Directory::open(Path::new("")).unwrap().load_sibling("Cargo.toml", 1 << 20).is_ok());
@@ -144,7 +144,7 @@ fn size_is_checked_before_a_byte_is_read() {
 }
 
 #[test]
-fn a_file_whose_size_is_not_what_it_gives_counts_as_changing() {
+fn a_file_whose_size_differs_from_its_content_counts_as_changing() {
     // The kernel reports such a file as empty and then hands out bytes.
     let error = load(Path::new("/proc/self/status"), 1 << 20).unwrap_err();
     assert!(matches!(error, SourceError::Changed { .. }));

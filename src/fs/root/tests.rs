@@ -60,7 +60,7 @@ fn without_openat2_the_same_paths_lead_to_the_same_directories() {
 }
 
 #[test]
-fn a_root_that_is_replaced_is_opened_anew() {
+fn a_root_that_is_replaced_is_opened_again() {
     let place = tempfile::tempdir().unwrap();
     let root = place.path().join("root");
     let roots = Roots::new(std::slice::from_ref(&root));

@@ -38,7 +38,7 @@ impl Exports {
 }
 
 /// An export, and the converter that made its trace.
-pub(crate) type Found<'a> = (Emitted, &'a Converter);
+pub(crate) type FoundTrace<'a> = (Emitted, &'a Converter);
 
 /// Why no export was found.
 pub(crate) enum NotFound {
@@ -66,7 +66,7 @@ impl Traces {
         directories: &[PathBuf],
         project_id: Option<&str>,
         trace_id: Option<TraceId>,
-    ) -> Result<Found<'_>, NotFound> {
+    ) -> Result<FoundTrace<'_>, NotFound> {
         let mut beside = directories.iter().map(|directory| self.in_directory(directory));
         let beside = beside.find(|exports| !exports.is_empty()).unwrap_or_default();
         let Some(id) = trace_id else { return Self::of_project(&beside, project_id) };
@@ -86,7 +86,7 @@ impl Traces {
         &'a self,
         candidates: impl Iterator<Item = &'b (PathBuf, &'a Exports)>,
         trace_id: TraceId,
-    ) -> Option<Found<'a>>
+    ) -> Option<FoundTrace<'a>>
     where
         'a: 'b,
     {
@@ -99,7 +99,7 @@ impl Traces {
     fn of_project<'a>(
         candidates: &[(PathBuf, &'a Exports)],
         project_id: Option<&str>,
-    ) -> Result<Found<'a>, NotFound> {
+    ) -> Result<FoundTrace<'a>, NotFound> {
         let is_meant = |own: &Project| project_id.is_none_or(|id| own.is_named(id));
         let (mut found, mut others, mut later) = (Vec::new(), Vec::new(), None);
         for (path, exports) in candidates {

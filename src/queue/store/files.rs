@@ -54,7 +54,7 @@ impl Files {
     ///
     /// # Errors
     /// Returns an error if the directory cannot be used, or another process holds it.
-    pub(crate) fn look_at(directory: &Path) -> Result<Files, OpenError> {
+    pub(crate) fn open_existing(directory: &Path) -> Result<Files, OpenError> {
         Files::lock(directory, OpenOptions::new().read(true).write(true))
     }
 

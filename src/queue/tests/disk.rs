@@ -169,7 +169,7 @@ async fn a_disk_that_the_queue_has_filled_is_emptied_again() {
 /// The file is truncated while the queue uses it. The store is replaced, and receivers are notified
 /// to scan again.
 #[tokio::test(start_paused = true)]
-async fn a_store_that_is_cut_off_while_it_runs_is_begun_anew() {
+async fn a_store_that_is_truncated_while_it_runs_is_replaced() {
     let disk = Disk::default();
     let directory = tempfile::tempdir().expect("a directory");
     std::fs::write(directory.path().join("queue.redb"), "stands for the file").expect("written");

@@ -185,7 +185,7 @@ fn a_touched_file_counts_as_another() {
 }
 
 #[test]
-fn what_is_gone_is_not_made_again() {
+fn a_removed_file_is_not_created_again() {
     let case = Case::new();
     fs::remove_file(case.at(NAME)).unwrap();
     assert_eq!(case.run().unwrap(), Outcome::Gone);
@@ -225,7 +225,7 @@ fn a_temp_file_that_disappears_is_not_mistaken_for_a_missing_target() {
 }
 
 #[test]
-fn a_directory_that_is_cleared_out_is_no_trouble() {
+fn a_directory_that_is_emptied_is_healthy() {
     for (step, newer) in
         [(Step::Look, false), (Step::LookAgain, false), (Step::Look, true), (Step::PutBack, true)]
     {
@@ -296,7 +296,7 @@ fn other_hard_links_keep_the_old_text() {
 }
 
 #[test]
-fn errors_say_what_to_do_and_leave_nothing_behind() {
+fn errors_name_the_next_step_and_leave_no_files() {
     for (step, errno, advice) in [
         (Step::Create, Errno::ROFS, "mounted read-only"),
         (Step::Create, Errno::ACCESS, "write permission on the directory"),
@@ -350,7 +350,7 @@ fn without_exchange_the_file_is_renamed_over() {
 }
 
 #[test]
-fn a_look_that_fails_puts_everything_back() {
+fn a_failed_check_after_the_exchange_restores_the_file() {
     for step in [Step::Look, Step::LookAgain] {
         let case = Case::new();
         assert!(matches!(case.failing(step, Errno::IO), Err(WriteBackError::Source(_))));
@@ -376,7 +376,7 @@ fn a_newer_export_that_cannot_be_put_back_is_kept_and_named() {
 }
 
 #[test]
-fn the_id_of_another_trace_is_replaced_where_it_stands() {
+fn the_id_of_another_trace_is_replaced_in_place() {
     let case = Case::new();
     fs::write(case.at(NAME), r#"{"task_trace_id": "other", "a": 1}"#).unwrap();
     let source = load(&case.at(NAME), MAX).unwrap().source;

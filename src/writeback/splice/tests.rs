@@ -90,7 +90,7 @@ fn anything_else_is_refused() {
 }
 
 #[test]
-fn a_value_that_is_there_is_replaced_where_it_stands() {
+fn an_existing_value_is_replaced_in_place() {
     for (text, expected) in [
         (r#"{"l": null, "a": 1}"#, r#"{"l": "w", "a": 1, "k": "v"}"#),
         (r#"{"a": 1, "\u006c" :2}"#, r#"{"a": 1, "\u006c" :"w", "k" :"v"}"#),

@@ -49,7 +49,7 @@ pub enum Api {
 
 /// A query that arrived.
 #[derive(Clone, Debug)]
-pub struct Asked {
+pub struct Query {
     pub path: String,
     /// Names in lower case.
     pub headers: BTreeMap<String, String>,
@@ -67,7 +67,7 @@ struct Shared {
     otlp: Arc<FakeOtlp>,
     api: Api,
     storage: Mutex<Storage>,
-    asked: Mutex<Vec<Asked>>,
+    queries: Mutex<Vec<Query>>,
 }
 
 impl FakeTempo {
@@ -82,7 +82,7 @@ impl FakeTempo {
             otlp: otlp.clone(),
             api,
             storage: Mutex::new(storage),
-            asked: Mutex::default(),
+            queries: Mutex::default(),
         });
         let (ready, is_ready) = oneshot::channel();
         let (stop, stopped) = oneshot::channel();
@@ -110,8 +110,8 @@ impl FakeTempo {
     }
 
     /// Returns the queries so far, in order.
-    pub fn asked(&self) -> Vec<Asked> {
-        self.shared.asked.lock().unwrap().clone()
+    pub fn queries(&self) -> Vec<Query> {
+        self.shared.queries.lock().unwrap().clone()
     }
 
     /// Changes which spans are stored. This applies to all later queries.
@@ -155,7 +155,7 @@ impl Shared {
         let headers = request.headers().iter().map(|(name, value)| {
             (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned())
         });
-        self.asked.lock().unwrap().push(Asked { path: path.clone(), headers: headers.collect() });
+        self.queries.lock().unwrap().push(Query { path: path.clone(), headers: headers.collect() });
         let trace_id = match self.api {
             Api::V2 => path.strip_prefix("/api/v2/traces/"),
             Api::V1 => path.strip_prefix("/api/traces/"),

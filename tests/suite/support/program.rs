@@ -45,7 +45,7 @@ impl Output {
 
     /// Fails the test unless each of these texts is on standard error.
     #[track_caller]
-    pub fn expect_said(self, words: &[&str]) -> Self {
+    pub fn expect_log(self, words: &[&str]) -> Self {
         for word in words {
             assert!(self.stderr.contains(word), "nothing of {word:?} in:\n{}", self.stderr);
         }
@@ -62,7 +62,7 @@ impl Program {
     /// Prepares a run without root's permissions. If the tests run as root, the binary is copied to
     /// `place`, because another user may not have access to the build directory. Other users must
     /// have access to `place`.
-    pub fn as_nobody(subcommand: &str, place: &Path) -> Self {
+    pub fn as_unprivileged(subcommand: &str, place: &Path) -> Self {
         if !rustix::process::geteuid().is_root() {
             return Self::new(subcommand);
         }

@@ -119,7 +119,7 @@ async fn what_is_not_a_request_is_refused_and_recorded() {
 }
 
 #[tokio::test]
-async fn the_script_is_used_up_and_then_all_is_well() {
+async fn after_the_scripted_faults_requests_succeed() {
     let script = [Fault::unavailable(Protocol::Grpc), Fault::invalid(Protocol::Grpc)];
     let server = FakeOtlp::builder().script(script).start().await;
     let mut client = grpc(&server).await;
@@ -146,7 +146,7 @@ async fn forever_means_forever() {
 #[tokio::test]
 async fn grpc_refusals_carry_message_and_retry_info() {
     let fault = Fault::grpc(Code::ResourceExhausted)
-        .saying("slow down")
+        .with_message("slow down")
         .with_retry_info(Duration::from_millis(2500));
     let status = grpc_answer(fault).await.unwrap_err();
     assert_eq!((status.code(), status.message()), (Code::ResourceExhausted, "slow down"));

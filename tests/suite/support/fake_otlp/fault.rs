@@ -108,13 +108,13 @@ impl Fault {
     pub fn too_large(protocol: Protocol, size: usize, limit: usize) -> Self {
         let message = format!("grpc: received message larger than max ({size} vs. {limit})");
         match protocol {
-            Protocol::Grpc => Self::grpc(Code::ResourceExhausted).saying(&message),
-            Protocol::Http => Self::http(413).saying("request body too large"),
+            Protocol::Grpc => Self::grpc(Code::ResourceExhausted).with_message(&message),
+            Protocol::Http => Self::http(413).with_message("request body too large"),
         }
     }
 
     /// Sets the message of a gRPC or HTTP error.
-    pub fn saying(mut self, words: &str) -> Self {
+    pub fn with_message(mut self, words: &str) -> Self {
         if let Self::Grpc { message, .. } | Self::Http { message, .. } = &mut self {
             *message = words.to_owned();
         }

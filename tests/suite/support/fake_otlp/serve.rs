@@ -83,9 +83,12 @@ async fn answer(
 ) -> Result<Response<Body>, Infallible> {
     let (head, body) = request.into_parts();
     let Ok(body) = body.collect().await else {
-        return Ok(Fault::http(400).saying("the body broke off").response(Protocol::Http).unwrap());
+        return Ok(Fault::http(400)
+            .with_message("the body broke off")
+            .response(Protocol::Http)
+            .unwrap());
     };
-    let (protocol, fault) = judge(&shared, head.uri.path(), &head.headers, body.to_bytes());
+    let (protocol, fault) = check_request(&shared, head.uri.path(), &head.headers, body.to_bytes());
     if let Fault::Slow(delay) = fault {
         tokio::time::sleep(delay).await;
     }
@@ -101,13 +104,18 @@ async fn answer(
 }
 
 /// Decodes and records one request, and decides the answer.
-fn judge(shared: &Shared, path: &str, headers: &HeaderMap, body: Bytes) -> (Protocol, Fault) {
+fn check_request(
+    shared: &Shared,
+    path: &str,
+    headers: &HeaderMap,
+    body: Bytes,
+) -> (Protocol, Fault) {
     let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let protocol = match text("content-type") {
         kind if kind.starts_with("application/grpc") => Protocol::Grpc,
         _ => Protocol::Http,
     };
-    let refuse = |words: &str| Fault::invalid(protocol).saying(words);
+    let refuse = |words: &str| Fault::invalid(protocol).with_message(words);
     let payload = match protocol {
         Protocol::Grpc => grpc_payload(body, text("grpc-encoding")),
         Protocol::Http if text("content-type") != "application/x-protobuf" => {
