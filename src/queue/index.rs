@@ -6,24 +6,22 @@
 //! ```
 //!
 //! An entry changes only through `change`, which updates its marks. The oldest entry that can be
-//! leased or finalized is therefore found without a scan of all entries.
+//! leased or finalized is therefore found without a scan of all entries. `admission` decides what
+//! may be enqueued, and `report` summarizes.
+
+mod admission;
+mod report;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use tokio::time::Instant;
 
-use super::entry::{Destination, Enqueued, Exporters, NewEntry};
-use super::figures::{HealthFacts, LaneFigures};
+use super::entry::Exporters;
 use super::record::{Change, Head, Item, ItemState, LanePosition, Outcome, Record, Seq};
 use super::transition::{NotApplicable, Transition};
 use super::writer::Epoch;
-use crate::base::clock::UnixNanos;
 use crate::base::ids::TraceId;
-
-/// Number of delivered exports to remember: a file that was read just before its id was written
-/// must not be sent again.
-const REMEMBERED: usize = 256;
 
 /// All entries, and the state of the queue that is not stored on disk.
 #[derive(Debug, Default)]
@@ -340,168 +338,6 @@ impl Index {
     /// Whether no entry is left to finalize and none is being enqueued.
     pub(crate) fn is_finalized(&self) -> bool {
         self.unfinalized == 0 && self.accepting.is_empty()
-    }
-
-    /// Returns the files of exports that wait for their write-back or for one of these exporters,
-    /// each with a description of what it waits for. Includes exports that were lost with their
-    /// store.
-    pub(crate) fn waiting(&self, exporters: &[String]) -> Vec<(PathBuf, Option<String>)> {
-        let open = |item: &Item| !item.is_finished() && exporters.contains(&item.exporter);
-        let waits = |entry: &&Entry| {
-            (!entry.is_finalized() || entry.record.items.iter().any(open))
-                && self.is_affected_by(&entry.record)
-        };
-        let entries = self.entries.values().filter(waits);
-        let held = entries.map(|entry| {
-            let record = &entry.record;
-            (
-                record.head.source.path.clone(),
-                record.waits_for().or(record.head.not_written.clone()),
-            )
-        });
-        held.chain(self.lost.iter().map(|path| (path.clone(), None))).collect()
-    }
-
-    /// Returns the conditions that an operator may have to act on.
-    pub(crate) fn health_facts(&self) -> HealthFacts {
-        let mut health_facts = HealthFacts::default();
-        let counts = |item: &Item| {
-            (item.required || self.expected.contains(&item.exporter))
-                && self.lanes.contains_key(&item.exporter)
-        };
-        for record in self.entries.values().map(|entry| &entry.record) {
-            let head = &record.head;
-            if !self.is_affected_by(record) {
-                continue;
-            }
-            if record.items.iter().any(|it| counts(it) && !it.is_finished()) {
-                let oldest = health_facts.undelivered.unwrap_or(head.first_seen);
-                health_facts.undelivered = Some(oldest.min(head.first_seen));
-            }
-            // A refusal by an exporter of logs counts, although the write-back does not wait for
-            // that exporter.
-            let is_refused = record.items.iter().any(|it| counts(it) && it.is_rejected());
-            health_facts.refused += usize::from(is_refused);
-            if !head.written && matches!(self.outcome(record), Some(Outcome::Delivered { .. })) {
-                let is_older = |(since, _): &(UnixNanos, String)| *since <= head.first_seen;
-                if let Some(reason) = head.not_written.clone()
-                    && !health_facts.unwritten.as_ref().is_some_and(is_older)
-                {
-                    health_facts.unwritten = Some((head.first_seen, reason));
-                }
-            }
-        }
-        health_facts
-    }
-
-    /// Returns the backlog of each exporter.
-    pub(crate) fn lanes(&self) -> Vec<LaneFigures> {
-        let figures = |(exporter, lane): (&String, &Lane)| LaneFigures {
-            exporter: exporter.clone(),
-            items: lane.unfinished,
-            bytes: lane.bytes,
-            capacity: lane.capacity,
-        };
-        self.lanes.iter().map(figures).collect()
-    }
-
-    /// Describes the first exporter whose backlog leaves no room for `entry`. `None` if there is
-    /// room. With `slack`, 1/`slack` of the capacity must stay free as well.
-    pub(crate) fn is_full_for(
-        &self,
-        entry: &NewEntry,
-        destinations: &[Destination],
-        slack: Option<u64>,
-    ) -> Option<String> {
-        destinations.iter().find_map(|to| {
-            let bytes = entry.bytes_of(to.signal);
-            let lane = self.lanes.get(&to.exporter)?;
-            let limit = lane.capacity - slack.map_or(0, |part| lane.capacity / part);
-            // An entry larger than the capacity is accepted if the lane is empty.
-            let full = lane.bytes > 0 && lane.bytes.saturating_add(bytes) > limit;
-            full.then(|| {
-                let Lane { bytes, dead, capacity, .. } = lane;
-                format!(
-                    "{bytes} of {capacity} bytes wait for `{}`, {dead} of them refused \
-                     (`taskspan queue list`)",
-                    to.exporter
-                )
-            })
-        })
-    }
-
-    /// Reserves room and a number for an entry that is being written.
-    pub(crate) fn reserve(&mut self, entry: &NewEntry, destinations: &[Destination]) -> Seq {
-        self.accepting.insert(entry.key());
-        for to in destinations {
-            if let Some(lane) = self.lanes.get_mut(&to.exporter) {
-                lane.bytes = lane.bytes.saturating_add(entry.bytes_of(to.signal));
-            }
-        }
-        let seq = Seq(self.next_seq);
-        self.next_seq += 1;
-        seq
-    }
-
-    /// Frees the reserved room.
-    pub(crate) fn release(&mut self, entry: &NewEntry, destinations: &[Destination]) {
-        self.accepting.remove(&entry.key());
-        for to in destinations {
-            if let Some(lane) = self.lanes.get_mut(&to.exporter) {
-                lane.bytes = lane.bytes.saturating_sub(entry.bytes_of(to.signal));
-            }
-        }
-    }
-
-    /// Returns why this key must not be enqueued. `None` if it may be.
-    pub(crate) fn known(&self, trace_id: TraceId) -> Option<Enqueued> {
-        if self.delivered.contains(&trace_id) {
-            return Some(Enqueued::Delivered);
-        }
-        if self.tombstones.contains(&trace_id) || self.accepting.contains(&trace_id) {
-            return Some(Enqueued::Known);
-        }
-        let seq = self.by_key.get(&trace_id)?;
-        let record = &self.entries.get(seq)?.record;
-        Some(match self.outcome(record) {
-            Some(Outcome::Rejected { rejection, .. }) => Enqueued::DeadLetter {
-                id: seq.0,
-                reason: rejection.reason,
-                // Requests that a server accepted in part are retried only by an operator command.
-                may_be_retried: record.items.iter().all(|item| item.rejected_spans.is_none()),
-            },
-            _ => Enqueued::Known,
-        })
-    }
-
-    /// Whether the queue has an entry with this key whose write-back is not finished.
-    pub(crate) fn is_to_write(&self, trace_id: TraceId) -> bool {
-        let seq = self.by_key.get(&trace_id);
-        seq.and_then(|seq| self.entries.get(seq)).is_some_and(|entry| !entry.record.head.written)
-    }
-
-    /// Whether this key has a tombstone or was delivered recently.
-    pub(crate) fn is_done_with(&self, trace_id: TraceId) -> bool {
-        self.tombstones.contains(&trace_id) || self.delivered.contains(&trace_id)
-    }
-
-    /// Whether an entry with this key is queued or is being enqueued.
-    pub(crate) fn holds(&self, trace_id: TraceId) -> bool {
-        self.accepting.contains(&trace_id) || self.by_key.contains_key(&trace_id)
-    }
-
-    /// Returns the last export that was read from this file, if it waits for an exporter or for its
-    /// write-back. A refused export waits for nothing.
-    pub(crate) fn waiting_from(&self, path: &Path) -> Option<&Head> {
-        let record = &self.entries.get(self.by_path.get(path)?)?.record;
-        let is_refused = matches!(self.outcome(record), Some(Outcome::Rejected { .. }));
-        let head = &record.head;
-        (!is_refused && !head.written).then_some(head)
-    }
-
-    fn remember(&mut self, trace_id: TraceId) {
-        self.delivered.push_front(trace_id);
-        self.delivered.truncate(REMEMBERED);
     }
 
     /// Whether any exporter of the entry is configured.

@@ -1,4 +1,3 @@
-
 use super::*;
 use crate::config::expand::Env;
 use crate::config::load::ConfigDocument;
