@@ -4,30 +4,38 @@
 //! trace id ─▶ GET /api/v2/traces/{id}, else /api/traces/{id} ─▶ span ids ─▶ which are missing
 //! ```
 //!
+//! An answer is parsed as it arrives, so its size does not matter for memory (`answer`).
+//!
 //! A backend's OK means "accepted", not "stored": spans above a limit can be dropped afterwards.
+
+mod answer;
 
 use std::collections::HashSet;
 use std::time::Duration;
 
-use base64::alphabet;
-use base64::engine::{DecodePaddingMode, Engine, GeneralPurpose, GeneralPurposeConfig};
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
+use hyper::body::Incoming;
 use hyper::header::{ACCEPT, HeaderMap, HeaderName, HeaderValue, USER_AGENT as USER_AGENT_HEADER};
 use hyper::{Request, StatusCode};
-use serde_json::Value;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 use super::config::OtlpConfig;
 use super::endpoint::Endpoint;
 use super::http::{Client, client};
 use super::{BuildError, USER_AGENT, chain};
 use crate::base::ids::TraceId;
+use answer::Chunks;
 
 /// The only configured header that is sent: the others are meant for the exporter's endpoint.
 const TENANT: HeaderName = HeaderName::from_static("x-scope-orgid");
 
-/// Response limit in bytes. JSON is several times larger than protobuf.
-const MAX_ANSWER_BYTES: usize = 256 << 20;
+/// Size limit of an answer in bytes. JSON is several times larger than protobuf.
+const MAX_ANSWER_BYTES: usize = 1 << 30;
+
+/// Maximum number of chunks between the connection and the parser.
+const CHUNKS: usize = 4;
 
 /// Time limit for one request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -101,118 +109,79 @@ impl TraceReader {
         &self.base
     }
 
-    /// Returns the ids of the spans that the backend has for a trace. Empty if it does not have the
-    /// trace.
+    /// Returns the spans of `sent` that the backend does not have: all of them if it does not have
+    /// the trace.
     ///
     /// # Errors
     /// Returns a [`TraceReadError`] if the backend did not return a trace or a 404. The caller should
     /// retry, because even `Refused` can be caused by overload.
-    pub(crate) async fn stored_spans(
+    pub(crate) async fn missing_spans(
         &self,
         trace_id: TraceId,
+        sent: &HashSet<Vec<u8>>,
     ) -> Result<HashSet<Vec<u8>>, TraceReadError> {
         let v2 = format!("/api/v2/traces/{trace_id}");
         let v1 = format!("/api/traces/{trace_id}");
         // An old Tempo has no v2 API and answers 404, as for an unknown trace.
-        match self.get(&v2).await? {
-            Some(trace) => Ok(span_ids(&trace)),
-            None => Ok(self.get(&v1).await?.map(|trace| span_ids(&trace)).unwrap_or_default()),
+        for path in [v2, v1] {
+            let missing = timeout(REQUEST_TIMEOUT, self.fetch(&path, sent)).await;
+            let late = || unavailable(format!("no answer within {REQUEST_TIMEOUT:?}"));
+            if let Some(missing) = missing.unwrap_or_else(|_| Err(late()))? {
+                return Ok(missing);
+            }
         }
+        Ok(sent.clone())
     }
 
-    async fn get(&self, path: &str) -> Result<Option<Value>, TraceReadError> {
-        let answer = tokio::time::timeout(REQUEST_TIMEOUT, self.fetch(path)).await;
-        let late = || TraceReadError::Unavailable(format!("no answer within {REQUEST_TIMEOUT:?}"));
-        answer.unwrap_or_else(|_| Err(late()))
-    }
-
-    async fn fetch(&self, path: &str) -> Result<Option<Value>, TraceReadError> {
+    /// Returns the missing spans. `None` if the backend does not have the trace.
+    async fn fetch(
+        &self,
+        path: &str,
+        sent: &HashSet<Vec<u8>>,
+    ) -> Result<Option<HashSet<Vec<u8>>>, TraceReadError> {
         let mut request = Request::new(Empty::new());
-        let unavailable = |reason: String| TraceReadError::Unavailable(reason);
         let url = self.base.join(path).map_err(|error| unavailable(error.to_string()))?;
         *request.uri_mut() = url.uri().clone();
         *request.headers_mut() = self.headers.clone();
-        let response =
-            self.client.request(request).await.map_err(|error| unavailable(chain(&error)))?;
+        let response = self.client.request(request).await;
+        let response = response.map_err(|error| unavailable(chain(&error)))?;
         match response.status() {
             StatusCode::NOT_FOUND => return Ok(None),
             status if !status.is_success() => return Err(TraceReadError::of(status)),
             _ => {}
         }
-        let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await;
-        let body = body.map_err(|error| unavailable(error.to_string()))?.to_bytes();
-        let json = serde_json::from_slice(&body);
-        json.map(Some).map_err(|error| TraceReadError::Refused(format!("not JSON: {error}")))
-    }
-}
-
-/// Collects the span ids at any depth of an answer, because the versions of the API nest spans
-/// differently. Ids are in base64 or in hexadecimal.
-fn span_ids(answer: &Value) -> HashSet<Vec<u8>> {
-    let mut found = HashSet::new();
-    let mut pending = vec![answer];
-    while let Some(value) = pending.pop() {
-        match value {
-            Value::Array(items) => pending.extend(items),
-            Value::Object(fields) => {
-                for (key, value) in fields {
-                    // Links contain the ids of other spans.
-                    match (key.as_str(), value) {
-                        ("links", _) => {}
-                        ("spanId" | "spanID" | "span_id", Value::String(text)) => {
-                            found.extend(id_bytes(text));
-                        }
-                        (_, value) => pending.push(value),
-                    }
-                }
-            }
-            _ => {}
+        let mut missing = sent.clone();
+        let (sender, chunks) = mpsc::channel(CHUNKS);
+        // Parsing a large answer takes time. The thread ends when `sender` is dropped.
+        let parsed = tokio::task::spawn_blocking(move || {
+            answer::remove_found(Chunks::new(chunks), &mut missing).map(|()| missing)
+        });
+        pass_on(response.into_body(), sender).await?;
+        match parsed.await {
+            Ok(Ok(missing)) => Ok(Some(missing)),
+            Ok(Err(error)) => Err(TraceReadError::Refused(format!("not a trace: {error}"))),
+            Err(error) => Err(unavailable(error.to_string())),
         }
     }
-    found
 }
 
-/// Decodes a span id. `None` if the text is not 8 bytes in either encoding.
-fn id_bytes(text: &str) -> Option<Vec<u8>> {
-    /// Length of a span id in hexadecimal digits.
-    const HEX_DIGITS: usize = 16;
-    if text.len() == HEX_DIGITS {
-        return (0..HEX_DIGITS)
-            .step_by(2)
-            .map(|at| u8::from_str_radix(text.get(at..at + 2)?, 16).ok())
-            .collect();
-    }
-    from_base64(text).filter(|bytes| bytes.len() == HEX_DIGITS / 2)
-}
-
-/// Decodes base64 in either alphabet, with or without padding.
-fn from_base64(text: &str) -> Option<Vec<u8>> {
-    const LENIENT: GeneralPurposeConfig =
-        GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
-    let alphabets = [&alphabet::STANDARD, &alphabet::URL_SAFE];
-    let decode = |it| GeneralPurpose::new(it, LENIENT).decode(text).ok();
-    alphabets.into_iter().find_map(decode)
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn ids_are_found_in_every_form_of_answer() {
-        let expected = HashSet::from([vec![1, 2, 3, 4, 5, 6, 7, 8]]);
-        let link = json!([{"spanId": "ffffffffffffffff"}]);
-        for answer in [
-            json!({"trace": {"resourceSpans": [{"scopeSpans": [{"spans": [
-                {"spanId": "AQIDBAUGBwg=", "links": link, "parentSpanId": "CAcGBQQDAgE="}]}]}]}}),
-            json!({"batches": [{"instrumentationLibrarySpans": [{"spans": [
-                {"spanId": "0102030405060708"}]}]}]}),
-        ] {
-            assert_eq!(span_ids(&answer), expected);
+/// Passes the chunks of a body on, until it ends or the receiver wants no more of it.
+async fn pass_on(body: Incoming, to: mpsc::Sender<Bytes>) -> Result<(), TraceReadError> {
+    let mut body = Limited::new(body, MAX_ANSWER_BYTES);
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| match error.is::<LengthLimitError>() {
+            true => TraceReadError::Refused(format!("it is over {MAX_ANSWER_BYTES} bytes of JSON")),
+            false => unavailable(error.to_string()),
+        })?;
+        if let Ok(chunk) = frame.into_data()
+            && to.send(chunk).await.is_err()
+        {
+            break;
         }
-        assert!(span_ids(&json!({"trace": null})).is_empty());
-        assert_eq!(id_bytes("not an id at all"), None);
     }
+    Ok(())
+}
+
+fn unavailable(reason: String) -> TraceReadError {
+    TraceReadError::Unavailable(reason)
 }

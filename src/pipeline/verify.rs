@@ -85,10 +85,9 @@ impl Verifier {
         let mut deadline = Instant::now() + timeout;
         let mut pause = FIRST_LOOK;
         loop {
-            match self.trace_reader.stored_spans(trace_id).await {
-                Ok(stored) => {
+            match self.trace_reader.missing_spans(trace_id, sent).await {
+                Ok(missing) => {
                     self.reach.report_up();
-                    let missing: HashSet<Vec<u8>> = sent.difference(&stored).cloned().collect();
                     if missing.is_empty() || Instant::now() >= deadline {
                         return Ok(missing);
                     }
