@@ -136,13 +136,44 @@ fn log_format(text: &str) -> Result<LogEncoding, String> {
 /// A time limit as flags take it.
 type Timeout = HumanDuration;
 
-/// Runs a command and returns its exit code.
+/// Runs a command, with the runtime that it needs, and returns its exit code. Writes all log lines.
+pub fn start(cli: Cli) -> Exit {
+    let exit = match cli.command {
+        // A job starts before any thread does.
+        Command::Exec(command) => command.run(&cli.global),
+        command => on_new_runtime(Cli { command, global: cli.global }),
+    };
+    flush();
+    exit
+}
+
+fn on_new_runtime(cli: Cli) -> Exit {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            say(&format!("taskspan: the runtime cannot start: {error}"));
+            return Exit::NotDelivered;
+        }
+    };
+    let exit = runtime.block_on(run(cli));
+    flush();
+    // A read that blocks on a dead mount must not keep a stopped program alive.
+    runtime.shutdown_background();
+    exit
+}
+
+/// Runs a command on the caller's runtime and returns its exit code.
 pub async fn run(cli: Cli) -> Exit {
     let Cli { command, global } = cli;
     let result = match command {
         Command::Run(command) => command.run(&global).await,
         Command::Once(command) => command.run(&global).await,
-        Command::Exec(command) => command.run(&global).await,
+        // A job needs a thread that nothing else blocks.
+        Command::Exec(command) => {
+            let job = tokio::task::spawn_blocking(move || command.run(&global));
+            job.await.map_err(|error| anyhow::Error::from(error).into())
+        }
         Command::Preview(command) => command.run(&global).await,
         Command::Gate(command) => command.run(&global).await,
         Command::Task(command) => command.run(&global).await,
@@ -182,7 +213,7 @@ fn say(text: &str) {
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Waits until all log lines are written, for at most one second.
-pub fn flush() {
+fn flush() {
     log_writer::flush(FLUSH_TIMEOUT);
 }
 

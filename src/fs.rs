@@ -7,6 +7,7 @@ pub(crate) mod directory;
 pub(crate) mod file;
 pub(crate) mod lock;
 pub(crate) mod members;
+pub(crate) mod named;
 pub(crate) mod root;
 pub(crate) mod stamp;
 pub(crate) mod task_state;

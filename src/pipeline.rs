@@ -34,6 +34,7 @@ use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use crate::base::clock::UnixNanos;
 use crate::base::signal::Signal;
 use crate::config::receivers::ExportDirConfig;
 use crate::converter::Converter;
@@ -148,14 +149,15 @@ struct ReceiverPipeline {
 }
 
 impl Pipelines {
-    /// Makes every receiver ignore the existing files until they change, because a job that has not
-    /// started did not write them. Blocks on the disk.
-    pub(crate) fn pass_over_what_is_there(&mut self) {
+    /// Makes every receiver ignore the files that were last changed before `start` until they change,
+    /// because a job that started then did not write them. Blocks on the disk.
+    pub(crate) fn pass_over(&mut self, start: UnixNanos) {
         for receiver in &mut self.receivers {
-            receiver.baseline = Baseline::take(selection(&receiver.config.watching()));
+            receiver.baseline =
+                Baseline::take(selection(&receiver.config.watching())).before(start);
         }
         for gates in &mut self.gates {
-            gates.baseline = Baseline::take(selection(&gates.config));
+            gates.baseline = Baseline::take(selection(&gates.config)).before(start);
         }
     }
 

@@ -5,11 +5,6 @@
 //!                └──▶ --summary, $GITHUB_STEP_SUMMARY, $GITHUB_OUTPUT
 //! ```
 
-#![expect(
-    clippy::disallowed_methods,
-    reason = "runs before the stages start, after they have ended, or on a blocking thread"
-)]
-
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -21,6 +16,7 @@ use super::summary::{Emitted, markdown};
 use crate::base::ids::TraceId;
 use crate::config::receivers::ExportDirConfig;
 use crate::converter::Converter;
+use crate::fs::named;
 use crate::fs::root::Roots;
 use crate::observe::grafana::Grafana;
 use crate::pipeline::event::{Counts, Event, Tally};
@@ -106,7 +102,7 @@ impl Report {
         let grafana = Grafana::of(&setup.config.service);
         let text = markdown(&exports, grafana.as_ref());
         if let Some(path) = summary {
-            tell(path, std::fs::write(path, &text));
+            tell(path, overwrite(path, &text));
         }
         if let Some(path) = page {
             tell(&path, append(&path, &text));
@@ -146,8 +142,13 @@ impl Report {
     }
 }
 
+fn overwrite(path: &Path, text: &str) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    named::open(path, options.create(true).write(true).truncate(true))?.write_all(text.as_bytes())
+}
+
 fn append(path: &Path, text: &str) -> io::Result<()> {
-    OpenOptions::new().create(true).append(true).open(path)?.write_all(text.as_bytes())
+    named::open(path, OpenOptions::new().create(true).append(true))?.write_all(text.as_bytes())
 }
 
 fn tell(path: &Path, written: io::Result<()>) {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::exit::Failure;
+use crate::base::clock::UnixNanos;
 use crate::config::{Fault, Faults};
 use crate::observe::Observe;
 use crate::pipeline::event::Observer;
@@ -96,10 +97,10 @@ impl Session {
         self.observe = Some(observe);
     }
 
-    /// Makes the run ignore the files that exist now. Returns the exports among them that are not
-    /// in the queue, per receiver. Blocks on the disk.
-    pub(crate) fn pass_over_what_is_there(&mut self) -> Vec<Baseline> {
-        self.pipelines.pass_over_what_is_there();
+    /// Makes the run ignore the files that were last changed before `start`. Returns the exports
+    /// among them that are not in the queue, per receiver. Blocks on the disk.
+    pub(crate) fn pass_over(&mut self, start: UnixNanos) -> Vec<Baseline> {
+        self.pipelines.pass_over(start);
         let queue = &self.ready.queue;
         let is_queued = |path: &std::path::Path| queue.waiting_from(path).is_some();
         self.pipelines.baselines().into_iter().map(|it| it.without(is_queued)).collect()

@@ -8,17 +8,16 @@
 //!
 //! Expansion comes last, so a variable need not be set if a later source overrides its value.
 
-#![expect(
-    clippy::disallowed_methods,
-    reason = "runs before the stages start, after they have ended, or on a blocking thread"
-)]
-
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::expand::{Env, expand};
 use super::fault::{Fault, Report};
 use super::node::{Key, Mark, Node, Value};
+use crate::fs::named;
+
+/// Size limit of a configuration file, in bytes.
+const MAX_BYTES: u64 = 8 << 20;
 
 /// A source of YAML.
 #[derive(Clone, Debug)]
@@ -64,7 +63,7 @@ fn read(source: &ConfigDocument, report: &mut Report) -> Option<Node> {
         ConfigDocument::Text { name, text } => Node::parse(&name.as_str().into(), text, report)?,
         ConfigDocument::File(path) => {
             let name = path.display().to_string();
-            match std::fs::read_to_string(path) {
+            match named::read_text(path, MAX_BYTES) {
                 Ok(text) => Node::parse(&name.into(), &text, report)?,
                 Err(error) => {
                     let message = format!("{name}: cannot be read: {error}");

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::scan::{Scanner, Stamp};
 use super::select::Selection;
+use crate::base::clock::UnixNanos;
 
 /// The version of every file that a receiver finds at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,6 +35,13 @@ impl Baseline {
             fs::symlink_metadata(path).is_ok_and(|it| Stamp::from(&it) == **stamp)
         };
         self.files.iter().filter(is_same).map(|(path, _)| path.as_path()).collect()
+    }
+
+    /// Removes the files that were changed at `start` or later.
+    #[must_use]
+    pub(crate) fn before(mut self, start: UnixNanos) -> Baseline {
+        self.files.retain(|_, stamp| stamp.changed_at() < i128::from(start.0));
+        self
     }
 
     /// Removes the files for which `is_known` holds.

@@ -30,6 +30,15 @@ pub(crate) struct Stamp {
     changed: (i64, i64),
 }
 
+impl Stamp {
+    /// Returns the time of the last change to the file or its metadata, in nanoseconds since the
+    /// epoch.
+    pub(crate) fn changed_at(&self) -> i128 {
+        let (seconds, nanos) = self.changed;
+        i128::from(seconds) * 1_000_000_000 + i128::from(nanos)
+    }
+}
+
 impl From<&Stat> for Stamp {
     // The widths of these fields differ between platforms.
     #[allow(clippy::unnecessary_cast)]

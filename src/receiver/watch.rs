@@ -150,7 +150,13 @@ impl Watcher {
     /// Returns an error if the system cannot send file events.
     pub(crate) fn new(hints: Sender) -> Result<Watcher, WatchError> {
         let handler = move |event| hints.take(event);
-        let inner = RecommendedWatcher::new(handler, Config::default()).map_err(WatchError)?;
+        let mut inner = RecommendedWatcher::new(handler, Config::default()).map_err(WatchError)?;
+        // If its thread could not be started, notify panics at every later call, and when it is
+        // dropped.
+        if let Err(error) = inner.configure(Config::default()) {
+            std::mem::forget(inner);
+            return Err(WatchError(error));
+        }
         Ok(Watcher { inner, watched: HashMap::new() })
     }
 

@@ -1,5 +1,6 @@
 //! Guarantees:
-//! - The job's exit code, streams and signals are its own, whatever is wrong with the telemetry.
+//! - The job starts at once, and its exit code, streams and signals are its own, whatever is wrong
+//!   with the telemetry.
 //! - Only exports that the job wrote are delivered. Others stay unchanged and are mentioned in one
 //!   line.
 //! - Without `--watch` and configuration, the job's own output directory is watched.
@@ -9,6 +10,7 @@ use std::fs;
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -458,4 +460,73 @@ async fn a_dry_run_runs_the_job_and_sends_nothing() {
     assert_eq!(job.server.attempts().len(), 0);
     let run = job.exec().args(&["--dry-run", "--", "true"]).run().expect_code(0);
     run.expect_log(&["the job wrote no export"]);
+}
+
+/// Makes a FIFO that has no other end.
+fn make_fifo(path: &Path) -> String {
+    let made = Command::new("mkfifo").arg(path).status().unwrap();
+    assert!(made.success());
+    path.display().to_string()
+}
+
+/// Each obstacle alone must neither change the job's exit code nor delay the job.
+#[tokio::test]
+async fn the_job_runs_at_once_whatever_the_telemetry_meets() {
+    let server = FakeOtlp::builder().forever(Fault::Stall).may_be_unused().start().await;
+    let workspace = Workspace::new();
+    let root = workspace.root();
+    let fifo = make_fifo(&root.join("fifo"));
+    let state_of_fifos = root.join("fifos");
+    fs::create_dir(&state_of_fifos).unwrap();
+    for name in ["queue.redb", "queue.lock", "queue.reserve", "control.sock"] {
+        make_fifo(&state_of_fifos.join(name));
+    }
+    let watch = ["--watch", root.to_str().unwrap(), "--endpoint", server.endpoint()];
+    let state = state_of_fifos.to_str().unwrap();
+    for (obstacle, arguments, environment) in [
+        ("a FIFO as configuration", &["-c", &fifo][..], None),
+        ("an endless configuration", &["-c", "/dev/zero"], None),
+        ("a directory as configuration", &["-c", "/"], None),
+        ("a FIFO as state directory", &["--state-dir", &fifo], None),
+        ("FIFOs in the state directory", &["--state-dir", state], None),
+        ("a FIFO as summary", &["--summary", &fifo], None),
+        ("a FIFO as output of the step", &[], Some("GITHUB_OUTPUT")),
+        ("a FIFO as summary of the step", &[], Some("GITHUB_STEP_SUMMARY")),
+        ("a FIFO as watched directory", &["--watch", &fifo], None),
+    ] {
+        let mut program = workspace.program("exec").args(&watch).args(arguments);
+        if let Some(name) = environment {
+            program = program.env(name, &fifo);
+        }
+        // Ends in time only if the job and the end do not wait for the obstacle.
+        let program = program.args(&["--timeout", "2m", "--", "sh", "-c", "exit 7"]);
+        let run = program.deadline(Duration::from_secs(20)).run();
+        assert_eq!(run.code, 7, "{obstacle}:\n{}", run.stderr);
+    }
+}
+
+#[tokio::test]
+async fn a_full_standard_error_does_not_keep_the_job_from_running() {
+    let workspace = Workspace::new();
+    let job = ["--watch", "/no/such", "--", "sh", "-c", "exit 7"];
+    let (program, reader) = workspace.program("exec").args(&job).stderr_is_full();
+    let mut running = program.spawn();
+    assert_eq!(running.wait(Duration::from_secs(20)), 7);
+    drop(reader);
+}
+
+/// With so few processes, some or all threads cannot be started.
+#[tokio::test]
+async fn the_job_runs_where_no_thread_can_be_started() {
+    let workspace = Workspace::new();
+    for processes in 2..12 {
+        let watch =
+            ["--watch", "/tmp", "--endpoint", "http://127.0.0.1:9", "--", "sh", "-c", "exit 7"];
+        let Some(program) = Program::with_processes(processes, "exec", workspace.root()) else {
+            eprintln!("skipped: this needs root and prlimit(1)");
+            return;
+        };
+        let run = program.args(&watch).deadline(Duration::from_secs(20)).run();
+        assert_eq!(run.code, 7, "{processes} processes:\n{}", run.stderr);
+    }
 }

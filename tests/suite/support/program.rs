@@ -63,10 +63,14 @@ impl Program {
     /// `place`, because another user may not have access to the build directory. Other users must
     /// have access to `place`.
     pub fn as_unprivileged(subcommand: &str, place: &Path) -> Self {
+        const NOBODY: u32 = 65_534;
+        Self::as_user(NOBODY, subcommand, place)
+    }
+
+    fn as_user(user: u32, subcommand: &str, place: &Path) -> Self {
         if !rustix::process::geteuid().is_root() {
             return Self::new(subcommand);
         }
-        const NOBODY: u32 = 65_534;
         let binary = place.join("taskspan");
         if !binary.exists() {
             // `cp` runs in another process, because a program that another test starts now would
@@ -76,9 +80,28 @@ impl Program {
             assert!(copy.unwrap().success());
         }
         let mut program = Self::of(&binary, subcommand);
-        std::os::unix::fs::chown(program.home.path(), Some(NOBODY), Some(NOBODY)).unwrap();
-        program.command.uid(NOBODY).gid(NOBODY);
+        std::os::unix::fs::chown(program.home.path(), Some(user), Some(user)).unwrap();
+        program.command.uid(user).gid(user);
         program
+    }
+
+    /// Prepares a run of a user who may have `processes` processes and threads. `None` if the tests
+    /// do not run as root, because the user who runs them has more, or if there is no prlimit(1).
+    pub fn with_processes(processes: usize, subcommand: &str, place: &Path) -> Option<Self> {
+        /// No other test runs anything as this user.
+        const LIMITED: u32 = 65_533;
+        let has_prlimit = Command::new("prlimit").arg("--version").output().is_ok();
+        if !has_prlimit || !rustix::process::geteuid().is_root() {
+            return None;
+        }
+        let mut program = Self::as_user(LIMITED, subcommand, place);
+        let limited = std::mem::replace(&mut program.command, Command::new("prlimit"));
+        let arguments = [limited.get_program()].into_iter().chain(limited.get_args());
+        program.command.arg(format!("--nproc={processes}")).args(arguments).env_clear();
+        program.command.current_dir(program.home.path()).uid(LIMITED).gid(LIMITED);
+        program.command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        program.command.env("HOME", program.home.path());
+        Some(program)
     }
 
     fn of(binary: &Path, subcommand: &str) -> Self {
