@@ -146,6 +146,11 @@ impl Directory {
         Ok((Loaded { source, bytes }, file))
     }
 
+    /// Opens a regular file in this directory.
+    pub(crate) fn open_file(&self, name: &Path) -> Result<File, SourceError> {
+        self.open_regular(name).map(|(file, _)| file)
+    }
+
     /// Whether a file is still the version with these bytes. Reads the file in parts, so memory is
     /// bounded.
     pub(crate) fn is_still(

@@ -1,7 +1,8 @@
-//! Copies owner, attributes and mode of the old file to the new one.
+//! Keeps owner, mode and extended attributes of the old file on the new one.
 //!
 //! ```text
-//! owner and group ─▶ extended attributes, ACLs among them ─▶ mode
+//! old file ─▶ FileMetadata ─apply─▶ new file: owner and group ─▶ extended attributes, ACLs ─▶ mode
+//!                  └ later ─▶ FileMetadata ─apply_changes─▶ new file: only what changed in between
 //! ```
 //!
 //! The owner is set first, while the mode still denies access to others. The mode is set last,
@@ -13,6 +14,7 @@
     reason = "every function here blocks; callers run it through `fs::blocking`"
 )]
 
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -22,50 +24,100 @@ use rustix::fs::{Gid, Mode, Uid, XattrFlags};
 use rustix::io::Errno;
 
 use super::WriteBackError;
+use super::replace::failed;
 
-pub(super) fn copy(old: &File, new: &File, path: &Path) -> Result<(), WriteBackError> {
-    let failed = |action| {
-        move |errno: Errno| WriteBackError::System {
-            path: path.to_path_buf(),
-            action,
-            source: errno.into(),
-        }
-    };
-    let wanted = rustix::fs::fstat(old).map_err(failed("read its owner and mode"))?;
-    let given = rustix::fs::fstat(new).map_err(failed("read the new file's owner"))?;
-
-    // Set only what differs: even setting the same owner may be forbidden.
-    let (uid, gid) = (wanted.st_uid, wanted.st_gid);
-    let owner = (given.st_uid != uid).then(|| Uid::from_raw(uid));
-    let group = (given.st_gid != gid).then(|| Gid::from_raw(gid));
-    if owner.is_some() || group.is_some() {
-        rustix::fs::fchown(new, owner, group).map_err(|errno| WriteBackError::Owner {
-            path: path.to_path_buf(),
-            uid,
-            gid,
-            source: errno.into(),
-        })?;
-    }
-    match copy_extended(old, new) {
-        Ok(()) | Err(Errno::OPNOTSUPP) => {}
-        Err(errno) => return Err(failed("copy its extended attributes")(errno)),
-    }
-    rustix::fs::fchmod(new, Mode::from_raw_mode(wanted.st_mode & 0o7777))
-        .map_err(failed("set the new file's mode"))
+/// Owner, mode and extended attributes of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct FileMetadata {
+    uid: u32,
+    gid: u32,
+    mode: u32,
+    /// Empty on a file system without extended attributes.
+    extended: BTreeMap<OsString, Vec<u8>>,
 }
 
-fn copy_extended(old: &File, new: &File) -> rustix::io::Result<()> {
-    let wanted = names(old)?;
-    for name in names(new)? {
-        if !wanted.contains(&name) {
-            settle(&name, rustix::fs::fremovexattr(new, &*name))?;
-        }
+impl FileMetadata {
+    /// Reads the metadata of an open file. `path` is for messages.
+    pub(super) fn of(file: &File, path: &Path) -> Result<FileMetadata, WriteBackError> {
+        let stat = rustix::fs::fstat(file).map_err(|it| failed(path, "read its owner", it))?;
+        let extended = match extended(file) {
+            Err(Errno::OPNOTSUPP) => BTreeMap::new(),
+            extended => extended.map_err(|it| failed(path, "read its extended attributes", it))?,
+        };
+        let (uid, gid, mode) = (stat.st_uid, stat.st_gid, stat.st_mode & 0o7777);
+        Ok(FileMetadata { uid, gid, mode, extended })
     }
-    for name in &wanted {
-        let value = value(old, name)?;
-        if self::value(new, name).as_ref() != Ok(&value) {
-            settle(name, rustix::fs::fsetxattr(new, &**name, &value, XattrFlags::empty()))?;
+
+    /// Gives a file this metadata.
+    pub(super) fn apply(&self, file: &File, path: &Path) -> Result<(), WriteBackError> {
+        let given = FileMetadata::of(file, path)?;
+        self.set(&given, file, path)
+    }
+
+    /// Gives a file what differs from `before`, except for what was changed on the file itself since
+    /// it got `before`.
+    pub(super) fn apply_changes(
+        &self,
+        before: &FileMetadata,
+        file: &File,
+        path: &Path,
+    ) -> Result<(), WriteBackError> {
+        let given = FileMetadata::of(file, path)?;
+        let mut wanted = given.clone();
+        fn change<T: PartialEq + Clone>(wanted: &mut T, before: &T, now: &T) {
+            if now != before && wanted == before {
+                wanted.clone_from(now);
+            }
         }
+        change(&mut wanted.uid, &before.uid, &self.uid);
+        change(&mut wanted.gid, &before.gid, &self.gid);
+        change(&mut wanted.mode, &before.mode, &self.mode);
+        for name in before.extended.keys().chain(self.extended.keys()) {
+            let mut value = given.extended.get(name).cloned();
+            let (then, now) = (before.extended.get(name), self.extended.get(name));
+            change(&mut value, &then.cloned(), &now.cloned());
+            match value {
+                Some(value) => wanted.extended.insert(name.clone(), value),
+                None => wanted.extended.remove(name),
+            };
+        }
+        wanted.set(&given, file, path)
+    }
+
+    /// Sets what differs from `given`: even setting the same owner may be forbidden.
+    fn set(&self, given: &FileMetadata, file: &File, path: &Path) -> Result<(), WriteBackError> {
+        let FileMetadata { uid, gid, mode, extended } = self;
+        let owner = (given.uid != *uid).then(|| Uid::from_raw(*uid));
+        let group = (given.gid != *gid).then(|| Gid::from_raw(*gid));
+        if owner.is_some() || group.is_some() {
+            rustix::fs::fchown(file, owner, group).map_err(|errno| WriteBackError::Owner {
+                path: path.to_path_buf(),
+                uid: *uid,
+                gid: *gid,
+                source: errno.into(),
+            })?;
+        }
+        set_extended(extended, &given.extended, file)
+            .map_err(|errno| failed(path, "copy its extended attributes", errno))?;
+        // A change of owner or ACL can change the mode, too.
+        if self != given {
+            rustix::fs::fchmod(file, Mode::from_raw_mode(*mode))
+                .map_err(|errno| failed(path, "set the new file's mode", errno))?;
+        }
+        Ok(())
+    }
+}
+
+fn set_extended(
+    wanted: &BTreeMap<OsString, Vec<u8>>,
+    given: &BTreeMap<OsString, Vec<u8>>,
+    file: &File,
+) -> rustix::io::Result<()> {
+    for name in given.keys().filter(|name| !wanted.contains_key(*name)) {
+        decide(name, rustix::fs::fremovexattr(file, name.as_os_str()))?;
+    }
+    for (name, value) in wanted.iter().filter(|(name, value)| given.get(*name) != Some(value)) {
+        decide(name, rustix::fs::fsetxattr(file, name.as_os_str(), value, XattrFlags::empty()))?;
     }
     Ok(())
 }
@@ -73,26 +125,33 @@ fn copy_extended(old: &File, new: &File) -> rustix::io::Result<()> {
 /// Decides about a failure to copy an attribute. User attributes and ACLs must be copied. Labels
 /// such as `security.selinux` are set by the kernel's policy, and most programs may not change
 /// them.
-fn settle(name: &OsStr, result: rustix::io::Result<()>) -> rustix::io::Result<()> {
-    let ours = [b"user.".as_slice(), b"system."].iter().any(|p| name.as_bytes().starts_with(p));
-    if ours { result } else { Ok(()) }
+fn decide(name: &OsStr, result: rustix::io::Result<()>) -> rustix::io::Result<()> {
+    if is_required(name) { result } else { Ok(()) }
+}
+
+fn is_required(name: &OsStr) -> bool {
+    [b"user.".as_slice(), b"system."].iter().any(|prefix| name.as_bytes().starts_with(prefix))
 }
 
 /// The kernel's limit for a list of names and for one value, in bytes.
 const XATTR_MAX: usize = 64 * 1024;
 
-fn names(file: &File) -> rustix::io::Result<Vec<OsString>> {
-    let mut list = vec![0; XATTR_MAX];
-    let length = rustix::fs::flistxattr(file, &mut list[..])?;
-    let names = list[..length].split(|&byte| byte == 0).filter(|name| !name.is_empty());
-    Ok(names.map(|name| OsString::from_vec(name.to_vec())).collect())
-}
-
-fn value(file: &File, name: &OsStr) -> rustix::io::Result<Vec<u8>> {
-    let mut value = vec![0; XATTR_MAX];
-    let length = rustix::fs::fgetxattr(file, name, &mut value[..])?;
-    value.truncate(length);
-    Ok(value)
+fn extended(file: &File) -> rustix::io::Result<BTreeMap<OsString, Vec<u8>>> {
+    let mut buffer = vec![0; XATTR_MAX];
+    let length = rustix::fs::flistxattr(file, &mut buffer[..])?;
+    let names = buffer[..length].split(|&byte| byte == 0).filter(|name| !name.is_empty());
+    let names: Vec<OsString> = names.map(|name| OsString::from_vec(name.to_vec())).collect();
+    let mut extended = BTreeMap::new();
+    for name in names {
+        match rustix::fs::fgetxattr(file, name.as_os_str(), &mut buffer[..]) {
+            Ok(length) => drop(extended.insert(name, buffer[..length].to_vec())),
+            // It was removed meanwhile.
+            Err(Errno::NODATA) => {}
+            Err(_) if !is_required(&name) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(extended)
 }
 
 #[cfg(test)]
@@ -122,7 +181,8 @@ mod tests {
             fs::set_permissions(&new, fs::Permissions::from_mode(0o600)).unwrap();
             let case = Case { _dir: dir, old, new };
             let file = File::options().write(true).open(&case.new).unwrap();
-            copy(&File::open(&case.old).unwrap(), &file, &case.old).unwrap();
+            let old = File::open(&case.old).unwrap();
+            FileMetadata::of(&old, &case.old).unwrap().apply(&file, &case.old).unwrap();
             case
         }
 
@@ -130,9 +190,10 @@ mod tests {
             [&self.old, &self.new].map(|path| fs::metadata(path).unwrap().mode() & 0o7777)
         }
 
-        fn values(&self, name: &str) -> [rustix::io::Result<Vec<u8>>; 2] {
+        fn values(&self, name: &str) -> [Option<Vec<u8>>; 2] {
             let name = OsStr::new(name);
-            [&self.old, &self.new].map(|path| value(&File::open(path).unwrap(), name))
+            [&self.old, &self.new]
+                .map(|path| extended(&File::open(path).unwrap()).unwrap().remove(name))
         }
     }
 

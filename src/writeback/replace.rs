@@ -10,6 +10,8 @@
 //! The target's name always leads to a complete file. The races, one by one:
 //!
 //! - A newer export before the exchange: the check finds it in the temp file, and it is put back.
+//! - Mode, owner, ACL or attributes that change after they were copied: both checks compare those
+//!   of the displaced file, and the new file gets what changed.
 //! - A newer export while that is put back: what comes out then is not what was put in, so the
 //!   exchange is repeated until it is (`put_back`). A name never goes back to an older version.
 //! - A writer in place that truncates first: size, time or digest differ at one of the checks. A
@@ -57,9 +59,10 @@ use std::time::Duration;
 use rustix::fs::{RenameFlags, Timespec, Timestamps, UTIME_OMIT};
 use rustix::io::Errno;
 
+use super::WriteBackError;
+use super::file_metadata::FileMetadata;
 use super::splice::splice_into;
 use super::temp;
-use super::{WriteBackError, file_metadata};
 use crate::fs::carried::{EMITTED_AT, TRACE_ID};
 use crate::fs::directory::Directory;
 use crate::fs::file::{FileVersion, SourceError, Stamp};
@@ -161,8 +164,9 @@ fn write_back_with(
         tracing::warn!(%path, links, "its other hard links stay without the trace id");
     }
     before(Step::Create).map_err(|errno| failed(path, "create a file beside it", errno))?;
+    let metadata = FileMetadata::of(&original, path)?;
     let (temp, placed) = temp::create(dir, name, &source.sha256, &text, |new, path| {
-        file_metadata::copy(&original, new, path)?;
+        metadata.apply(new, path)?;
         // The time distinguishes our version of the file from later ones.
         stamp::time_of(emitted_at).map_or(Ok(()), |at| {
             let omit = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
@@ -171,7 +175,7 @@ fn write_back_with(
         })
     })?;
     drop(original); // NFS would keep a replaced file that is open under yet another name
-    Swap { dir, name, temp, placed, before }.replace(source, &current.bytes, max_bytes)
+    Swap { dir, name, temp, placed, before }.replace(source, &current.bytes, metadata, max_bytes)
 }
 
 /// A temp file that is about to be exchanged with the file `name`.
@@ -190,23 +194,24 @@ impl Swap<'_> {
         mut self,
         source: &FileVersion,
         read: &[u8],
+        mut metadata: FileMetadata,
         max_bytes: u64,
     ) -> Result<Outcome, WriteBackError> {
         match self.exchange(Step::Exchange) {
             Ok(()) => {}
             Err(Errno::NOENT) if self.target_is_gone() => return Ok(Outcome::Gone),
             Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
-                return self.rename(source, max_bytes);
+                return self.rename(source, metadata, max_bytes);
             }
             Err(errno) => return Err(failed(source.canonical(), "replace it", errno)),
         }
         // From here on the temp file may be a newer export.
         self.temp.disposable = false;
-        let untouched = match self.came_out_as_read(Step::Look, source, read) {
+        let untouched = match self.came_out_as_read(Step::Look, source, read, &mut metadata) {
             Ok(true) => {
                 self.sync();
                 grace();
-                self.came_out_as_read(Step::LookAgain, source, read)
+                self.came_out_as_read(Step::LookAgain, source, read, &mut metadata)
             }
             other => other,
         };
@@ -216,25 +221,55 @@ impl Swap<'_> {
                 Ok(Outcome::Written)
             }
             Ok(false) => self.put_back(),
-            Err(error) => self.put_back().and(Err(error.into())),
+            Err(error) => self.put_back().and(Err(error)),
         }
     }
 
+    /// Whether the displaced file is the version that was read. Gives the new file the metadata that
+    /// the displaced file got since `metadata` was read.
     fn came_out_as_read(
         &mut self,
         step: Step,
         source: &FileVersion,
         read: &[u8],
-    ) -> Result<bool, SourceError> {
+        metadata: &mut FileMetadata,
+    ) -> Result<bool, WriteBackError> {
         let unreadable = |errno: Errno| SourceError::from_io(&self.temp.path(), errno.into());
         (self.before)(step).map_err(unreadable)?;
         match self.dir.is_still(&self.temp.name, source, read) {
-            Ok(is_still) => Ok(is_still),
-            Err(error @ SourceError::Unreadable { .. }) => Err(error),
+            Ok(true) => {
+                self.carry_over(&self.temp.name, Path::new(self.name), metadata).map(|()| true)
+            }
+            Ok(false) => Ok(false),
+            Err(error @ SourceError::Unreadable { .. }) => Err(error.into()),
             // Another process is deleting files here. Nothing is left to restore.
             Err(SourceError::Missing { .. }) => Ok(true),
             Err(_) => Ok(false),
         }
+    }
+
+    /// Gives the file `to`, if it is ours, the metadata that the file `from` got since `known` was
+    /// read.
+    fn carry_over(
+        &self,
+        from: &Path,
+        to: &Path,
+        known: &mut FileMetadata,
+    ) -> Result<(), WriteBackError> {
+        let path = self.dir.canonical.join(self.name);
+        let (from, to) = match (self.dir.open_file(from), self.dir.open_file(to)) {
+            (Ok(from), Ok(to)) => (from, to),
+            // Another process replaces or deletes these files; the next check decides.
+            (Err(SourceError::Missing { .. }), _) | (_, Err(_)) => return Ok(()),
+            (Err(error), _) => return Err(error.into()),
+        };
+        let now = FileMetadata::of(&from, &path)?;
+        let stat = rustix::fs::fstat(&to).map_err(|errno| failed(&path, "look at it", errno))?;
+        if now != *known && Stamp::from(&stat) == self.placed {
+            now.apply_changes(known, &to, &path)?;
+        }
+        *known = now;
+        Ok(())
     }
 
     /// Exchanges until the file that comes out is the one that was put in before. Any other file
@@ -272,16 +307,22 @@ impl Swap<'_> {
         Ok(if self.target_is_gone() { Outcome::Gone } else { Outcome::Superseded })
     }
 
-    fn rename(mut self, source: &FileVersion, max_bytes: u64) -> Result<Outcome, WriteBackError> {
+    fn rename(
+        mut self,
+        source: &FileVersion,
+        mut metadata: FileMetadata,
+        max_bytes: u64,
+    ) -> Result<Outcome, WriteBackError> {
         match self.dir.load(Path::new(self.name), max_bytes) {
             Ok((current, _)) if current.source.same_version(source) => {}
             Ok(_) | Err(SourceError::Changed { .. }) => return Ok(Outcome::Superseded),
             Err(SourceError::Missing { .. }) => return Ok(Outcome::Gone),
             Err(error) => return Err(error.into()),
         }
-        (self.before)(Step::Rename)
-            .and_then(|()| self.temp.rename(Path::new(self.name)))
-            .map_err(|errno| failed(source.canonical(), "replace it", errno))?;
+        let renamed = |errno| failed(source.canonical(), "replace it", errno);
+        (self.before)(Step::Rename).map_err(renamed)?;
+        self.carry_over(Path::new(self.name), &self.temp.name, &mut metadata)?;
+        self.temp.rename(Path::new(self.name)).map_err(renamed)?;
         self.sync();
         Ok(Outcome::Written)
     }

@@ -403,3 +403,64 @@ fn one_write_back_of_a_path_at_a_time() {
     drop(guard);
     second.join().unwrap();
 }
+
+/// Another process changes the metadata of the file after it was copied to the new one.
+#[test]
+fn metadata_that_changes_meanwhile_is_kept() {
+    let user = |case: &Case| {
+        let mut value = [0; 16];
+        let length = rustix::fs::getxattr(case.at(NAME), "user.origin", &mut value[..]);
+        length.map(|length| value[..length].to_vec())
+    };
+    let set = |path: PathBuf| {
+        let flags = rustix::fs::XattrFlags::empty();
+        rustix::fs::setxattr(path, "user.origin", b"ci", flags).unwrap();
+    };
+    for step in [Step::Exchange, Step::Look, Step::LookAgain] {
+        let case = Case::new();
+        set(case.at(NAME));
+        let open = File::open(case.at(NAME)).unwrap();
+        // Through the descriptor, as a process that has resolved the name before the exchange.
+        let outcome = case.meddling(step, || {
+            open.set_permissions(Permissions::from_mode(0o640)).unwrap();
+            rustix::fs::fremovexattr(&open, "user.origin").unwrap();
+            rustix::fs::fsetxattr(&open, "user.origin", b"cd", rustix::fs::XattrFlags::empty())
+                .unwrap();
+        });
+        assert_eq!(outcome.unwrap(), Outcome::Written, "{step:?}");
+        case.holds(DONE);
+        assert_eq!(fs::metadata(case.at(NAME)).unwrap().mode() & 0o7777, 0o640, "{step:?}");
+        assert_eq!(user(&case).as_deref(), Ok(&b"cd"[..]), "{step:?}");
+    }
+
+    // A change to the new file is newer than one to the old file.
+    let case = Case::new();
+    let old = File::open(case.at(NAME)).unwrap();
+    let outcome = case.meddling(Step::Look, || {
+        old.set_permissions(Permissions::from_mode(0o640)).unwrap();
+        fs::set_permissions(case.at(NAME), Permissions::from_mode(0o604)).unwrap();
+    });
+    assert_eq!(outcome.unwrap(), Outcome::Written);
+    assert_eq!(fs::metadata(case.at(NAME)).unwrap().mode() & 0o7777, 0o604);
+
+    // An attribute that is removed from the old file is removed from the new one.
+    let case = Case::new();
+    set(case.at(NAME));
+    let old = File::open(case.at(NAME)).unwrap();
+    let remove = || rustix::fs::fremovexattr(&old, "user.origin").unwrap();
+    assert_eq!(case.meddling(Step::Exchange, remove).unwrap(), Outcome::Written);
+    assert_eq!(user(&case), Err(Errno::NODATA));
+
+    // Where names cannot be exchanged.
+    let case = Case::new();
+    let mut changed = false;
+    let outcome = case.run_with(|step| {
+        if step == Step::Rename && !changed {
+            changed = true;
+            fs::set_permissions(case.at(NAME), Permissions::from_mode(0o600)).unwrap();
+        }
+        if step == Step::Exchange { Err(Errno::INVAL) } else { Ok(()) }
+    });
+    assert_eq!(outcome.unwrap(), Outcome::Written);
+    assert_eq!(fs::metadata(case.at(NAME)).unwrap().mode() & 0o7777, 0o600);
+}
