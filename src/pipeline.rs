@@ -303,9 +303,10 @@ fn start<F>(
     stages.spawn(guarded(ingest(incoming, closing.clone()), stop));
 
     let (roots, max_bytes) = (Roots::new(&config.directories), config.max_file_size.0);
+    let exports = selection(config);
     let tidy = Tidy {
         is_leftover: |name| writeback::is_temp_name(name),
-        tidy: Arc::new(move |directory: &Path| tidy(&roots, directory, max_bytes)),
+        tidy: Arc::new(move |directory: &Path| tidy((&roots, &exports), directory, max_bytes)),
     };
     let (config, selection) = (config.clone(), selection(config));
     let (mode, finish, restarts) = (common.mode, finish.clone(), common.queue.store_resets());
@@ -328,9 +329,12 @@ pub(crate) fn selection(config: &WatchConfig) -> Selection {
 }
 
 /// Removes temp files that a killed run left in the middle of a write-back.
-fn tidy(roots: &Roots, directory: &Path, max_bytes: u64) {
+fn tidy((roots, exports): (&Roots, &Selection), directory: &Path, max_bytes: u64) {
     let path = directory.display();
-    match writeback::remove_stale(roots, directory, max_bytes) {
+    let is_target = |path: &Path| {
+        exports.is_export(path) || path.file_name().is_some_and(carried::is_beside_name)
+    };
+    match writeback::remove_stale(roots, directory, &is_target, max_bytes) {
         Ok(0) => {}
         Ok(count) => tracing::info!(%path, count, "temporary files of an earlier run removed"),
         Err(error) => tracing::debug!(%path, %error, "temporary files were not looked for"),

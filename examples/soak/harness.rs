@@ -131,7 +131,7 @@ impl Soak {
         let pipeline = json!({
             "receivers": {"export_dir": {
                 "directories": [root.join("exports")],
-                "check_finished": "10ms",
+                "settle": "10ms",
                 // The minimum, so that few exports make many requests.
                 "spans": {"max_request_bytes": "16KiB"},
             }},

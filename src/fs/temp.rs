@@ -1,7 +1,7 @@
 //! Writes a complete file under a temporary name, and renames it over its target.
 //!
 //! ```text
-//! create ─▶ write, dress, fsync ─▶ TempFile ─▶ rename over the target │ dropped: removed
+//! create, lock ─▶ write, dress, fsync ─▶ TempFile ─▶ rename over the target │ dropped: removed
 //! ```
 
 #![expect(
@@ -48,6 +48,8 @@ impl<'a> TempFile<'a> {
             .map_err(|errno| failed("create a file beside it", errno.into()))?;
         let temp = TempFile::adopt(dir, name);
         let mut file = File::from(fd);
+        // Shows that the file is being written. Not every file system has locks.
+        let _ = file.try_lock();
         for part in text {
             file.write_all(part).map_err(|error| failed("write the new file", error))?;
         }
@@ -64,6 +66,13 @@ impl<'a> TempFile<'a> {
 
     pub(crate) fn path(&self) -> PathBuf {
         self.dir.canonical.join(&self.name)
+    }
+
+    /// Gives the temp file another name.
+    pub(crate) fn rename_to(&mut self, name: PathBuf) -> rustix::io::Result<()> {
+        renameat(&self.dir.fd, &self.name, &self.dir.fd, &name)?;
+        self.name = name;
+        Ok(())
     }
 
     /// Renames the file over the target.

@@ -15,7 +15,8 @@ use std::path::Path;
 
 use rustix::fs::Mode;
 
-use super::replace::{alone, failed, sync};
+use super::error::failed;
+use super::replace::{alone, sync};
 use super::temp;
 use super::{Outcome, WriteBackError, splice};
 use crate::base::text::hex;

@@ -1,7 +1,7 @@
 //! Why a write-back failed, and how to fix it.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
@@ -43,4 +43,9 @@ fn advice(error: &io::Error) -> &'static str {
         Some(Errno::NOSPC | Errno::DQUOT) => "; make room on that file system",
         _ => "",
     }
+}
+
+/// Makes the error of a system call.
+pub(super) fn failed(path: &Path, action: &'static str, errno: Errno) -> WriteBackError {
+    WriteBackError::System { path: path.to_path_buf(), action, source: errno.into() }
 }

@@ -24,7 +24,7 @@ use rustix::fs::{Gid, Mode, Uid, XattrFlags};
 use rustix::io::Errno;
 
 use super::WriteBackError;
-use super::replace::failed;
+use super::error::failed;
 
 /// Owner, mode and extended attributes of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]

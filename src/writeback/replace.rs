@@ -25,17 +25,19 @@
 //! - Where names cannot be exchanged (NFS, 9p, some FUSE), the file is read again and the temp file
 //!   renamed over it. A newer export that arrives between these two calls is lost.
 //!
-//! What one write-back does, as `strace -f -e trace=file,fsync,fchmod,utimensat` shows it, with T
-//! for the temp file's name and without the `readlink`s that resolve the directory:
+//! What one write-back does, as `strace -f -e trace=file,fsync,fchmod,utimensat` shows it, with W
+//! and T for the temp file's two names and without the `readlink`s that resolve the directory:
 //!
 //! ```text
 //! openat(AT_FDCWD, "/out", O_RDONLY|O_NOFOLLOW|O_CLOEXEC|O_DIRECTORY) = 9
 //! newfstatat(9, "onboarding-metadata.json", …, AT_SYMLINK_NOFOLLOW) = 0
 //! openat(9, "onboarding-metadata.json", O_RDONLY|O_NONBLOCK|O_NOFOLLOW|O_CLOEXEC) = 12
-//! openat(9, T, O_WRONLY|O_CREAT|O_EXCL|O_NOFOLLOW|O_CLOEXEC, 0600) = 13
+//! openat(9, W, O_WRONLY|O_CREAT|O_EXCL|O_NOFOLLOW|O_CLOEXEC, 0600) = 13
+//! flock(13, LOCK_EX|LOCK_NB)                               = 0
 //! fchmod(13, 0644)                                         = 0
 //! utimensat(13, NULL, [UTIME_OMIT, task_emission_timestamp], 0) = 0
 //! fsync(13)                                                = 0
+//! renameat(9, W, 9, T)                                     = 0
 //! renameat2(9, T, 9, "onboarding-metadata.json", RENAME_EXCHANGE) = 0
 //! newfstatat(9, T, …, AT_SYMLINK_NOFOLLOW)                 = 0
 //! openat(9, T, O_RDONLY|O_NONBLOCK|O_NOFOLLOW|O_CLOEXEC)   = 12
@@ -53,13 +55,14 @@
 use std::ffi::OsStr;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
 use rustix::fs::{RenameFlags, Timespec, Timestamps, UTIME_OMIT};
 use rustix::io::Errno;
 
 use super::WriteBackError;
+use super::error::failed;
 use super::file_metadata::FileMetadata;
 use super::splice::splice_into;
 use super::temp;
@@ -104,11 +107,23 @@ const STRIPES: usize = 64;
 /// Locks a path within this process. Two write-backs of one path that restore each other's versions
 /// could end with the older version in place. Blocks.
 pub(super) fn alone(path: &Path) -> MutexGuard<'static, ()> {
+    stripe(path).lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Locks a path within this process. `None` if a write-back of it is in progress.
+pub(super) fn try_alone(path: &Path) -> Option<MutexGuard<'static, ()>> {
+    match stripe(path).try_lock() {
+        Ok(alone) => Some(alone),
+        Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+        Err(TryLockError::WouldBlock) => None,
+    }
+}
+
+fn stripe(path: &Path) -> &'static Mutex<()> {
     static PATHS: [Mutex<()>; STRIPES] = [const { Mutex::new(()) }; STRIPES];
     let mut hasher = DefaultHasher::new();
     path.hash(&mut hasher);
-    let stripe = usize::try_from(hasher.finish()).unwrap_or_default() % STRIPES;
-    PATHS[stripe].lock().unwrap_or_else(PoisonError::into_inner)
+    &PATHS[usize::try_from(hasher.finish()).unwrap_or_default() % STRIPES]
 }
 
 /// A system call about to be made. Tests use it to change files just before, or to make it fail.
@@ -365,10 +380,6 @@ pub(super) fn sync(dir: &Directory) {
         let path = dir.canonical.display();
         tracing::debug!(%path, %error, "the directory could not be brought to the disk");
     }
-}
-
-pub(super) fn failed(path: &Path, action: &'static str, errno: Errno) -> WriteBackError {
-    WriteBackError::System { path: path.to_path_buf(), action, source: errno.into() }
 }
 
 #[cfg(test)]

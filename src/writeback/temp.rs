@@ -1,13 +1,15 @@
 //! The temp file next to an export, and its name.
 //!
 //! ```text
-//! .onboarding-metadata.json.taskspan-69e2a5d1-0f3c…-77ab…-9c41d2e8.tmp
+//! .onboarding-metadata.json.taskspan-w-69e2a5d1-0f3c…-77ab…-9c41d2e8.tmp    while it is written
+//! .onboarding-metadata.json.taskspan-69e2a5d1-0f3c…-77ab…-9c41d2e8.tmp      when it is complete
 //!  └ target                          │        │     │     └ random
 //!                                    └ born   │     └ prepared: digest of what was written into it
 //!                                             └ original: digest of what it is to replace
 //! ```
 //!
-//! After a crash the name alone shows what a leftover is: the new file, the displaced file, or
+//! After a crash the name alone shows what a leftover is. Under the first name it is an incomplete
+//! file of ours, and nothing else. Under the second it is the new file, the displaced file, or
 //! another version that was not read yet. The name has a time because an exchange does not change
 //! the file's times, on some file systems not even the ctime.
 
@@ -31,9 +33,10 @@ pub(crate) fn is_temp_name(name: impl AsRef<OsStr>) -> bool {
     TempName::parse(name.as_ref()).is_some()
 }
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct TempName {
     pub(super) target: String,
+    pub(super) is_complete: bool,
     /// In seconds since the epoch.
     pub(super) born: u64,
     pub(super) original: u64,
@@ -42,12 +45,15 @@ pub(super) struct TempName {
 }
 
 const MARK: &str = ".taskspan-";
+/// Follows the mark while the file is being written.
+const INCOMPLETE: &str = "w-";
 
 impl TempName {
     fn new(target: &OsStr, original: &[u8; 32], prepared: &[Cow<'_, [u8]>]) -> Self {
         let digest = prepared.iter().fold(Sha256::new(), |sum, part| sum.chain_update(part));
         TempName {
             target: target.to_string_lossy().into_owned(),
+            is_complete: false,
             born: seconds(SystemTime::now()),
             original: short(original),
             prepared: short(&digest.finalize().into()),
@@ -57,18 +63,23 @@ impl TempName {
     }
 
     fn text(&self) -> String {
-        let TempName { target, born, original, prepared, random } = self;
-        format!(".{target}{MARK}{born:x}-{original:016x}-{prepared:016x}-{random:08x}.tmp")
+        let TempName { target, is_complete, born, original, prepared, random } = self;
+        let incomplete = if *is_complete { "" } else { INCOMPLETE };
+        format!(
+            ".{target}{MARK}{incomplete}{born:x}-{original:016x}-{prepared:016x}-{random:08x}.tmp"
+        )
     }
 
     pub(super) fn parse(name: &OsStr) -> Option<Self> {
         let name = name.to_str()?.strip_prefix('.')?.strip_suffix(".tmp")?;
         let (target, rest) = name.rsplit_once(MARK)?;
-        let mut parts = rest.split('-');
+        let complete = rest.strip_prefix(INCOMPLETE);
+        let mut parts = complete.unwrap_or(rest).split('-');
         let mut next = || u64::from_str_radix(parts.next()?, 16).ok();
         let (born, original, prepared, random) = (next()?, next()?, next()?, next()?);
         let name = TempName {
             target: target.to_owned(),
+            is_complete: complete.is_none(),
             born,
             original,
             prepared,
@@ -87,7 +98,7 @@ pub(super) fn seconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
-/// Writes a complete temp file next to `target`. `digest` is that of the version to replace.
+/// Writes a temp file next to `target`. `digest` is that of the version to replace.
 pub(super) fn create<'a>(
     dir: &'a Directory,
     target: &OsStr,
@@ -96,10 +107,15 @@ pub(super) fn create<'a>(
     dress: impl FnOnce(&File, &Path) -> Result<(), WriteBackError>,
 ) -> Result<(TempFile<'a>, Stamp), WriteBackError> {
     let path = dir.canonical.join(target);
-    let name = PathBuf::from(TempName::new(target, digest, text).text());
+    let name = TempName::new(target, digest, text);
+    let complete = PathBuf::from(TempName { is_complete: true, ..name.clone() }.text());
+    let incomplete = PathBuf::from(name.text());
     let failed = |action, source| WriteBackError::System { path: path.clone(), action, source };
     let private = Mode::RUSR | Mode::WUSR;
-    TempFile::create(dir, (name, private), text, |file| dress(file, &path), failed)
+    let (mut temp, stamp) =
+        TempFile::create(dir, (incomplete, private), text, |file| dress(file, &path), failed)?;
+    temp.rename_to(complete).map_err(|errno| failed("name the new file", errno.into()))?;
+    Ok((temp, stamp))
 }
 
 #[cfg(test)]
@@ -110,7 +126,10 @@ mod tests {
     fn names_are_recognised_and_nothing_else_is() {
         let name =
             TempName::new(OsStr::new("onboarding-metadata.json"), &[0xab; 32], &[b"{}".into()]);
-        assert_eq!(TempName::parse(OsStr::new(&name.text())), Some(name));
+        let complete = TempName { is_complete: true, ..name.clone() };
+        for name in [name, complete] {
+            assert_eq!(TempName::parse(OsStr::new(&name.text())), Some(name));
+        }
         assert!(is_temp_name(".o.json.taskspan-1-2-3-4.tmp"));
         for other in [
             "onboarding-metadata.json",
@@ -119,6 +138,8 @@ mod tests {
             ".o.taskspan-1-2-3.tmp",
             ".o.taskspan-1-2-3-4-5.tmp",
             ".o.taskspan-1-2-3-x.tmp",
+            ".o.taskspan-x-1-2-3-4.tmp",
+            ".o.taskspan-w-w-1-2-3-4.tmp",
             "o.taskspan-1-2-3-4.tmp",
             ".taskspan-1-2-3-4.tmp",
             ".o.taskspan-1-2-3-4",
