@@ -28,6 +28,8 @@ use crate::queue::Queue;
 use crate::queue::admin::{Listed, Verified};
 
 const FILE: &str = "control.sock";
+/// The name of the socket while it is made. Short, because paths of sockets are limited.
+const MADE: &str = "s";
 
 /// Size limit of a question, in bytes.
 const MAX_QUESTION_BYTES: u64 = 64 * 1024;
@@ -37,7 +39,9 @@ const MAX_ANSWER_BYTES: u64 = 256 << 20;
 const HANDOVER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time limit for one question and its answer.
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(30);
-const MAX_CONNECTIONS: usize = 8;
+/// Time limit for a client to send its question.
+const QUESTION_TIMEOUT: Duration = Duration::from_secs(2);
+const MAX_CONNECTIONS: usize = 32;
 /// Pause after an error while accepting a connection.
 const AFTER_ERROR: Duration = Duration::from_secs(1);
 
@@ -144,13 +148,13 @@ impl Server {
     /// Returns an error if the socket cannot be created.
     pub(crate) fn bind(directory: &Path) -> io::Result<Server> {
         let path = directory.join(FILE);
+        // The socket is made where only this user has access, and gets its name when it is private.
+        let private = tempfile::Builder::new().prefix(".").rand_bytes(3).tempdir_in(directory)?;
+        let made = private.path().join(MADE);
+        let listener = UnixListener::bind(&made)?;
+        std::fs::set_permissions(&made, std::fs::Permissions::from_mode(0o600))?;
         // This process holds the store, so the process that listened here is gone.
-        match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let listener = UnixListener::bind(&path)?;
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+        std::fs::rename(&made, &path)?;
         Ok(Server { listener, path })
     }
 
@@ -197,7 +201,8 @@ impl Drop for Server {
 async fn serve(queue: &Queue, stream: UnixStream) -> io::Result<()> {
     let (reader, mut writer) = stream.into_split();
     let mut line = String::new();
-    BufReader::new(reader.take(MAX_QUESTION_BYTES)).read_line(&mut line).await?;
+    let mut reader = BufReader::new(reader.take(MAX_QUESTION_BYTES));
+    tokio::time::timeout(QUESTION_TIMEOUT, reader.read_line(&mut line)).await??;
     let answer = match serde_json::from_str(&line) {
         Ok(question) => answer(queue, question).await,
         Err(error) => Answer::Failed(format!("not a question: {error}")),

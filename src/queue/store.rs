@@ -1,19 +1,15 @@
-//! The transactional store on disk. Only this file and `error` use `redb`.
+//! The transactional store on disk. Only this folder uses `redb`.
 //!
 //! ```text
 //! heads     seq         ─▶ the export, as JSON
 //! items     (seq, n)    ─▶ the part for the n-th exporter, as JSON; only its lease writes it
 //! blobs     (seq, blob) ─▶ one encoded request, compressed
 //! tombstones trace id    ─▶ nothing: it must not be enqueued again
+//! meta      "format"    ─▶ the version of these rows; version 0.1 writes none
 //! ```
 //!
 //! A transaction is fsynced before `apply` returns. A corrupt file is quarantined and replaced by
 //! an empty one. Its exports are not lost: their files have no id, so the next scan finds them.
-
-#![expect(
-    clippy::disallowed_methods,
-    reason = "runs before the stages start, or on the store's thread"
-)]
 
 mod error;
 mod files;
@@ -25,22 +21,30 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use redb::backends::InMemoryBackend;
-use redb::{Builder, Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Builder, Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::record::{Blob, Change, Head, Item, Record, STATE_FILES, Seq};
 use crate::base::ids::TraceId;
-use error::Refusal;
+pub(super) use error::Refusal;
 pub(crate) use error::{OpenError, StoreError};
 pub(super) use files::Files;
+use files::Presence;
 pub(crate) use files::is_there;
 use packed::{packed, unpacked};
 
 const HEADS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("heads");
 const ITEMS: TableDefinition<'_, (u64, u32), &[u8]> = TableDefinition::new("items");
 const TOMBSTONES: TableDefinition<'_, &str, ()> = TableDefinition::new("forgotten");
+/// Properties of the store itself.
+const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const BLOBS: TableDefinition<'_, (u64, u32), &[u8]> = TableDefinition::new("blobs");
+
+/// The key of the format in `META`, and the format that this version writes. A reader of an earlier
+/// format would misread the rows of a later one, so it refuses them.
+const FORMAT_KEY: &str = "format";
+const FORMAT: u64 = 2;
 
 /// The store's cache in bytes. Small, because requests are read only once.
 const CACHE_BYTES: usize = 1 << 20;
@@ -128,7 +132,7 @@ fn item_key(index: usize) -> u32 {
 }
 
 /// Opens the database. May be called again after a failure.
-type Open = Box<dyn FnMut() -> Result<Database, DatabaseError> + Send>;
+type Open = Box<dyn FnMut() -> Result<Database, redb::Error> + Send>;
 
 /// An opened store. All its functions block.
 pub(crate) struct Store {
@@ -164,12 +168,12 @@ impl Store {
                 let files = Files::open_existing(&directory)?;
                 let path = files.store();
                 let file = path.clone();
-                Store::open_with(Some(files), Box::new(move || checked().open(&file)))
+                Store::open_with(Some(files), Box::new(move || Ok(checked().open(&file)?)))
                     .map_err(|(refusal, _)| refusal.into_error(&path))
             }
             Location::Memory => {
                 let open = || unchecked().create_with_backend(InMemoryBackend::new());
-                Store::open_with(None, Box::new(open))
+                Store::open_with(None, Box::new(move || Ok(open()?)))
                     .map_err(|(refusal, _)| refusal.into_error(Path::new("(memory)")))
             }
         }
@@ -179,18 +183,19 @@ impl Store {
         let files = Files::take(directory)?;
         let path = files.store();
         // The contents are checked once. After a failure the database is only opened again.
-        let open = |files| {
-            let (file, mut was_checked) = (path.clone(), false);
+        let open = |files: Files| {
+            let (directory, file) = (directory.to_owned(), path.clone());
+            let mut was_checked = false;
             Store::open_with(
                 Some(files),
                 Box::new(move || {
-                    files::private().open(&file).map_err(redb::StorageError::from)?;
+                    files::make_store(&directory, make)?;
                     let builder = if std::mem::replace(&mut was_checked, true) {
                         unchecked()
                     } else {
                         checked()
                     };
-                    builder.create(&file)
+                    Ok(builder.open(&file)?)
                 }),
             )
         };
@@ -201,11 +206,12 @@ impl Store {
                 open(files).map_err(|(refusal, _)| refusal.into_error(&path))
             }
             Err((Refusal::Corrupt(reason), Some(files))) => {
+                let mut files = files;
                 let aside = files
                     .quarantined()
                     .map_err(|source| OpenError::Directory { path: path.clone(), source })?;
                 let opened = open(files).map_err(|(refusal, _)| refusal.into_error(&path))?;
-                Ok(Opened { quarantined: Some((aside, reason)), ..opened })
+                Ok(Opened { quarantined: aside.map(|aside| (aside, reason)), ..opened })
             }
             opened => opened.map_err(|(refusal, _)| refusal.into_error(&path)),
         }
@@ -219,12 +225,14 @@ impl Store {
         // redb checks what it reads, but some corrupt files still trigger an assertion.
         let read = catch_unwind(AssertUnwindSafe(|| {
             let database = open()?;
+            check_format(&database)?;
             let held = (records(&database)?, tombstones(&database)?);
             Ok((database, held))
         }));
         match read.unwrap_or_else(|_| Err(Refusal::Corrupt("it cannot be read".to_owned()))) {
             Ok((database, (records, tombstones))) => {
-                let store = Store { files, open, database: Some(database), needs_compaction: true };
+                let mut store = Store { files, open, database: None, needs_compaction: true };
+                store.put_in(database);
                 Ok(Opened { store, records, tombstones, quarantined: None })
             }
             Err(refusal) => Err((refusal, files)),
@@ -237,8 +245,30 @@ impl Store {
     /// Returns an error if the store still cannot be opened; call again later.
     pub(crate) fn reopen(&mut self) -> Result<(), StoreError> {
         self.database = None;
-        self.database = Some((self.open)().map_err(redb::Error::from)?);
+        let database = (self.open)()?;
+        self.put_in(database);
         Ok(())
+    }
+
+    fn put_in(&mut self, database: Database) {
+        self.database = Some(database);
+        if let Some(files) = &mut self.files {
+            files.remember_store();
+        }
+    }
+
+    /// Checks that what is written is written to the file that the next run opens.
+    fn check_presence(&self) -> Result<(), StoreError> {
+        let Some(files) = &self.files else { return Ok(()) };
+        match files.presence() {
+            Ok(Presence::InPlace) => Ok(()),
+            // Its exports are found again, as after a corruption.
+            Ok(Presence::Removed) => Err(StoreError::Corrupt("its file was removed".to_owned())),
+            Ok(Presence::Replaced) => {
+                Err(StoreError::Failing("its file was replaced by another; restart".to_owned()))
+            }
+            Err(error) => Err(StoreError::Failing(error.to_string())),
+        }
     }
 
     /// Quarantines the corrupt file and creates a new one. Returns where the corrupt file is now,
@@ -249,8 +279,8 @@ impl Store {
     pub(crate) fn start_over(&mut self) -> Result<Option<PathBuf>, StoreError> {
         // Closing a corrupt database may panic or block, so it is leaked together with its file.
         std::mem::forget(self.database.take());
-        let aside = self.files.as_ref().map(Files::quarantined).transpose();
-        let aside = aside.map_err(redb::Error::from)?;
+        let aside = self.files.as_mut().map(Files::quarantined).transpose();
+        let aside = aside.map_err(failing)?.flatten();
         self.reopen()?;
         Ok(aside)
     }
@@ -289,6 +319,7 @@ impl Store {
     /// # Errors
     /// Returns an error if the disk failed. Nothing was changed.
     pub(crate) fn apply(&mut self, ops: &[Op]) -> Result<(), StoreError> {
+        self.check_presence()?;
         let transaction = self.database()?.begin_write().map_err(redb::Error::from)?;
         {
             let mut heads = transaction.open_table(HEADS).map_err(redb::Error::from)?;
@@ -347,6 +378,37 @@ impl Store {
         let found = blobs.get((seq.0, blob.0)).map_err(redb::Error::from)?;
         let unpacked = found.map(|packed| unpacked(packed.value())).transpose();
         Ok(unpacked.map_err(redb::Error::Corrupted)?)
+    }
+}
+
+fn failing(error: io::Error) -> StoreError {
+    StoreError::Failing(error.to_string())
+}
+
+/// Creates a database of this version's format.
+fn make(path: &Path) -> Result<(), redb::Error> {
+    let database = unchecked().create(path)?;
+    let transaction = database.begin_write()?;
+    transaction.open_table(META)?.insert(FORMAT_KEY, FORMAT)?;
+    Ok(transaction.commit()?)
+}
+
+/// Checks that this version can read the rows.
+fn check_format(database: &Database) -> Result<(), Refusal> {
+    let failed = |error: redb::Error| Refusal::from(error);
+    let transaction = database.begin_read().map_err(|error| failed(error.into()))?;
+    let meta = match transaction.open_table(META) {
+        Ok(meta) => meta,
+        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(()),
+        Err(error) => return Err(failed(error.into())),
+    };
+    let format = meta.get(FORMAT_KEY).map_err(|error| failed(error.into()))?;
+    match format.map(|it| it.value()) {
+        Some(format) if format > FORMAT => Err(Refusal::Other(format!(
+            "a later version wrote it (format {format}, this version reads up to {FORMAT}); use that \
+             version, or name another directory with --state-dir"
+        ))),
+        _ => Ok(()),
     }
 }
 

@@ -496,6 +496,7 @@ async fn a_corrupt_store_is_set_aside_and_replaced() {
 
 mod disk;
 mod drop;
+mod files;
 mod model;
 
 /// Polls a future for a moment. Returns `None` if it would wait.

@@ -38,6 +38,11 @@ pub enum OpenError {
         path.display()
     )]
     Directory { path: PathBuf, source: io::Error },
+    #[error(
+        "{}: every user may write to the directory for the queue (mode {mode:04o}); name a directory \
+         below it with --state-dir, or take the permission away", path.display()
+    )]
+    Exposed { path: PathBuf, mode: u32 },
     #[error("{}: the queue cannot be opened: {reason}", path.display())]
     Other { path: PathBuf, reason: String },
 }
@@ -78,11 +83,16 @@ impl From<redb::Error> for Refusal {
     fn from(error: redb::Error) -> Refusal {
         match error {
             redb::Error::DatabaseAlreadyOpen => Refusal::Locked,
-            // The file is intact, but of another format version. An operator must decide.
-            error @ redb::Error::UpgradeRequired(_) => Refusal::Other(error.to_string()),
-            // A new file would meet the same lack of space or rights.
-            redb::Error::Io(error) if !is_corruption(&error) => Refusal::Other(error.to_string()),
-            error => Refusal::Corrupt(error.to_string()),
+            redb::Error::Io(error) if is_corruption(&error) => Refusal::Corrupt(error.to_string()),
+            // The format is that of a later version. An operator must decide.
+            redb::Error::Corrupted(reason) if is_newer(&reason) => Refusal::Other(reason),
+            error @ (redb::Error::Corrupted(_)
+            | redb::Error::TableTypeMismatch { .. }
+            | redb::Error::TableIsMultimap(_)
+            | redb::Error::TypeDefinitionChanged { .. }
+            | redb::Error::TableDoesNotExist(_)) => Refusal::Corrupt(error.to_string()),
+            // A failure of the disk, a lack of space or of rights. The contents may be intact.
+            error => Refusal::Other(error.to_string()),
         }
     }
 }
@@ -97,6 +107,14 @@ impl From<redb::Error> for StoreError {
             error => StoreError::Failing(error.to_string()),
         }
     }
+}
+
+/// Whether the error of the database means that a later version of it wrote the file. A number far
+/// from the present one is damage.
+fn is_newer(reason: &str) -> bool {
+    let found = reason.strip_prefix("Expected file format version <= ");
+    let found = found.and_then(|it| it.rsplit_once(' ')?.1.parse::<u8>().ok());
+    found.is_some_and(|version| version < 16)
 }
 
 /// Whether the error means that the file does not contain what was written.

@@ -47,7 +47,7 @@ impl Disk {
     /// Opens a store on this disk.
     pub(crate) fn open(&self, files: Option<Files>) -> Opened {
         let backend = self.clone();
-        let open = move || Builder::new().create_with_backend(backend.clone());
+        let open = move || Ok(Builder::new().create_with_backend(backend.clone())?);
         Store::open_with(files, Box::new(open)).map_err(|(refusal, _)| refusal).expect("a store")
     }
 
@@ -181,7 +181,7 @@ async fn a_store_that_is_truncated_while_it_runs_is_replaced() {
             backend.bytes().clear();
             std::fs::write(&path, "the next").map_err(redb::StorageError::from)?;
         }
-        Builder::new().set_cache_size(0).create_with_backend(backend.clone())
+        Ok(Builder::new().set_cache_size(0).create_with_backend(backend.clone())?)
     };
     let opened = Store::open_with(Some(files), Box::new(open));
     let opened = opened.map_err(|(refusal, _)| refusal).expect("a store");
