@@ -16,7 +16,7 @@ mod server;
 
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use indexmap::IndexMap;
@@ -159,10 +159,7 @@ impl Subject {
     fn facts(&self) -> Facts {
         let now = UnixNanos::now();
         let age = |since: UnixNanos| now.since(since);
-        let unreadable = self.watching.iter().flat_map(|watching| {
-            let closed = watching.unreadable.lock();
-            closed.unwrap_or_else(PoisonError::into_inner).clone()
-        });
+        let unreadable = self.watching.iter().flat_map(|watching| watching.unreadable());
         let troubles = self.queue.health_facts();
         Facts {
             undelivered: troubles.undelivered.map(age),

@@ -310,9 +310,16 @@ fn start<F>(
     };
     let (config, selection) = (config.clone(), selection(config));
     let (mode, finish, restarts) = (common.mode, finish.clone(), common.queue.store_resets());
+    let observer = common.observer.clone();
     stages.spawn(async move {
         match mode {
-            Mode::Once => receiver::scan_once(selection, &candidates, tidy).await,
+            Mode::Once => {
+                let scan = (tidy, Arc::clone(&watching));
+                receiver::scan_once(selection, &candidates, scan).await;
+                for path in watching.unreadable() {
+                    observer(&Event::Unreadable { path });
+                }
+            }
             Mode::Watch | Mode::Job => {
                 let until = receiver::Until { stop: closing, finish };
                 let incoming = (candidates, tidy, restarts);

@@ -45,15 +45,26 @@ pub(crate) struct Candidate {
     pub(crate) path: PathBuf,
 }
 
-/// Scans once and passes on everything that is there.
+/// Scans once and passes on everything that is there. Scans again, a few times, while something
+/// cannot be looked at; `watching` knows what is left.
 pub(crate) async fn scan_once(
     selection: Selection,
     candidates: &mpsc::Sender<Candidate>,
-    tidy: Tidy,
+    (tidy, watching): (Tidy, Arc<ReceiverStatus>),
 ) {
-    let mut receiver = Receiver::new(Arc::new(selection), None, tidy, Arc::default());
+    let mut receiver = Receiver::new(Arc::new(selection), None, tidy, Arc::clone(&watching));
     receiver.look(Hint::Everything, candidates).await;
+    for pause in SCANS_AGAIN_AFTER {
+        if watching.unreadable().is_empty() {
+            return;
+        }
+        tokio::time::sleep(pause).await;
+        receiver.look(Hint::Everything, candidates).await;
+    }
 }
+
+/// Pauses before further scans, for a failure that passes.
+const SCANS_AGAIN_AFTER: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(400)];
 
 /// The state of a receiver, for health and metrics.
 #[derive(Debug, Default)]
@@ -63,8 +74,8 @@ pub(crate) struct ReceiverStatus {
     pub(crate) overflows: AtomicU64,
     /// Whether it polls because there are no events.
     pub(crate) is_polling: AtomicBool,
-    /// Directories that cannot be read.
-    pub(crate) unreadable: Mutex<BTreeSet<PathBuf>>,
+    /// Directories and exports that cannot be looked at.
+    unreadable: Mutex<BTreeSet<PathBuf>>,
     /// When the current scan began. On a mount whose server is down, a scan never ends.
     looking: Mutex<Option<Instant>>,
 }
@@ -73,6 +84,11 @@ impl ReceiverStatus {
     /// Returns how long the current scan has been running, if there is one.
     pub(crate) fn looking_for(&self) -> Option<Duration> {
         self.looking.lock().unwrap_or_else(PoisonError::into_inner).map(|since| since.elapsed())
+    }
+
+    /// Returns the directories and exports that cannot be looked at.
+    pub(crate) fn unreadable(&self) -> BTreeSet<PathBuf> {
+        self.unreadable.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn begins_to_look(&self) {

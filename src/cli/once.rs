@@ -92,7 +92,7 @@ fn conclude(counts: &Counts) -> Exit {
     tracing::debug!(?summary, "emitted, spans, refused, emitted before, waiting, not written");
     match () {
         () if refused > 0 => Exit::Refused,
-        () if waiting > 0 || not_written > 0 || counts.given_up > 0 => {
+        () if waiting + not_written + counts.given_up + counts.unreadable > 0 => {
             if waiting > 0 {
                 tracing::error!(waiting, "not everything was delivered in time");
             }

@@ -21,7 +21,7 @@ use rustix::io::Errno;
 
 use super::carried::{WriteBackMode, carries, carries_by_content};
 use crate::base::ids::TraceId;
-use crate::fs::file::{FileVersion, Stamp};
+use crate::fs::file::{FileVersion, SourceError, Stamp};
 use crate::fs::root::Roots;
 
 /// Maximum number of attempts. An attempt fails if the file is replaced at the same time.
@@ -42,31 +42,44 @@ pub(crate) enum LockAttempt {
 }
 
 /// Tries to lock the export for this process. Performs blocking I/O; never waits for the lock.
+///
+/// # Errors
+/// Returns an error if the file system fails. Nothing is known about the export then; try again.
 pub(crate) fn try_lock(
     roots: &Roots,
     source: &FileVersion,
     trace_id: TraceId,
     mode: WriteBackMode,
-) -> LockAttempt {
+) -> Result<LockAttempt, SourceError> {
+    let failed = |errno: Errno| SourceError::from_io(&source.path, errno.into());
     for _ in 0..LOOKS {
-        let Ok(export) = roots.locate_version(source) else { return LockAttempt::Superseded };
-        if carries(&export, source, trace_id, mode) {
-            return LockAttempt::AlreadyEmitted;
+        let export = match roots.locate_version(source) {
+            Ok(export) => export,
+            Err(error @ SourceError::Unreadable { .. }) => return Err(error),
+            Err(_) => return Ok(LockAttempt::Superseded),
+        };
+        if carries(&export, source, trace_id, mode)? {
+            return Ok(LockAttempt::AlreadyEmitted);
         }
         let (dir, name) = (&export.dir, &export.name);
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let fd = match rustix::fs::openat(&dir.fd, name, flags, Mode::empty()) {
             Ok(fd) => fd,
             // The file may still exist, but can no longer be opened.
-            Err(Errno::ACCESS | Errno::PERM) => return LockAttempt::Acquired(None),
-            Err(_) => return LockAttempt::Superseded,
+            Err(Errno::ACCESS | Errno::PERM) => return Ok(LockAttempt::Acquired(None)),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NXIO) => {
+                return Ok(LockAttempt::Superseded);
+            }
+            Err(errno) => return Err(failed(errno)),
         };
-        let opened = rustix::fs::fstat(&fd).map(|stat| Stamp::from(&stat));
-        let Some(opened) = opened.ok().filter(|stamp| stamp.same_stat(source)) else {
+        let opened = rustix::fs::fstat(&fd).map(|stat| Stamp::from(&stat)).map_err(failed)?;
+        let Some(opened) = Some(opened).filter(|stamp| stamp.same_stat(source)) else {
             // After a write-back the file is another version, too. On a network file system the
             // result of `stat` may be cached, but opening the file revalidates it.
-            let is_written = carries_by_content(&export, source, trace_id, mode);
-            return if is_written { LockAttempt::AlreadyEmitted } else { LockAttempt::Superseded };
+            return Ok(match carries_by_content(&export, source, trace_id, mode)? {
+                true => LockAttempt::AlreadyEmitted,
+                false => LockAttempt::Superseded,
+            });
         };
         let mut file = File::from(fd);
         let mut locked = file.try_lock();
@@ -82,18 +95,22 @@ pub(crate) fn try_lock(
         }
         match locked {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return LockAttempt::HeldElsewhere,
+            Err(TryLockError::WouldBlock) => return Ok(LockAttempt::HeldElsewhere),
             // The file system has no locks.
-            Err(TryLockError::Error(_)) => return LockAttempt::Acquired(None),
+            Err(TryLockError::Error(_)) => return Ok(LockAttempt::Acquired(None)),
         }
         // The previous holder of the lock may have replaced the file, or written an id next to it.
         let present = rustix::fs::statat(&dir.fd, name, AtFlags::SYMLINK_NOFOLLOW);
-        let is_present = present.is_ok_and(|stat| Stamp::from(&stat) == opened);
-        if is_present && !carries(&export, source, trace_id, mode) {
-            return LockAttempt::Acquired(Some(file));
+        let is_present = match present {
+            Ok(stat) => Stamp::from(&stat) == opened,
+            Err(Errno::NOENT) => false,
+            Err(errno) => return Err(failed(errno)),
+        };
+        if is_present && !carries(&export, source, trace_id, mode)? {
+            return Ok(LockAttempt::Acquired(Some(file)));
         }
     }
-    LockAttempt::Superseded
+    Ok(LockAttempt::Superseded)
 }
 
 #[cfg(test)]
@@ -121,7 +138,7 @@ mod tests {
         for mode in [WriteBackMode::InPlace, WriteBackMode::Beside] {
             let (_dir, source, trace_id) = export();
             let roots = Roots::of_file(&source.path);
-            let try_again = || try_lock(&roots, &source, trace_id, mode);
+            let try_again = || try_lock(&roots, &source, trace_id, mode).unwrap();
             let LockAttempt::Acquired(Some(lock)) = try_again() else {
                 panic!("no other process is there")
             };
@@ -142,7 +159,7 @@ mod tests {
         let (_dir, source, trace_id) = export();
         fs::write(&source.path, "{ }").unwrap();
         let roots = Roots::of_file(&source.path);
-        let lock = |source| try_lock(&roots, source, trace_id, WriteBackMode::InPlace);
+        let lock = |source| try_lock(&roots, source, trace_id, WriteBackMode::InPlace).unwrap();
         assert!(matches!(lock(&source), LockAttempt::Superseded));
         fs::remove_file(&source.path).unwrap();
         assert!(matches!(lock(&source), LockAttempt::Superseded));

@@ -19,6 +19,8 @@ pub(crate) enum Event {
     AlreadyEmitted { path: PathBuf, foreign: bool },
     /// The file is not a valid export.
     Refused { path: PathBuf, reason: String },
+    /// A directory, or an export, cannot be looked at.
+    Unreadable { path: PathBuf },
     /// The file has no valid gate results, or there is no export for them.
     ResultsRefused { path: PathBuf, reason: String },
     /// A problem that did not stop the export.
@@ -122,6 +124,10 @@ impl Event {
             Event::Accepted { path, trace_id, spans, requests, .. } => {
                 tracing::debug!(path = %path.display(), %trace_id, spans, requests, "export accepted");
             }
+            Event::Unreadable { path } => {
+                let path = path.display();
+                tracing::error!(%path, "it cannot be read, so exports in it may be missing");
+            }
             Event::Answered { .. } => {}
             Event::Acknowledged { trace_id } => tracing::trace!(%trace_id, "request acknowledged"),
             Event::Down { exporter, destination, reason } => {
@@ -214,6 +220,8 @@ pub(crate) struct Counts {
     pub(crate) not_written: usize,
     /// Neither delivered nor rejected by the end of the run.
     pub(crate) undelivered: usize,
+    /// Directories and exports that could not be looked at.
+    pub(crate) unreadable: usize,
     /// Not retried any more, after too many attempts.
     pub(crate) given_up: usize,
 }
@@ -224,6 +232,7 @@ impl Tally {
         match event {
             Event::AlreadyEmitted { .. } => counts.already_emitted += 1,
             Event::Refused { .. } => counts.refused += 1,
+            Event::Unreadable { .. } => counts.unreadable += 1,
             Event::Accepted { .. } => counts.accepted += 1,
             Event::Done { spans, .. } => {
                 counts.done += 1;

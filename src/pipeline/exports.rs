@@ -17,7 +17,7 @@ use crate::converter::{Converter, state};
 use crate::fs::blocking::ReceiverFs;
 use crate::fs::carried;
 use crate::fs::carried::WriteBackMode;
-use crate::fs::file::FileVersion;
+use crate::fs::file::{FileVersion, SourceError};
 use crate::fs::stamp::{IdOrigin, emission_timestamp};
 use crate::fs::task_state;
 use crate::plan::{self, Export, Fresh, PlanError, ReadOptions};
@@ -82,17 +82,17 @@ impl Exports {
         self.fs.roots.locate(&source.path).is_ok_and(|export| export.is_untouched(source))
     }
 
-    fn id_beside(&self, path: &Path) -> Option<String> {
-        carried::id_beside(&self.fs.roots.locate(path).ok()?)
-    }
-
     /// Whether taskspan wrote the id for this version, into the file or next to it.
-    fn is_done_already(&self, path: &Path, fresh: &Fresh) -> bool {
+    fn is_done_already(&self, path: &Path, fresh: &Fresh) -> Result<bool, SourceError> {
         let carried = fresh.carries.as_ref().and_then(|it| TraceId::from_hex(&it.text));
-        carried.is_some_and(|id| fresh.own_id().is_some() || self.queue.is_to_write(id))
-            || (self.write_back == WriteBackMode::Beside
-                && self.id_beside(path).as_deref().and_then(TraceId::from_hex)
-                    == Some(fresh.trace_id))
+        if carried.is_some_and(|id| fresh.own_id().is_some() || self.queue.is_to_write(id)) {
+            return Ok(true);
+        }
+        if self.write_back != WriteBackMode::Beside {
+            return Ok(false);
+        }
+        let beside = carried::id_beside(&self.fs.roots.locate(path)?)?;
+        Ok(beside.as_deref().and_then(TraceId::from_hex) == Some(fresh.trace_id))
     }
 
     fn convert(&self, path: &Path, mut fresh: Fresh) -> ReadOutcome<Box<Converted>> {
@@ -196,8 +196,14 @@ impl Ingest for Exports {
             }
             Err(error) => return ReadOutcome::Refused(error.to_string()),
         };
-        if self.is_done_already(path, &fresh) {
-            return done(false);
+        match self.is_done_already(path, &fresh) {
+            Ok(true) => return done(false),
+            Ok(false) => {}
+            Err(error) if error.is_missing() => return ReadOutcome::Gone,
+            Err(error) if error.is_transient() => {
+                return ReadOutcome::Unavailable(error.to_string());
+            }
+            Err(error) => return ReadOutcome::Refused(error.to_string()),
         }
         if fresh.provisional && !is_last {
             return ReadOutcome::Incomplete(IncompleteReason::Inconsistent);

@@ -247,11 +247,12 @@ impl Write {
         match mode {
             WriteBackMode::InPlace => {
                 let outcome = write_back(&roots, &source, &id, &at, max_bytes)?;
-                let ours = emits_existing.then(|| {
-                    let export = roots.locate_version(&source).ok()?;
-                    carried::version_with(&export, &id, max_bytes)
-                });
-                Ok((outcome, ours.flatten()))
+                // If the file cannot be read now, the write-back is repeated, which changes nothing.
+                let ours = match roots.locate_version(&source) {
+                    Ok(export) if emits_existing => carried::version_with(&export, &id, max_bytes)?,
+                    _ => None,
+                };
+                Ok((outcome, ours))
             }
             WriteBackMode::Beside => {
                 write_beside(&roots, &source, &id, &at, max_bytes).map(|outcome| (outcome, None))

@@ -75,7 +75,15 @@ impl LockRegistry {
         if self.held().locks.contains_key(&trace_id) {
             return Ownership::Acquired;
         }
-        match try_lock(roots, source, trace_id, mode) {
+        let attempt = match try_lock(roots, source, trace_id, mode) {
+            Ok(attempt) => attempt,
+            // Another process may hold the lock, or have written the id.
+            Err(error) => {
+                tracing::debug!(%error, "an export cannot be locked; trying again");
+                return Ownership::HeldElsewhere;
+            }
+        };
+        match attempt {
             LockAttempt::Acquired(lock) => {
                 self.held().insert(trace_id, lock);
                 Ownership::Acquired

@@ -229,8 +229,14 @@ fn by_queue(
     let id = fresh.trace_id.to_string();
     let Some(listed) = queue.find(&id) else {
         let own = fresh.own_id().map(str::to_owned);
-        let beside = || export.and_then(carried::id_beside).filter(|beside| *beside == id);
-        let written = own.or_else(|| beside().filter(|_| mode == WriteBackMode::Beside));
+        let beside = match export.filter(|_| mode == WriteBackMode::Beside) {
+            None => None,
+            Some(export) => match carried::id_beside(export) {
+                Ok(beside) => beside.filter(|beside| *beside == id),
+                Err(error) => return (State::Unreadable, Some(error.to_string()), None),
+            },
+        };
+        let written = own.or(beside);
         return match written {
             Some(id) => by_id(id, queue),
             // Delivered with the write-back off, or dropped by an operator: only the queue records

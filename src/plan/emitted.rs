@@ -105,7 +105,8 @@ pub(crate) fn trace_of(
         true => fresh.own_id(),
         false => fresh.carries.as_ref().map(|it| it.text.as_str()),
     };
-    let beside = carried::id_beside_of(metadata, &fresh.source.sha256);
+    let beside =
+        carried::id_beside_of(metadata, &fresh.source.sha256).map_err(PlanError::Source)?;
     let text = match beside.or(own.map(str::to_owned)) {
         Some(text) => text,
         None if mode == WriteBackMode::Off => return Err(NotEmitted::Off(path)),

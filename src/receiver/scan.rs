@@ -5,12 +5,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, Metadata};
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
 use rustix::fs::{FileType, Stat};
+use rustix::io::Errno;
 
 use super::mount;
 use super::select::Selection;
@@ -89,7 +91,7 @@ pub(crate) struct Scanner {
     without_events: fn(&Path) -> Option<&'static str>,
     /// Whether some directory is on such a file system.
     has_silent: bool,
-    /// Directories that cannot be read. Each is reported once.
+    /// Directories and exports that cannot be looked at. Each is reported once.
     closed: BTreeSet<PathBuf>,
 }
 
@@ -123,7 +125,7 @@ impl Scanner {
         self.watcher.is_some() && !self.has_silent
     }
 
-    /// Returns the directories that could not be read.
+    /// Returns the directories and exports that could not be looked at.
     pub(crate) fn closed(&self) -> &BTreeSet<PathBuf> {
         &self.closed
     }
@@ -139,7 +141,7 @@ impl Scanner {
         let roots = selection.roots();
         match hint {
             Hint::Everything => {
-                self.closed.retain(|directory| directory.is_dir());
+                self.closed.retain(|path| !is_gone(&fs::symlink_metadata(path)));
                 for root in roots {
                     self.scan_root(root, &mut found);
                 }
@@ -203,10 +205,17 @@ impl Scanner {
                     let path = if is_link { self.resolved(path) } else { path };
                     // A file that is not regular is refused, with its name, when it is read.
                     let stat = match is_link {
-                        true => self.roots.locate(&path).ok().and_then(|it| it.stat().ok()),
-                        false => open.stat(Path::new(&name)).ok(),
+                        true => self.roots.locate(&path).map(|it| it.stat()),
+                        false => Ok(open.stat(Path::new(&name))),
                     };
-                    found.exports.extend(stat.map(|stat| (path, Stamp::from(&stat))));
+                    let unreadable = |errno: Errno| SourceError::from_io(&path, errno.into());
+                    match stat.and_then(|stat| stat.map_err(unreadable)) {
+                        Ok(stat) => {
+                            self.closed.remove(&path);
+                            found.exports.insert(path, Stamp::from(&stat));
+                        }
+                        Err(error) => self.report_unreadable(&path, &error),
+                    }
                 } else if kind == FileType::Directory && self.selection.is_entered(&path) {
                     pending.push(Pending { path, parent: Some(Rc::clone(&open)) });
                 }
@@ -233,14 +242,19 @@ impl Scanner {
                 self.closed.remove(path);
                 Some((open, entries))
             }
-            // The directory was removed or replaced by a link since its parent was read.
-            Err(SourceError::Missing { .. } | SourceError::Escapes { .. }) => None,
             Err(error) => {
-                if self.closed.insert(path.to_owned()) {
-                    tracing::warn!(path = %path.display(), %error, "cannot look into it");
-                }
+                self.report_unreadable(path, &error);
                 None
             }
+        }
+    }
+
+    /// Reports, once, what cannot be looked at. What was removed since its directory was read, or
+    /// replaced by a link that leads out, is not there.
+    fn report_unreadable(&mut self, path: &Path, error: &SourceError) {
+        let is_absent = matches!(error, SourceError::Missing { .. } | SourceError::Escapes { .. });
+        if !is_absent && self.closed.insert(path.to_owned()) {
+            tracing::warn!(path = %path.display(), %error, "cannot look into it");
         }
     }
 
@@ -276,6 +290,12 @@ impl Scanner {
             }
         }
     }
+}
+
+/// Whether a look says that nothing has this name. Any other failure says nothing.
+fn is_gone(look: &io::Result<Metadata>) -> bool {
+    let gone = [ErrorKind::NotFound, ErrorKind::NotADirectory];
+    look.as_ref().is_err_and(|error| gone.contains(&error.kind()))
 }
 
 /// Whether a directory, or a parent below the root, has become a link. The root itself may be a

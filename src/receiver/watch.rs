@@ -163,7 +163,7 @@ impl Watcher {
     /// Forgets directories that no longer exist.
     pub(crate) fn forget_what_is_gone(&mut self) {
         let gone: Vec<PathBuf> =
-            self.watched.keys().filter(|directory| !directory.exists()).cloned().collect();
+            self.watched.keys().filter(|it| it.try_exists().is_ok_and(|it| !it)).cloned().collect();
         for directory in gone {
             self.watched.remove(&directory);
             let _ = self.inner.unwatch(&directory);

@@ -46,7 +46,7 @@ pub(crate) fn write_beside(
         Ok((_, original)) => original,
         Err(error) => return Err(error.into()),
     };
-    if id_beside(&export).as_deref() == Some(task_trace_id) {
+    if id_beside(&export)?.as_deref() == Some(task_trace_id) {
         return Ok(Outcome::Written);
     }
     let checksum = hex(&source.sha256);
@@ -87,7 +87,7 @@ mod tests {
         fs::write(&path, "{}").unwrap();
         let source = root::load(&path, 1 << 20).unwrap().source;
         let roots = Roots::of_file(&path);
-        let beside = || id_beside(&roots.locate(&path).unwrap());
+        let beside = || id_beside(&roots.locate(&path).unwrap()).unwrap();
         assert_eq!(beside(), None);
         for _ in 0..2 {
             let outcome =

@@ -39,7 +39,8 @@ pub(super) struct FileMetadata {
 impl FileMetadata {
     /// Reads the metadata of an open file. `path` is for messages.
     pub(super) fn of(file: &File, path: &Path) -> Result<FileMetadata, WriteBackError> {
-        let stat = rustix::fs::fstat(file).map_err(|it| failed(path, "read its owner and mode", it))?;
+        let stat =
+            rustix::fs::fstat(file).map_err(|it| failed(path, "read its owner and mode", it))?;
         let extended = match extended(file) {
             Err(Errno::OPNOTSUPP) => BTreeMap::new(),
             extended => extended.map_err(|it| failed(path, "read its extended attributes", it))?,

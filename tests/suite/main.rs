@@ -31,6 +31,7 @@ mod sidecar;
 mod stopping;
 mod support;
 mod support_selftest;
+mod sweep;
 mod task_state;
 mod verify;
 mod wrapper;

@@ -94,14 +94,22 @@ impl Program {
         if !has_prlimit || !rustix::process::geteuid().is_root() {
             return None;
         }
-        let mut program = Self::as_user(LIMITED, subcommand, place);
-        let limited = std::mem::replace(&mut program.command, Command::new("prlimit"));
-        let arguments = [limited.get_program()].into_iter().chain(limited.get_args());
-        program.command.arg(format!("--nproc={processes}")).args(arguments).env_clear();
-        program.command.current_dir(program.home.path()).uid(LIMITED).gid(LIMITED);
-        program.command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        program.command.env("HOME", program.home.path());
+        let program = Self::as_user(LIMITED, subcommand, place);
+        let mut program = program.behind(&["prlimit", &format!("--nproc={processes}")]);
+        program.command.uid(LIMITED).gid(LIMITED);
         Some(program)
+    }
+
+    /// Makes another program, with these arguments, start this one.
+    pub fn behind(mut self, starter: &[&str]) -> Self {
+        let started = std::mem::replace(&mut self.command, Command::new(starter[0]));
+        self.command.args(&starter[1..]).arg(started.get_program()).args(started.get_args());
+        self.command.env_clear().current_dir(self.home.path());
+        for (key, value) in started.get_envs() {
+            self.command.env(key, value.expect("tests remove no variable"));
+        }
+        self.command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        self
     }
 
     fn of(binary: &Path, subcommand: &str) -> Self {
