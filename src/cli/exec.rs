@@ -179,12 +179,12 @@ async fn conclude(
             ));
             return;
         }
-        _ = signals.next() => return,
+        _ = signals.next_wish() => return,
     }
     tokio::select! {
         () = telemetry.ended() => return,
         () = sleep_until(deadline) => {}
-        _ = signals.next() => {}
+        _ = signals.next_wish() => {}
     }
     telemetry.give_up.cancel();
     tokio::select! {
@@ -192,7 +192,7 @@ async fn conclude(
         () = sleep(REPORT_GRACE) => {
             super::say("taskspan: the telemetry did not end in time: does a mount hang?");
         }
-        _ = signals.next() => {}
+        _ = signals.next_wish() => {}
     }
 }
 

@@ -36,7 +36,7 @@ pub(crate) struct Run {
 
 impl Run {
     pub(crate) async fn run(self, global: &Global) -> Result<Exit, Failure> {
-        let mut setup = Setup::load(&self.config, &[])?;
+        let mut setup = Arc::new(Setup::load(&self.config, &[])?);
         setup.start_logging(global);
         if self.dry_run {
             return preview::show(&setup, &[], Format::Tree);
@@ -48,7 +48,9 @@ impl Run {
         if setup.otel.disabled {
             return disabled(&setup, &metrics, stop).await;
         }
-        let (mut session, mut observer) = open(&setup, &metrics).await?;
+        let Some((mut session, mut observer)) = open(&setup, &metrics, &stop).await? else {
+            return Ok(Exit::Done);
+        };
         loop {
             tracing::info!(to = session.destinations().join(", "), "watching");
             // A child token: a reload ends this session and no other.
@@ -66,7 +68,8 @@ impl Run {
             };
             this.cancel();
             running.await.map_err(anyhow::Error::from)??;
-            (session, observer) = match open(&next, &metrics).await {
+            let next = Arc::new(next);
+            let opened = match open(&next, &metrics, &stop).await {
                 Ok(opened) => {
                     tracing::info!("the new configuration is in force");
                     setup = next;
@@ -76,9 +79,11 @@ impl Run {
                 // with the old configuration.
                 Err(failure) => {
                     tracing::error!("going back to the configuration before:\n{}", failure.text());
-                    open(&setup, &metrics).await?
+                    open(&setup, &metrics, &stop).await?
                 }
             };
+            let Some(opened) = opened else { return Ok(Exit::Done) };
+            (session, observer) = opened;
         }
     }
 
@@ -135,17 +140,28 @@ async fn bind(setup: &Setup, metrics: &Arc<Metrics>) -> Result<Observe, Failure>
     Ok(observe)
 }
 
-/// Binds the configured servers and opens the queue.
-async fn open(setup: &Setup, metrics: &Arc<Metrics>) -> Result<(Session, Observer), Failure> {
+/// Binds the configured servers and opens the queue. `None` if the program is to stop before the
+/// queue is open, for example because its disk does not answer.
+async fn open(
+    setup: &Arc<Setup>,
+    metrics: &Arc<Metrics>,
+    stop: &CancellationToken,
+) -> Result<Option<(Session, Observer)>, Failure> {
     let observe = bind(setup, metrics).await?;
-    let mut session = setup.open(OnTrouble::Refuse)?;
+    let opened = Arc::clone(setup);
+    let opening = tokio::task::spawn_blocking(move || opened.open(OnTrouble::Refuse));
+    let opened = tokio::select! {
+        opened = opening => opened.map_err(anyhow::Error::from)?,
+        () = stop.cancelled() => return Ok(None),
+    };
+    let mut session = opened?;
     let (count, progress) = (observe.listener(), Progress::start());
     session.observed_by(observe);
     let observer = observer(move |event| {
         count(event);
         progress.observe(event);
     });
-    Ok((session, observer))
+    Ok(Some((session, observer)))
 }
 
 /// Runs without reading or sending anything. Probes are still answered, so that a job which waits

@@ -12,13 +12,18 @@ use std::time::Duration;
 
 use rustix::process::Pid;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// How long a program that is stopped at once waits for its last log lines.
 const LAST_LINES: Duration = Duration::from_millis(100);
 
-/// Returns a token that the first signal cancels. A second signal ends the program at once, with
-/// the exit code that shells use for a killed program.
+/// Signals within this time are the same wish: a supervisor and a terminal may both send one, and a
+/// process group gets it several times.
+pub(super) const SAME_WISH: Duration = Duration::from_millis(500);
+
+/// Returns a token that the first signal cancels. A second signal, at least 500 ms later, ends the
+/// program at once, with the exit code that shells use for a killed program.
 ///
 /// # Errors
 /// Returns an error if the system cannot install signal handlers.
@@ -31,7 +36,13 @@ pub(crate) fn stop_on_signal() -> std::io::Result<CancellationToken> {
         let name = either(&mut interrupt, &mut terminate).await.0;
         tracing::info!("{name}: finishing what is in flight; a second signal ends at once");
         token.cancel();
-        let (name, number) = either(&mut interrupt, &mut terminate).await;
+        let first = Instant::now();
+        let (name, number) = loop {
+            let again = either(&mut interrupt, &mut terminate).await;
+            if first.elapsed() >= SAME_WISH {
+                break again;
+            }
+        };
         tracing::warn!("{name} again: ending at once");
         super::log_writer::flush(LAST_LINES);
         std::process::exit(128 + number);
@@ -49,6 +60,8 @@ async fn either(interrupt: &mut Signal, terminate: &mut Signal) -> (&'static str
 /// The signals that are forwarded to a job.
 pub(crate) struct Signals {
     streams: Vec<(SignalKind, Signal)>,
+    /// When the last signal came.
+    last: Option<Instant>,
 }
 
 /// Whether a signal must still be forwarded to the job.
@@ -75,10 +88,27 @@ impl Signals {
         ];
         let heard = kinds.into_iter().filter(|kind| !is_in(ignored, *kind));
         let streams = heard.filter_map(|kind| Some((kind, signal(kind).ok()?)));
-        Signals { streams: streams.collect() }
+        Signals { streams: streams.collect(), last: None }
+    }
+
+    /// Waits for a signal that is not the same wish as an earlier one.
+    pub(crate) async fn next_wish(&mut self) -> SignalKind {
+        loop {
+            let earlier = self.last;
+            let kind = self.next().await;
+            if earlier.is_none_or(|earlier| earlier.elapsed() >= SAME_WISH) {
+                return kind;
+            }
+        }
     }
 
     pub(crate) async fn next(&mut self) -> SignalKind {
+        let kind = self.receive().await;
+        self.last = Some(Instant::now());
+        kind
+    }
+
+    async fn receive(&mut self) -> SignalKind {
         std::future::poll_fn(|context| {
             for (kind, stream) in &mut self.streams {
                 if stream.poll_recv(context).is_ready() {
