@@ -176,7 +176,7 @@ impl ExportOnDisk {
         let ExportOnDisk { path, roots, export, mode, is_done_by_id, receiver } = self;
         let (verdict, plan) = match export {
             Ok(fresh) => {
-                let verdict = match fresh.carries.clone().filter(|_| is_done_by_id) {
+                let verdict = match fresh.carries.clone().filter(|it| is_done_by_id && it.is_id()) {
                     Some(CarriedId { text, origin: IdOrigin::Foreign }) => foreign(&text),
                     Some(CarriedId { text, .. }) => by_id(text, queue),
                     None => {

@@ -57,6 +57,13 @@ pub struct CarriedId {
     pub origin: IdOrigin,
 }
 
+impl CarriedId {
+    /// Whether the text is a trace id. An empty text, or a placeholder, leads to no trace.
+    pub(crate) fn is_id(&self) -> bool {
+        TraceId::from_hex(&self.text).is_some()
+    }
+}
+
 /// An export that has not been emitted yet.
 #[derive(Clone, Debug)]
 pub struct Fresh {
@@ -158,7 +165,7 @@ pub(crate) fn read_located(metadata: &Located, options: &ReadOptions) -> Result<
         let origin = stamp::origin(&loaded.source, &loaded.bytes, &text);
         CarriedId { text, origin }
     });
-    if let Some(carried) = carries.clone().filter(|_| !options.emit_existing) {
+    if let Some(carried) = carries.clone().filter(|it| !options.emit_existing && it.is_id()) {
         return sections.read().map_err(refused).map(|_| Export::Emitted(carried));
     }
     let source = loaded.source;

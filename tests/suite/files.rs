@@ -524,3 +524,22 @@ async fn a_directory_that_becomes_a_link_leads_nowhere() {
     assert!(outside.is_untouched());
     assert_eq!(place.server.accepted().len(), 4);
 }
+
+/// A later tool may leave a placeholder.
+#[tokio::test]
+async fn a_text_that_is_no_trace_id_does_not_make_an_export_done() {
+    let server = FakeOtlp::builder().start().await;
+    for text in ["", "to be filled", "00000000000000000000000000000000"] {
+        let workspace = Workspace::new();
+        let written = workspace.export("a", &presets::one());
+        let path = &written.snapshot.path;
+        let json = fs::read_to_string(path).unwrap();
+        let open = json.find('{').unwrap() + 1;
+        let placeholder =
+            format!("{}\n  \"task_trace_id\": \"{text}\",{}", &json[..open], &json[open..]);
+        fs::write(path, placeholder).unwrap();
+        let snapshot = Snapshot::of(path);
+        workspace.once(&server, Protocol::Grpc).run().expect_code(0);
+        assert_eq!(snapshot.written_trace_id(), Some(snapshot.trace_id()), "{text:?}");
+    }
+}
