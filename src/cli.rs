@@ -36,6 +36,7 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
+use crate::base::text::escape_styled;
 use crate::base::units::HumanDuration;
 use crate::config::LogEncoding;
 use crate::exporter::config::Protocol;
@@ -202,9 +203,10 @@ fn print(text: &str) -> std::io::Result<()> {
 /// Writes a line to standard error, with colours only on a terminal that supports them. A failure,
 /// for example on a full disk, is ignored.
 fn say(text: &str) {
+    let text = escape_styled(text, true);
     let line = match is_rich(&std::io::stderr()) {
         true => format!("{text}\n"),
-        false => format!("{}\n", anstream::adapter::strip_str(text)),
+        false => format!("{}\n", anstream::adapter::strip_str(&text)),
     };
     log_writer::write(line.into_bytes());
 }

@@ -16,6 +16,38 @@ pub(crate) fn escape_control(text: &str) -> String {
     shown
 }
 
+/// Escapes like [`escape_control`], except for colours, and for the end of a line if it is `multiline`.
+pub(crate) fn escape_styled(text: &str, multiline: bool) -> String {
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(c) = rest.chars().next() {
+        let length = match c {
+            '\u{1b}' => colour_length(rest).unwrap_or(0),
+            '\n' if multiline => 1,
+            c if c.is_control() || is_bidirectional(c) => 0,
+            c => c.len_utf8(),
+        };
+        match length {
+            0 => {
+                shown.extend(c.escape_unicode());
+                rest = &rest[c.len_utf8()..];
+            }
+            length => {
+                shown.push_str(&rest[..length]);
+                rest = &rest[length..];
+            }
+        }
+    }
+    shown
+}
+
+/// Returns the length of the colour sequence (`ESC [ … m`) that the text begins with, in bytes.
+fn colour_length(text: &str) -> Option<usize> {
+    let parameters = text.strip_prefix("\u{1b}[")?;
+    let end = parameters.find(|c: char| !c.is_ascii_digit() && c != ';')?;
+    parameters[end..].starts_with('m').then_some("\u{1b}[".len() + end + 1)
+}
+
 /// Returns a server's message on one line, truncated to the maximum length for a log line.
 pub(crate) fn one_line(text: &str) -> String {
     let words: Vec<&str> = text.split_whitespace().collect();
@@ -46,6 +78,10 @@ mod tests {
     #[test]
     fn nothing_moves_the_cursor() {
         assert_eq!(escape_control("a\u{1b}[2Jb\nc\u{202e}d é"), "a\\u{1b}[2Jb\\u{a}c\\u{202e}d é");
+        let styled = "\u{1b}[1;31mred\u{1b}[0m\n\u{1b}[2J\r\u{1b}";
+        let shown = "\u{1b}[1;31mred\u{1b}[0m\n\\u{1b}[2J\\u{d}\\u{1b}";
+        assert_eq!(escape_styled(styled, true), shown);
+        assert_eq!(escape_styled("é\n", false), "é\\u{a}");
         assert_eq!(one_line(" a\n  b\t"), "a b");
         assert_eq!(one_line(&"x".repeat(1_000)).len(), MAX_MESSAGE_CHARS);
     }

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use crate::base::text::escape_control;
 use crate::config::Faults;
 
 /// The exit codes of the program.
@@ -49,6 +50,11 @@ impl Failure {
         }
     }
 
+    /// Logs each line of the error.
+    pub(crate) fn log(&self) {
+        self.text().lines().for_each(|line| tracing::error!("{line}"));
+    }
+
     /// Prints the error and returns the exit code.
     pub(crate) fn report(self) -> Exit {
         match self {
@@ -57,7 +63,7 @@ impl Failure {
                 Exit::Usage
             }
             Failure::Other(error) => {
-                super::say(&format!("taskspan: {error:#}"));
+                super::say(&format!("taskspan: {}", escape_control(&format!("{error:#}"))));
                 Exit::NotDelivered
             }
         }

@@ -13,6 +13,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
+use crate::base::text::escape_styled;
+
 /// Maximum number of queued lines. The channel allocates space for all of them.
 const MAX_WAITING: usize = 1_024;
 
@@ -78,7 +80,8 @@ fn work(messages: &Receiver<Message>) {
     }
 }
 
-/// One log line, for `tracing_subscriber`.
+/// One log line, for `tracing_subscriber`. A path or a message from outside may have any character;
+/// it must neither end the line nor move the cursor of a terminal.
 #[derive(Debug, Default)]
 pub(crate) struct Line(Vec<u8>);
 
@@ -96,7 +99,9 @@ impl Write for Line {
 impl Drop for Line {
     fn drop(&mut self) {
         if !self.0.is_empty() {
-            write(std::mem::take(&mut self.0));
+            let line = String::from_utf8_lossy(&self.0);
+            let line = escape_styled(line.strip_suffix('\n').unwrap_or(&line), false);
+            write(format!("{line}\n").into_bytes());
         }
     }
 }

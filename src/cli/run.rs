@@ -78,7 +78,8 @@ impl Run {
                 // The new session cannot start, for example because an address is in use. Continue
                 // with the old configuration.
                 Err(failure) => {
-                    tracing::error!("going back to the configuration before:\n{}", failure.text());
+                    tracing::error!("going back to the configuration before");
+                    failure.log();
                     open(&setup, &metrics, &stop).await?
                 }
             };
@@ -114,10 +115,9 @@ impl Run {
                 Ok(setup) => return setup,
                 Err(failure) => {
                     tracing::error!(
-                        "SIGHUP: the new configuration is not good, going on with the present \
-                         one:\n{}",
-                        failure.text()
+                        "SIGHUP: the new configuration is not good, going on with the present one"
                     );
+                    failure.log();
                 }
             }
         }

@@ -10,6 +10,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::base::text::escape_control;
+
 /// A position in a source. Line and column start at 1.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Mark {
@@ -46,9 +48,11 @@ impl Fault {
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A fault is one line, whatever is in the paths and values that it names.
+        let message = escape_control(&self.message);
         match &self.mark {
-            Some(mark) => write!(f, "{mark}: {}", self.message),
-            None => f.write_str(&self.message),
+            Some(mark) => write!(f, "{}: {message}", escape_control(&mark.to_string())),
+            None => f.write_str(&message),
         }
     }
 }

@@ -221,3 +221,25 @@ async fn what_is_not_delivered_in_time_exits_1_and_stays() {
     workspace.once(&server, Protocol::Grpc).run().expect_code(0);
     assert_eq!(snapshot.check(&server.accepted()), [""; 0]);
 }
+
+/// A name from outside ends no line and moves no cursor.
+#[tokio::test]
+async fn names_are_escaped_in_every_line() {
+    let workspace = Workspace::new();
+    let server = FakeOtlp::builder().may_be_unused().start().await;
+    let name = "a\nERROR forged\u{1b}[2J\r\u{202e}";
+    let export = workspace.export(name, &presets::one());
+    fs::write(&export.snapshot.path, "{").unwrap();
+    let missing = workspace.root().join("no\nERROR forged\u{1b}[2J").display().to_string();
+    let once = workspace.once(&server, Protocol::Grpc).args(&["--timeout", "1s"]);
+    for output in [
+        once.run(),
+        workspace.program("once").arg(&missing).args(&["--endpoint", server.endpoint()]).run(),
+        workspace.program("status").arg("--watch").arg(workspace.exports()).run(),
+    ] {
+        for line in output.stderr.lines().chain(output.stdout.lines()) {
+            assert!(!line.starts_with("ERROR forged"), "{line:?}");
+            assert!(!line.contains(['\u{1b}', '\r', '\u{202e}']), "{line:?}");
+        }
+    }
+}
