@@ -27,8 +27,10 @@ use crate::receiver::Candidate;
 use crate::receiver::config::WatchConfig;
 use crate::receiver::stability::{IncompleteReason, StabilityPolicy, StabilityProbe};
 
-/// Maximum number of files that wait to become stable. Each costs a timer and a path.
-const MAX_UNSTABLE: usize = 1_024;
+/// Maximum number of files that are tracked until they are stable, with about 1 KiB of memory each.
+/// Large, because a file that never becomes stable keeps its place until `settle_timeout`, and must
+/// not keep those that are stable waiting.
+const MAX_UNSTABLE: usize = 16_384;
 
 /// Pause before the first retry of a file that waits for something else. Doubles up to
 /// `rescan_interval`.

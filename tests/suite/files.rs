@@ -543,3 +543,24 @@ async fn a_text_that_is_no_trace_id_does_not_make_an_export_done() {
         assert_eq!(snapshot.written_trace_id(), Some(snapshot.trace_id()), "{text:?}");
     }
 }
+
+#[tokio::test]
+async fn files_that_never_become_complete_do_not_delay_others() {
+    const TORN: usize = 3_000;
+    let workspace = Workspace::new();
+    let server = FakeOtlp::builder().start().await;
+    for number in 0..TORN {
+        let directory = workspace.exports().join(format!("torn-{number}"));
+        fs::create_dir(&directory).unwrap();
+        fs::write(directory.join("onboarding-metadata.json"), "{\"coverage\": ").unwrap();
+    }
+    let mut pipeline = workspace.pipeline(server.endpoint(), Protocol::Grpc, Value::Null);
+    pipeline["receivers"]["export_dir"]["settle_timeout"] = json!("10m");
+    let mut running = workspace.configured("run", &pipeline).spawn();
+    running.wait_for_line("watching", PATIENCE);
+    // Its name sorts last, and it is written after the others were found.
+    let snapshot = workspace.export("whole", &presets::one()).snapshot;
+    snapshot.wait_for_trace_id(PATIENCE).await;
+    running.signal(Signal::TERM);
+    assert_eq!(running.wait(PATIENCE), 0);
+}
