@@ -59,6 +59,10 @@ pub(crate) struct ExportDirConfig {
     pub(crate) poll_interval: Option<HumanDuration>,
     /// Larger files are refused. 1KiB to 1GiB. Default: 64MiB.
     pub(crate) max_file_size: ByteSize,
+    /// Exports with more artifacts, or with more than ten times as many dependencies, are refused:
+    /// memory grows with their number. 1 to 10000000. Default: 100000.
+    #[cfg_attr(test, schemars(range(min = 1, max = 10_000_000)))]
+    pub(crate) max_artifacts: usize,
     /// Maximum number of exports processed at the same time. 1 to 64. Default: 4.
     #[cfg_attr(test, schemars(range(min = 1, max = 64)))]
     pub(crate) max_concurrent_exports: usize,
@@ -116,6 +120,7 @@ impl Default for ExportDirConfig {
             rescan_interval,
             poll_interval,
             max_file_size,
+            max_artifacts: 100_000,
             max_concurrent_exports: 4,
             project_id: None,
             on_existing_trace_id: ExistingTraceId::Skip,
@@ -137,6 +142,7 @@ impl ExportDirConfig {
     pub(crate) fn read_options(&self) -> ReadOptions {
         ReadOptions {
             max_file_size: self.max_file_size.0,
+            max_artifacts: self.max_artifacts,
             project_id: self.project_id.clone(),
             emit_existing: self.on_existing_trace_id == ExistingTraceId::Emit,
         }
@@ -145,6 +151,9 @@ impl ExportDirConfig {
     /// Reports each value that is out of range: key path, message.
     pub(crate) fn check(&self, at: &mut dyn FnMut(&str, String)) {
         self.watching().check(at);
+        if !(1..=10_000_000).contains(&self.max_artifacts) {
+            at("max_artifacts", "has to be between 1 and 10000000".into());
+        }
         if !(1..=64).contains(&self.max_concurrent_exports) {
             at("max_concurrent_exports", "has to be between 1 and 64".into());
         }

@@ -54,6 +54,8 @@ pub enum OnboardingError {
     NotUtf8,
     #[error("the top level is {found}, not an object")]
     NotAnObject { found: &'static str },
+    #[error("has more than {limit} {what} (max_artifacts)")]
+    TooMany { what: &'static str, limit: usize },
     #[error("the key `{key}` is missing or not {expected}")]
     MissingKey { key: &'static str, expected: &'static str },
 }
@@ -87,6 +89,18 @@ struct Raw<T> {
 pub(crate) struct Sections<'a> {
     text: &'a str,
     raw: Raw<&'a RawValue>,
+    max_artifacts: usize,
+}
+
+/// Dependencies allowed per artifact, on average.
+const DEPENDENCIES: usize = 10;
+/// Values allowed in `coverage` per artifact: its gap, and the same in the figures of its target.
+const COVERAGE_VALUES: usize = 20;
+
+impl OnboardingError {
+    pub(crate) fn too_many(what: &'static str, limit: usize) -> OnboardingError {
+        OnboardingError::TooMany { what, limit }
+    }
 }
 
 impl<'a> Sections<'a> {
@@ -100,11 +114,33 @@ impl<'a> Sections<'a> {
         let is_utf16 = bytes.iter().take(2).any(|byte| *byte == 0);
         match std::str::from_utf8(bytes) {
             Ok(text) if !is_utf16 => match parse_object(text) {
-                Ok(raw) => Ok(Sections { text, raw }),
+                Ok(raw) => Ok(Sections { text, raw, max_artifacts: usize::MAX }),
                 Err(error) => Err(whole_fault(text).unwrap_or(error)),
             },
             _ => Err(OnboardingError::NotUtf8),
         }
+    }
+
+    /// Limits the artifacts, which limits memory.
+    pub(crate) fn limited_to(self, max_artifacts: usize) -> Sections<'a> {
+        Sections { max_artifacts, ..self }
+    }
+
+    /// Checks the sections whose values take far more memory than their text, before they are
+    /// parsed. There is at most one value more than there are commas.
+    fn check_sizes(&self) -> Result<(), OnboardingError> {
+        let commas = |raw: Option<&RawValue>| {
+            raw.map_or(0, |raw| raw.get().bytes().filter(|byte| *byte == b',').count())
+        };
+        let max = self.max_artifacts;
+        if commas(self.raw.coverage) > max.saturating_mul(COVERAGE_VALUES) {
+            return Err(OnboardingError::too_many("artifacts", max));
+        }
+        let dependencies = max.saturating_mul(DEPENDENCIES);
+        if commas(self.raw.artifact_dependency_graph) > dependencies {
+            return Err(OnboardingError::too_many("dependencies", dependencies));
+        }
+        Ok(())
     }
 
     // An invalid id is reported by `read`.
@@ -127,7 +163,11 @@ impl<'a> Sections<'a> {
     /// Returns an error if a value is invalid (with line and column), or if `coverage.gaps` is
     /// missing.
     pub(crate) fn read(&self) -> Result<Onboarding, OnboardingError> {
-        self.read_each().map_err(|error| whole_fault(self.text).unwrap_or(error))
+        self.read_each().map_err(|error| match error {
+            // Parsing the whole text would take the memory that the limit saves.
+            OnboardingError::TooMany { .. } => error,
+            error => whole_fault(self.text).unwrap_or(error),
+        })
     }
 
     fn read_each(&self) -> Result<Onboarding, OnboardingError> {
@@ -136,10 +176,14 @@ impl<'a> Sections<'a> {
             let expected = "an object";
             return Err(OnboardingError::MissingKey { key: "coverage", expected });
         }
+        self.check_sizes()?;
         let warnings = &mut Vec::new();
         let whole = |map: &mut Map<String, Value>, key, value| drop(map.insert(key, value));
         let coverage = self.section("coverage", raw.coverage, warnings, whole)?;
         let gaps = gaps(&coverage, warnings)?;
+        if gaps.len() > self.max_artifacts {
+            return Err(OnboardingError::too_many("artifacts", self.max_artifacts));
+        }
         let (figures, by_target) = (figures(&coverage, gaps.len()), by_target(&coverage));
         drop(coverage);
         let graph = self.section(
@@ -163,6 +207,9 @@ impl<'a> Sections<'a> {
                 parameters.insert(id, own);
             },
         )?;
+        if parameters.len() > self.max_artifacts {
+            return Err(OnboardingError::too_many("artifacts", self.max_artifacts));
+        }
         let mut whole =
             |name: &str, raw: Option<&RawValue>| self.section(name, raw, warnings, whole);
         let contracts = whole("expected_output_contracts", raw.expected_output_contracts)?;

@@ -22,6 +22,8 @@ use crate::fs::stamp::{self, IdOrigin};
 pub struct ReadOptions {
     /// Size limit for each of the three files, in bytes.
     pub max_file_size: u64,
+    /// Maximum number of artifacts. Dependencies may be ten times as many.
+    pub max_artifacts: usize,
     /// Overrides the project id in the export (R5.5).
     pub project_id: Option<String>,
     /// Whether an export that carries `task_trace_id` is emitted again.
@@ -161,6 +163,7 @@ pub(crate) fn read_located(metadata: &Located, options: &ReadOptions) -> Result<
     let loaded = metadata.load(options.max_file_size).map_err(PlanError::Source)?;
     let refused = |error| PlanError::Onboarding { path: path.to_owned(), error };
     let sections = Sections::of(&loaded.bytes).map_err(refused)?;
+    let sections = sections.limited_to(options.max_artifacts);
     let carries = sections.task_trace_id().map(|text| {
         let origin = stamp::origin(&loaded.source, &loaded.bytes, &text);
         CarriedId { text, origin }
@@ -183,6 +186,9 @@ pub(crate) fn read_located(metadata: &Located, options: &ReadOptions) -> Result<
     let mut onboarding = onboarding.map_err(refused)?;
     let manifest_mtime_ns = manifest.as_ref().ok().map(|(_, mtime_ns)| *mtime_ns);
     let manifest = manifest.map(|(manifest, _)| manifest);
+    if manifest.as_ref().is_ok_and(|it| it.artifacts.len() > options.max_artifacts) {
+        return Err(refused(OnboardingError::too_many("artifacts", options.max_artifacts)));
+    }
     drop(loaded.bytes);
     if onboarding.source_checksum.is_none() {
         let generated_from = manifest.as_ref().ok().and_then(|it| it.generated_from.as_deref());

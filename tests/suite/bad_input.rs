@@ -243,3 +243,31 @@ async fn names_are_escaped_in_every_line() {
         }
     }
 }
+
+/// An export whose plan would take gigabytes is refused with a number, and delays no other.
+#[tokio::test]
+async fn too_many_artifacts_or_dependencies_are_refused() {
+    let workspace = Workspace::new();
+    let server = FakeOtlp::builder().start().await;
+    let ids: Vec<String> = (0..1_001).map(|id| format!("a{id}")).collect();
+    let dense: serde_json::Map<String, Value> =
+        ids[..200].iter().map(|id| (id.clone(), json!(ids[..200]))).collect();
+    let huge = vec!["x"; 2_000_000];
+    for (name, metadata) in [
+        ("gaps", json!({"coverage": {"gaps": ids}})),
+        ("dense", json!({"coverage": {"gaps": ["a0"]}, "artifact_dependency_graph": dense})),
+        ("huge", json!({"coverage": {"gaps": huge}})),
+    ] {
+        let directory = workspace.exports().join(name);
+        fs::create_dir(&directory).unwrap();
+        fs::write(directory.join(METADATA), metadata.to_string()).unwrap();
+    }
+    let good = workspace.export("good", &presets::one()).snapshot;
+    let mut pipeline = workspace.pipeline(server.endpoint(), Protocol::Grpc, Value::Null);
+    pipeline["receivers"]["export_dir"]["max_artifacts"] = json!(1_000);
+    let output = workspace.configured("once", &pipeline).run().expect_code(3);
+    let refused = output.stderr.matches("has more than 1000 artifacts (max_artifacts)").count();
+    assert_eq!(refused, 2, "{}", output.stderr);
+    output.expect_log(&["has more than 10000 dependencies (max_artifacts)"]);
+    assert_eq!(good.written_trace_id(), Some(good.trace_id()));
+}

@@ -15,7 +15,12 @@ use export::{Export, Language};
 fn read(export: &Export) -> plan::Plan {
     let dir = TempDir::new().unwrap();
     let path = export.write_into(dir.path()).unwrap();
-    let options = ReadOptions { max_file_size: 1 << 26, project_id: None, emit_existing: false };
+    let options = ReadOptions {
+        max_file_size: 1 << 26,
+        max_artifacts: 100_000,
+        project_id: None,
+        emit_existing: false,
+    };
     match plan::read(&Roots::of_file(&path), &path, &options).unwrap() {
         Read::Fresh(fresh) => {
             assert!(!fresh.provisional);

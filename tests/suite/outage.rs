@@ -432,7 +432,12 @@ async fn a_queue_has_one_process() {
 /// tried to send it, with an unknown result.
 async fn accepted_two_hours_ago(outage: &Outage, snapshot: &Snapshot, in_doubt: bool) {
     const EXPORTER: &str = "otlp_grpc";
-    let options = ReadOptions { max_file_size: 1 << 20, project_id: None, emit_existing: false };
+    let options = ReadOptions {
+        max_file_size: 1 << 20,
+        max_artifacts: 100_000,
+        project_id: None,
+        emit_existing: false,
+    };
     let Export::Fresh(fresh) =
         plan::read(&Roots::of_file(&snapshot.path), &snapshot.path, &options).unwrap()
     else {

@@ -21,7 +21,12 @@ const T0: UnixNanos = UnixNanos(1_795_414_500_000_000_000);
 fn trace(group_by: GroupBy) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("examples/sample-export/onboarding-metadata.json");
-    let options = ReadOptions { max_file_size: 1 << 20, project_id: None, emit_existing: false };
+    let options = ReadOptions {
+        max_file_size: 1 << 20,
+        max_artifacts: 100_000,
+        project_id: None,
+        emit_existing: false,
+    };
     let Ok(Export::Fresh(fresh)) = plan::read(&Roots::of_file(&path), &path, &options) else {
         panic!("the sample is no fresh export");
     };
