@@ -17,7 +17,7 @@
 use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, Mode, OFlags, openat, unlinkat};
 use rustix::io::Errno;
@@ -52,8 +52,9 @@ pub(crate) struct TaskState {
 
 const COMPLETED: &str = "completed";
 
-/// 2 s in total, far longer than a holder needs to write one small file.
-const LOCK_TRIES: u32 = 100;
+/// How long all locks of one export may be waited for: far longer than a holder needs to write one
+/// small file, and not so long that the id of the export is late.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 const LOCK_WAIT: Duration = Duration::from_millis(20);
 
 /// Maximum length of a file name in bytes. Leaves room for suffixes.
@@ -111,15 +112,20 @@ pub(crate) fn write(config: &TaskStateConfig, encoded: &[u8]) -> Result<(), Task
     let states: Vec<TaskState> = serde_json::from_slice(encoded)?;
     check(&states)?;
     let mut failure = None;
+    let lock_by = Instant::now() + LOCK_TIMEOUT;
     for state in &states {
-        if let Err(error) = write_one(config, state) {
+        if let Err(error) = write_one(config, state, lock_by) {
             failure.get_or_insert(error);
         }
     }
     failure.map_or(Ok(()), Err)
 }
 
-fn write_one(config: &TaskStateConfig, state: &TaskState) -> Result<(), TaskStateError> {
+fn write_one(
+    config: &TaskStateConfig,
+    state: &TaskState,
+    lock_by: Instant,
+) -> Result<(), TaskStateError> {
     fs::create_dir_all(&config.directory).map_err(failed(&config.directory))?;
     let tracker = Directory::open(&config.directory)?;
     let active = made(&tracker, &state.project_id)?;
@@ -132,7 +138,7 @@ fn write_one(config: &TaskStateConfig, state: &TaskState) -> Result<(), TaskStat
         (completed, _) => (&active, completed.as_ref()),
     };
     let name = format!("{}.json", state.task_id);
-    let _lock = lock(own, &name)?;
+    let _lock = lock(own, &name, lock_by)?;
     let is_this_export =
         |document: &Value| document.get("trace_id") == state.document.get("trace_id");
     let mut own_files = documents(own, other, &state.task_id);
@@ -145,10 +151,10 @@ fn write_one(config: &TaskStateConfig, state: &TaskState) -> Result<(), TaskStat
         // The task continues under its mapped id. A file from an earlier export would start it a
         // second time.
         remove_unlocked(own, &name)?;
-        return other.map_or(Ok(()), |other| remove(other, &name));
+        return other.map_or(Ok(()), |other| remove(other, &name, lock_by));
     }
     replace(own, &name, &state.document.to_string())?;
-    other.map_or(Ok(()), |other| remove(other, &name))
+    other.map_or(Ok(()), |other| remove(other, &name, lock_by))
 }
 
 /// Opens a sub-directory, and creates it if it is missing. A link is refused, because it leads
@@ -232,11 +238,11 @@ fn replace(directory: &Directory, name: &str, text: &str) -> Result<(), TaskStat
 }
 
 /// Removes the file of a task from this directory: a task is either active or completed.
-fn remove(directory: &Directory, name: &str) -> Result<(), TaskStateError> {
+fn remove(directory: &Directory, name: &str, lock_by: Instant) -> Result<(), TaskStateError> {
     if directory.stat(Path::new(name)).is_err() {
         return Ok(());
     }
-    let _lock = lock(directory, name)?;
+    let _lock = lock(directory, name, lock_by)?;
     remove_unlocked(directory, name)
 }
 
@@ -253,8 +259,9 @@ fn failed(path: &Path) -> impl Fn(io::Error) -> TaskStateError + use<> {
     move |source| TaskStateError::Io { path: path.clone(), source }
 }
 
-/// Locks a state file as the tracker does. The lock file is not removed, as in the tracker.
-fn lock(directory: &Directory, name: &str) -> Result<File, TaskStateError> {
+/// Locks a state file as the tracker does. Tries once after the time `lock_by`. The lock file is not
+/// removed, as in the tracker.
+fn lock(directory: &Directory, name: &str, lock_by: Instant) -> Result<File, TaskStateError> {
     let name = format!("{name}.lock");
     let path = directory.canonical.join(&name);
     let failed = failed(&path);
@@ -262,14 +269,14 @@ fn lock(directory: &Directory, name: &str) -> Result<File, TaskStateError> {
     let mode = Mode::from_raw_mode(0o666);
     let file = openat(&directory.fd, &name, flags | OFlags::NONBLOCK, mode);
     let file = File::from(file.map_err(|errno| failed(errno.into()))?);
-    for _ in 0..LOCK_TRIES {
+    loop {
         match file.try_lock() {
             Ok(()) => return Ok(file),
-            Err(TryLockError::WouldBlock) => pause(),
+            Err(TryLockError::WouldBlock) if Instant::now() < lock_by => pause(),
+            Err(TryLockError::WouldBlock) => return Err(TaskStateError::Locked(path)),
             Err(TryLockError::Error(source)) => return Err(failed(source)),
         }
     }
-    Err(TaskStateError::Locked(path))
 }
 
 #[expect(clippy::disallowed_methods, reason = "a lock that is waited for has no end to wait for")]

@@ -157,11 +157,27 @@ fn a_lock_that_is_held_is_waited_for_and_respected() {
     let root = tempfile::tempdir().expect("a directory");
     put(&config(root.path()), &[state("t", false)]).expect("written");
     let held =
-        lock(&Directory::open(&root.path().join("p")).expect("there"), "t.json").expect("free");
+        lock(&Directory::open(&root.path().join("p")).expect("there"), "t.json", Instant::now())
+            .expect("free");
     let states = [state("t", false), state("other", false)];
     let error = put(&config(root.path()), &states).expect_err("held");
     assert!(matches!(error, TaskStateError::Locked(_)));
     assert!(root.path().join("p/other.json").exists(), "the others are written");
     drop(held);
     put(&config(root.path()), &[state("t", false)]).expect("free again");
+}
+
+/// The id of an export is written after its state files.
+#[test]
+fn many_held_locks_are_waited_for_together() {
+    let root = tempfile::tempdir().expect("a directory");
+    let states: Vec<TaskState> = (0..20).map(|id| state(&format!("t{id}"), false)).collect();
+    put(&config(root.path()), &states).expect("written");
+    let directory = Directory::open(&root.path().join("p")).expect("there");
+    let hold = |id| lock(&directory, &format!("t{id}.json"), Instant::now()).expect("free");
+    let held: Vec<File> = (0..20).map(hold).collect();
+    let started = Instant::now();
+    put(&config(root.path()), &states).expect_err("held");
+    assert!(started.elapsed() < 5 * LOCK_TIMEOUT, "not the time-out for each lock");
+    drop(held);
 }
