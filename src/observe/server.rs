@@ -91,6 +91,8 @@ pub(crate) async fn serve(listener: TcpListener, answer: Answer, stop: Cancellat
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEADER_TIMEOUT)
+                // A client that keeps its connection would keep others, such as probes, waiting.
+                .keep_alive(false)
                 .serve_connection(TokioIo::new(stream), service);
             // The client sees how its connection ended.
             let _ = tokio::time::timeout(MAX_CONNECTION, connection).await;

@@ -27,7 +27,7 @@ use crate::receiver::Candidate;
 use crate::receiver::config::WatchConfig;
 use crate::receiver::stability::{IncompleteReason, StabilityPolicy, StabilityProbe};
 
-/// Maximum number of files that are tracked until they are stable, with about 1 KiB of memory each.
+/// Maximum number of files that are tracked until they are stable, with some 2.5 KiB of memory each.
 /// Large, because a file that never becomes stable keeps its place until `settle_timeout`, and must
 /// not keep those that are stable waiting.
 const MAX_UNSTABLE: usize = 16_384;

@@ -95,7 +95,7 @@ pub(crate) struct Sections<'a> {
 /// Dependencies allowed per artifact, on average.
 const DEPENDENCIES: usize = 10;
 /// Values allowed in `coverage` per artifact: its gap, and the same in the figures of its target.
-const COVERAGE_VALUES: usize = 20;
+const COVERAGE_VALUES: usize = 5;
 
 impl OnboardingError {
     pub(crate) fn too_many(what: &'static str, limit: usize) -> OnboardingError {

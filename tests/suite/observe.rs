@@ -438,3 +438,24 @@ async fn a_standard_error_that_is_not_read_holds_up_nothing() {
     program.run().expect_code(0);
     assert_eq!(snapshot.check_written_back(), [""; 0]);
 }
+
+/// More clients than there are connections, each of which would like to keep its own.
+#[tokio::test]
+async fn clients_that_keep_their_connections_leave_room_for_a_probe() {
+    let workspace = Workspace::new();
+    let server = FakeOtlp::builder().may_be_unused().start().await;
+    let pipeline = observed(&workspace, &server);
+    let sidecar = Sidecar::start(workspace.configured("run", &pipeline));
+    let mut kept = Vec::new();
+    for _ in 0..40 {
+        let mut stream = TcpStream::connect(&sidecar.health).unwrap();
+        stream.write_all(b"GET /live HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+        // The answer ends with the connection, although the client did not ask for that.
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        kept.push(stream);
+    }
+    assert_eq!(sidecar.health("/live").0, 200);
+    sidecar.stop();
+}
