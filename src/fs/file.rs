@@ -13,13 +13,21 @@ use rustix::fs::Stat;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use crate::base::path;
+
 /// The identity of one version of one file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileVersion {
     /// The path under which the file was found.
+    #[serde(with = "path")]
     pub(crate) path: PathBuf,
     /// The path without links, if it differs from `path`.
-    #[serde(rename = "canonical", default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        rename = "canonical",
+        with = "path::optional",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
     pub(crate) elsewhere: Option<PathBuf>,
     pub(crate) device: u64,
     pub(crate) inode: u64,

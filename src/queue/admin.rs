@@ -13,6 +13,7 @@ use super::store::StoreError;
 use super::submit::EntryGone;
 use super::transition::{Retry, Transition};
 use crate::base::clock::UnixNanos;
+use crate::base::path;
 
 /// A command's revocation of an entry: exporters and the finalizer return the entry. When this is
 /// dropped and the entry still exists, it can be leased again.
@@ -48,6 +49,7 @@ pub(crate) struct Listed {
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]
     pub(crate) is_addition: bool,
     pub(crate) project_id: String,
+    #[serde(with = "path")]
     pub(crate) path: PathBuf,
     pub(crate) state: ListedState,
     pub(crate) spans: usize,

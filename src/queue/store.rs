@@ -99,7 +99,7 @@ impl Op {
     /// Returns the writes for the rows that changed. `record` is the record after the change.
     ///
     /// # Errors
-    /// Returns [`StoreError::Encoding`] if a path is not UTF-8; the entry cannot be recorded then.
+    /// Returns [`StoreError::Encoding`] if a row cannot be encoded; the entry cannot be recorded then.
     pub(crate) fn of(
         seq: Seq,
         record: &Record,

@@ -200,7 +200,7 @@ impl Scanner {
             for (name, kind) in entries {
                 let path = directory.join(&name);
                 has_leftover |= self.tidy.as_ref().is_some_and(|tidy| (tidy.is_leftover)(&name));
-                if self.selection.is_export(&path) {
+                if self.selection.is_export_here(&path) {
                     let is_link = kind == FileType::Symlink;
                     let path = if is_link { self.resolved(path) } else { path };
                     // A file that is not regular is refused, with its name, when it is read.
@@ -216,7 +216,8 @@ impl Scanner {
                         }
                         Err(error) => self.report_unreadable(&path, &error),
                     }
-                } else if kind == FileType::Directory && self.selection.is_entered(&path) {
+                } else if kind == FileType::Directory && self.selection.is_entered_from_here(&path)
+                {
                     pending.push(Pending { path, parent: Some(Rc::clone(&open)) });
                 }
             }

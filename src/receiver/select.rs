@@ -53,7 +53,7 @@ impl Selection {
     pub(crate) fn is_export(&self, path: &Path) -> bool {
         let selected = |relative: &Path| {
             (relative.as_os_str().is_empty() && !self.only_directories)
-                || (self.include.iter().any(|it| it.matches_path_with(relative, OPTIONS))
+                || (matches_any(&self.include, relative)
                     && !self.is_excluded(relative)
                     && (self.recursive || relative.parent() == Some(Path::new(""))))
         };
@@ -61,21 +61,46 @@ impl Selection {
             && self.roots.iter().any(|root| path.strip_prefix(root).is_ok_and(selected))
     }
 
+    /// Like [`Selection::is_export`], for a path in a directory that is scanned. Does not match the
+    /// directories above it again, so a deep tree is scanned in linear time.
+    pub(crate) fn is_export_here(&self, path: &Path) -> bool {
+        let selected = |relative: &Path| {
+            matches_any(&self.include, relative)
+                && !matches_any(&self.exclude, relative)
+                && (self.recursive || relative.parent() == Some(Path::new("")))
+        };
+        !path.file_name().is_none_or(self.never)
+            && self.roots.iter().any(|root| path.strip_prefix(root).is_ok_and(selected))
+    }
+
     /// Whether a directory is scanned.
     pub(crate) fn is_entered(&self, path: &Path) -> bool {
+        self.enters(path, |relative| self.is_excluded(relative))
+    }
+
+    /// Like [`Selection::is_entered`], for a directory in one that is scanned.
+    pub(crate) fn is_entered_from_here(&self, path: &Path) -> bool {
+        self.enters(path, |relative| matches_any(&self.exclude, relative))
+    }
+
+    fn enters(&self, path: &Path, is_excluded: impl Fn(&Path) -> bool) -> bool {
         self.roots.iter().any(|root| {
             path.strip_prefix(root).is_ok_and(|relative| {
-                relative.as_os_str().is_empty() || (self.recursive && !self.is_excluded(relative))
+                relative.as_os_str().is_empty() || (self.recursive && !is_excluded(relative))
             })
         })
     }
 
     fn is_excluded(&self, relative: &Path) -> bool {
-        let parts = relative.ancestors().filter(|part| !part.as_os_str().is_empty());
-        parts
-            .into_iter()
-            .any(|part| self.exclude.iter().any(|pattern| pattern.matches_path_with(part, OPTIONS)))
+        let mut parts = relative.ancestors().filter(|part| !part.as_os_str().is_empty());
+        parts.any(|part| matches_any(&self.exclude, part))
     }
+}
+
+/// Names that are not UTF-8 are matched with a replacement character for what is not.
+fn matches_any(patterns: &[Pattern], relative: &Path) -> bool {
+    let relative = relative.to_string_lossy();
+    patterns.iter().any(|pattern| pattern.matches_with(&relative, OPTIONS))
 }
 
 #[cfg(test)]

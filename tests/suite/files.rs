@@ -564,3 +564,40 @@ async fn files_that_never_become_complete_do_not_delay_others() {
     running.signal(Signal::TERM);
     assert_eq!(running.wait(PATIENCE), 0);
 }
+
+/// Names need not be UTF-8.
+#[tokio::test]
+async fn a_name_that_is_not_utf8_is_like_any_other() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    let workspace = Workspace::new();
+    let server = FakeOtlp::builder().start().await;
+    let directory = workspace.exports().join(OsStr::from_bytes(b"caf\xe9"));
+    let snapshot = presets::typical().write_into(&directory).snapshot;
+    workspace.once(&server, Protocol::Grpc).run().expect_code(0);
+    assert_eq!(snapshot.written_trace_id(), Some(snapshot.trace_id()));
+    // It waits in the queue like others, too.
+    let refusing = FakeOtlp::builder().forever(Fault::http(503)).start().await;
+    let other = workspace.exports().join(OsStr::from_bytes(b"th\xe9"));
+    let snapshot = presets::one().write_into(&other).snapshot;
+    let limited = ["--timeout", "500ms"];
+    workspace.once(&refusing, Protocol::Http).args(&limited).run().expect_code(1);
+    let list = workspace.program("queue").args(&["list", "--format", "json"]).run().expect_code(0);
+    assert!(list.stdout.contains(&snapshot.trace_id()), "{}", list.stdout);
+    workspace.once(&server, Protocol::Grpc).run().expect_code(0);
+    assert_eq!(snapshot.written_trace_id(), Some(snapshot.trace_id()));
+}
+
+#[tokio::test]
+async fn a_deep_tree_is_scanned_in_time() {
+    const DEPTH: usize = 1_500;
+    let workspace = Workspace::new();
+    let server = FakeOtlp::builder().start().await;
+    let mut directory = workspace.exports();
+    for _ in 0..DEPTH {
+        directory.push("d");
+    }
+    let snapshot = presets::one().write_into(&directory).snapshot;
+    workspace.once(&server, Protocol::Grpc).run().expect_code(0);
+    assert_eq!(snapshot.written_trace_id(), Some(snapshot.trace_id()));
+}
