@@ -30,6 +30,7 @@ mod status;
 mod summary;
 mod task;
 mod validate;
+mod watchdog;
 
 use std::path::PathBuf;
 use std::time::Duration;

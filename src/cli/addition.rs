@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::exit::Failure;
 use super::progress::Progress;
 use super::setup::Setup;
+use super::watchdog::Watchdog;
 use super::{ConfigArgs, Exit, Global, Timeout, signals};
 use crate::pipeline::event::{Event, Tally};
 use crate::pipeline::{Addition, Pipelines, RunControl, observer};
@@ -24,7 +25,7 @@ pub(crate) struct Onto {
 
     /// Time limit for the delivery
     #[arg(long, value_name = "DURATION", default_value = "60s")]
-    timeout: Timeout,
+    pub(crate) timeout: Timeout,
 }
 
 /// An emitted export, and the pipelines that deliver additions to its trace.
@@ -81,7 +82,9 @@ impl Ready {
             return Ok(Exit::Done);
         }
         let Ready { onto, pipelines, emitted, .. } = self;
-        let orders = RunControl { stop: signals::stop_on_signal()?, ..RunControl::default() };
+        let _watchdog = Watchdog::arm(onto.timeout.0);
+        let stop = signals::stop_on_signal(onto.timeout.0)?;
+        let orders = RunControl { stop, ..RunControl::default() };
         let (stop, abort): (CancellationToken, _) = (orders.stop.clone(), orders.abort.clone());
         let timer = tokio::spawn(async move {
             tokio::time::sleep(onto.timeout.0).await;

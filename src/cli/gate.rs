@@ -12,6 +12,7 @@ use clap::Args;
 
 use super::addition::Onto;
 use super::exit::Failure;
+use super::watchdog::Watchdog;
 use super::{Exit, Global};
 use crate::base::clock::UnixNanos;
 use crate::converter::additions::NoTask;
@@ -33,7 +34,10 @@ pub(crate) struct Gate {
 
 impl Gate {
     pub(crate) async fn run(self, global: &Global) -> Result<Exit, Failure> {
-        let ready = match self.onto.prepare(global)? {
+        let watchdog = Watchdog::arm(self.onto.timeout.0);
+        let prepared = self.onto.prepare(global)?;
+        drop(watchdog);
+        let ready = match prepared {
             Ok(ready) => ready,
             Err(exit) => return Ok(exit),
         };

@@ -11,6 +11,7 @@ use super::progress::Progress;
 use super::report::Report;
 use super::session::OnTrouble;
 use super::setup::Setup;
+use super::watchdog::Watchdog;
 use super::{ConfigArgs, Exit, Global, Timeout, signals};
 use crate::pipeline::event::Counts;
 use crate::pipeline::{Mode, RunControl, observer};
@@ -43,6 +44,7 @@ pub(crate) struct Once {
 
 impl Once {
     pub(crate) async fn run(self, global: &Global) -> Result<Exit, Failure> {
+        let watchdog = Watchdog::arm(self.timeout.0);
         let mut setup = Setup::load(&self.config, &self.directories)?;
         if let Some(url) = &self.verify {
             setup.verify(url)?;
@@ -51,7 +53,10 @@ impl Once {
         if self.dry_run {
             return preview::show(&setup, &[], Format::Tree);
         }
-        let stop = signals::stop_on_signal()?;
+        drop(watchdog);
+        let limit = self.timeout.0.saturating_add(setup.longest_verification());
+        let _watchdog = Watchdog::arm(limit);
+        let stop = signals::stop_on_signal(setup.shutdown_timeout())?;
         let session = setup.open(OnTrouble::GoWithout)?;
         if setup.otel.disabled {
             tracing::warn!("OTEL_SDK_DISABLED is true: nothing is read and nothing is sent");

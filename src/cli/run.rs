@@ -41,7 +41,7 @@ impl Run {
         if self.dry_run {
             return preview::show(&setup, &[], Format::Tree);
         }
-        let stop = signals::stop_on_signal()?;
+        let stop = signals::stop_on_signal(setup.shutdown_timeout())?;
         let mut hang_up = signal(SignalKind::hangup())?;
         // Metrics count over all sessions of this process.
         let metrics = Arc::default();

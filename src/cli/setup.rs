@@ -168,6 +168,11 @@ impl Setup {
         Ok(())
     }
 
+    /// Returns how long requests in flight may take to finish after a signal.
+    pub(crate) fn shutdown_timeout(&self) -> Duration {
+        self.config.service.shutdown_timeout.0
+    }
+
     /// Returns the longest time that the verification of a delivered export can take.
     pub(crate) fn longest_verification(&self) -> Duration {
         let exporters = self.config.exporters.values().filter_map(ExporterConfig::otlp);

@@ -15,6 +15,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::watchdog::Watchdog;
+
 /// How long a program that is stopped at once waits for its last log lines.
 const LAST_LINES: Duration = Duration::from_millis(100);
 
@@ -27,7 +29,7 @@ pub(super) const SAME_WISH: Duration = Duration::from_millis(500);
 ///
 /// # Errors
 /// Returns an error if the system cannot install signal handlers.
-pub(crate) fn stop_on_signal() -> std::io::Result<CancellationToken> {
+pub(crate) fn stop_on_signal(shutdown_timeout: Duration) -> std::io::Result<CancellationToken> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let stop = CancellationToken::new();
@@ -37,6 +39,8 @@ pub(crate) fn stop_on_signal() -> std::io::Result<CancellationToken> {
         tracing::info!("{name}: finishing what is in flight; a second signal ends at once");
         token.cancel();
         let first = Instant::now();
+        // Whatever hangs, the program ends.
+        let _watchdog = Watchdog::arm(shutdown_timeout);
         let (name, number) = loop {
             let again = either(&mut interrupt, &mut terminate).await;
             if first.elapsed() >= SAME_WISH {

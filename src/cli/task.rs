@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use super::addition::Onto;
 use super::exit::Failure;
+use super::watchdog::Watchdog;
 use super::{Exit, Global};
 use crate::base::contract::{Phase, TaskStatus};
 use crate::base::ids::TaskId;
@@ -58,7 +59,10 @@ fn pair(text: &str) -> Result<(String, String), String> {
 impl Task {
     pub(crate) async fn run(self, global: &Global) -> Result<Exit, Failure> {
         let Task { onto, id, status, from, phase, event, attributes, reason } = self;
-        let ready = match onto.prepare(global)? {
+        let watchdog = Watchdog::arm(onto.timeout.0);
+        let prepared = onto.prepare(global)?;
+        drop(watchdog);
+        let ready = match prepared {
             Ok(ready) => ready,
             Err(exit) => return Ok(exit),
         };

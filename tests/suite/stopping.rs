@@ -57,3 +57,16 @@ async fn a_second_signal_does_not_wait() {
     let held: Value = serde_json::from_str(&list.stdout).unwrap();
     assert_eq!(held[0]["trace_id"], json!(snapshot.trace_id()));
 }
+
+/// Opening a FIFO in a watched directory waits for its other end, like a hung mount for its server.
+/// A command with a time limit ends all the same.
+#[tokio::test]
+async fn a_blocked_command_ends_after_its_time_limit() {
+    let workspace = Workspace::new();
+    let fifo = workspace.root().join("ca.pem");
+    assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let mut pipeline = workspace.pipeline("https://127.0.0.1:9", Protocol::Grpc, Value::Null);
+    pipeline["exporters"]["otlp_grpc"]["tls"] = json!({"ca_file": fifo});
+    let run = workspace.configured("once", &pipeline).args(&["--timeout", "100ms"]).run();
+    run.expect_code(1).expect_log(&["it did not end in time"]);
+}
