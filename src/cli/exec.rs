@@ -172,11 +172,10 @@ async fn conclude(
         () = telemetry.ended() => return,
         () = prepared.cancelled() => {}
         () = sleep_until(prepared_by.min(deadline)) => {
-            let waited = humantime::format_duration(PREPARATION);
-            super::say(&format!(
-                "taskspan: the configuration, the queue or a watched directory did not answer within \
-                 {waited}: does a mount hang?"
-            ));
+            super::say(
+                "taskspan: the configuration, the queue or a watched directory did not answer in \
+                 time: does a mount hang?",
+            );
             return;
         }
         _ = signals.next_wish() => return,
