@@ -150,7 +150,7 @@ struct ReceiverPipeline {
 
 impl Pipelines {
     /// Makes every receiver ignore the files that were last changed before `start` until they change,
-    /// because a job that started then did not write them. Blocks on the disk.
+    /// because a job that started then did not write them. Blocks on disk I/O.
     pub(crate) fn pass_over(&mut self, start: UnixNanos) {
         for receiver in &mut self.receivers {
             receiver.baseline =

@@ -53,17 +53,17 @@ pub(crate) fn start(global: &Global, config: &LogsConfig) {
 
 fn dropped_as_text(count: u64) -> String {
     let now = UnixNanos::now().rfc3339();
-    format!("{now}  WARN {}\n", dropped(count))
+    format!("{now}  WARN {}\n", dropped_message(count))
 }
 
 fn dropped_as_json(count: u64) -> String {
     let timestamp = UnixNanos::now().rfc3339();
     let line = serde_json::json!({
-        "timestamp": timestamp, "level": "WARN", "message": dropped(count),
+        "timestamp": timestamp, "level": "WARN", "message": dropped_message(count),
     });
     format!("{line}\n")
 }
 
-fn dropped(count: u64) -> String {
+fn dropped_message(count: u64) -> String {
     format!("{count} log lines were dropped: standard error was not read")
 }

@@ -9,11 +9,11 @@ use crate::pipeline::event::Event;
 #[derive(Debug)]
 pub(crate) struct Progress {
     on_terminal: bool,
-    requests: Mutex<Requests>,
+    requests: Mutex<ProgressCounts>,
 }
 
 #[derive(Debug, Default)]
-struct Requests {
+struct ProgressCounts {
     expected: usize,
     acknowledged: usize,
     open: usize,
@@ -36,13 +36,13 @@ impl Progress {
         event.log();
         // A single request is too fast for a progress line.
         if requests.expected > 1 && requests.open > 0 {
-            let Requests { expected, acknowledged, .. } = *requests;
+            let ProgressCounts { expected, acknowledged, .. } = *requests;
             draw(&format!("sending: {acknowledged} of {expected} requests"));
         }
     }
 }
 
-impl Requests {
+impl ProgressCounts {
     fn count(&mut self, event: &Event) {
         match event {
             Event::Accepted { requests, .. } => {
@@ -56,7 +56,7 @@ impl Requests {
             | Event::Rejected { .. } => {
                 self.open = self.open.saturating_sub(1);
                 if self.open == 0 {
-                    *self = Requests::default();
+                    *self = ProgressCounts::default();
                 }
             }
             _ => {}

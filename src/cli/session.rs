@@ -98,7 +98,7 @@ impl Session {
     }
 
     /// Makes the run ignore the files that were last changed before `start`. Returns the exports
-    /// among them that are not in the queue, per receiver. Blocks on the disk.
+    /// among them that are not in the queue, per receiver. Blocks on disk I/O.
     pub(crate) fn pass_over(&mut self, start: UnixNanos) -> Vec<Baseline> {
         self.pipelines.pass_over(start);
         let queue = &self.ready.queue;

@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_tree_is_a_fault() {
+    fn invalid_trees_are_errors_with_a_position() {
         let deep = "[".repeat(100) + &"]".repeat(100);
         for (text, expected) in [
             ("a: 1\nb: 2\na: 3\n", "p.yaml:3:1: `a` is written twice; the first is at 1:1"),

@@ -21,7 +21,7 @@ pub(crate) struct Service {
     /// traces.
     #[cfg_attr(test, schemars(length(min = 1)))]
     pub(crate) pipelines: IndexMap<ComponentId, PipelineConfig>,
-    /// How long requests in flight may take to finish when the program is stopped. Default 10s.
+    /// How long requests in flight may take to finish when the program is stopped. Default: 10s.
     pub(crate) shutdown_timeout: HumanDuration,
     /// Base URL of Grafana, such as `https://grafana.example.com`, for links in summaries. Default:
     /// not set.

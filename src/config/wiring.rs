@@ -1,12 +1,12 @@
-//! Checks that the components that pipelines use are defined, and the other way round.
+//! Checks that every component in use is defined, and that every defined component is used.
 //!
 //! ```text
 //! receivers: processors: exporters: extensions:  ──defined──┐
 //! service.extensions, service.pipelines.*.*      ──used─────┴─▶ undefined, unused, misplaced
 //! ```
 //!
-//! The check uses the tree and not the decoded configuration. There, an invalid component counts as
-//! defined, and every reference has a position.
+//! The check uses the tree, not the decoded configuration, because the tree keeps invalid components
+//! and the position of every reference.
 
 use std::collections::HashSet;
 

@@ -29,7 +29,7 @@ impl<'a> ArtifactTypes<'a> {
     }
 
     /// Returns the empty type, for spans that have no artifact type.
-    pub(crate) fn none(&self) -> &ArtifactType<'a> {
+    pub(crate) fn unknown(&self) -> &ArtifactType<'a> {
         &self.unknown
     }
 }

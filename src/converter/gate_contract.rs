@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_split_is_cut_and_marked() {
+    fn oversized_values_are_truncated_and_marked() {
         let mut long = result("", &[file(&"r".repeat(9_000)), file("short")]);
         long.insert("gate_id".to_owned(), json!("i".repeat(9_000)));
         let pieces = pieces(&long, 2_048);

@@ -17,8 +17,8 @@ use super::slim::{LONG_PARAMETER, Slimming};
 use crate::base::ids::TaskId;
 use crate::plan::{Artifact, Rule};
 
-/// Long parameter values that several tasks of one story share: the ids of these tasks, by key and
-/// JSON of the value.
+/// Long parameter values that at least two tasks of one story share. Maps the parameter key and the
+/// value as JSON to the ids of these tasks.
 #[derive(Debug, Default)]
 pub(crate) struct SharedParameters<'a> {
     tasks: IndexMap<(&'a str, String), Vec<&'a TaskId>>,

@@ -3,7 +3,7 @@
 //! ```text
 //! epic      t0 ─────────────────────────────▶ end of the last task
 //! story        ├ first task … last task ┤
-//! task         rank·1 µs, 1 µs long, in dependency order
+//! task         starts at t0 + rank µs and lasts 1 µs; rank: position in build order, from 1
 //! ```
 
 use std::collections::{BTreeSet, HashMap};
@@ -32,7 +32,7 @@ use crate::plan::{Artifact, Plan, Status};
 const USUAL_ATTRIBUTES: usize = 32;
 
 /// The properties that a span describes.
-struct Subject<'a> {
+struct TaskFields<'a> {
     task_type: TaskType,
     id: &'a TaskId,
     title: &'a str,
@@ -160,7 +160,8 @@ impl<'a> Builder<'a> {
         let title = format!("{} Observability Artifact Generation", project.name);
         let end = self.t0.plus_micros(self.ranks.iter().max().map_or(0, |last| last + 1));
         let status = if figures.is_done() { "done" } else { "todo" };
-        let epic = Subject { task_type: TaskType::Epic, id: &self.epic_id, title: &title, status };
+        let epic =
+            TaskFields { task_type: TaskType::Epic, id: &self.epic_id, title: &title, status };
         let mut draft = self.draft(epic, None, (self.t0, end), figures, room);
 
         let known_int = |key, value: Option<i64>| value.map(|value| int(key, value));
@@ -207,14 +208,14 @@ impl<'a> Builder<'a> {
         let times = (self.t0.plus_micros(first), self.t0.plus_micros(last + 1));
         let status = if figures.is_done() { "done" } else { "todo" };
         let (id, title) = (&story.id, story.title.as_str());
-        let story_itself = Subject { task_type: TaskType::Story, id, title, status };
+        let story_itself = TaskFields { task_type: TaskType::Story, id, title, status };
         let mut draft = self.draft(story_itself, Some(parent), times, figures, room);
 
         draft.known_string("artifact.type", story.kind);
         draft.known_string("artifact.target", story.target);
         draft.attributes.push(int("artifact.gap_count", figures.gaps));
         draft.attributes.push(count("artifact.total_count", figures.total));
-        let kind = story.kind.map_or(self.kinds.none(), |kind| self.kinds.get(kind));
+        let kind = story.kind.map_or(self.kinds.unknown(), |kind| self.kinds.get(kind));
         draft.known_string("expected_output.depth", kind.depth);
         draft.attributes.extend(kind.max_lines.map(|n| int("expected_output.max_lines", n)));
         draft.events.push(events::created(&mut draft.cutter, TaskType::Story, None));
@@ -264,7 +265,7 @@ impl<'a> Builder<'a> {
             Status::Needed | Status::Outdated => "todo",
         };
         let (id, title) = (&artifact.id, artifact.name.as_str());
-        let task = Subject { task_type: TaskType::Task, id, title, status };
+        let task = TaskFields { task_type: TaskType::Task, id, title, status };
         let mut draft = self.draft(task, parent, times, figures, room);
         let parameters = redactor.apply(&artifact.parameters);
 
@@ -363,13 +364,13 @@ impl<'a> Builder<'a> {
     /// more.
     fn draft<'b>(
         &self,
-        Subject { task_type, id, title, status }: Subject<'b>,
+        TaskFields { task_type, id, title, status }: TaskFields<'b>,
         parent: Option<(TaskType, &'b TaskId)>,
         (start, end): (UnixNanos, UnixNanos),
         figures: SpanTotals,
         attributes: Vec<KeyValue>,
     ) -> SpanBuilder<'b> {
-        // The contract of a task counts the task itself.
+        // A task has no subtasks. `figures` counts the task itself, for its span contract.
         let (below, below_done) = match task_type {
             TaskType::Task => (0, 0),
             TaskType::Epic | TaskType::Story => (figures.total, figures.completed),

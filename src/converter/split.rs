@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_ours_is_not_halved() {
+    fn only_our_requests_are_halved() {
         assert_eq!(halve(Signal::Traces, b"\xff\xff"), None);
         assert_eq!(halve(Signal::Logs, b"\xff\xff"), None);
     }

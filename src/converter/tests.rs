@@ -368,7 +368,7 @@ fn the_story_of_bare_tasks_has_their_lists() {
 }
 
 #[test]
-fn what_is_open_comes_before_what_is_done() {
+fn open_tasks_come_before_done_tasks() {
     let conversion = with_limit(&large_plan(60), u64::MAX / 2);
     let order: Vec<String> = spans(&conversion)
         .iter()
@@ -383,7 +383,7 @@ fn what_is_open_comes_before_what_is_done() {
 }
 
 #[test]
-fn the_limits_of_the_environment_are_obeyed_and_counted() {
+fn span_limits_are_applied_and_dropped_items_are_counted() {
     let mut first = artifact("a", "dashboard", "api");
     first.depends_on = vec![TaskId::new("a"), TaskId::new("b")];
     first.parameters.insert("long".into(), json!("x".repeat(500)));

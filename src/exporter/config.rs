@@ -56,7 +56,7 @@ pub(crate) struct OtlpConfig {
     pub(crate) tls: TlsConfig,
     pub(crate) retry_on_failure: RetryConfig,
     pub(crate) sending_queue: QueueConfig,
-    /// Whether `task_trace_id` is written only after this exporter has delivered. Default true.
+    /// Whether `task_trace_id` is written only after this exporter has delivered. Default: true.
     pub(crate) required: bool,
     /// Whether and how taskspan verifies that the backend has every span. Default: not verified.
     pub(crate) verify: Option<VerifyConfig>,
@@ -70,13 +70,13 @@ pub(crate) struct VerifyConfig {
     /// Base URL of Tempo's HTTP API, for example `http://tempo:3200`.
     #[serde(serialize_with = "serialize_redacted")]
     pub(crate) endpoint: String,
-    /// Time to wait until every span is found, and again after missing spans were resent. More than
-    /// 0. Default 60s.
+    /// Time limit for finding every span. It starts again after missing spans are resent. More than
+    /// 0. Default: 60s.
     #[serde(default = "verify_timeout")]
     pub(crate) timeout: HumanDuration,
-    /// Verify again this long after every span was found, before the id is written. Default: not
-    /// set. A Tempo that is killed within seconds can lose spans that it already returned, unless
-    /// its WAL is flushed.
+    /// Delay before a second verification, which must succeed before the id is written. Tempo can
+    /// lose spans that it already returned if it is killed before it flushes its WAL. Default: not
+    /// set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) after: Option<HumanDuration>,
 }
@@ -116,7 +116,7 @@ impl FromStr for Compression {
     }
 }
 
-/// Certificates to trust and to present.
+/// TLS settings: whether to use TLS, certificates to trust and present, and the server name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
@@ -163,7 +163,7 @@ pub(crate) struct FileConfig {
     /// The file to append to. Required.
     #[cfg_attr(test, schemars(length(min = 1)))]
     pub(crate) path: PathBuf,
-    /// Whether `task_trace_id` is written only after this exporter has delivered. Default true.
+    /// Whether `task_trace_id` is written only after this exporter has delivered. Default: true.
     pub(crate) required: bool,
 }
 

@@ -80,7 +80,7 @@ fn present(loaded: Result<Loaded, SourceError>) -> Result<Option<Loaded>, Source
 }
 
 /// Returns the trace id in the file next to an export, if it belongs to the version with this
-/// checksum. Blocks on the disk.
+/// checksum. Blocks on disk I/O.
 ///
 /// # Errors
 /// Returns an error if the file may be there, but cannot be read.
@@ -94,7 +94,7 @@ pub(crate) fn id_beside_of(
     Ok(existing(&loaded.bytes, TRACE_ID).filter(|_| belongs))
 }
 
-/// Whether the export, or the file next to it, has this trace id. Blocks on the disk.
+/// Whether the export, or the file next to it, has this trace id. Blocks on disk I/O.
 ///
 /// # Errors
 /// Returns an error if the file may be there, but cannot be read.
@@ -110,7 +110,7 @@ pub(crate) fn carries(
     Ok(!as_read && carries_by_content(export, source, trace_id, mode)?)
 }
 
-/// Like [`carries`], but reads the content instead of trusting size and times. Blocks on the disk.
+/// Like [`carries`], but reads the content instead of trusting size and times. Blocks on disk I/O.
 ///
 /// # Errors
 /// Returns an error if the file may be there, but cannot be read.
@@ -139,7 +139,7 @@ fn id_within(export: &Located, max_bytes: u64) -> Result<Option<String>, SourceE
 }
 
 /// Returns the trace id that the file would get as a new export. `None` if the file is gone or does
-/// not carry this `task_trace_id`. Blocks on the disk.
+/// not carry this `task_trace_id`. Blocks on disk I/O.
 ///
 /// # Errors
 /// Returns an error if the file may be there, but cannot be read.
@@ -153,7 +153,7 @@ pub(crate) fn version_with(
     Ok(ours.then(|| TraceId::of_export(source.canonical(), source.mtime_ns, &bytes)))
 }
 
-/// Whether the export carries any `task_trace_id`. Blocks on the disk.
+/// Whether the export carries any `task_trace_id`. Blocks on disk I/O.
 pub(crate) fn carries_any(export: &Located, max_bytes: u64) -> bool {
     id_within(export, max_bytes).is_ok_and(|id| id.is_some())
 }

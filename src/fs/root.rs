@@ -5,9 +5,11 @@
 //!                        │ replaced: opened again     │ an absolute link: resolved, must be below the root
 //! ```
 //!
-//! A path that is resolved twice can lead to two places, because a directory can be swapped for a
-//! link between a check and a use. So every file of an export is opened relative to its root: by
-//! the kernel (`openat2`), or component by component without links if the kernel lacks it.
+//! Resolving a path twice can give two different files, because another process can replace a
+//! directory with a symbolic link between the check and the open. So an export's directory is
+//! opened relative to its open root, and its files relative to that directory. `openat2` refuses
+//! paths out of the root. If `openat2` is missing or forbidden, the path is canonicalized and then
+//! opened component by component, and a symbolic link is an error.
 
 #![expect(
     clippy::disallowed_methods,
@@ -57,7 +59,7 @@ impl Roots {
     /// Opens the directory of a file.
     ///
     /// # Errors
-    /// Returns [`SourceError::Escapes`] if the path leads out of the root, or is not below a root.
+    /// Returns [`SourceError::Escapes`] if the path resolves to one out of the root, or is not below a root.
     pub(crate) fn locate(&self, path: &Path) -> Result<Located, SourceError> {
         let directory = || SourceError::NotRegular { path: path.to_owned(), what: DIRECTORY };
         let name = path.file_name().ok_or_else(directory)?;
@@ -65,10 +67,11 @@ impl Roots {
         Ok(Located::new(self.directory(parent, path)?, Path::new(name), path))
     }
 
-    /// Opens the directory of a version that was read, if its path still leads there.
+    /// Opens the directory of a file version, if its path still resolves to the same canonical path.
     ///
     /// # Errors
-    /// Returns [`SourceError::Missing`] if the path leads to another directory now.
+    /// Returns [`SourceError::Missing`] if the path now resolves elsewhere, and the errors of
+    /// [`Roots::locate`].
     pub(crate) fn locate_version(&self, source: &FileVersion) -> Result<Located, SourceError> {
         let located = self.locate(&source.path)?;
         match located.canonical() == source.canonical() {
@@ -96,12 +99,13 @@ impl Roots {
     /// Opens a directory below a root, or the directory of a root that is a file.
     ///
     /// # Errors
-    /// Returns [`SourceError::Escapes`] if the path leads out of the root, or is not below a root.
+    /// Returns [`SourceError::Escapes`] if the path resolves to one out of the root, or is not below a root.
     pub(crate) fn open(&self, directory: &Path) -> Result<Directory, SourceError> {
         self.directory(directory, directory)
     }
 
-    /// `of` is the path that errors name.
+    /// Opens `directory`. `of` is the path that the caller asked for: `directory` itself or a file
+    /// in it. Errors name `of`. If `of` is a watched file, its directory need not be below a root.
     fn directory(&self, directory: &Path, of: &Path) -> Result<Directory, SourceError> {
         // The user may watch a file instead of a directory.
         if self.roots.iter().any(|root| root.path == of && root.path != directory) {

@@ -104,7 +104,7 @@ fn unfit(id: &str) -> Option<&'static str> {
 }
 
 /// Writes all encoded states, each file atomically. A file for the same trace is kept. So is one
-/// whose task has progressed, under the task's own id or its mapped id. Blocks on the disk.
+/// whose task has progressed, under the task's own id or its mapped id. Blocks on disk I/O.
 ///
 /// # Errors
 /// Returns the first failure, after it has tried to write all other files.
@@ -234,7 +234,7 @@ fn replace(directory: &Directory, name: &str, text: &str) -> Result<(), TaskStat
         |_| Ok(()),
         failed,
     )?;
-    temp.rename(Path::new(name)).map_err(|errno| failed("", errno.into()))
+    temp.persist(Path::new(name)).map_err(|errno| failed("", errno.into()))
 }
 
 /// Removes the file of a task from this directory: a task is either active or completed.

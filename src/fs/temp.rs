@@ -76,7 +76,7 @@ impl<'a> TempFile<'a> {
     }
 
     /// Renames the file over the target.
-    pub(crate) fn rename(&mut self, target: &Path) -> rustix::io::Result<()> {
+    pub(crate) fn persist(&mut self, target: &Path) -> rustix::io::Result<()> {
         renameat(&self.dir.fd, &self.name, &self.dir.fd, target)?;
         self.disposable = false;
         Ok(())

@@ -24,10 +24,6 @@ const CONVERSION_BUCKETS: [f64; 10] =
 const DELIVERY_BUCKETS: [f64; 12] =
     [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 300.0, 1_800.0, 7_200.0, 86_400.0];
 
-/// All states of an export in the queue, so that an empty state is exported as 0.
-const STATES: [&str; 6] =
-    ["accepted", "delivering", "delivered", "written_back", "incomplete", "rejected"];
-
 #[derive(Debug)]
 pub(crate) struct Metrics {
     registry: Registry,
@@ -254,7 +250,7 @@ impl Metrics {
     ) -> String {
         // One scrape at a time, because a scrape resets gauges before it sets them.
         let mut last = self.receivers.lock().unwrap_or_else(PoisonError::into_inner);
-        self.update_queue(queue);
+        self.update_queue_metrics(queue);
         let (mut modes, mut scans, mut overflows) = ([0_u64; 2], 0, 0);
         for receiver in watching {
             modes[usize::from(receiver.is_polling.load(Ordering::Relaxed))] += 1;
@@ -277,10 +273,8 @@ impl Metrics {
         String::from_utf8(text).unwrap_or_default()
     }
 
-    fn update_queue(&self, queue: &Queue) {
-        let counts = queue.count_by_state();
-        for state in STATES {
-            let count = counts.get(state).copied().unwrap_or_default();
+    fn update_queue_metrics(&self, queue: &Queue) {
+        for (state, count) in queue.count_by_state() {
             self.exports.with_label_values(&[state]).set(number(count));
         }
         // Remove the gauges of exporters that a reload removed.

@@ -38,7 +38,7 @@ impl Pipelines {
         self.receivers.iter().find(finds).or(self.receivers.first())
     }
 
-    /// Reads the emitted export with this metadata file. Blocks on the disk.
+    /// Reads the emitted export with this metadata file. Blocks on disk I/O.
     ///
     /// # Errors
     /// See [`NotEmitted`].

@@ -41,11 +41,11 @@ pub(super) trait Ingest: Send + Sync + 'static {
     /// The result of converting a file.
     type Ready: Send + 'static;
 
-    /// Whether a candidate is queued and unchanged, so that it need not be read. Blocks on the
-    /// disk.
+    /// Whether a candidate is queued and unchanged, so that it need not be read. Blocks on
+    /// disk I/O.
     fn is_queued(&self, path: &Path) -> bool;
 
-    /// Reads and converts a stable file. Blocks on the disk. `is_last` means that the file has been
+    /// Reads and converts a stable file. Blocks on disk I/O. `is_last` means that the file has been
     /// incomplete for the maximum time.
     fn read(&self, path: &Path, is_last: bool) -> ReadOutcome<Self::Ready>;
 

@@ -25,7 +25,7 @@ const MAX_DOUBLINGS: u32 = 2;
 
 /// The state of one exporter between requests.
 #[derive(Debug)]
-pub(crate) struct Lane {
+pub(crate) struct RetryState {
     retry: Retry,
     /// Time of the last accepted request.
     last_accepted: Option<Instant>,
@@ -68,9 +68,9 @@ pub(crate) enum Next {
     },
 }
 
-impl Lane {
-    pub(crate) fn new(retry: Retry) -> Lane {
-        Lane { retry, last_accepted: None, failing_exports: 0, has_own_fault: false }
+impl RetryState {
+    pub(crate) fn new(retry: Retry) -> RetryState {
+        RetryState { retry, last_accepted: None, failing_exports: 0, has_own_fault: false }
     }
 
     /// Records that a request was accepted, so the endpoint works.
@@ -124,9 +124,9 @@ mod tests {
 
     const S: Duration = Duration::from_secs(1);
 
-    fn lane() -> Lane {
+    fn lane() -> RetryState {
         let steady = RetryConfig { randomization_factor: 0.0, ..RetryConfig::default() };
-        Lane::new(Retry::new(&steady))
+        RetryState::new(Retry::new(&steady))
     }
 
     fn failure(before: &Failures) -> Failure<'_> {
@@ -220,7 +220,7 @@ mod tests {
     #[test]
     fn retries_end_as_configured() {
         let off = RetryConfig { enabled: false, ..RetryConfig::default() };
-        let mut lane = Lane::new(Retry::new(&off));
+        let mut lane = RetryState::new(Retry::new(&off));
         let (fresh, now) = (Failures::default(), Instant::now());
         assert_eq!(lane.failed(&failure(&fresh), now), Next::GiveUp);
         lane.accepted(now + S);

@@ -64,7 +64,7 @@ impl LockRegistry {
         locked.unwrap_or(Ownership::HeldElsewhere)
     }
 
-    /// Tries to lock an export that was just read. Blocks on the disk.
+    /// Tries to lock an export that was just read. Blocks on disk I/O.
     pub(crate) fn lock_blocking(
         &self,
         roots: &Roots,

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::RunContext;
 use super::event::{Event, Observer, SendOutcome};
-use super::lane::{Failure, Lane, Next};
+use super::lane::{Failure, Next, RetryState};
 use super::reachability::Reachability;
 use super::shutdown::{Shutdown, Stopped};
 use crate::base::clock::UnixNanos;
@@ -65,7 +65,7 @@ pub(crate) struct Sender {
     observer: Observer,
     shutdown: Shutdown,
     reach: Reachability,
-    lane: Lane,
+    lane: RetryState,
     /// Whether traces are verified after their last request.
     verifies: bool,
 }
@@ -75,7 +75,7 @@ impl Sender {
         let RunContext { queue, observer, shutdown, .. } = common.clone();
         let destination = exporter.destination();
         let reach = Reachability::new(&exporter.id, destination, queue, observer.clone());
-        let lane = Lane::new(Retry::new(&exporter.retry));
+        let lane = RetryState::new(Retry::new(&exporter.retry));
         Sender { exporter, observer, shutdown, reach, lane, verifies }
     }
 

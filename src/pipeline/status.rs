@@ -18,7 +18,7 @@ use crate::fs::directory::Located;
 use crate::fs::root::Roots;
 use crate::fs::stamp::IdOrigin;
 use crate::plan::{self, CarriedId, Export, Fresh, Plan, PlanError, ReadOptions};
-use crate::queue::admin::{Listed, ListedState};
+use crate::queue::admin::{EntryState, Listed};
 use crate::receiver::scan::Scanner;
 
 /// The delivery state of an export.
@@ -43,7 +43,7 @@ pub(crate) enum State {
     NotWritten,
     /// Delivered in part.
     Incomplete,
-    /// Rejected permanently.
+    /// A dead letter: the server rejected it permanently, or the retry limit was reached.
     Rejected,
 }
 
@@ -102,7 +102,8 @@ pub(crate) struct ExportPath {
     receiver: usize,
 }
 
-/// Returns every export that these receivers find. Blocks on the disk.
+/// Returns the path of every export that these receivers find, without reading the exports. Blocks
+/// on disk I/O.
 pub(crate) fn paths(receivers: &[ExportDirConfig]) -> Vec<ExportPath> {
     let of_receiver = |(receiver, config): (usize, &ExportDirConfig)| {
         let read = ReadOptions { emit_existing: true, ..config.read_options() };
@@ -123,7 +124,7 @@ pub(crate) fn paths(receivers: &[ExportDirConfig]) -> Vec<ExportPath> {
     receivers.iter().enumerate().flat_map(of_receiver).collect()
 }
 
-/// Returns every export, and reads it. Blocks on the disk.
+/// Returns every export, and reads it. Blocks on disk I/O.
 pub(crate) fn find(receivers: &[ExportDirConfig]) -> Vec<ExportOnDisk> {
     paths(receivers).into_iter().map(ExportPath::read).collect()
 }
@@ -144,7 +145,8 @@ impl ExportPath {
     }
 }
 
-/// The entries of the queue. Empty if there is no queue.
+/// A snapshot of the queue: its entries, and the trace ids of exports that were delivered or
+/// dropped and have left it. Empty if there is no queue.
 #[derive(Debug, Default)]
 pub(crate) struct QueueSnapshot {
     listed: Vec<Listed>,
@@ -257,16 +259,14 @@ fn by_queue(
         refused.and_then(|item| item.last_error.clone())
     };
     let (state, reason) = match listed.state {
-        ListedState::Accepted | ListedState::Delivering => {
-            (State::Queued, listed.waits_for.clone())
-        }
-        ListedState::Delivered if listed.not_written.is_some() => {
+        EntryState::Accepted | EntryState::Delivering => (State::Queued, listed.waits_for.clone()),
+        EntryState::Delivered if listed.not_written.is_some() => {
             (State::NotWritten, listed.not_written.clone())
         }
-        ListedState::Delivered => (State::Delivered, None),
-        ListedState::WrittenBack => (State::Written, listed.waits_for.clone()),
-        ListedState::Incomplete => (State::Incomplete, refusal()),
-        ListedState::Rejected => (State::Rejected, refusal()),
+        EntryState::Delivered => (State::Delivered, None),
+        EntryState::WrittenBack => (State::Written, listed.waits_for.clone()),
+        EntryState::Incomplete => (State::Incomplete, refusal()),
+        EntryState::Rejected => (State::Rejected, refusal()),
     };
     (state, reason, Some(id))
 }

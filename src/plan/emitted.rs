@@ -43,11 +43,10 @@ pub(crate) enum NotEmitted {
     BadId { path: PathBuf, text: String },
 }
 
-/// Reads an export and its trace id, from the place where its receiver writes it. Blocks on the
-/// disk.
+/// Reads an export and its trace id. Blocks on disk I/O.
 ///
 /// # Errors
-/// Returns an error if the export cannot be read, or has no id.
+/// Returns an error if the export cannot be read, and the errors of [`trace_of`].
 pub(crate) fn read_emitted(
     roots: &Roots,
     path: &Path,
@@ -87,11 +86,12 @@ pub(crate) fn read_emitted(
     Ok(Emitted { source: fresh.source, trace_id, plan: fresh.plan, doubt })
 }
 
-/// Reads the trace id of an export, from the place where its receiver writes it. Blocks on the
-/// disk.
+/// Returns the trace id from the file next to the export, else from the metadata file. Blocks on
+/// disk I/O.
 ///
 /// # Errors
-/// Returns an error if the export has no id.
+/// Returns `NoId` if there is no id, `Off` if there is none and the write-back is off, `BadId` if
+/// it is not a trace id, and `Unreadable` if the file next to the export cannot be read.
 pub(crate) fn trace_of(
     metadata: &Located,
     fresh: &Fresh,

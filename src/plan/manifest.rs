@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_manifest_is_refused() {
+    fn invalid_manifests_are_refused() {
         for text in ["", "null", "[]", "metadata: {}", "artifacts: 5", "artifacts:"] {
             assert!(Manifest::parse("m.yaml", text.as_bytes()).is_err(), "{text}");
         }

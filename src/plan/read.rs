@@ -145,8 +145,8 @@ impl fmt::Display for PlanError {
 
 impl std::error::Error for PlanError {}
 
-/// Reads and joins the export with the metadata file `path`, below one of `roots`. Blocks on the
-/// disk.
+/// Reads and joins the export with the metadata file `path`, below one of `roots`. Blocks on
+/// disk I/O.
 ///
 /// # Errors
 /// Returns an error if the metadata file cannot be read, is too large, or is not an export.

@@ -51,7 +51,7 @@ pub(crate) struct Listed {
     pub(crate) project_id: String,
     #[serde(with = "path")]
     pub(crate) path: PathBuf,
-    pub(crate) state: ListedState,
+    pub(crate) state: EntryState,
     pub(crate) spans: usize,
     pub(crate) bytes: u64,
     pub(crate) first_seen: String,
@@ -68,7 +68,7 @@ pub(crate) struct Listed {
 /// The state of an entry or of an item, for the output of commands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum ListedState {
+pub(crate) enum EntryState {
     Accepted,
     Delivering,
     /// Delivered by every required exporter; the id is not written yet.
@@ -79,21 +79,30 @@ pub(crate) enum ListedState {
     Rejected,
 }
 
-impl ListedState {
+impl EntryState {
+    const ALL: [EntryState; 6] = [
+        EntryState::Accepted,
+        EntryState::Delivering,
+        EntryState::Delivered,
+        EntryState::WrittenBack,
+        EntryState::Incomplete,
+        EntryState::Rejected,
+    ];
+
     /// Whether the entry is a dead letter.
     pub(crate) fn is_refusal(self) -> bool {
-        matches!(self, ListedState::Rejected | ListedState::Incomplete)
+        matches!(self, EntryState::Rejected | EntryState::Incomplete)
     }
 
     /// Returns the name in JSON and in metrics.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
-            ListedState::Accepted => "accepted",
-            ListedState::Delivering => "delivering",
-            ListedState::Delivered => "delivered",
-            ListedState::WrittenBack => "written_back",
-            ListedState::Incomplete => "incomplete",
-            ListedState::Rejected => "rejected",
+            EntryState::Accepted => "accepted",
+            EntryState::Delivering => "delivering",
+            EntryState::Delivered => "delivered",
+            EntryState::WrittenBack => "written_back",
+            EntryState::Incomplete => "incomplete",
+            EntryState::Rejected => "rejected",
         }
     }
 }
@@ -103,7 +112,7 @@ impl ListedState {
 pub(crate) struct ListedItem {
     pub(crate) exporter: String,
     pub(crate) required: bool,
-    pub(crate) state: ListedState,
+    pub(crate) state: EntryState,
     pub(crate) requests_waiting: usize,
     pub(crate) attempts: u32,
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -157,9 +166,9 @@ impl Queue {
             .collect()
     }
 
-    /// Counts the entries in each state, without making a list of them.
+    /// Counts the entries in each state; a state without entries counts 0. Makes no list of entries.
     pub(crate) fn count_by_state(&self) -> BTreeMap<&'static str, u64> {
-        let mut counts = BTreeMap::new();
+        let mut counts = BTreeMap::from(EntryState::ALL.map(|state| (state.as_str(), 0)));
         for (_, entry) in self.index().iter() {
             *counts.entry(overall(&entry.record).as_str()).or_default() += 1;
         }
@@ -301,30 +310,30 @@ fn listed_item(item: &Item) -> ListedItem {
     }
 }
 
-fn state_of(item: &Item) -> ListedState {
+fn state_of(item: &Item) -> EntryState {
     match &item.state {
-        ItemState::Waiting => ListedState::Accepted,
-        ItemState::InFlight => ListedState::Delivering,
-        ItemState::Delivered { .. } => ListedState::Delivered,
+        ItemState::Waiting => EntryState::Accepted,
+        ItemState::InFlight => EntryState::Delivering,
+        ItemState::Delivered { .. } => EntryState::Delivered,
         ItemState::Rejected(rejection) if rejection.kind == RejectionKind::Incomplete => {
-            ListedState::Incomplete
+            EntryState::Incomplete
         }
-        ItemState::Rejected(_) => ListedState::Rejected,
+        ItemState::Rejected(_) => EntryState::Rejected,
     }
 }
 
-fn overall(record: &Record) -> ListedState {
-    let any = |state: ListedState| record.items.iter().any(|item| state_of(item) == state);
-    [ListedState::Rejected, ListedState::Incomplete]
+fn overall(record: &Record) -> EntryState {
+    let any = |state: EntryState| record.items.iter().any(|item| state_of(item) == state);
+    [EntryState::Rejected, EntryState::Incomplete]
         .into_iter()
         .find(|state| any(*state))
         .unwrap_or_else(|| {
             let mut required = record.items.iter().filter(|it| it.required);
             match () {
-                () if record.head.written => ListedState::WrittenBack,
-                () if required.all(Item::is_delivered) => ListedState::Delivered,
-                () if any(ListedState::Delivering) => ListedState::Delivering,
-                () => ListedState::Accepted,
+                () if record.head.written => EntryState::WrittenBack,
+                () if required.all(Item::is_delivered) => EntryState::Delivered,
+                () if any(EntryState::Delivering) => EntryState::Delivering,
+                () => EntryState::Accepted,
             }
         })
 }

@@ -117,8 +117,8 @@ pub(crate) struct Item {
     /// more.
     #[serde(rename = "touched")]
     pub(crate) may_have_arrived: bool,
-    /// Whether spans that the backend lost were sent again, which is done only once. Also set if
-    /// the server rejected spans, because these are never sent again.
+    /// Whether missing spans must not be resent: they were resent before, or the server rejected
+    /// spans. Reset when the dead letter is retried.
     #[serde(rename = "resent")]
     pub(crate) retransmitted: bool,
     pub(crate) attempts: u32,

@@ -184,7 +184,7 @@ async fn a_dropped_lease_is_deferred_and_keeps_what_was_acknowledged() {
 
 /// The drop command was cancelled, or its time limit passed.
 #[tokio::test]
-async fn what_was_not_dropped_in_time_is_worked_on_as_before() {
+async fn a_drop_that_times_out_leaves_the_entry_unchanged() {
     let queue = in_memory(100);
     queue.enqueue(&delivery(1, &["x"]), &to(&["a"])).await;
     let lease = queue.lease("a").await.expect("waiting");
@@ -312,7 +312,7 @@ async fn a_reopened_queue_goes_on_where_it_was() {
 }
 
 #[tokio::test]
-async fn what_waits_for_an_exporter_that_is_gone_is_parked() {
+async fn items_of_a_removed_exporter_are_parked() {
     let directory = tempfile::tempdir().expect("a directory");
     let ready = at(directory.path());
     ready.queue.enqueue(&delivery(1, &["x"]), &to(&["a"])).await;
@@ -359,7 +359,7 @@ async fn an_exporter_that_is_gone_keeps_no_id_from_being_written() {
 }
 
 #[tokio::test]
-async fn what_is_delivered_takes_up_no_room_though_its_id_is_not_written() {
+async fn delivered_entries_that_await_their_write_back_take_no_room() {
     let queue = in_memory(3);
     queue.enqueue(&delivery(1, &["xyz"]), &to(&["a"])).await;
     queue.lease("a").await.expect("waiting").complete(AT).await.durable().await.expect("held");
@@ -384,7 +384,7 @@ async fn a_full_exporter_is_named_and_concurrent_offers_stay_within_the_bound() 
 }
 
 #[tokio::test]
-async fn what_was_meant_for_a_corrupt_store_does_not_reach_the_next() {
+async fn transitions_of_an_earlier_epoch_are_not_applied() {
     let directory = tempfile::tempdir().expect("a directory");
     let ready = at(directory.path());
     let queue = &ready.queue;

@@ -65,8 +65,8 @@ pub(crate) enum ItemTransition {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Retry {
     All,
-    /// Those of required exporters. A request that an optional exporter refused may have been
-    /// stored in part.
+    /// Items of required exporters only. An optional exporter's backend may have stored part of a
+    /// request that it refused, so the request is not sent again.
     Required,
 }
 
@@ -79,8 +79,8 @@ impl Record {
     /// written.
     ///
     /// # Errors
-    /// Returns [`NotApplicable`], and changes nothing, if the entry is not in a state for this
-    /// transition.
+    /// Returns [`NotApplicable`] and leaves the record unchanged if the transition is not valid in
+    /// the entry's current state.
     pub(crate) fn apply(&mut self, transition: &Transition) -> Result<Vec<Change>, NotApplicable> {
         let mut changes = match transition {
             Transition::Item(index, change) => self.apply_to_item(*index, change)?,
@@ -148,7 +148,7 @@ impl Item {
                 self.last_error = None;
                 self.next_attempt = None;
                 self.failures = Failures::default();
-                // Rejected spans are never sent again.
+                // Verification does not resend rejected spans.
                 self.retransmitted |= rejected.is_some();
                 self.rejected_spans = self.rejected_spans.take().or_else(|| rejected.clone());
             }

@@ -18,7 +18,7 @@ pub(crate) struct Baseline {
 }
 
 impl Baseline {
-    /// Scans now. Blocks on the disk.
+    /// Scans now. Blocks on disk I/O.
     pub(crate) fn take(selection: Selection) -> Baseline {
         Baseline { files: Scanner::new(selection).scan_all().exports }
     }
@@ -29,7 +29,7 @@ impl Baseline {
         later.files.iter().filter(is_new).map(|(path, _)| path.as_path()).collect()
     }
 
-    /// Returns the files that still have this version. Blocks on the disk.
+    /// Returns the files that still have this version. Blocks on disk I/O.
     pub(crate) fn unchanged(&self) -> Vec<&Path> {
         let is_same = |(path, stamp): &(&PathBuf, &Stamp)| {
             fs::symlink_metadata(path).is_ok_and(|it| Stamp::from(&it) == **stamp)

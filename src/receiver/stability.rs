@@ -93,7 +93,7 @@ impl StabilityProbe {
     }
 
     /// Queries the file. Returns how long to wait before it may be read, or `None` if it is stable.
-    /// Blocks on the disk.
+    /// Blocks on disk I/O.
     #[expect(clippy::disallowed_methods, reason = "callers run it through `fs::blocking`")]
     pub(crate) fn observe(&mut self, policy: &StabilityPolicy) -> Option<Duration> {
         let metadata = |path: &Path| fs::symlink_metadata(path).ok();

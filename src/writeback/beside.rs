@@ -65,7 +65,7 @@ pub(crate) fn write_beside(
                 .map_err(|errno| failed(path, "read the export's mode", errno))?;
             rustix::fs::fchmod(new, mode).map_err(|errno| failed(path, "set its mode", errno))
         })?;
-    temp.rename(&beside)
+    temp.persist(&beside)
         .map_err(|errno| failed(&dir.canonical.join(&beside), "put it in place", errno))?;
     sync(dir);
     Ok(Outcome::Written)

@@ -7,17 +7,18 @@
 //! Gone   Superseded                           Gone    exchange back: Superseded
 //! ```
 //!
-//! The target's name always leads to a complete file. The races, one by one:
+//! The target's name always refers to a complete file. Races:
 //!
 //! - A newer export before the exchange: the check finds it in the temp file, and it is put back.
-//! - Mode, owner, ACL or attributes that change after they were copied: both checks compare those
-//!   of the displaced file, and the new file gets what changed.
-//! - A newer export while that is put back: what comes out then is not what was put in, so the
-//!   exchange is repeated until it is (`put_back`). A name never goes back to an older version.
-//! - A writer in place that truncates first: size, time or digest differ at one of the checks. A
-//!   writer that opened the file before the exchange and is silent until after the second check,
-//!   `GRACE` later, writes into a file without a name. Only a lock could prevent this; the settle
-//!   time before reading makes it unlikely.
+//! - Mode, owner, ACL or attributes change after they were copied: both checks read them from the
+//!   displaced file again and copy the changes to the new file.
+//! - A newer export arrives during the restore: the exchange returns a file other than the one last
+//!   placed, so it is repeated until it returns that one (`put_back`). The target never reverts to
+//!   an older version.
+//! - A process truncates and rewrites the file in place: size, time or digest differ at one of the
+//!   checks. If the process opened the file before the exchange and first writes after the second
+//!   check, `GRACE` later, it writes into a file without a name. Only a lock could prevent this; the
+//!   settle time before reading makes it unlikely.
 //! - Another process deletes the directory's files meanwhile: no deleted file is put back.
 //! - A crash before the exchange: the target is unchanged. A crash after it: both versions are
 //!   complete on disk. The next attempt finds its own id and returns `Written`, and `stale` cleans
@@ -25,8 +26,8 @@
 //! - Where names cannot be exchanged (NFS, 9p, some FUSE), the file is read again and the temp file
 //!   renamed over it. A newer export that arrives between these two calls is lost.
 //!
-//! What one write-back does, as `strace -f -e trace=file,fsync,fchmod,utimensat` shows it, with W
-//! and T for the temp file's two names and without the `readlink`s that resolve the directory:
+//! System calls of one write-back (`strace -f -e trace=file,fsync,fchmod,utimensat`). W and T are
+//! the temp file's two names. The `readlink` calls that resolve the directory are omitted.
 //!
 //! ```text
 //! openat(AT_FDCWD, "/out", O_RDONLY|O_NOFOLLOW|O_CLOEXEC|O_DIRECTORY) = 9
@@ -84,7 +85,7 @@ pub(crate) enum Outcome {
     Gone,
 }
 
-/// How long to watch the displaced version for late writers.
+/// Pause between the two checks of the displaced version. The second check detects a late write.
 const GRACE: Duration = Duration::from_millis(10);
 
 /// Adds `task_trace_id` and `task_emission_timestamp` to the export that `source` identifies.
@@ -240,8 +241,8 @@ impl Swap<'_> {
         }
     }
 
-    /// Whether the displaced file is the version that was read. Gives the new file the metadata that
-    /// the displaced file got since `metadata` was read.
+    /// Returns whether the displaced file is still the version that was read, or is gone. If it is
+    /// unchanged, copies to the new file the metadata that changed on it since `metadata` was read.
     fn came_out_as_read(
         &mut self,
         step: Step,
@@ -337,7 +338,7 @@ impl Swap<'_> {
         let renamed = |errno| failed(source.canonical(), "replace it", errno);
         (self.before)(Step::Rename).map_err(renamed)?;
         self.carry_over(Path::new(self.name), &self.temp.name, &mut metadata)?;
-        self.temp.rename(Path::new(self.name)).map_err(renamed)?;
+        self.temp.persist(Path::new(self.name)).map_err(renamed)?;
         self.sync();
         Ok(Outcome::Written)
     }

@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_be_in_use_stays() {
+    fn temp_files_in_use_are_kept() {
         let young = STALE - Duration::from_secs(1);
         assert_eq!(cleaned(OLD, PREPARED, young), (OLD.to_owned(), Some(PREPARED.to_owned())));
     }

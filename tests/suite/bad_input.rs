@@ -205,7 +205,7 @@ fn wrong_usage_exits_2() {
 }
 
 #[tokio::test]
-async fn what_is_not_delivered_in_time_exits_1_and_stays() {
+async fn undelivered_exports_exit_1_and_stay_queued() {
     let workspace = Workspace::new();
     let snapshot = workspace.export("a", &presets::one()).snapshot;
     let server = FakeOtlp::builder().may_be_unused().start().await;

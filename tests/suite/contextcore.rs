@@ -302,7 +302,7 @@ async fn a_refused_version_is_reported_once() {
 
 /// The words of the real exporter, as attributes on the wire.
 #[tokio::test]
-async fn what_the_exporter_writes_becomes_attributes() {
+async fn fields_of_the_real_export_become_attributes() {
     let workspace = Workspace::new();
     let server = FakeOtlp::builder().start().await;
     let snapshot = workspace.export("out", &presets::as_contextcore_writes()).snapshot;

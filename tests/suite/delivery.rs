@@ -104,7 +104,7 @@ fn permanent(protocol: Protocol) -> Vec<Fault> {
 }
 
 #[tokio::test]
-async fn what_may_work_later_is_tried_again_with_the_same_ids() {
+async fn transient_failures_are_retried_with_the_same_ids() {
     for protocol in Protocol::BOTH {
         let faults = retryable(protocol);
         let tries = faults.len() + 1;
@@ -119,7 +119,7 @@ async fn what_may_work_later_is_tried_again_with_the_same_ids() {
 }
 
 #[tokio::test]
-async fn what_will_never_work_is_refused_at_once() {
+async fn permanent_failures_are_not_retried() {
     for protocol in Protocol::BOTH {
         for fault in permanent(protocol) {
             let delivery = Delivery::new(protocol, [fault.with_message("no entry")]).await;
@@ -206,7 +206,7 @@ async fn a_redirect_is_not_followed() {
 }
 
 #[tokio::test]
-async fn what_is_too_large_is_halved_until_it_fits() {
+async fn oversized_requests_are_halved_until_they_fit() {
     const LIMIT: usize = 60_000;
     for protocol in Protocol::BOTH {
         let server = FakeOtlp::builder().message_limit(LIMIT).start().await;

@@ -61,7 +61,7 @@ impl Job {
 }
 
 #[tokio::test]
-async fn what_the_job_wrote_is_delivered() {
+async fn exports_of_the_job_are_delivered() {
     for protocol in Protocol::BOTH {
         let job = Job::new(FakeOtlp::builder()).await;
         let script = job.export_and("echo out; echo err >&2; cat; exit 4");
@@ -363,7 +363,7 @@ fn with_an_older_one(job: &Job) -> (Snapshot, String) {
 }
 
 #[tokio::test]
-async fn what_was_there_before_the_job_stays_as_it_is() {
+async fn exports_from_before_the_job_are_unchanged() {
     let job = Job::new(FakeOtlp::builder()).await;
     let (older, script) = with_an_older_one(&job);
     let run = job.exec().args(&["--", "sh", "-c", &script]).run().expect_code(4);
@@ -388,7 +388,7 @@ async fn what_was_there_before_the_job_stays_as_it_is() {
 }
 
 #[tokio::test]
-async fn what_an_earlier_job_left_in_the_queue_is_delivered() {
+async fn entries_of_an_earlier_job_are_delivered() {
     let job = Job::new(FakeOtlp::builder()).await;
     let away = FakeOtlp::builder().forever(Fault::http(503)).start().await;
     let to = ["--watch", &job.target(), "--endpoint", away.endpoint(), "--timeout", "300ms"];

@@ -283,7 +283,7 @@ async fn an_update_is_a_log_record_as_well() {
 }
 
 #[tokio::test]
-async fn what_no_contract_knows_is_refused_with_what_there_is() {
+async fn unknown_tasks_are_refused_with_a_list_of_known_ones() {
     let emitted = Emitted::new().await;
     let id = TASK;
     let task = |args: &[&str]| emitted.command("task").args(args).run();

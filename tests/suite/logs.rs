@@ -194,7 +194,7 @@ async fn optional_logs_cost_a_moment_and_no_failure() {
 }
 
 #[tokio::test]
-async fn what_loki_refuses_in_part_is_never_sent_again() {
+async fn requests_that_loki_refuses_in_part_are_not_resent() {
     let workspace = Workspace::new();
     let tempo = FakeOtlp::builder().start().await;
     let refusal = Fault::http(400).with_message("entry too large: the rest was stored");

@@ -261,7 +261,7 @@ async fn an_exporter_that_is_not_required_is_not_waited_for() {
 /// time, and one is replaced. Both new versions are delivered. The unchanged one is not read again,
 /// and is sent once.
 #[tokio::test]
-async fn what_changed_while_it_waited_is_read_again() {
+async fn an_export_that_changed_while_it_waited_is_read_again() {
     let outage = Outage::new().await;
     let running = outage.run();
     let [same, changed, replaced] =
@@ -487,7 +487,7 @@ async fn accepted_two_hours_ago(outage: &Outage, snapshot: &Snapshot, in_doubt: 
 /// An export waited for two hours. If it was never sent, it is sent with the current time, so that
 /// searches find it. If it may have arrived, it is sent unchanged. The ids are the same.
 #[tokio::test]
-async fn what_waited_long_is_sent_as_of_now_unless_it_may_have_arrived() {
+async fn old_entries_are_redated_unless_they_may_have_arrived() {
     for in_doubt in [false, true] {
         let outage = Outage::new().await;
         let snapshot = outage.workspace.export("a", &presets::typical()).snapshot;

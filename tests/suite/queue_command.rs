@@ -210,7 +210,7 @@ async fn a_dropped_dead_letter_leaves_its_file_unchanged() {
 
 /// A dropped export does not come back after a restart, although its file still has no id.
 #[tokio::test]
-async fn what_was_dropped_stays_dropped() {
+async fn dropped_exports_stay_dropped() {
     for sidecar in EITHER_WAY {
         let mut held = Held::new(sidecar).await;
         held.queue(&["drop", "--all"]).expect_code(0);
@@ -223,7 +223,7 @@ async fn what_was_dropped_stays_dropped() {
 /// An export that waits for an endpoint is dropped at once, also while the sidecar runs, and never
 /// sent.
 #[tokio::test]
-async fn what_waits_can_be_dropped_by_force() {
+async fn waiting_entries_can_be_dropped_by_force() {
     for sidecar in EITHER_WAY {
         let mut held = Held::new(sidecar).await;
         let output = held.queue(&["drop", "--force", &held.waiting.trace_id()]).expect_code(0);

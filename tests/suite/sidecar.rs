@@ -83,7 +83,7 @@ async fn exports_that_come_all_at_once_each_get_their_id() {
 }
 
 #[tokio::test]
-async fn what_was_there_before_the_start_is_found() {
+async fn exports_from_before_the_start_are_found() {
     let workspace = Workspace::new();
     let server = FakeOtlp::builder().start().await;
     let snapshot = workspace.export("early", &presets::one()).snapshot;
@@ -140,7 +140,7 @@ async fn a_partial_file_is_read_when_it_is_complete() {
 /// An export is replaced while it is read. Only a stable version is delivered; nothing of the
 /// former version is sent.
 #[tokio::test]
-async fn what_changes_while_it_is_read_ahead_is_not_taken() {
+async fn an_export_that_changes_while_it_is_read_is_not_ingested() {
     let workspace = Workspace::new();
     let server = FakeOtlp::builder().start().await;
     // Reading takes a while, even if the machine is busy.

@@ -70,7 +70,7 @@ fn span_ids(request: &ExportTraceServiceRequest) -> Vec<Vec<u8>> {
 /// The backend has every span, and shows it in one version of its API or the other. The id is
 /// written, and nothing is sent again.
 #[tokio::test]
-async fn what_is_there_gets_its_id() {
+async fn a_complete_trace_gets_its_id() {
     for (protocol, api) in [(Protocol::Grpc, Api::V2), (Protocol::Http, Api::V1)] {
         let proof = Proof::new(protocol, api, Storage::All).await;
         proof.once().expect_code(0);
@@ -91,7 +91,7 @@ async fn what_is_there_gets_its_id() {
 /// the export is `incomplete`; the log and the queue have the number of missing spans; the exit
 /// code is 3. Only the missing spans were sent once more.
 #[tokio::test]
-async fn what_was_lost_after_the_ok_gets_no_id() {
+async fn a_trace_lost_after_the_acknowledgement_gets_no_id() {
     for api in [Api::V2, Api::V1] {
         let proof = Proof::new(Protocol::Grpc, api, Storage::Loses(3)).await;
         let output = proof.once().expect_code(3);

@@ -17,7 +17,7 @@ const MAX_DEPTH: usize = 128;
 /// Returns an error if `text` is not one YAML document, has a duplicate key, or expands to far more
 /// values than a text of this size can hold.
 pub fn parse(text: &str) -> Result<Value, YamlError> {
-    parse_json(text, Json { list: None })
+    parse_json(text, JsonBuilder { list: None })
 }
 
 /// Like [`parse`], but passes the items of the list under the top-level key `key` to `each`, one at
@@ -30,21 +30,21 @@ pub fn parse_with_list(
     key: &'static str,
     each: &mut dyn FnMut(Value),
 ) -> Result<Value, YamlError> {
-    parse_json(text, Json { list: Some((key, each)) })
+    parse_json(text, JsonBuilder { list: Some((key, each)) })
 }
 
-fn parse_json(text: &str, mut build: Json<'_>) -> Result<Value, YamlError> {
+fn parse_json(text: &str, mut build: JsonBuilder<'_>) -> Result<Value, YamlError> {
     // A written value takes at least one byte; the rest is for what aliases repeat.
     let values = text.len().saturating_mul(4).saturating_add(10_000).min(32_000_000);
     let limits = Limits { depth: MAX_DEPTH, values };
     Ok(read(text, limits, &mut build)?.unwrap_or(Value::Null))
 }
 
-struct Json<'a> {
+struct JsonBuilder<'a> {
     list: Option<(&'static str, &'a mut dyn FnMut(Value))>,
 }
 
-impl Build for Json<'_> {
+impl Build for JsonBuilder<'_> {
     type Value = Value;
 
     fn scalar(&mut self, text: Cow<'_, str>, plain: bool, _: Position) -> Value {
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn documents() {
+    fn documents_become_json_values() {
         let cases = [
             ("", json!(null)),
             ("a: 'no'\nb: \"1\"\nc: !!str 1\nd: [1, {e: 2.0}]\n", {

@@ -89,12 +89,12 @@ struct Reader<'a, B: Build> {
     limits: Limits,
     /// Values and keys read, aliases included.
     values: usize,
-    anchors: HashMap<usize, Built<B::Value>>,
+    anchors: HashMap<usize, MeasuredValue<B::Value>>,
 }
 
 /// A value with the figures that an alias of it adds to the tree.
 #[derive(Clone)]
-struct Built<V> {
+struct MeasuredValue<V> {
     value: V,
     /// Values and keys.
     size: usize,
@@ -138,7 +138,7 @@ impl<'a, B: Build> Reader<'a, B> {
         event: Event<'a>,
         span: &Span,
         depth: usize,
-    ) -> Result<Built<B::Value>, YamlError> {
+    ) -> Result<MeasuredValue<B::Value>, YamlError> {
         self.check_depth(depth, span)?;
         self.count(1, span)?;
         let (built, anchor) = match event {
@@ -146,7 +146,7 @@ impl<'a, B: Build> Reader<'a, B> {
                 let is_text = tag.is_some_and(|tag| tag.is_yaml_core_schema_tag("str"));
                 let plain = style == ScalarStyle::Plain && !is_text;
                 let value = self.build.scalar(text, plain, position(span));
-                (Built { value, size: 1, depth: 0 }, anchor)
+                (MeasuredValue { value, size: 1, depth: 0 }, anchor)
             }
             Event::SequenceStart(_, anchor, _) => (self.sequence(span, depth)?, anchor),
             Event::MappingStart(_, anchor, _) => (self.mapping(span, depth)?, anchor),
@@ -166,7 +166,7 @@ impl<'a, B: Build> Reader<'a, B> {
         anchor: usize,
         span: &Span,
         depth: usize,
-    ) -> Result<Built<B::Value>, YamlError> {
+    ) -> Result<MeasuredValue<B::Value>, YamlError> {
         let Some(target) = self.anchors.get(&anchor).cloned() else {
             return error(span, "recursive alias: its anchor contains it");
         };
@@ -175,13 +175,17 @@ impl<'a, B: Build> Reader<'a, B> {
         Ok(target)
     }
 
-    fn sequence(&mut self, start: &Span, depth: usize) -> Result<Built<B::Value>, YamlError> {
+    fn sequence(
+        &mut self,
+        start: &Span,
+        depth: usize,
+    ) -> Result<MeasuredValue<B::Value>, YamlError> {
         let (mut items, mut size, mut levels) = (Vec::new(), 1, 0);
         loop {
             let (event, span) = self.inner(start)?;
             if event == Event::SequenceEnd {
                 let value = self.build.sequence(items, position(start));
-                return Ok(Built { value, size, depth: levels });
+                return Ok(MeasuredValue { value, size, depth: levels });
             }
             let item = self.value(event, &span, depth + 1)?;
             size += item.size;
@@ -190,13 +194,17 @@ impl<'a, B: Build> Reader<'a, B> {
         }
     }
 
-    fn mapping(&mut self, start: &Span, depth: usize) -> Result<Built<B::Value>, YamlError> {
+    fn mapping(
+        &mut self,
+        start: &Span,
+        depth: usize,
+    ) -> Result<MeasuredValue<B::Value>, YamlError> {
         let (mut entries, mut size, mut levels) = (Vec::new(), 1, 0);
         loop {
             let key = match self.inner(start)? {
                 (Event::MappingEnd, _) => {
                     let value = self.build.mapping(entries, position(start))?;
-                    return Ok(Built { value, size, depth: levels });
+                    return Ok(MeasuredValue { value, size, depth: levels });
                 }
                 (Event::Scalar(text, ..), span) => {
                     self.count(1, &span)?;

@@ -73,7 +73,7 @@ fn secrets_do_not_show() {
 
 proptest! {
     #[test]
-    fn what_is_printed_reads_back(value: u64) {
+    fn printed_values_parse_to_the_same_value(value: u64) {
         let duration = HumanDuration(Duration::from_nanos(value));
         prop_assert_eq!(duration.to_string().parse(), Ok(duration));
         prop_assert_eq!(ByteSize(value).to_string().parse(), Ok(ByteSize(value)));

@@ -90,7 +90,7 @@ fn traces_beat_the_generic_ones() {
 }
 
 #[test]
-fn what_is_meant_for_one_signal_is_not_for_the_other() {
+fn variables_of_one_signal_do_not_apply_to_the_other() {
     let (otel, _) = run(&[
         ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "secret=of-traces"),
         ("OTEL_EXPORTER_OTLP_LOGS_HEADERS", "secret=of-logs"),

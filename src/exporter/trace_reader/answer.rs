@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_complete_answer_is_an_error() {
+    fn incomplete_answers_are_errors() {
         let nested = format!("{}{}", "[".repeat(1_000), "]".repeat(1_000));
         for answer in ["", "<html>", "{\"trace\": [", "{} {}", r#"{"spanId": 1}"#, &nested] {
             assert!(missing(answer, &[ID]).is_err(), "{answer}");

@@ -114,7 +114,7 @@ fn a_bare_file_name_is_in_the_current_directory() {
 }
 
 #[test]
-fn what_is_no_regular_file_is_refused_by_name_and_never_waited_for() {
+fn only_regular_files_are_opened_and_without_waiting() {
     let dir = dir_with("a.json", "{}");
     let at = |name: &str| dir.path().join(name);
     symlink("a.json", at("link")).unwrap();

@@ -47,7 +47,7 @@ fn ids_with_a_path_are_no_file_names() {
 }
 
 #[test]
-fn what_the_tracker_made_of_it_stays() {
+fn existing_task_states_are_kept() {
     let root = tempfile::tempdir().expect("a directory");
     let config = config(root.path());
     let first = state("t", false);

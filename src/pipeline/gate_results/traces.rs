@@ -60,7 +60,7 @@ impl Traces {
     }
 
     /// Finds the export for one result of a file, in the first of `directories` that has any.
-    /// Blocks on the disk.
+    /// Blocks on disk I/O.
     pub(crate) fn find(
         &self,
         directories: &[PathBuf],

@@ -112,7 +112,7 @@ fn each_signal_has_its_own_requests() {
 }
 
 #[test]
-fn what_was_on_its_way_in_a_crash_is_in_doubt() {
+fn requests_in_flight_at_a_crash_are_in_doubt() {
     let mut sent = item("a", true, ItemState::InFlight);
     sent.recover();
     assert_eq!((sent.state, sent.may_have_arrived), (ItemState::Waiting, true));

@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_packed_comes_back_and_what_is_damaged_does_not() {
+    fn packed_bytes_round_trip_and_damage_is_detected() {
         for request in [&b""[..], b"\x0a\x00", &[10; 100_000]] {
             assert_eq!(unpacked(&packed(request)).as_deref(), Ok(request));
         }

@@ -54,7 +54,7 @@ fn a_python_export_gains_two_lines_and_a_comma() {
 }
 
 #[test]
-fn what_is_written_is_ascii() {
+fn inserted_text_is_ascii() {
     let bytes = splice(b"{}", &[("\u{e4}\"", "\u{1f600}\n\u{7f}")]).unwrap();
     assert_eq!(bytes, b"{\"\\u00e4\\\"\": \"\\ud83d\\ude00\\n\x7f\"}");
     assert_eq!(existing(&bytes, "\u{e4}\"").as_deref(), Some("\u{1f600}\n\u{7f}"));
@@ -156,7 +156,7 @@ fn text() -> impl Strategy<Value = String> {
 /// The reader of exports skips values that it does not use. Any export that it accepts must be
 /// possible to write back.
 #[test]
-fn what_the_reader_skips_is_no_obstacle() {
+fn values_that_the_reader_skips_can_be_spliced() {
     let deep = format!("{}1{}", "[".repeat(5000), "]".repeat(5000));
     for value in ["1e400", r#""\ud83d""#, &deep] {
         let result = spliced(&format!("{{\"a\":{value}}}"));

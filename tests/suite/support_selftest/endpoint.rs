@@ -107,7 +107,7 @@ async fn http_requests_are_decoded_and_counted() {
 }
 
 #[tokio::test]
-async fn what_is_not_a_request_is_refused_and_recorded() {
+async fn invalid_requests_are_refused_and_recorded() {
     let server = FakeOtlp::builder().http_path("/in/take").start().await;
     let url = |path: &str| format!("{}{path}", server.endpoint());
     assert_eq!(post(&url("/v1/traces"), Vec::new(), "").await.unwrap().status, 404);
