@@ -18,6 +18,7 @@ mod in_flight;
 mod ingest;
 mod lane;
 mod locks;
+mod memory;
 mod reachability;
 mod send;
 mod shutdown;
@@ -56,6 +57,7 @@ use exports::Exports;
 use gate_results::{GateResults, Traces};
 use ingest::Ingester;
 use locks::LockRegistry;
+use memory::MemoryBudget;
 pub(crate) use shutdown::StageDied;
 use shutdown::{Shutdown, guarded, join_all};
 
@@ -114,6 +116,7 @@ pub(crate) struct RunControl {
 struct RunContext {
     queue: Queue,
     locks: LockRegistry,
+    memory: MemoryBudget,
     fs: FsByReceiver,
     observer: Observer,
     mode: Mode,
@@ -131,6 +134,7 @@ pub(crate) struct Pipelines {
     capacities: Exporters,
     /// How long requests in flight may take to finish.
     shutdown_timeout: Duration,
+    memory: MemoryBudget,
 }
 
 /// A receiver with the converters and exporters for its exports.
@@ -219,7 +223,8 @@ impl Pipelines {
         let results = self.gates.iter().map(|it| (it.id.as_str(), &*it.config.directories));
         let fs = FsByReceiver::new(exports.chain(results));
         let locks = LockRegistry::new(fs.clone());
-        let common = RunContext { queue, locks, fs, observer, mode, shutdown };
+        let memory = self.memory.clone();
+        let common = RunContext { queue, locks, memory, fs, observer, mode, shutdown };
         let RunContext { queue, observer, shutdown, .. } = common.clone();
 
         let delivered = CancellationToken::new();

@@ -11,6 +11,7 @@
 
 mod emitted;
 mod json;
+mod memory;
 mod provenance;
 
 pub(crate) mod gate;

@@ -143,6 +143,7 @@ impl ExportDirConfig {
         ReadOptions {
             max_file_size: self.max_file_size.0,
             max_artifacts: self.max_artifacts,
+            max_memory: u64::MAX,
             project_id: self.project_id.clone(),
             emit_existing: self.on_existing_trace_id == ExistingTraceId::Emit,
         }

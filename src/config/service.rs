@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-use crate::base::units::{ComponentId, HumanDuration};
+use crate::base::units::{ByteSize, ComponentId, HumanDuration};
 use crate::exporter::endpoint::{Endpoint, serialize_redacted_option};
 
 /// Which components run, and how they are connected.
@@ -23,6 +23,10 @@ pub(crate) struct Service {
     pub(crate) pipelines: IndexMap<ComponentId, PipelineConfig>,
     /// How long requests in flight may take to finish when the program is stopped. Default: 10s.
     pub(crate) shutdown_timeout: HumanDuration,
+    /// Limit for the memory of the exports that are read, converted and enqueued at the same time,
+    /// as estimated. An export waits for room; one that needs more than the limit is refused. At
+    /// least 16MiB. Default: 128MiB.
+    pub(crate) max_memory: ByteSize,
     /// Base URL of Grafana, such as `https://grafana.example.com`, for links in summaries. Default:
     /// not set.
     #[serde(serialize_with = "serialize_redacted_option")]
@@ -110,6 +114,7 @@ impl Default for Service {
             extensions: Vec::new(),
             pipelines: IndexMap::new(),
             shutdown_timeout: HumanDuration::from_secs(10),
+            max_memory: ByteSize::mib(128),
             grafana_url: None,
             grafana_datasource: "tempo".into(),
             telemetry: TelemetryConfig::default(),
@@ -122,6 +127,9 @@ impl Service {
 
     /// Reports each value that is out of range: key path, message.
     pub(crate) fn check(&self, at: &mut dyn FnMut(&str, String)) {
+        if self.max_memory < ByteSize::mib(16) {
+            at("max_memory", "must be at least 16MiB".into());
+        }
         if let Some(Err(error)) = self.grafana_url.as_deref().map(Endpoint::base) {
             at("grafana_url", error.to_string());
         }

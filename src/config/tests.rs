@@ -227,6 +227,7 @@ fn the_shipped_file_shows_every_option_with_its_default() {
         ("extensions.file_storage", json(&FileStorageConfig::default())),
         ("extensions.health_check", json(&HealthCheckConfig::default())),
         ("service.shutdown_timeout", json(&Service::default().shutdown_timeout)),
+        ("service.max_memory", json(&Service::default().max_memory)),
         ("service.telemetry.metrics", json(&MetricsConfig::default())),
         ("service.telemetry", json(&TelemetryConfig::default())),
     ] {
@@ -389,6 +390,7 @@ fn the_schema_and_the_loader_agree() {
         plain("processors: {resource: {attributes: {a: true, b: 1, c: 1.10}}}", Good),
         service("telemetry: {logs: {level: WARN, encoding: json}}, shutdown_timeout: 0", Good),
         service("pipelines: {traces/one: {processors: }}, grafana_url: ", Good),
+        service("max_memory: 16MiB", Good),
         service("telemetry: {metrics: {address: '[::1]:0'}}", Good),
         // Spelling errors.
         plain("recievers: {}", Bad),
@@ -448,6 +450,7 @@ fn the_schema_and_the_loader_agree() {
         otlp("tls: {key_file: k.pem}", BeyondTheSchema),
         otlp("retry_on_failure: {max_interval: 1ms}", BeyondTheSchema),
         otlp("sending_queue: {storage: nowhere}", BeyondTheSchema),
+        service("max_memory: 15MiB", BeyondTheSchema),
         service("extensions: [pprof]", BeyondTheSchema),
         service("pipelines: {traces/one: {receivers: [unknown]}}", BeyondTheSchema),
         plain("processors: {redaction: {keys: ['(']}}", BeyondTheSchema),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use indexmap::IndexMap;
 
+use super::memory::MemoryBudget;
 use super::{Gates, Pipelines, ReceiverPipeline};
 use crate::base::signal::Signal;
 use crate::base::units::ComponentId;
@@ -111,6 +112,7 @@ impl Pipelines {
             exporters: exporters.built.into_values().collect(),
             capacities: exporters.capacities,
             shutdown_timeout: config.service.shutdown_timeout.0,
+            memory: MemoryBudget::new(config.service.max_memory),
         })
     }
 

@@ -179,14 +179,16 @@ impl Ingest for Exports {
         is_queued
     }
 
-    fn read(&self, path: &Path, is_last: bool) -> ReadOutcome<Box<Converted>> {
+    fn read(&self, path: &Path, is_last: bool, max_memory: u64) -> ReadOutcome<Box<Converted>> {
         let done = |foreign| {
             let path = path.to_owned();
             ReadOutcome::Done(Event::AlreadyEmitted { path, foreign })
         };
-        let fresh = match plan::read(&self.fs.roots, path, &self.read) {
+        let options = ReadOptions { max_memory, ..self.read.clone() };
+        let fresh = match plan::read(&self.fs.roots, path, &options) {
             Ok(Export::Fresh(fresh)) => fresh,
             Ok(Export::Emitted(carried)) => return done(carried.origin == IdOrigin::Foreign),
+            Err(PlanError::NoRoom { needs, .. }) => return ReadOutcome::NoRoom(needs),
             Err(error) if error.may_settle() && !is_last => {
                 return ReadOutcome::Incomplete(IncompleteReason::Unfinished);
             }

@@ -77,14 +77,23 @@ impl Ingest for GateResults {
         false
     }
 
-    fn read(&self, path: &Path, is_last: bool) -> ReadOutcome<Results> {
-        let loaded = self.roots.locate(path).and_then(|file| file.load(self.max_bytes));
+    fn read(&self, path: &Path, is_last: bool, max_memory: u64) -> ReadOutcome<Results> {
+        let max_bytes = self.max_bytes.min(max_memory);
+        let loaded = self.roots.locate(path).and_then(|file| file.load(max_bytes));
         let loaded = match loaded {
             Ok(loaded) => loaded,
+            Err(SourceError::TooLarge { size, .. }) if size <= self.max_bytes => {
+                return ReadOutcome::NoRoom(size);
+            }
             Err(SourceError::Missing { .. }) => return ReadOutcome::Gone,
             Err(error) if error.is_transient() => return ReadOutcome::Waiting(error.to_string()),
             Err(error) => return ReadOutcome::Refused(error.to_string()),
         };
+        let own_memory = GateFile::memory(&loaded.bytes);
+        if own_memory > max_memory {
+            return ReadOutcome::NoRoom(own_memory);
+        }
+        let max_memory = max_memory - own_memory;
         let written_at = UnixNanos::of_mtime(loaded.source.mtime_ns);
         let file = match GateFile::parse(&loaded.bytes, written_at) {
             Ok(file) => file,
@@ -102,7 +111,7 @@ impl Ingest for GateResults {
         }
         let mut all = Vec::new();
         for (trace_id, results) in by_trace {
-            match self.traces.find(&directories, project_id.as_deref(), trace_id) {
+            match self.traces.find((&directories, max_memory), project_id.as_deref(), trace_id) {
                 Ok((emitted, converter)) => {
                     warnings.extend(emitted.doubt.clone());
                     match additions(
@@ -116,6 +125,9 @@ impl Ingest for GateResults {
                         Ok(additions) => all.extend(additions),
                         Err(error) => return ReadOutcome::Refused(error.to_string()),
                     }
+                }
+                Err(NotFound::NoRoom(bytes)) => {
+                    return ReadOutcome::NoRoom(own_memory + bytes);
                 }
                 Err(NotFound::Later(reason)) => return ReadOutcome::Waiting(reason),
                 Err(NotFound::Never(reason)) => return ReadOutcome::Refused(reason),

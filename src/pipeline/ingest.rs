@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::event::{Event, Observer};
 use super::in_flight::{InFlight, Refusals};
+use super::memory::{MemoryBudget, Room};
 use super::{Mode, RunContext, StageDied};
 use crate::fs::blocking::BlockingFs;
 use crate::queue::{Destination, Enqueued, NewEntry, Queue};
@@ -46,8 +47,8 @@ pub(super) trait Ingest: Send + Sync + 'static {
     fn is_queued(&self, path: &Path) -> bool;
 
     /// Reads and converts a stable file. Blocks on disk I/O. `is_last` means that the file has been
-    /// incomplete for the maximum time.
-    fn read(&self, path: &Path, is_last: bool) -> ReadOutcome<Self::Ready>;
+    /// incomplete for the maximum time. `max_memory` is the memory it may take, in bytes.
+    fn read(&self, path: &Path, is_last: bool, max_memory: u64) -> ReadOutcome<Self::Ready>;
 
     /// Enqueues a converted file. Returns why it is refused, if it is.
     fn enqueue(
@@ -74,6 +75,8 @@ pub(super) enum ReadOutcome<T> {
     /// The file cannot be read at present, for example because a file server is down. When the
     /// server returns, there is no file event.
     Unavailable(String),
+    /// The file may take this many bytes of memory, which is more than it may.
+    NoRoom(u64),
     Refused(String),
 }
 
@@ -95,8 +98,9 @@ pub(super) struct Ingester<K> {
     queue: Queue,
     observer: Observer,
     mode: Mode,
-    /// Limits the files that are read, converted and enqueued concurrently, which bounds memory.
+    /// Limits the files that are read, converted and enqueued concurrently.
     concurrency: Semaphore,
+    memory: MemoryBudget,
     in_flight: InFlight,
     refusals: Refusals,
 }
@@ -109,7 +113,7 @@ impl<K: Ingest> Ingester<K> {
         common: &RunContext,
         finish: CancellationToken,
     ) -> Ingester<K> {
-        let RunContext { queue, observer, mode, .. } = common.clone();
+        let RunContext { queue, observer, mode, memory, .. } = common.clone();
         Ingester {
             kind,
             fs,
@@ -120,6 +124,7 @@ impl<K: Ingest> Ingester<K> {
             observer,
             mode,
             concurrency: Semaphore::new(at_a_time),
+            memory,
             in_flight: InFlight::default(),
             refusals: Refusals::default(),
         }
@@ -182,27 +187,33 @@ impl<K: Ingest> Ingester<K> {
     async fn ingest_version(self: Arc<Self>, path: &Path) {
         let mut probe = StabilityProbe::new(path);
         let mut waiting = Waiting::new();
-        let mut looks = 0;
+        let (mut looks, mut needs) = (0, 0);
         loop {
             let Ok(permit) = self.concurrency.acquire().await else { return };
-            let outcome = match self.look(&mut probe, path, false).await {
+            let room = match self.memory.reserve(needs).await {
+                Ok(room) => room,
+                Err(error) => {
+                    return self.refuse(path, &probe, format!("{}: {error}", path.display()));
+                }
+            };
+            let outcome = match self.look(&mut probe, path, (false, &room)).await {
                 Look::NotBefore(wait) => {
-                    drop(permit);
+                    drop((permit, room));
                     tokio::time::sleep(wait).await;
                     continue;
                 }
                 Look::Read(outcome) => outcome,
             };
-            looks += 1;
+            looks += u32::from(!matches!(outcome, ReadOutcome::NoRoom(_)));
             let outcome = match outcome {
                 ReadOutcome::Incomplete(reason) => {
                     let wait = self.policy.before_next_look(reason, looks, probe.quiet());
                     if let Some(wait) = wait {
-                        drop(permit);
+                        drop((permit, room));
                         tokio::time::sleep(wait).await;
                         continue;
                     }
-                    match self.look(&mut probe, path, true).await {
+                    match self.look(&mut probe, path, (true, &room)).await {
                         Look::Read(outcome) => outcome,
                         // The file changed at the last moment.
                         Look::NotBefore(_) => continue,
@@ -223,8 +234,9 @@ impl<K: Ingest> Ingester<K> {
                     tracing::debug!(path = %path.display(), "gone before it was read");
                     return;
                 }
+                ReadOutcome::NoRoom(bytes) => needs = self.memory.next_reservation(bytes, &room),
                 ReadOutcome::Unavailable(reason) => {
-                    drop(permit);
+                    drop((permit, room));
                     self.refuse(path, &probe, reason);
                     if self.mode != Mode::Watch {
                         return;
@@ -232,7 +244,7 @@ impl<K: Ingest> Ingester<K> {
                     tokio::time::sleep(self.rescan_interval).await;
                 }
                 ReadOutcome::Waiting(reason) => {
-                    drop(permit);
+                    drop((permit, room));
                     if self.is_over(&mut waiting) {
                         return self.refuse(path, &probe, reason);
                     }
@@ -250,14 +262,15 @@ impl<K: Ingest> Ingester<K> {
         self: &Arc<Self>,
         probe: &mut StabilityProbe,
         path: &Path,
-        is_last: bool,
+        (is_last, room): (bool, &Room),
     ) -> Look<K::Ready> {
+        let max_memory = room.bytes;
         let (this, own) = (Arc::clone(self), path.to_owned());
         let mut moved = std::mem::replace(probe, StabilityProbe::new(path));
         let looked = self.fs.run(move || {
             let look = match moved.observe(&this.policy) {
                 Some(wait) => Look::NotBefore(wait),
-                None => Look::Read(this.kind.read(&own, is_last)),
+                None => Look::Read(this.kind.read(&own, is_last, max_memory)),
             };
             (moved, look)
         });

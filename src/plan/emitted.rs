@@ -43,6 +43,16 @@ pub(crate) enum NotEmitted {
     BadId { path: PathBuf, text: String },
 }
 
+impl NotEmitted {
+    /// Returns the memory that the export may take in bytes, if that is more than `max_memory`.
+    pub(crate) fn needs_memory(&self) -> Option<u64> {
+        match self {
+            NotEmitted::Unreadable(PlanError::NoRoom { needs, .. }) => Some(*needs),
+            _ => None,
+        }
+    }
+}
+
 /// Reads an export and its trace id. Blocks on disk I/O.
 ///
 /// # Errors

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 
 use serde_json::{Map, Value};
 
-use super::Examples;
+use super::{Examples, memory};
 use crate::base::clock::UnixNanos;
 use crate::base::contract::{GateOutcome, Phase, Severity};
 use crate::base::ids::{TaskId, TraceId};
@@ -76,6 +76,12 @@ const KNOWN: [&str; 12] = [
 const KNOWN_OF_EVIDENCE: [&str; 3] = ["type", "ref", "description"];
 
 impl GateFile {
+    /// Estimates the memory of a file with gate results and of their conversion, in bytes.
+    pub(crate) fn memory(bytes: &[u8]) -> u64 {
+        // The text, and each result as a value, as text and as a request.
+        4 * bytes.len() as u64 + 2 * memory::of_json(bytes).whole
+    }
+
     /// Parses a file. A report without a time gets `written_at`, the time when the file was
     /// written.
     ///

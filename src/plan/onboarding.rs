@@ -10,7 +10,7 @@ use serde::de::Deserializer;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use super::{Coverage, Warning, json};
+use super::{Coverage, Warning, json, memory};
 
 /// The part of the metadata file that taskspan uses.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -128,7 +128,7 @@ impl<'a> Sections<'a> {
 
     /// Checks the sections whose values take far more memory than their text, before they are
     /// parsed. There is at most one value more than there are commas.
-    fn check_sizes(&self) -> Result<(), OnboardingError> {
+    pub(crate) fn check_sizes(&self) -> Result<(), OnboardingError> {
         let commas = |raw: Option<&RawValue>| {
             raw.map_or(0, |raw| raw.get().bytes().filter(|byte| *byte == b',').count())
         };
@@ -141,6 +141,25 @@ impl<'a> Sections<'a> {
             return Err(OnboardingError::too_many("dependencies", dependencies));
         }
         Ok(())
+    }
+
+    /// Estimates the memory of the parsed sections and of their conversion, in bytes.
+    pub(crate) fn memory(&self) -> u64 {
+        let text = |raw: Option<&'a RawValue>| raw.map_or("", RawValue::get).as_bytes();
+        let raw = &self.raw;
+        let whole = [
+            raw.artifact_dependency_graph,
+            raw.resolved_artifact_parameters,
+            raw.expected_output_contracts,
+            raw.derivation_rules,
+            raw.artifact_types,
+            raw.artifact_task_mapping,
+        ];
+        let by_member = [raw.parameter_resolvability, raw.file_ownership];
+        let whole = whole.into_iter().map(|section| memory::of_json(text(section)).whole);
+        let by_member =
+            by_member.into_iter().map(|section| memory::of_json(text(section)).largest_member);
+        memory::of_coverage(text(raw.coverage)) + whole.chain(by_member).sum::<u64>()
     }
 
     // An invalid id is reported by `read`.

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use super::memory::{self, Claims};
 use super::onboarding::{OnboardingError, Sections};
 use super::provenance::OtherVersion;
 use super::{Manifest, ManifestUse, Onboarding, Plan, ProjectContext, Warning, join, provenance};
@@ -24,6 +25,8 @@ pub struct ReadOptions {
     pub max_file_size: u64,
     /// Maximum number of artifacts. Dependencies may be ten times as many.
     pub max_artifacts: usize,
+    /// Limit for the estimated memory of the parsed and converted export, in bytes.
+    pub max_memory: u64,
     /// Overrides the project id in the export (R5.5).
     pub project_id: Option<String>,
     /// Whether an export that carries `task_trace_id` is emitted again.
@@ -107,6 +110,13 @@ pub enum PlanError {
         /// What does not fit.
         reason: String,
     },
+    /// The export may take more memory than `max_memory`. It was not parsed, or not completely.
+    NoRoom {
+        /// The metadata file.
+        path: PathBuf,
+        /// The estimate so far, in bytes. It may be larger when more is read.
+        needs: u64,
+    },
 }
 
 impl PlanError {
@@ -119,7 +129,7 @@ impl PlanError {
     pub fn may_settle(&self) -> bool {
         match self {
             PlanError::Source(error) => error.is_transient(),
-            PlanError::Unfit { .. } => false,
+            PlanError::Unfit { .. } | PlanError::NoRoom { .. } => false,
             PlanError::Onboarding { error, .. } => {
                 matches!(error, OnboardingError::Syntax { .. } | OnboardingError::NotUtf8)
             }
@@ -132,6 +142,9 @@ impl fmt::Display for PlanError {
         match self {
             PlanError::Source(error) => error.fmt(f),
             PlanError::Unfit { path, reason } => write!(f, "{}: {reason}", path.display()),
+            PlanError::NoRoom { path, needs } => {
+                write!(f, "{}: needs more than {needs} bytes of memory", path.display())
+            }
             PlanError::Onboarding { path, error } => {
                 // Editors can jump to `path:line:column:`.
                 let position =
@@ -149,7 +162,8 @@ impl std::error::Error for PlanError {}
 /// disk I/O.
 ///
 /// # Errors
-/// Returns an error if the metadata file cannot be read, is too large, or is not an export.
+/// Returns an error if the metadata file cannot be read, is too large, or is not an export, and
+/// [`PlanError::NoRoom`] if the export may take more than `max_memory`.
 pub fn read(roots: &Roots, path: &Path, options: &ReadOptions) -> Result<Export, PlanError> {
     read_located(&roots.locate(path).map_err(PlanError::Source)?, options)
 }
@@ -157,9 +171,18 @@ pub fn read(roots: &Roots, path: &Path, options: &ReadOptions) -> Result<Export,
 /// Like [`read`], for a directory that is already open.
 ///
 /// # Errors
-/// Returns an error if the metadata file cannot be read, is too large, or is not an export.
+/// See [`read`].
 pub(crate) fn read_located(metadata: &Located, options: &ReadOptions) -> Result<Export, PlanError> {
     let path = metadata.path();
+    let claims = Claims::new(options.max_memory);
+    let has_room = || match claims.excess() {
+        Some(needs) => Err(PlanError::NoRoom { path: path.to_owned(), needs }),
+        None => Ok(()),
+    };
+    // A file over the limit of files is refused by `load`.
+    let size = metadata.stat().ok().and_then(|stat| u64::try_from(stat.st_size).ok());
+    claims.claim(size.filter(|size| *size <= options.max_file_size).unwrap_or_default());
+    has_room()?;
     let loaded = metadata.load(options.max_file_size).map_err(PlanError::Source)?;
     let refused = |error| PlanError::Onboarding { path: path.to_owned(), error };
     let sections = Sections::of(&loaded.bytes).map_err(refused)?;
@@ -168,20 +191,31 @@ pub(crate) fn read_located(metadata: &Located, options: &ReadOptions) -> Result<
         let origin = stamp::origin(&loaded.source, &loaded.bytes, &text);
         CarriedId { text, origin }
     });
+    sections.check_sizes().map_err(refused)?;
+    let is_parsable = claims.claim(sections.memory());
     if let Some(carried) = carries.clone().filter(|it| !options.emit_existing && it.is_id()) {
-        return sections.read().map_err(refused).map(|_| Export::Emitted(carried));
+        // Nothing is sent for this export, so it is parsed only to report errors.
+        if is_parsable {
+            sections.read().map_err(refused)?;
+        }
+        return Ok(Export::Emitted(carried));
     }
+    has_room()?;
     let source = loaded.source;
     let shown = path.parent().unwrap_or(Path::new("."));
-    let directory = Siblings { directory: &metadata.dir, shown };
-    let (manifest, (onboarding, trace_id)) = parallel::both(
-        loaded.bytes.len() > WORTH_A_THREAD,
-        || read_manifest(&directory, &sections, options),
-        || {
-            let of_export =
-                || TraceId::of_export(source.canonical(), source.mtime_ns, &loaded.bytes);
-            (sections.read(), of_export())
-        },
+    let directory = Siblings { directory: &metadata.dir, shown, claims: &claims };
+    let is_large = loaded.bytes.len() > WORTH_A_THREAD;
+    let (manifest_file, trace_id) = parallel::both(
+        is_large,
+        || load_manifest(&directory, &sections, options),
+        || TraceId::of_export(source.canonical(), source.mtime_ns, &loaded.bytes),
+    );
+    // Everything large is claimed. Parse nothing that would be parsed again.
+    has_room()?;
+    let (manifest, onboarding) = parallel::both(
+        is_large,
+        || manifest_file.as_ref().map_err(Clone::clone).and_then(|file| file.parse(&directory)),
+        || sections.read(),
     );
     let mut onboarding = onboarding.map_err(refused)?;
     let manifest_mtime_ns = manifest.as_ref().ok().map(|(_, mtime_ns)| *mtime_ns);
@@ -189,7 +223,7 @@ pub(crate) fn read_located(metadata: &Located, options: &ReadOptions) -> Result<
     if manifest.as_ref().is_ok_and(|it| it.artifacts.len() > options.max_artifacts) {
         return Err(refused(OnboardingError::too_many("artifacts", options.max_artifacts)));
     }
-    drop(loaded.bytes);
+    drop((loaded.bytes, manifest_file));
     if onboarding.source_checksum.is_none() {
         let generated_from = manifest.as_ref().ok().and_then(|it| it.generated_from.as_deref());
         match read_source_checksum(&directory, &source, generated_from, options) {
@@ -207,6 +241,7 @@ pub(crate) fn read_located(metadata: &Located, options: &ReadOptions) -> Result<
         manifest_use
     });
     let context = read_context(&directory, &onboarding, options, &mut warnings);
+    has_room()?;
     let provisional = (manifest.is_err() && onboarding.artifact_manifest_path.is_some())
         || (context.is_none() && onboarding.project_context_path.is_some());
     let context = context.unwrap_or_default();
@@ -232,20 +267,59 @@ struct Siblings<'a> {
     directory: &'a Directory,
     /// Path of the directory, for messages.
     shown: &'a Path,
+    claims: &'a Claims,
 }
 
 impl Siblings<'_> {
+    /// Reads a file and claims memory for it. If there is no room, the file is not read and the
+    /// caller's result is not used.
     fn load(&self, name: &str, max_bytes: u64) -> Result<Loaded, SourceError> {
-        self.directory.load_sibling(name, max_bytes)
+        let loaded = self.directory.load_sibling(name, max_bytes.min(self.claims.left()));
+        match &loaded {
+            Err(SourceError::TooLarge { size, .. }) if *size <= max_bytes => {
+                self.claims.claim(*size);
+            }
+            Ok(loaded) => drop(self.claims.claim(loaded.source.size)),
+            Err(_) => {}
+        }
+        loaded
+    }
+
+    /// Claims the memory for parsing a file. If there is no room, the caller's result is not used.
+    fn claim(&self, name: &str, bytes: &[u8]) -> Result<(), String> {
+        let needs = match name.ends_with(".json") {
+            true => memory::of_json(bytes).whole,
+            false => memory::of_yaml(bytes),
+        };
+        let is_parsable = self.claims.claim(needs);
+        is_parsable.then_some(()).ok_or_else(|| "over the memory limit".to_owned())
     }
 }
 
-/// Returns the manifest and its modification time, or why it cannot be used.
-fn read_manifest(
+/// An artifact manifest that was read and not parsed.
+struct ManifestFile {
+    name: String,
+    loaded: Loaded,
+}
+
+impl ManifestFile {
+    /// Returns the manifest and its modification time, or why it cannot be used.
+    fn parse(&self, directory: &Siblings<'_>) -> Result<(Manifest, i128), (ManifestUse, String)> {
+        let manifest = Manifest::parse(&self.name, &self.loaded.bytes);
+        let of_file = |error| format!("{}: {error}", directory.shown.join(&self.name).display());
+        manifest
+            .map(|manifest| (manifest, self.loaded.source.mtime_ns))
+            .map_err(|error| (ManifestUse::Unreadable, of_file(error)))
+    }
+}
+
+/// Reads the manifest that the metadata names, and claims the memory to parse it. Returns why it
+/// cannot be used, if it cannot.
+fn load_manifest(
     directory: &Siblings<'_>,
     sections: &Sections<'_>,
     options: &ReadOptions,
-) -> Result<(Manifest, i128), (ManifestUse, String)> {
+) -> Result<ManifestFile, (ManifestUse, String)> {
     let Some(name) = sections.artifact_manifest_path() else {
         return Err((ManifestUse::Missing, "the metadata names none".to_owned()));
     };
@@ -267,10 +341,10 @@ fn read_manifest(
             return Err((ManifestUse::ChecksumMismatch, reason));
         }
     }
-    let manifest = Manifest::parse(&name, &loaded.bytes);
-    manifest
-        .map(|manifest| (manifest, loaded.source.mtime_ns))
-        .map_err(|error| (ManifestUse::Unreadable, format!("{}: {error}", path.display())))
+    match directory.claim(&name, &loaded.bytes) {
+        Ok(()) => Ok(ManifestFile { name, loaded }),
+        Err(reason) => Err((ManifestUse::Unreadable, reason)),
+    }
 }
 
 /// Returns the source checksum from the record of the run. The record is optional, so one that
@@ -284,6 +358,9 @@ fn read_source_checksum(
     let record = directory.load(provenance::FILE, options.max_file_size);
     let name = metadata.path.file_name().and_then(|name| name.to_str());
     let (Ok(record), Some(name)) = (record, name) else { return Ok(None) };
+    if directory.claim(provenance::FILE, &record.bytes).is_err() {
+        return Ok(None);
+    }
     provenance::source_checksum(&record.bytes, (name, &metadata.sha256), generated_from)
 }
 
@@ -300,7 +377,9 @@ fn read_context(
         .load(name, options.max_file_size)
         .map_err(|error| error.to_string())
         .and_then(|loaded| {
-            ProjectContext::parse(&loaded.bytes)
+            let context = directory.claim(name, &loaded.bytes);
+            context
+                .and_then(|()| ProjectContext::parse(&loaded.bytes))
                 .map_err(|error| format!("{}: {error}", directory.shown.join(name).display()))
         })
         .map_err(|reason| warnings.push(Warning::ProjectContextNotUsed { reason }))

@@ -18,6 +18,7 @@ fn read(export: &Export) -> plan::Plan {
     let options = ReadOptions {
         max_file_size: 1 << 26,
         max_artifacts: 100_000,
+        max_memory: u64::MAX,
         project_id: None,
         emit_existing: false,
     };

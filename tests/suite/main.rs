@@ -19,6 +19,7 @@ mod generate;
 mod kill;
 mod lifecycle;
 mod logs;
+mod memory;
 mod observe;
 mod once;
 mod outage;

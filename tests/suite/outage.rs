@@ -435,6 +435,7 @@ async fn accepted_two_hours_ago(outage: &Outage, snapshot: &Snapshot, in_doubt: 
     let options = ReadOptions {
         max_file_size: 1 << 20,
         max_artifacts: 100_000,
+        max_memory: u64::MAX,
         project_id: None,
         emit_existing: false,
     };

@@ -24,6 +24,7 @@ fn trace(group_by: GroupBy) -> String {
     let options = ReadOptions {
         max_file_size: 1 << 20,
         max_artifacts: 100_000,
+        max_memory: u64::MAX,
         project_id: None,
         emit_existing: false,
     };

@@ -32,8 +32,9 @@ struct Exports {
 }
 
 impl Exports {
-    fn read(&self, path: &Path) -> Result<Emitted, NotEmitted> {
-        read_emitted(&self.roots, path, &self.read, self.write_back)
+    fn read(&self, path: &Path, max_memory: u64) -> Result<Emitted, NotEmitted> {
+        let options = ReadOptions { max_memory, ..self.read.clone() };
+        read_emitted(&self.roots, path, &options, self.write_back)
     }
 }
 
@@ -45,6 +46,8 @@ pub(crate) enum NotFound {
     /// The export may come later.
     Later(String),
     Never(String),
+    /// An export may take this many bytes of memory, which is more than it may.
+    NoRoom(u64),
 }
 
 impl Traces {
@@ -60,18 +63,21 @@ impl Traces {
     }
 
     /// Finds the export for one result of a file, in the first of `directories` that has any.
-    /// Blocks on disk I/O.
+    /// `max_memory` is the memory that an export may take, in bytes. Blocks on disk I/O.
     pub(crate) fn find(
         &self,
-        directories: &[PathBuf],
+        (directories, max_memory): (&[PathBuf], u64),
         project_id: Option<&str>,
         trace_id: Option<TraceId>,
     ) -> Result<FoundTrace<'_>, NotFound> {
         let mut beside = directories.iter().map(|directory| self.in_directory(directory));
         let beside = beside.find(|exports| !exports.is_empty()).unwrap_or_default();
-        let Some(id) = trace_id else { return Self::of_project(&beside, project_id) };
-        let named = self.named(beside.iter(), id);
-        let found = named.or_else(|| self.named(self.everywhere().iter(), id));
+        let Some(id) = trace_id else { return Self::of_project(&beside, max_memory, project_id) };
+        let named = Self::named(&beside, max_memory, id)?;
+        let found = match named {
+            Some(found) => Some(found),
+            None => Self::named(&self.everywhere(), max_memory, id)?,
+        };
         let Some(found) = found else {
             return Err(NotFound::Later(format!("no export of trace {id} is there")));
         };
@@ -82,28 +88,36 @@ impl Traces {
         }
     }
 
-    fn named<'a, 'b>(
-        &'a self,
-        candidates: impl Iterator<Item = &'b (PathBuf, &'a Exports)>,
+    fn named<'a>(
+        candidates: &[(PathBuf, &'a Exports)],
+        max_memory: u64,
         trace_id: TraceId,
-    ) -> Option<FoundTrace<'a>>
-    where
-        'a: 'b,
-    {
-        let mut emitted =
-            candidates.filter_map(|(path, exports)| Some((exports.read(path).ok()?, exports)));
-        let (emitted, exports) = emitted.find(|(emitted, _)| emitted.trace_id == trace_id)?;
-        Some((emitted, &exports.converter))
+    ) -> Result<Option<FoundTrace<'a>>, NotFound> {
+        for (path, exports) in candidates {
+            match exports.read(path, max_memory) {
+                Ok(emitted) if emitted.trace_id == trace_id => {
+                    return Ok(Some((emitted, &exports.converter)));
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    if let Some(bytes) = error.needs_memory() {
+                        return Err(NotFound::NoRoom(bytes));
+                    }
+                }
+            }
+        }
+        Ok(None)
     }
 
     fn of_project<'a>(
         candidates: &[(PathBuf, &'a Exports)],
+        max_memory: u64,
         project_id: Option<&str>,
     ) -> Result<FoundTrace<'a>, NotFound> {
         let is_meant = |own: &Project| project_id.is_none_or(|id| own.is_named(id));
         let (mut found, mut others, mut later) = (Vec::new(), Vec::new(), None);
         for (path, exports) in candidates {
-            match exports.read(path) {
+            match exports.read(path, max_memory) {
                 Ok(emitted) if is_meant(&emitted.plan.project) => {
                     found.push((emitted, &exports.converter));
                 }
@@ -114,7 +128,10 @@ impl Traces {
                 Err(error @ (NotEmitted::Off(_) | NotEmitted::BadId { .. })) => {
                     return Err(NotFound::Never(error.to_string()));
                 }
-                Err(error) => later = Some(error),
+                Err(error) => match error.needs_memory() {
+                    Some(bytes) => return Err(NotFound::NoRoom(bytes)),
+                    None => later = Some(error),
+                },
             }
         }
         if let Some(error) = later {
