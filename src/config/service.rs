@@ -23,7 +23,7 @@ pub(crate) struct Service {
     pub(crate) pipelines: IndexMap<ComponentId, PipelineConfig>,
     /// How long requests in flight may take to finish when the program is stopped. Default: 10s.
     pub(crate) shutdown_timeout: HumanDuration,
-    /// Limit for the memory of the exports that are read, converted and enqueued at the same time,
+    /// Limit for the memory of the exports that are read, converted, enqueued and written back at the same time,
     /// as estimated. An export waits for room; one that needs more than the limit is refused. At
     /// least 16MiB. Default: 128MiB.
     pub(crate) max_memory: ByteSize,

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::event::{Event, Observer};
 use super::locks::LockRegistry;
+use super::memory::MemoryBudget;
 use super::{Mode, ReceiverPipeline, RunContext, StageDied};
 use crate::base::clock::UnixNanos;
 use crate::base::ids::TraceId;
@@ -30,14 +31,11 @@ use crate::writeback::{self, WriteBackError, write_back, write_beside};
 
 /// Concurrent write-backs per receiver. A write-back mostly waits, for the disk and for late
 /// writers.
-const AT_A_TIME: u32 = 16;
+const AT_A_TIME: usize = 16;
 
 /// Maximum number of exports that are being finalized. A receiver whose file system hangs occupies
 /// few of them.
 const MAX_FINALIZING: usize = 64;
-
-/// Bytes per semaphore permit: a large export takes several permits, which bounds memory.
-const LARGE: u64 = 1 << 20;
 
 /// Pause before a failed write-back is retried, if the receiver has no `rescan_interval`.
 const RETRY_INTERVAL: Duration = Duration::from_secs(30);
@@ -49,20 +47,31 @@ pub(crate) struct Finalizer {
     observer: Observer,
     receivers: Vec<Receiver>,
     mode: Mode,
-    /// For entries whose receiver is no longer configured.
-    other_room: Semaphore,
+    memory: MemoryBudget,
+    /// Limits the write-backs of entries whose receiver is no longer configured.
+    other_concurrency: Semaphore,
     /// Pause before a failed write-back is retried.
     retry_interval: Duration,
 }
 
 impl Finalizer {
     pub(super) fn new(common: &RunContext, sources: &[ReceiverPipeline]) -> Finalizer {
-        let RunContext { queue, locks, fs, observer, mode, .. } = common.clone();
+        let RunContext { queue, locks, fs, observer, mode, memory, .. } = common.clone();
         let receivers: Vec<Receiver> = sources.iter().map(Receiver::of).collect();
         let retry_interval = receivers.iter().map(|it| it.config.rescan_interval.0).min();
         let retry_interval = retry_interval.unwrap_or(RETRY_INTERVAL);
-        let other_room = Semaphore::new(AT_A_TIME as usize);
-        Finalizer { locks, fs, queue, observer, receivers, mode, other_room, retry_interval }
+        let other_concurrency = Semaphore::new(AT_A_TIME);
+        Finalizer {
+            locks,
+            fs,
+            queue,
+            observer,
+            receivers,
+            mode,
+            memory,
+            other_concurrency,
+            retry_interval,
+        }
     }
 
     /// Runs until the queue is closed and empty, or delivery has ended.
@@ -145,10 +154,11 @@ impl Finalizer {
             Some(_) => Event::Added { path: path.clone(), trace_id, spans: head.span_count },
             None => done,
         };
-        let size = u32::try_from(head.source.size / LARGE).unwrap_or(AT_A_TIME);
         // The semaphore is never closed.
-        let room = receiver.map_or(&self.other_room, |receiver| &receiver.room);
-        let _room = room.acquire_many(size.clamp(1, AT_A_TIME)).await;
+        let concurrency = receiver.map_or(&self.other_concurrency, |it| &it.concurrency);
+        let _permit = concurrency.acquire().await;
+        // The whole file is read.
+        let _room = self.memory.reserve_at_most(head.source.size).await;
         let failure = match fs.calls.run(move || write.run()).await {
             Ok(Ok((outcome, tombstone))) => {
                 let head = completion.head.clone();
@@ -204,14 +214,14 @@ struct Receiver {
     id: String,
     config: ExportDirConfig,
     selection: Selection,
-    room: Semaphore,
+    concurrency: Semaphore,
 }
 
 impl Receiver {
     fn of(source: &ReceiverPipeline) -> Receiver {
         let (id, config) = (source.id.clone(), source.config.clone());
         let selection = super::selection(&config.watching());
-        Receiver { id, config, selection, room: Semaphore::new(AT_A_TIME as usize) }
+        Receiver { id, config, selection, concurrency: Semaphore::new(AT_A_TIME) }
     }
 }
 

@@ -1,4 +1,5 @@
-//! Bounds the memory of the exports that are read, converted and enqueued at the same time.
+//! Bounds the memory of the exports that are read, converted, enqueued and written back at the same
+//! time.
 //!
 //! ```text
 //! read ─▶ needs more than it has? ─▶ reserve: wait for room ─▶ read again
@@ -88,6 +89,12 @@ impl MemoryBudget {
         // The semaphore is never closed.
         let permit = Arc::clone(&self.free).acquire_many_owned(units).await.ok();
         Ok(Room { bytes, _permit: permit })
+    }
+
+    /// Like [`MemoryBudget::reserve`], but reserves the whole budget if that is less. For work that
+    /// must not be refused.
+    pub(crate) async fn reserve_at_most(&self, bytes: u64) -> Option<Room> {
+        self.reserve(bytes.min(self.max)).await.ok()
     }
 }
 

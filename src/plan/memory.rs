@@ -1,7 +1,7 @@
 //! Estimates the memory that an export takes, before it is parsed.
 //!
 //! ```text
-//! text ─▶ commas, braces, brackets outside strings ─▶ bytes ─▶ claimed, or more than allowed
+//! text ─▶ commas, colons, braces, brackets outside strings ─▶ bytes ─▶ claimed, or more than allowed
 //! ```
 //!
 //! A parsed value takes far more memory than its text: a list of 200,000 short ids is 1.5 MB of
@@ -12,12 +12,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Memory for a value in an array or an object, in bytes. Each value but the first has a comma.
 const VALUE: u64 = 170;
-/// Memory for an object with one member, in bytes.
-const OBJECT: u64 = 400;
+/// Memory for the key of a member of an object, in addition to its value, in bytes.
+const KEY: u64 = 80;
+/// Memory for an object, in bytes.
+const OBJECT: u64 = 320;
 /// Memory for an array, in bytes.
 const ARRAY: u64 = 50;
 /// Memory for a value in `coverage`, in bytes. Nearly all of them become an artifact and its span.
 const ARTIFACT: u64 = 1_100;
+
+/// Size of a buffer above which it rarely fits into memory that was freed before, in bytes.
+const LARGE: u64 = 16 << 20;
 
 /// The memory that one export may take, and how much of it is claimed.
 #[derive(Debug)]
@@ -58,12 +63,18 @@ pub(super) struct Estimate {
     pub(super) largest_member: u64,
 }
 
+/// Estimates the memory of a file's bytes.
+pub(super) fn of_file(size: u64) -> u64 {
+    size + size.saturating_sub(LARGE)
+}
+
 /// Estimates the memory of a JSON text, without the text itself.
 pub(super) fn of_json(text: &[u8]) -> Estimate {
     let (mut whole, mut largest, mut member, mut depth) = (0_u64, 0, 0_u64, 0_u32);
     each_structural(text, |byte| {
         let bytes = match byte {
             b',' => VALUE,
+            b':' => KEY,
             b'{' => OBJECT,
             b'[' => ARRAY,
             _ => 0,
@@ -71,7 +82,7 @@ pub(super) fn of_json(text: &[u8]) -> Estimate {
         match byte {
             b'{' | b'[' => depth += 1,
             b'}' | b']' => depth = depth.saturating_sub(1),
-            _ if depth == 1 => {
+            b',' if depth == 1 => {
                 largest = largest.max(member);
                 member = 0;
             }
@@ -101,7 +112,7 @@ pub(super) fn of_yaml(text: &[u8]) -> u64 {
     text.iter().map(weight).sum()
 }
 
-/// Calls `each` for every comma, brace and bracket outside strings.
+/// Calls `each` for every comma, colon, brace and bracket outside strings.
 fn each_structural(text: &[u8], mut each: impl FnMut(u8)) {
     let (mut in_string, mut is_escaped) = (false, false);
     for &byte in text {
@@ -111,7 +122,7 @@ fn each_structural(text: &[u8], mut each: impl FnMut(u8)) {
             in_string = !ends;
         } else if byte == b'"' {
             in_string = true;
-        } else if matches!(byte, b',' | b'{' | b'}' | b'[' | b']') {
+        } else if matches!(byte, b',' | b':' | b'{' | b'}' | b'[' | b']') {
             each(byte);
         }
     }
@@ -133,7 +144,8 @@ mod tests {
             }
             Value::Object(members) => {
                 let gaps = (members.len() as u64).saturating_sub(1) * VALUE;
-                OBJECT + gaps + members.values().map(counted).sum::<u64>()
+                let keys = members.len() as u64 * KEY;
+                OBJECT + keys + gaps + members.values().map(counted).sum::<u64>()
             }
             _ => 0,
         }
@@ -142,12 +154,12 @@ mod tests {
     fn document() -> impl Strategy<Value = Value> {
         let leaf = prop_oneof![
             any::<i32>().prop_map(Value::from),
-            r#"[,{}\[\]"\\ a]{0,9}"#.prop_map(Value::from)
+            r#"[,:{}\[\]"\\ a]{0,9}"#.prop_map(Value::from)
         ];
         leaf.prop_recursive(4, 60, 8, |inner| {
             prop_oneof![
                 prop::collection::vec(inner.clone(), 0..8).prop_map(Value::from),
-                prop::collection::btree_map(r#"[,{}"\\a]{0,5}"#, inner, 0..8)
+                prop::collection::btree_map(r#"[,:{}"\\a]{0,5}"#, inner, 0..8)
                     .prop_map(|members| Value::Object(members.into_iter().collect())),
             ]
         })
@@ -175,9 +187,12 @@ mod tests {
             json!({"a": 1, "b": large}).to_string(),
         ] {
             let estimate = of_json(text.as_bytes());
-            let least = OBJECT + ARRAY + 3 * VALUE;
+            let least = OBJECT + KEY + ARRAY + 3 * VALUE;
             assert!(estimate.largest_member >= least, "{text}: {estimate:?}");
-            assert!(estimate.largest_member <= least + OBJECT + VALUE, "{text}: {estimate:?}");
+            assert!(
+                estimate.largest_member <= least + OBJECT + VALUE + KEY,
+                "{text}: {estimate:?}"
+            );
         }
     }
 

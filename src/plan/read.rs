@@ -181,7 +181,8 @@ pub(crate) fn read_located(metadata: &Located, options: &ReadOptions) -> Result<
     };
     // A file over the limit of files is refused by `load`.
     let size = metadata.stat().ok().and_then(|stat| u64::try_from(stat.st_size).ok());
-    claims.claim(size.filter(|size| *size <= options.max_file_size).unwrap_or_default());
+    let size = size.filter(|size| *size <= options.max_file_size);
+    claims.claim(size.map(memory::of_file).unwrap_or_default());
     has_room()?;
     let loaded = metadata.load(options.max_file_size).map_err(PlanError::Source)?;
     let refused = |error| PlanError::Onboarding { path: path.to_owned(), error };
@@ -277,9 +278,9 @@ impl Siblings<'_> {
         let loaded = self.directory.load_sibling(name, max_bytes.min(self.claims.left()));
         match &loaded {
             Err(SourceError::TooLarge { size, .. }) if *size <= max_bytes => {
-                self.claims.claim(*size);
+                self.claims.claim(memory::of_file(*size));
             }
-            Ok(loaded) => drop(self.claims.claim(loaded.source.size)),
+            Ok(loaded) => drop(self.claims.claim(memory::of_file(loaded.source.size))),
             Err(_) => {}
         }
         loaded

@@ -13,9 +13,9 @@ use crate::support::exports::{METADATA, presets};
 use crate::support::fake_otlp::{FakeOtlp, Protocol};
 use crate::support::workspace::Workspace;
 
-/// Writes an export that needs about `mib` MiB of memory: `{}` takes 400 bytes, and few bytes of text.
+/// Writes an export that needs about `mib` MiB of memory: a `{}` counts as 490 bytes, and is 3 bytes of text.
 fn write_export(workspace: &Workspace, name: &str, mib: usize) -> std::path::PathBuf {
-    let objects = vec![json!({}); (mib << 20) / 570];
+    let objects = vec![json!({}); (mib << 20) / 490];
     let metadata = json!({
         "coverage": {"gaps": ["a"]},
         "expected_output_contracts": {"dashboard": {"examples": objects}},
