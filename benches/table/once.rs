@@ -175,6 +175,8 @@ pub fn scale() -> Vec<Row> {
         std::fs::write(&config, pipeline(&exports, &receiver).to_string()).unwrap();
         let mut command = taskspan(home.path());
         let command = command.arg("once").arg("-c").arg(config).args(["--timeout", "300s"]);
+        // By default, 100,000 artifacts are refused for the memory that they need.
+        let command = command.args(["--set", "service.max_memory=4GiB"]);
         (measure(command), input)
     });
     let [_, (medium, _), (large, input)] = runs;

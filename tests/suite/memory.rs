@@ -3,7 +3,7 @@
 //! - An export that needs more memory than `service.max_memory` is refused with both numbers, and is left
 //!   unchanged. Others are delivered.
 //! - Exports that do not fit into the memory together are delivered one after the other.
-//! - An export that has its id is done, however much memory it would need.
+//! - An export that has its id is done, however much memory it would take to parse.
 
 use std::fs;
 
