@@ -196,8 +196,7 @@ async fn an_unreachable_backend_has_lost_nothing_yet() {
         assert!(proof.snapshot.is_untouched());
         assert_eq!(proof.otlp.attempts().len(), 1);
 
-        drop(listener);
-        let tempo = FakeTempo::at(address, &proof.otlp, Api::V2, Storage::All).await;
+        let tempo = FakeTempo::on(listener, &proof.otlp, Api::V2, Storage::All);
         proof.once().expect_code(0);
         proof.assert_written_back();
         assert_eq!(proof.otlp.attempts().len(), 1);

@@ -73,18 +73,22 @@ struct Shared {
 impl FakeTempo {
     /// Starts at a free port of localhost.
     pub async fn start(otlp: &Arc<FakeOtlp>, api: Api, storage: Storage) -> Self {
-        Self::at((Ipv4Addr::LOCALHOST, 0).into(), otlp, api, storage).await
+        let listener =
+            TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("bind the fake Tempo");
+        Self::on(listener, otlp, api, storage)
     }
 
-    /// Starts at this address, which must be free.
-    pub async fn at(address: SocketAddr, otlp: &Arc<FakeOtlp>, api: Api, storage: Storage) -> Self {
+    /// Starts on this listener. A port that was closed and bound again could be taken by another
+    /// test in between.
+    pub fn on(listener: TcpListener, otlp: &Arc<FakeOtlp>, api: Api, storage: Storage) -> Self {
         let shared = Arc::new(Shared {
             otlp: otlp.clone(),
             api,
             storage: Mutex::new(storage),
             queries: Mutex::default(),
         });
-        let (ready, is_ready) = oneshot::channel();
+        let address = listener.local_addr().unwrap();
+        let listener = listener.into_std().unwrap();
         let (stop, stopped) = oneshot::channel();
         let serving = shared.clone();
         // The server has its own thread, so a test may block on a child process.
@@ -92,15 +96,13 @@ impl FakeTempo {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
-                let listener = TcpListener::bind(address).await.expect("bind the fake Tempo");
-                ready.send(listener.local_addr().unwrap()).expect("the test waits");
+                let listener = TcpListener::from_std(listener).unwrap();
                 tokio::select! {
                     () = accept(listener, serving) => {}
                     _ = stopped => {}
                 }
             });
         });
-        let address = is_ready.await.expect("the fake Tempo could not bind its address");
         Self { shared, address, running: Some((stop, thread)) }
     }
 
