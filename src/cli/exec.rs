@@ -66,8 +66,8 @@ const PREPARATION: Duration = Duration::from_secs(5);
 /// Time limit for the report after the delivery was given up.
 const REPORT_GRACE: Duration = Duration::from_secs(2);
 
-/// Maximum wait for the clock of the file system to advance. It advances every 10 ms or faster,
-/// unless a virtual machine pauses the processor that advances it.
+/// Maximum wait for the coarse clock. It is at most two periods of 10 ms late, unless a virtual
+/// machine pauses the processor that advances it.
 const MAX_TICK: Duration = Duration::from_millis(200);
 
 impl Exec {
@@ -126,19 +126,25 @@ fn without_telemetry(reason: &io::Error) {
 }
 
 /// Returns a time after every change that was made before the call, and not after any change that
-/// is made after it. File systems take the time of a change from this clock, which advances every
-/// few milliseconds.
+/// is made after it.
+///
+/// A file system takes the time of a change from the coarse clock, which is some milliseconds
+/// late. Since Linux 6.13 it takes it from the precise clock if the file was looked at before the
+/// change. Thus the coarse clock must have passed the precise one.
 async fn next_tick() -> UnixNanos {
-    let now = || {
-        let now = clock_gettime(ClockId::RealtimeCoarse);
+    let now = |clock| {
+        let now = clock_gettime(clock);
         let nanos = i128::from(now.tv_sec) * 1_000_000_000 + i128::from(now.tv_nsec);
         UnixNanos(u64::try_from(nanos).unwrap_or_default())
     };
-    let (first, give_up) = (now(), Instant::now() + MAX_TICK);
-    while now() == first && Instant::now() < give_up {
+    let (called_at, give_up) = (now(ClockId::Realtime), Instant::now() + MAX_TICK);
+    loop {
+        let tick = now(ClockId::RealtimeCoarse);
+        if tick > called_at || Instant::now() >= give_up {
+            return tick;
+        }
         sleep(Duration::from_millis(1)).await;
     }
-    now()
 }
 
 /// Waits for the job and forwards signals to it.
@@ -200,4 +206,18 @@ async fn conclude(
 fn code_of(status: ExitStatus) -> u8 {
     let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
     code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_tick_is_after_everything_that_was_before() {
+        for _ in 0..20 {
+            let before = UnixNanos::now();
+            let tick = next_tick().await;
+            assert!(tick > before, "{tick:?} after {before:?}");
+        }
+    }
 }
