@@ -3,6 +3,7 @@
 
 pub(crate) mod blocking;
 pub(crate) mod carried;
+pub(crate) mod cgroup;
 pub(crate) mod directory;
 pub(crate) mod file;
 pub(crate) mod lock;

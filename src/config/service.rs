@@ -23,10 +23,10 @@ pub(crate) struct Service {
     pub(crate) pipelines: IndexMap<ComponentId, PipelineConfig>,
     /// How long requests in flight may take to finish when the program is stopped. Default: 10s.
     pub(crate) shutdown_timeout: HumanDuration,
-    /// Limit for the memory of the exports that are read, converted, enqueued and written back at the same time,
-    /// as estimated. An export waits for room; one that needs more than the limit is refused. At
-    /// least 16MiB. Default: 128MiB.
-    pub(crate) max_memory: ByteSize,
+    /// Limit for the memory of the exports that are read, converted, enqueued and written back at
+    /// the same time, as estimated. An export waits for room; one that needs more than the limit is
+    /// refused. At least 16MiB. Default: 128MiB, or half of the container's limit if that is less.
+    pub(crate) max_memory: Option<ByteSize>,
     /// Base URL of Grafana, such as `https://grafana.example.com`, for links in summaries. Default:
     /// not set.
     #[serde(serialize_with = "serialize_redacted_option")]
@@ -114,7 +114,7 @@ impl Default for Service {
             extensions: Vec::new(),
             pipelines: IndexMap::new(),
             shutdown_timeout: HumanDuration::from_secs(10),
-            max_memory: ByteSize::mib(128),
+            max_memory: None,
             grafana_url: None,
             grafana_datasource: "tempo".into(),
             telemetry: TelemetryConfig::default(),
@@ -127,7 +127,7 @@ impl Service {
 
     /// Reports each value that is out of range: key path, message.
     pub(crate) fn check(&self, at: &mut dyn FnMut(&str, String)) {
-        if self.max_memory < ByteSize::mib(16) {
+        if self.max_memory.is_some_and(|max| max < ByteSize::mib(16)) {
             at("max_memory", "must be at least 16MiB".into());
         }
         if let Some(Err(error)) = self.grafana_url.as_deref().map(Endpoint::base) {

@@ -227,7 +227,7 @@ fn the_shipped_file_shows_every_option_with_its_default() {
         ("extensions.file_storage", json(&FileStorageConfig::default())),
         ("extensions.health_check", json(&HealthCheckConfig::default())),
         ("service.shutdown_timeout", json(&Service::default().shutdown_timeout)),
-        ("service.max_memory", json(&Service::default().max_memory)),
+        ("service.max_memory", Json::Null),
         ("service.telemetry.metrics", json(&MetricsConfig::default())),
         ("service.telemetry", json(&TelemetryConfig::default())),
     ] {

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use indexmap::IndexMap;
 
-use super::memory::MemoryBudget;
+use super::memory::{self, MemoryBudget};
 use super::{Gates, Pipelines, ReceiverPipeline};
 use crate::base::signal::Signal;
-use crate::base::units::ComponentId;
+use crate::base::units::{ByteSize, ComponentId};
 use crate::config::otel_env::OtelEnv;
 use crate::config::receivers::ExportDirConfig;
 use crate::config::{Config, ExporterConfig, PipelineConfig, ProcessorConfig, ReceiverConfig};
@@ -16,6 +16,7 @@ use crate::converter::options::ResourceConfig;
 use crate::converter::{BadPattern, Converter, Redaction};
 use crate::exporter::{BuildError, Exporter};
 use crate::fs::carried::WriteBackMode;
+use crate::fs::cgroup;
 use crate::queue::{self, Destination};
 use crate::receiver::baseline::Baseline;
 use crate::receiver::config::WatchConfig;
@@ -112,7 +113,7 @@ impl Pipelines {
             exporters: exporters.built.into_values().collect(),
             capacities: exporters.capacities,
             shutdown_timeout: config.service.shutdown_timeout.0,
-            memory: MemoryBudget::new(config.service.max_memory),
+            memory: MemoryBudget::new(max_memory(config)),
         })
     }
 
@@ -138,6 +139,11 @@ impl Pipelines {
         let made = made.collect();
         if errors.is_empty() { Ok(made) } else { Err(errors) }
     }
+}
+
+/// Returns the limit for the memory of the exports in work.
+fn max_memory(config: &Config) -> ByteSize {
+    config.service.max_memory.unwrap_or_else(|| memory::default_limit(cgroup::memory_limit()))
 }
 
 /// Finds combinations that do not work, although each component by itself is valid.

@@ -24,6 +24,17 @@ const TYPICAL: u64 = 8;
 /// The unit of reservations, in bytes.
 const UNIT: u64 = 1 << 10;
 
+/// Limit of the budget if none is configured, and the least that is useful, in bytes.
+const DEFAULT: u64 = 128 << 20;
+const LEAST: u64 = 16 << 20;
+
+/// Returns the limit of the budget if none is configured. `container` is the memory limit of the
+/// container, in bytes. The program and its requests need memory next to the exports, so they get
+/// half of that.
+pub(crate) fn default_limit(container: Option<u64>) -> ByteSize {
+    ByteSize(container.map_or(DEFAULT, |limit| (limit / 2).clamp(LEAST, DEFAULT)))
+}
+
 /// The memory that all receivers share. Clones share it, too.
 #[derive(Clone, Debug)]
 pub(crate) struct MemoryBudget {
@@ -117,6 +128,13 @@ mod tests {
         assert_eq!(budget.reserve(0).await.map(|room| room.bytes), Ok(SMALL));
         drop(first);
         assert_eq!(budget.reserve(16 * MIB).await.map(|room| room.bytes), Ok(16 * MIB));
+    }
+
+    #[test]
+    fn a_small_container_leaves_half_of_its_memory_to_exports() {
+        let limits = [None, Some(1 << 40), Some(100 * MIB), Some(MIB)];
+        let expected = [128, 128, 50, 16].map(ByteSize::mib);
+        assert_eq!(limits.map(default_limit), expected);
     }
 
     #[tokio::test]
