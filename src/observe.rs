@@ -31,6 +31,7 @@ use crate::config::{Config, HealthCheckConfig};
 use crate::converter::Converter;
 use crate::observe::grafana::Grafana;
 use crate::pipeline::event::Event;
+use crate::pipeline::quarantine::Quarantine;
 use crate::pipeline::status::{self, ExportStatus, QueueSnapshot};
 use crate::queue::Queue;
 use crate::receiver::ReceiverStatus;
@@ -70,6 +71,7 @@ pub(crate) struct BindError {
 /// The data that the servers report.
 struct Subject {
     queue: Queue,
+    quarantine: Quarantine,
     watching: Vec<Arc<ReceiverStatus>>,
     metrics: Arc<Metrics>,
     stop: CancellationToken,
@@ -122,13 +124,13 @@ impl Observe {
     /// Serves until `finished`. `stop` is cancelled when the program is asked to stop.
     pub(crate) fn serve(
         self,
-        queue: Queue,
+        (queue, quarantine): (Queue, Quarantine),
         watching: Vec<Arc<ReceiverStatus>>,
         stop: CancellationToken,
         finished: &CancellationToken,
     ) -> JoinSet<()> {
         let Observe { metrics, metrics_listener, health, exports } = self;
-        let subject = Arc::new(Subject { queue, watching, metrics, stop, exports });
+        let subject = Arc::new(Subject { queue, quarantine, watching, metrics, stop, exports });
         let mut servers = JoinSet::new();
         if let Some(listener) = metrics_listener {
             let subject = Arc::clone(&subject);
@@ -195,7 +197,7 @@ impl Subject {
     /// figures only, which bounds memory to one plan.
     fn statuses(&self, whole: Option<&str>) -> Vec<ExportStatus> {
         let mut queue = QueueSnapshot::new(self.queue.list(), Vec::new());
-        let paths = status::paths(&self.exports.receivers);
+        let paths = status::paths(&self.exports.receivers, &self.quarantine);
         let read = paths.into_iter().map(|path| {
             let found = path.read();
             queue.add_done(self.queue.are_done(found.version().as_slice()));

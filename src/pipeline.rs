@@ -19,6 +19,7 @@ mod ingest;
 mod lane;
 mod locks;
 mod memory;
+pub(crate) mod quarantine;
 mod reachability;
 mod send;
 mod shutdown;
@@ -58,6 +59,7 @@ use gate_results::{GateResults, Traces};
 use ingest::Ingester;
 use locks::LockRegistry;
 use memory::MemoryBudget;
+use quarantine::Quarantine;
 pub(crate) use shutdown::StageDied;
 use shutdown::{Shutdown, guarded, join_all};
 
@@ -117,6 +119,7 @@ struct RunContext {
     queue: Queue,
     locks: LockRegistry,
     memory: MemoryBudget,
+    quarantine: Quarantine,
     fs: FsByReceiver,
     observer: Observer,
     mode: Mode,
@@ -135,6 +138,7 @@ pub(crate) struct Pipelines {
     /// How long requests in flight may take to finish.
     shutdown_timeout: Duration,
     memory: MemoryBudget,
+    quarantine: Quarantine,
 }
 
 /// A receiver with the converters and exporters for its exports.
@@ -168,6 +172,13 @@ impl Pipelines {
     /// Returns the files that are ignored, per receiver.
     pub(crate) fn baselines(&self) -> Vec<Baseline> {
         self.receivers.iter().map(|receiver| receiver.baseline.clone()).collect()
+    }
+
+    /// Notes in this directory which files are being read, and reads the notes of earlier processes.
+    /// Call this when the queue in this directory is open. Blocks on disk I/O.
+    pub(crate) fn note_work_in(&mut self, state: &Path) -> Quarantine {
+        self.quarantine = Quarantine::open(state);
+        self.quarantine.clone()
     }
 
     /// Returns the destinations of all pipelines, for log lines.
@@ -223,8 +234,8 @@ impl Pipelines {
         let results = self.gates.iter().map(|it| (it.id.as_str(), &*it.config.directories));
         let fs = FsByReceiver::new(exports.chain(results));
         let locks = LockRegistry::new(fs.clone());
-        let memory = self.memory.clone();
-        let common = RunContext { queue, locks, memory, fs, observer, mode, shutdown };
+        let (memory, quarantine) = (self.memory.clone(), self.quarantine.clone());
+        let common = RunContext { queue, locks, memory, quarantine, fs, observer, mode, shutdown };
         let RunContext { queue, observer, shutdown, .. } = common.clone();
 
         let delivered = CancellationToken::new();

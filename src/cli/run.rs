@@ -21,6 +21,7 @@ use super::{ConfigArgs, Exit, Global, signals};
 use crate::config::{Fault, Faults};
 use crate::observe::{Metrics, Observe};
 use crate::pipeline::event::Observer;
+use crate::pipeline::quarantine::Quarantine;
 use crate::pipeline::{Mode, Pipelines, RunControl, observer};
 use crate::queue::{Location, Ready};
 
@@ -175,7 +176,7 @@ async fn disabled(
     let observe = bind(setup, metrics).await?;
     let queue = setup.build()?.open_queue(Location::Memory, Mode::Watch);
     let Ready { queue, .. } = queue.map_err(anyhow::Error::from)?;
-    let servers = observe.serve(queue, Vec::new(), stop.clone(), &stop);
+    let servers = observe.serve((queue, Quarantine::default()), Vec::new(), stop.clone(), &stop);
     servers.join_all().await;
     stop.cancelled().await;
     Ok(Exit::Done)

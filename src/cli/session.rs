@@ -10,6 +10,7 @@ use crate::base::clock::UnixNanos;
 use crate::config::{Fault, Faults};
 use crate::observe::Observe;
 use crate::pipeline::event::Observer;
+use crate::pipeline::quarantine::Quarantine;
 use crate::pipeline::{Mode, Pipelines, RunControl};
 use crate::queue::control::Server;
 use crate::queue::{Location, Ready};
@@ -44,6 +45,7 @@ pub(crate) struct Session {
     /// Directory of the queue and of its control socket.
     directory: Option<PathBuf>,
     observe: Option<Observe>,
+    quarantine: Quarantine,
 }
 
 impl Session {
@@ -53,7 +55,7 @@ impl Session {
     /// Returns an error if the queue cannot be opened and `on_trouble` refuses to continue without
     /// it.
     pub(crate) fn open(
-        pipelines: Pipelines,
+        mut pipelines: Pipelines,
         location: Option<Location>,
         on_trouble: OnTrouble,
     ) -> Result<Session, Failure> {
@@ -72,7 +74,9 @@ impl Session {
         match opened {
             Ok(ready) => {
                 tell(&ready);
-                Ok(Session { pipelines, ready, directory, observe: None })
+                let quarantine = directory.as_deref().map(|it| pipelines.note_work_in(it));
+                let quarantine = quarantine.unwrap_or_default();
+                Ok(Session { pipelines, ready, directory, observe: None, quarantine })
             }
             Err(reason) if on_trouble == OnTrouble::GoWithout => {
                 tracing::warn!("this run keeps its queue in memory: {reason}");
@@ -89,7 +93,8 @@ impl Session {
     pub(crate) fn in_memory(pipelines: Pipelines) -> Result<Session, Failure> {
         let ready =
             pipelines.open_queue(Location::Memory, Mode::Once).map_err(anyhow::Error::from)?;
-        Ok(Session { pipelines, ready, directory: None, observe: None })
+        let quarantine = Quarantine::default();
+        Ok(Session { pipelines, ready, directory: None, observe: None, quarantine })
     }
 
     /// Serves the state of this session over HTTP while it runs.
@@ -135,7 +140,8 @@ impl Session {
             server.map(|server| tokio::spawn(server.run(queue.clone(), finished.clone())));
         let servers = self.observe.map(|observe| {
             let watching = self.pipelines.watching();
-            observe.serve(queue.clone(), watching, orders.stop.clone(), &finished)
+            let shown = (queue.clone(), self.quarantine.clone());
+            observe.serve(shown, watching, orders.stop.clone(), &finished)
         });
         let result = self.pipelines.run(queue, mode, observer, orders).await;
         finished.cancel();
@@ -146,7 +152,11 @@ impl Session {
             let _ = control.await;
         }
         // A blocked read holds a handle of the queue, and so its thread.
-        let joined = tokio::task::spawn_blocking(move || thread.join());
+        let quarantine = self.quarantine;
+        let joined = tokio::task::spawn_blocking(move || {
+            quarantine.close();
+            thread.join()
+        });
         let _ = tokio::time::timeout(QUEUE_GRACE, joined).await;
         Ok(result?)
     }

@@ -11,6 +11,7 @@ use super::setup::Setup;
 use super::{ConfigArgs, Exit, Global};
 use crate::base::text::escape_control;
 use crate::pipeline::Pipelines;
+use crate::pipeline::quarantine::Quarantine;
 use crate::pipeline::status::{ExportOnDisk, ExportStatus, QueueSnapshot, find};
 use crate::queue::control::{Answer, Question};
 use crate::queue::is_there;
@@ -33,7 +34,9 @@ impl Status {
     pub(crate) async fn run(self, global: &Global) -> Result<Exit, Failure> {
         let setup = Setup::load(&self.config, &self.directories)?;
         setup.start_logging(global);
-        let found = find(&Pipelines::receivers(&setup.config));
+        let state = setup.queue_directory();
+        let quarantine = state.as_deref().map(Quarantine::look).unwrap_or_default();
+        let found = find(&Pipelines::receivers(&setup.config), &quarantine);
         let queue = queue_of(&setup, &found).await?;
         let all: Vec<ExportStatus> = found.into_iter().map(|found| found.status(&queue)).collect();
         let text = match self.format {

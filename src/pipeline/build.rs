@@ -6,6 +6,7 @@ use std::sync::Arc;
 use indexmap::IndexMap;
 
 use super::memory::{self, MemoryBudget};
+use super::quarantine::Quarantine;
 use super::{Gates, Pipelines, ReceiverPipeline};
 use crate::base::signal::Signal;
 use crate::base::units::{ByteSize, ComponentId};
@@ -114,6 +115,7 @@ impl Pipelines {
             capacities: exporters.capacities,
             shutdown_timeout: config.service.shutdown_timeout.0,
             memory: MemoryBudget::new(max_memory(config)),
+            quarantine: Quarantine::default(),
         })
     }
 

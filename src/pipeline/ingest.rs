@@ -21,7 +21,9 @@ use tokio_util::sync::CancellationToken;
 use super::event::{Event, Observer};
 use super::in_flight::{InFlight, Refusals};
 use super::memory::{MemoryBudget, Room};
+use super::quarantine::{self, Quarantine, Sentence};
 use super::{Mode, RunContext, StageDied};
+use crate::base::units::HumanDuration;
 use crate::fs::blocking::BlockingFs;
 use crate::queue::{Destination, Enqueued, NewEntry, Queue};
 use crate::receiver::Candidate;
@@ -100,7 +102,9 @@ pub(super) struct Ingester<K> {
     mode: Mode,
     /// Limits the files that are read, converted and enqueued concurrently.
     concurrency: Semaphore,
+    at_a_time: usize,
     memory: MemoryBudget,
+    quarantine: Quarantine,
     in_flight: InFlight,
     refusals: Refusals,
 }
@@ -113,7 +117,7 @@ impl<K: Ingest> Ingester<K> {
         common: &RunContext,
         finish: CancellationToken,
     ) -> Ingester<K> {
-        let RunContext { queue, observer, mode, memory, .. } = common.clone();
+        let RunContext { queue, observer, mode, memory, quarantine, .. } = common.clone();
         Ingester {
             kind,
             fs,
@@ -124,7 +128,9 @@ impl<K: Ingest> Ingester<K> {
             observer,
             mode,
             concurrency: Semaphore::new(at_a_time),
+            at_a_time,
             memory,
+            quarantine,
             in_flight: InFlight::default(),
             refusals: Refusals::default(),
         }
@@ -188,8 +194,9 @@ impl<K: Ingest> Ingester<K> {
         let mut probe = StabilityProbe::new(path);
         let mut waiting = Waiting::new();
         let (mut looks, mut needs) = (0, 0);
+        let permits = self.permits_after_quarantine(path).await;
         loop {
-            let Ok(permit) = self.concurrency.acquire().await else { return };
+            let Ok(permit) = self.concurrency.acquire_many(permits).await else { return };
             let room = match self.memory.reserve(needs).await {
                 Ok(room) => room,
                 Err(error) => {
@@ -270,7 +277,7 @@ impl<K: Ingest> Ingester<K> {
         let looked = self.fs.run(move || {
             let look = match moved.observe(&this.policy) {
                 Some(wait) => Look::NotBefore(wait),
-                None => Look::Read(this.kind.read(&own, is_last, max_memory)),
+                None => Look::Read(this.read(&own, is_last, max_memory)),
             };
             (moved, look)
         });
@@ -282,6 +289,30 @@ impl<K: Ingest> Ingester<K> {
             }
             Err(unresponsive) => Look::Read(unavailable(path, &unresponsive)),
         }
+    }
+
+    /// Reads a file, and notes that it does. Blocks on disk I/O.
+    fn read(&self, path: &Path, is_last: bool, max_memory: u64) -> ReadOutcome<K::Ready> {
+        let note = self.quarantine.begin(path);
+        let outcome = self.kind.read(path, is_last, max_memory);
+        match outcome {
+            ReadOutcome::NoRoom(_) | ReadOutcome::Incomplete(_) | ReadOutcome::Unavailable(_) => {}
+            _ => note.complete(),
+        }
+        outcome
+    }
+
+    /// Waits for the delay of a file in quarantine. Returns how many of the permits to read it
+    /// needs: all of them, if it must be read alone.
+    async fn permits_after_quarantine(&self, path: &Path) -> u32 {
+        let Some(Sentence { deaths, delay }) = self.quarantine.sentence(path, self.mode.ends())
+        else {
+            return 1;
+        };
+        let (path, wait) = (path.display(), HumanDuration(delay));
+        tracing::warn!(%path, "{}: it is read last, alone, after {wait}", quarantine::reason(deaths));
+        tokio::time::sleep(delay).await;
+        u32::try_from(self.at_a_time).unwrap_or(1)
     }
 
     fn refuse(&self, path: &Path, probe: &StabilityProbe, reason: String) {

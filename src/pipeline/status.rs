@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::quarantine::{self, Quarantine};
 use crate::base::ids::TraceId;
 use crate::config::receivers::{ExistingTraceId, ExportDirConfig};
 use crate::fs::carried;
@@ -27,6 +28,8 @@ use crate::receiver::scan::Scanner;
 pub(crate) enum State {
     /// Not in the queue yet.
     Waiting,
+    /// The process died while it read the export, more than once. It is read last.
+    Quarantined,
     /// Not a valid export.
     Invalid,
     /// The file cannot be read.
@@ -51,6 +54,7 @@ impl State {
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             State::Waiting => "waiting",
+            State::Quarantined => "quarantined",
             State::Invalid => "invalid",
             State::Unreadable => "unreadable",
             State::Queued => "queued",
@@ -84,17 +88,29 @@ pub(crate) struct ExportStatus {
 pub(crate) struct ExportOnDisk {
     path: PathBuf,
     roots: Roots,
-    export: Result<Box<Fresh>, PlanError>,
+    export: Result<Box<Fresh>, Unread>,
     mode: WriteBackMode,
     /// Whether the id that it carries makes it done.
     is_done_by_id: bool,
     receiver: usize,
 }
 
+/// Why there is no plan of an export.
+#[derive(Debug)]
+enum Unread {
+    Failed(PlanError),
+    /// To read it might kill this process, too.
+    Quarantined {
+        deaths: u32,
+    },
+}
+
 /// The path of an export, and how it is read.
 #[derive(Debug)]
 pub(crate) struct ExportPath {
     path: PathBuf,
+    /// How often the process died while it read the export, if it is quarantined.
+    deaths: Option<u32>,
     roots: Roots,
     read: ReadOptions,
     mode: WriteBackMode,
@@ -104,14 +120,15 @@ pub(crate) struct ExportPath {
 
 /// Returns the path of every export that these receivers find, without reading the exports. Blocks
 /// on disk I/O.
-pub(crate) fn paths(receivers: &[ExportDirConfig]) -> Vec<ExportPath> {
+pub(crate) fn paths(receivers: &[ExportDirConfig], quarantine: &Quarantine) -> Vec<ExportPath> {
     let of_receiver = |(receiver, config): (usize, &ExportDirConfig)| {
         let read = ReadOptions { emit_existing: true, ..config.read_options() };
         let exports = Scanner::new(super::selection(&config.watching())).scan_all().exports;
         let mode = config.write_back.mode;
         let is_done_by_id = config.on_existing_trace_id == ExistingTraceId::Skip;
         let roots = Roots::new(&config.directories);
-        let place = move |path| ExportPath {
+        let place = move |path: PathBuf| ExportPath {
+            deaths: quarantine.sentence(&path, false).map(|sentence| sentence.deaths),
             path,
             roots: roots.clone(),
             read: read.clone(),
@@ -125,22 +142,23 @@ pub(crate) fn paths(receivers: &[ExportDirConfig]) -> Vec<ExportPath> {
 }
 
 /// Returns every export, and reads it. Blocks on disk I/O.
-pub(crate) fn find(receivers: &[ExportDirConfig]) -> Vec<ExportOnDisk> {
-    paths(receivers).into_iter().map(ExportPath::read).collect()
+pub(crate) fn find(receivers: &[ExportDirConfig], quarantine: &Quarantine) -> Vec<ExportOnDisk> {
+    paths(receivers, quarantine).into_iter().map(ExportPath::read).collect()
 }
 
 impl ExportPath {
     pub(crate) fn read(self) -> ExportOnDisk {
-        let ExportPath { path, roots, read, mode, is_done_by_id, receiver } = self;
-        let export = match plan::read(&roots, &path, &read) {
+        let ExportPath { path, deaths, roots, read, mode, is_done_by_id, receiver } = self;
+        let read = || match plan::read(&roots, &path, &read) {
             Ok(Export::Fresh(fresh)) => Ok(fresh),
             // The options ask for an export with an id to be returned as `Fresh`.
-            Ok(Export::Emitted(carried)) => Err(PlanError::Unfit {
+            Ok(Export::Emitted(carried)) => Err(Unread::Failed(PlanError::Unfit {
                 path: path.clone(),
                 reason: format!("carries {}", carried.text),
-            }),
-            Err(error) => Err(error),
+            })),
+            Err(error) => Err(Unread::Failed(error)),
         };
+        let export = deaths.map_or_else(read, |deaths| Err(Unread::Quarantined { deaths }));
         ExportOnDisk { path, roots, export, mode, is_done_by_id, receiver }
     }
 }
@@ -188,10 +206,13 @@ impl ExportOnDisk {
                 };
                 (verdict, Some(fresh.plan))
             }
-            Err(error @ PlanError::Source(_)) => {
+            Err(Unread::Quarantined { deaths }) => {
+                ((State::Quarantined, Some(quarantine::reason(deaths)), None), None)
+            }
+            Err(Unread::Failed(error @ PlanError::Source(_))) => {
                 ((State::Unreadable, Some(error.to_string()), None), None)
             }
-            Err(error) => ((State::Invalid, Some(error.to_string()), None), None),
+            Err(Unread::Failed(error)) => ((State::Invalid, Some(error.to_string()), None), None),
         };
         let (state, reason, trace_id) = verdict;
         ExportStatus {
