@@ -196,13 +196,14 @@ impl<K: Ingest> Ingester<K> {
         let (mut looks, mut needs) = (0, 0);
         let permits = self.permits_after_quarantine(path).await;
         loop {
-            let Ok(permit) = self.concurrency.acquire_many(permits).await else { return };
+            // First the memory: a file that waits for it must not hold a permit that others need.
             let room = match self.memory.reserve(needs).await {
                 Ok(room) => room,
                 Err(error) => {
                     return self.refuse(path, &probe, format!("{}: {error}", path.display()));
                 }
             };
+            let Ok(permit) = self.concurrency.acquire_many(permits).await else { return };
             let outcome = match self.look(&mut probe, path, (false, &room)).await {
                 Look::NotBefore(wait) => {
                     drop((permit, room));

@@ -18,7 +18,8 @@ const KEY: u64 = 80;
 const OBJECT: u64 = 320;
 /// Memory for an array, in bytes.
 const ARRAY: u64 = 50;
-/// Memory for a value in `coverage`, in bytes. Nearly all of them become an artifact and its span.
+/// Memory for what becomes an artifact and its span, in bytes: nearly every value in `coverage`, and
+/// every member of the sections that are keyed by artifact.
 const ARTIFACT: u64 = 1_100;
 
 /// Size of a buffer above which it rarely fits into memory that was freed before, in bytes.
@@ -61,6 +62,15 @@ pub(super) struct Estimate {
     pub(super) whole: u64,
     /// For the largest member of the outermost object, for readers that keep one at a time.
     pub(super) largest_member: u64,
+    /// Number of members of the outermost object. At least 1.
+    members: u64,
+}
+
+impl Estimate {
+    /// Returns the estimate for a section whose members become artifacts.
+    pub(super) fn of_artifacts(&self) -> u64 {
+        self.whole + self.members * ARTIFACT
+    }
 }
 
 /// Estimates the memory of a file's bytes.
@@ -71,6 +81,7 @@ pub(super) fn of_file(size: u64) -> u64 {
 /// Estimates the memory of a JSON text, without the text itself.
 pub(super) fn of_json(text: &[u8]) -> Estimate {
     let (mut whole, mut largest, mut member, mut depth) = (0_u64, 0, 0_u64, 0_u32);
+    let mut members = 1;
     each_structural(text, |byte| {
         let bytes = match byte {
             b',' => VALUE,
@@ -85,13 +96,14 @@ pub(super) fn of_json(text: &[u8]) -> Estimate {
             b',' if depth == 1 => {
                 largest = largest.max(member);
                 member = 0;
+                members += 1;
             }
             _ => {}
         }
         whole += bytes;
         member += bytes;
     });
-    Estimate { whole, largest_member: largest.max(member) }
+    Estimate { whole, largest_member: largest.max(member), members }
 }
 
 /// Estimates the memory of the `coverage` section, without the text itself.
@@ -194,6 +206,13 @@ mod tests {
                 "{text}: {estimate:?}"
             );
         }
+    }
+
+    #[test]
+    fn each_member_of_a_section_of_artifacts_counts_as_one() {
+        let graph = json!({"a": ["b", "c"], "b": [], "c": []}).to_string();
+        let estimate = of_json(graph.as_bytes());
+        assert_eq!(estimate.of_artifacts(), estimate.whole + 3 * ARTIFACT);
     }
 
     #[test]

@@ -92,6 +92,8 @@ pub(crate) struct Sections<'a> {
     max_artifacts: usize,
 }
 
+/// Estimated memory, in bytes, up to which a faulty file is parsed as a whole for its message.
+const MAX_WHOLE: u64 = 8 << 20;
 /// Dependencies allowed per artifact, on average.
 const DEPENDENCIES: usize = 10;
 /// Values allowed in `coverage` per artifact: its gap, and the same in the figures of its target.
@@ -147,9 +149,8 @@ impl<'a> Sections<'a> {
     pub(crate) fn memory(&self) -> u64 {
         let text = |raw: Option<&'a RawValue>| raw.map_or("", RawValue::get).as_bytes();
         let raw = &self.raw;
+        let of_artifacts = [raw.artifact_dependency_graph, raw.resolved_artifact_parameters];
         let whole = [
-            raw.artifact_dependency_graph,
-            raw.resolved_artifact_parameters,
             raw.expected_output_contracts,
             raw.derivation_rules,
             raw.artifact_types,
@@ -157,6 +158,10 @@ impl<'a> Sections<'a> {
         ];
         let by_member = [raw.parameter_resolvability, raw.file_ownership];
         let whole = whole.into_iter().map(|section| memory::of_json(text(section)).whole);
+        let of_artifacts = of_artifacts
+            .into_iter()
+            .filter_map(|section| Some(memory::of_json(section?.get().as_bytes()).of_artifacts()));
+        let whole = whole.chain(of_artifacts);
         let by_member =
             by_member.into_iter().map(|section| memory::of_json(text(section)).largest_member);
         memory::of_coverage(text(raw.coverage)) + whole.chain(by_member).sum::<u64>()
@@ -304,9 +309,11 @@ impl<'a> Sections<'a> {
 }
 
 /// Parses the whole text as one value, to get an error with a position and a better message than
-/// from the reader that skips values.
+/// from the reader that skips values. `None` if there is no error, or if the value could take much
+/// memory: none is reserved for it.
 fn whole_fault(text: &str) -> Option<OnboardingError> {
-    parse_object::<Raw<Value>>(text).err()
+    let is_small = memory::of_json(text.as_bytes()).whole <= MAX_WHOLE;
+    is_small.then(|| parse_object::<Raw<Value>>(text).err()).flatten()
 }
 
 impl Onboarding {

@@ -276,14 +276,19 @@ impl Siblings<'_> {
     /// caller's result is not used.
     fn load(&self, name: &str, max_bytes: u64) -> Result<Loaded, SourceError> {
         let loaded = self.directory.load_sibling(name, max_bytes.min(self.claims.left()));
-        match &loaded {
-            Err(SourceError::TooLarge { size, .. }) if *size <= max_bytes => {
-                self.claims.claim(memory::of_file(*size));
+        match loaded {
+            Err(SourceError::TooLarge { path, size, .. }) => {
+                if size <= max_bytes {
+                    self.claims.claim(memory::of_file(size));
+                }
+                Err(SourceError::TooLarge { path, size, limit: max_bytes })
             }
-            Ok(loaded) => drop(self.claims.claim(memory::of_file(loaded.source.size))),
-            Err(_) => {}
+            Ok(loaded) => {
+                self.claims.claim(memory::of_file(loaded.source.size));
+                Ok(loaded)
+            }
+            other => other,
         }
-        loaded
     }
 
     /// Claims the memory for parsing a file. If there is no room, the caller's result is not used.

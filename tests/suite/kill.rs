@@ -2,6 +2,7 @@
 //!
 //! - A sidecar that is killed at any moment loses no export, and repeats a request only if its
 //!   acknowledgement was not recorded.
+//! - An export that the process died of twice is delivered after the others.
 //! - An export that a kill left under the name of a temp file is put back and delivered.
 //!
 //! `cargo run --release --example soak` runs the same for longer.
@@ -10,6 +11,7 @@
 mod harness;
 
 use std::fs;
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sha2::{Digest, Sha256};
@@ -83,4 +85,41 @@ async fn an_export_that_a_kill_displaced_is_put_back() {
 #[tokio::test]
 async fn an_export_that_a_kill_displaced_just_now_is_put_back() {
     assert!(displaced_export_is_delivered(Duration::from_secs(7)).await);
+}
+
+/// Leaves the note of a process that died while it read this export, after an earlier one did.
+fn died_twice_of(export: &Path, state: &Path) {
+    let name: String = Sha256::digest(export.as_os_str().as_encoded_bytes())[..16]
+        .iter()
+        .map(|it| format!("{it:02x}"))
+        .collect();
+    fs::create_dir_all(state.join("in-work")).unwrap();
+    let note = serde_json::json!({"path": export, "deaths": 1, "in_work": true});
+    fs::write(state.join("in-work").join(name), note.to_string()).unwrap();
+}
+
+#[tokio::test]
+async fn an_export_that_the_process_died_of_twice_is_delivered_last() {
+    let workspace = Workspace::new();
+    let server = FakeOtlp::builder().start().await;
+    let deadly = workspace.export("a-deadly", &presets::one()).snapshot;
+    let good = workspace.export("good", &presets::typical()).snapshot;
+    let state = workspace.root().join("state/taskspan");
+    died_twice_of(&deadly.path, &state);
+    let reason = "the process died 2 times while it read this file";
+    let status = workspace.program("status").arg(workspace.exports()).run().expect_code(0);
+    assert!(
+        status.stdout.contains("quarantined") && status.stdout.contains(reason),
+        "{}",
+        status.stdout
+    );
+
+    let once = workspace.once(&server, Protocol::Grpc).run().expect_code(0);
+    once.expect_log(&[reason, "it is read last, alone, after 1s"]);
+    let spans = server.spans();
+    let last = spans.last().unwrap().trace_id.iter().map(|byte| format!("{byte:02x}"));
+    assert_eq!(last.collect::<String>(), deadly.trace_id(), "it comes first by name");
+    assert_eq!(deadly.written_trace_id(), Some(deadly.trace_id()));
+    assert_eq!(good.written_trace_id(), Some(good.trace_id()));
+    assert_eq!(fs::read_dir(state.join("in-work")).unwrap().count(), 0);
 }
