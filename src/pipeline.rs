@@ -176,8 +176,12 @@ impl Pipelines {
 
     /// Notes in this directory which files are being read, and reads the notes of earlier processes.
     /// Call this when the queue in this directory is open. Blocks on disk I/O.
-    pub(crate) fn note_work_in(&mut self, state: &Path) -> Quarantine {
+    pub(crate) fn note_work_in(&mut self, state: &Path) {
         self.quarantine = Quarantine::open(state);
+    }
+
+    /// Returns the notes of what is read.
+    pub(crate) fn quarantine(&self) -> Quarantine {
         self.quarantine.clone()
     }
 

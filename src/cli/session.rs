@@ -10,7 +10,6 @@ use crate::base::clock::UnixNanos;
 use crate::config::{Fault, Faults};
 use crate::observe::Observe;
 use crate::pipeline::event::Observer;
-use crate::pipeline::quarantine::Quarantine;
 use crate::pipeline::{Mode, Pipelines, RunControl};
 use crate::queue::control::Server;
 use crate::queue::{Location, Ready};
@@ -45,7 +44,6 @@ pub(crate) struct Session {
     /// Directory of the queue and of its control socket.
     directory: Option<PathBuf>,
     observe: Option<Observe>,
-    quarantine: Quarantine,
 }
 
 impl Session {
@@ -74,9 +72,10 @@ impl Session {
         match opened {
             Ok(ready) => {
                 tell(&ready);
-                let quarantine = directory.as_deref().map(|it| pipelines.note_work_in(it));
-                let quarantine = quarantine.unwrap_or_default();
-                Ok(Session { pipelines, ready, directory, observe: None, quarantine })
+                if let Some(directory) = &directory {
+                    pipelines.note_work_in(directory);
+                }
+                Ok(Session { pipelines, ready, directory, observe: None })
             }
             Err(reason) if on_trouble == OnTrouble::GoWithout => {
                 tracing::warn!("this run keeps its queue in memory: {reason}");
@@ -93,8 +92,7 @@ impl Session {
     pub(crate) fn in_memory(pipelines: Pipelines) -> Result<Session, Failure> {
         let ready =
             pipelines.open_queue(Location::Memory, Mode::Once).map_err(anyhow::Error::from)?;
-        let quarantine = Quarantine::default();
-        Ok(Session { pipelines, ready, directory: None, observe: None, quarantine })
+        Ok(Session { pipelines, ready, directory: None, observe: None })
     }
 
     /// Serves the state of this session over HTTP while it runs.
@@ -126,6 +124,7 @@ impl Session {
         orders: RunControl,
     ) -> Result<(), Failure> {
         let Ready { queue, thread, .. } = self.ready;
+        let quarantine = self.pipelines.quarantine();
         let finished = CancellationToken::new();
         let server = self.directory.as_deref().and_then(|directory| {
             Server::bind(directory)
@@ -140,7 +139,7 @@ impl Session {
             server.map(|server| tokio::spawn(server.run(queue.clone(), finished.clone())));
         let servers = self.observe.map(|observe| {
             let watching = self.pipelines.watching();
-            let shown = (queue.clone(), self.quarantine.clone());
+            let shown = (queue.clone(), quarantine.clone());
             observe.serve(shown, watching, orders.stop.clone(), &finished)
         });
         let result = self.pipelines.run(queue, mode, observer, orders).await;
@@ -152,7 +151,6 @@ impl Session {
             let _ = control.await;
         }
         // A blocked read holds a handle of the queue, and so its thread.
-        let quarantine = self.quarantine;
         let joined = tokio::task::spawn_blocking(move || {
             quarantine.close();
             thread.join()

@@ -124,6 +124,15 @@ pub enum SourceError {
 }
 
 impl SourceError {
+    /// Names this limit as the one that the file is over. It was read with a lower one, because less
+    /// memory was free.
+    pub(crate) fn over(self, limit: u64) -> SourceError {
+        match self {
+            SourceError::TooLarge { path, size, .. } => SourceError::TooLarge { path, size, limit },
+            other => other,
+        }
+    }
+
     /// Whether there is no such file.
     pub(crate) fn is_missing(&self) -> bool {
         matches!(self, SourceError::Missing { .. })

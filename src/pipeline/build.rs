@@ -143,7 +143,7 @@ impl Pipelines {
     }
 }
 
-/// Returns the limit for the memory of the exports in work.
+/// Returns the limit for the memory of all exports together.
 fn max_memory(config: &Config) -> ByteSize {
     config.service.max_memory.unwrap_or_else(|| memory::default_limit(cgroup::memory_limit()))
 }

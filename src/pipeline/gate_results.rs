@@ -85,13 +85,9 @@ impl Ingest for GateResults {
             Err(SourceError::TooLarge { size, .. }) if size <= self.max_bytes => {
                 return ReadOutcome::NoRoom(size);
             }
-            Err(SourceError::TooLarge { path, size, .. }) => {
-                let error = SourceError::TooLarge { path, size, limit: self.max_bytes };
-                return ReadOutcome::Refused(error.to_string());
-            }
             Err(SourceError::Missing { .. }) => return ReadOutcome::Gone,
             Err(error) if error.is_transient() => return ReadOutcome::Waiting(error.to_string()),
-            Err(error) => return ReadOutcome::Refused(error.to_string()),
+            Err(error) => return ReadOutcome::Refused(error.over(self.max_bytes).to_string()),
         };
         let own_memory = GateFile::memory(&loaded.bytes);
         if own_memory > max_memory {

@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::base::path;
+use crate::base::text::hex;
 
 /// The directory of the notes, below the state directory.
 const DIRECTORY: &str = "in-work";
@@ -168,8 +169,8 @@ impl Quarantine {
 
     fn note_of(&self, path: &Path) -> Option<PathBuf> {
         let digest = Sha256::digest(path.as_os_str().as_encoded_bytes());
-        let name: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-        Some(self.directory.as_ref()?.join(name))
+        let (name, _) = digest.split_at(16);
+        Some(self.directory.as_ref()?.join(hex(name)))
     }
 
     /// Writes a note. It is not fsynced: it must outlive the process, and not the machine. Without

@@ -276,19 +276,14 @@ impl Siblings<'_> {
     /// caller's result is not used.
     fn load(&self, name: &str, max_bytes: u64) -> Result<Loaded, SourceError> {
         let loaded = self.directory.load_sibling(name, max_bytes.min(self.claims.left()));
-        match loaded {
-            Err(SourceError::TooLarge { path, size, .. }) => {
-                if size <= max_bytes {
-                    self.claims.claim(memory::of_file(size));
-                }
-                Err(SourceError::TooLarge { path, size, limit: max_bytes })
+        match &loaded {
+            Err(SourceError::TooLarge { size, .. }) if *size <= max_bytes => {
+                self.claims.claim(memory::of_file(*size));
             }
-            Ok(loaded) => {
-                self.claims.claim(memory::of_file(loaded.source.size));
-                Ok(loaded)
-            }
-            other => other,
+            Ok(loaded) => drop(self.claims.claim(memory::of_file(loaded.source.size))),
+            Err(_) => {}
         }
+        loaded.map_err(|error| error.over(max_bytes))
     }
 
     /// Claims the memory for parsing a file. If there is no room, the caller's result is not used.
